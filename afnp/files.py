@@ -1,0 +1,214 @@
+r"""Files: one safe container for models and checkpoints, without pickle, written atomically.
+
+The container, all integers little-endian:
+
+====================  =====================================================================================
+bytes                 what
+====================  =====================================================================================
+0..7                  magic ``b"afnp\r\n\x1a\n"`` (a text-mode transfer or a foreign file is seen at once)
+8..11                 format version, uint32
+12..15                header length n, uint32, at most 16 MiB
+16..16+n-1            header: JSON object in UTF-8, with ``kind``, ``arrays`` (list of [name, dtype, shape],
+                      dtype one of ``<f4 <f8 <i8``) and whatever the kind adds
+then                  the arrays, one after another, C order
+last 32               SHA-256 of everything before
+====================  =====================================================================================
+
+The file's size follows from the header, and is compared before anything is read into memory. A model's header
+carries the flow's configuration; masks are recomputed from it, never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from afnp.flows import Flow
+
+__all__ = ["ModelFileError", "load", "read", "save", "write"]
+
+MAGIC, VERSION, MAX_HEADER, DIGEST = b"afnp\r\n\x1a\n", 1, 2**24, 32
+DTYPES = ("<f4", "<f8", "<i8")
+
+
+class ModelFileError(ValueError):
+    """A model file or checkpoint that cannot be used; the message says what is wrong."""
+
+
+def write(path: str | os.PathLike, kind: str, header: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Write a container: temporary file in the same folder, fsync, replace, fsync of the folder.
+
+    A reader, or a crash at any moment, finds the old file or the new one, never half of one.
+
+    Parameters
+    ----------
+    path : path
+    kind : str
+        "model" or "checkpoint".
+    header : dict
+        Plain JSON values; non-finite numbers are refused.
+    arrays : dict of str to array
+        float32, float64 or int64.
+    """
+    plain = {name: np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")) for name, a in arrays.items()}
+    listing = [[name, a.dtype.str, list(a.shape)] for name, a in plain.items()]
+    text = json.dumps({**header, "kind": kind, "arrays": listing}, allow_nan=False).encode()
+    content = b"".join(
+        [MAGIC, struct.pack("<II", VERSION, len(text)), text, *(a.tobytes() for a in plain.values())]
+    )
+    _replace(Path(path), content + hashlib.sha256(content).digest())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def read(path: str | os.PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Read a container that ``write`` made; return its header and arrays.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is foreign, of another version or kind, truncated, oversized or altered.
+    OSError
+        If it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(16)
+        if len(start) < 16 or start[:8] != MAGIC:
+            raise ModelFileError(f"{path}: not an afnp file (it does not begin with the afnp magic bytes)")
+        version, length = struct.unpack("<II", start[8:])
+        if version != VERSION:
+            raise ModelFileError(f"{path}: format version {version}; this afnp reads version {VERSION}")
+        if length > min(MAX_HEADER, size):
+            raise ModelFileError(f"{path}: header of {length} bytes in a file of {size}; truncated or altered")
+        text = file.read(length)
+        header = _header(path, text)
+        expected = 16 + length + sum(_bytes(entry) for entry in header["arrays"]) + DIGEST
+        if size != expected:
+            fault = "truncated" if size < expected else "oversized"
+            raise ModelFileError(f"{path}: {fault}: expected {expected} bytes, got {size}")
+        payload = file.read(expected - 16 - length - DIGEST)
+        if hashlib.sha256(start + text + payload).digest() != file.read(DIGEST):
+            raise ModelFileError(f"{path}: altered: the checksum does not match the contents")
+    if header.get("kind") != kind:
+        raise ModelFileError(f"{path}: expected a {kind}, got a {header.get('kind')}")
+    return header, dict(_arrays(header["arrays"], payload))
+
+
+def _header(path, text: bytes) -> dict:
+    try:
+        header = json.loads(text)
+        names = [entry[0] for entry in header["arrays"]]
+        sound = len(set(names)) == len(names) and all(_bytes(entry) >= 0 for entry in header["arrays"])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        sound = False
+    if not sound:
+        raise ModelFileError(f"{path}: the header is not readable; truncated or altered")
+    return header
+
+
+def _bytes(entry: list) -> int:
+    """Return how many bytes an array of the listing takes; raise ValueError where the entry makes no sense."""
+    _, dtype, shape = entry
+    if dtype not in DTYPES or not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape):
+        raise ValueError(f"array entry {entry}")
+    return int(dtype[2]) * math.prod(shape)
+
+
+def _arrays(listing: list, payload: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    start = 0
+    for entry in listing:
+        name, dtype, shape = entry
+        stop = start + _bytes(entry)
+        yield name, np.frombuffer(payload[start:stop], dtype=dtype).reshape(shape).astype(dtype[1:])
+        start = stop
+
+
+def save(flow: Flow, path: str | os.PathLike) -> None:
+    """Write a flow to a model file, atomically.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not finite.
+
+    Examples
+    --------
+    >>> import tempfile, afnp
+    >>> flow = afnp.maf(2, hidden=(4,), transforms=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(flow, folder + "/flow.afnp")
+    ...     again = load(folder + "/flow.afnp")
+    >>> bool((again.theta == flow.theta).all())
+    True
+    """
+    if not np.isfinite(flow.theta).all():
+        raise ValueError(f"theta: entry {int(np.argmin(np.isfinite(flow.theta)))} is not finite; nothing was saved")
+    write(path, "model", {"flow": flow.config()}, {"theta": flow.theta})
+
+
+def load(path: str | os.PathLike) -> Flow:
+    """Read a flow from a model file.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is not a sound model file; see :func:`read`.
+    """
+    header, arrays = read(path, "model")
+    try:
+        theta = arrays["theta"]
+        # every width has at least one bias in theta: a header that asks for more would allocate for nothing
+        if (largest := _largest_integer(header["flow"])) > max(theta.size, 2**20):
+            raise ValueError(f"a size of {largest} does not go with {theta.size} parameters")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            flow = Flow.from_config(header["flow"])
+        if theta.dtype != flow.dtype:
+            raise ValueError(f"parameters of {theta.dtype} for a flow of {flow.dtype}")
+        flow.theta = theta
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path}: the configuration does not describe a flow: {error}") from error
+    return flow
+
+
+def _largest_integer(config) -> int:
+    """Return the largest integer anywhere in a configuration."""
+    if isinstance(config, dict):
+        config = list(config.values())
+    if isinstance(config, list):
+        return max(map(_largest_integer, config), default=0)
+    return config if isinstance(config, int) else 0

@@ -1,0 +1,383 @@
+r"""Flows: transforms in a row, a base distribution at the end, and the exact likelihood.
+
+.. math:: \log p(x) = \log p_{\mathrm{base}}(u) + \sum_k \log\left|\det
+          \frac{\partial x^{(k+1)}}{\partial x^{(k)}}\right|, \qquad x^{(0)} = x, \quad x^{(T)} = u
+
+``flow.layers`` runs from the data to the noise: ``normalize`` goes through it as listed, ``generate`` from its
+end. Everything public checks its input; everything with an underscore trusts it, is dtype-generic, and
+also takes complex numbers, which is how :mod:`afnp.verify` differentiates it.
+
+Letters: N rows, D features, C context inputs, P parameters.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from afnp import masks
+from afnp.bases import StandardNormal
+from afnp.preprocess import Dequantize, Logit, Standardize
+from afnp.transforms import METHODS, Autoregressive
+
+__all__ = ["BACKENDS", "Flow", "check_rows", "made", "maf"]
+
+TRANSFORMS = {cls.__name__: cls for cls in (Autoregressive, Standardize, Dequantize, Logit)}
+"""What a flow may be made of, by the name that model files use."""
+
+BACKENDS = ("auto", "numpy")
+"""Who does the arithmetic. "auto" takes the fastest that is there."""
+
+BATCH_NUMBERS = 2**23
+"""Long inputs are streamed in batches of about this many activations, so that memory stays bounded."""
+
+
+class Flow:
+    """A normalizing flow with exact density, sampling and hand-written gradients.
+
+    Parameters
+    ----------
+    layers : sequence of transforms
+        From the data to the noise, all of the same width.
+    context : int
+        C, the width of the condition; 0 for none.
+    dtype : float64 or float32
+    seed : int
+        For the initial parameters.
+
+    Attributes
+    ----------
+    theta : (P,) array
+        All parameters; writing into it changes the flow everywhere.
+    features, context : int
+    dtype : numpy.dtype
+
+    Examples
+    --------
+    >>> flow = maf(3, hidden=(8,), transforms=2, seed=0)
+    >>> x = flow.sample(5, rng=1)
+    >>> flow.log_prob(x).shape
+    (5,)
+    """
+
+    def __init__(self, layers: Sequence, context: int = 0, dtype=np.float64, seed: int = 0):
+        self.layers = list(layers)
+        widths = [layer.features for layer in self.layers]
+        if len(set(widths)) != 1:
+            raise ValueError(f"layers: expected one or more of equal width, got widths {widths}")
+        self.features, self.context = widths[0], context
+        self.base = StandardNormal()
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
+        self._theta = np.zeros(sum(layer.layout.size for layer in self.layers), dtype=dtype)
+        rng = np.random.default_rng(seed)
+        for layer, p in zip(self.layers, self._split(self._theta), strict=True):
+            layer.initialize(p, rng)
+
+    @property
+    def theta(self) -> np.ndarray:
+        """All parameters, (P,); assigning copies into the same memory."""
+        return self._theta
+
+    @theta.setter
+    def theta(self, values: np.ndarray) -> None:
+        if np.shape(values) != self._theta.shape:
+            raise ValueError(f"theta: expected shape {self._theta.shape}, got {np.shape(values)}")
+        self._theta[:] = values
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Floating-point type of parameters and results."""
+        return self._theta.dtype
+
+    def config(self) -> dict:
+        """Return what rebuilds this flow, but for ``theta``: numbers, strings and lists only."""
+        return {
+            "context": self.context,
+            "dtype": self.dtype.name,
+            "layers": [{"type": type(layer).__name__, **layer.config()} for layer in self.layers],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> Flow:
+        """Build the flow that ``config()`` describes, with fresh parameters."""
+        layers = [dict(layer) for layer in config["layers"]]
+        return cls([TRANSFORMS[layer.pop("type")](**layer) for layer in layers], config["context"], config["dtype"])
+
+    def __repr__(self) -> str:
+        """Print a table of layers, their shapes and parameter counts."""
+        head = f"Flow(features={self.features}, context={self.context}, dtype={self.dtype})"
+        rows = [f"  {k}  {_summary(layer):60s} {layer.layout.size:>10,}" for k, layer in enumerate(self.layers)]
+        return "\n".join([head, *rows, f"  {'parameters':63s} {self.theta.size:>10,}"])
+
+    # ---- public: checked input ---------------------------------------------------------------------------
+
+    def log_prob(self, x, context=None) -> np.ndarray:
+        """Return the log-density of each row of x (N, D), in nats, (N,); -inf outside the support.
+
+        Raises
+        ------
+        ValueError
+            If x or the context has the wrong shape, kind, or a value that is not finite (names row and feature).
+        FloatingPointError
+            If a result is not a number (names the row).
+        """
+        return self._streamed(self._log_prob, x, context)[0]
+
+    def normalize(self, x, context=None) -> tuple[np.ndarray, np.ndarray]:
+        """Map data x (N, D) to noise u (N, D); also return log|det du/dx| (N,), nats."""
+        u, log_det = self._streamed(lambda p, x, c: self._normalize(p, x, c)[:2], x, context)
+        return u, log_det
+
+    def generate(self, u, context=None, method="substitution", backend="auto") -> tuple[np.ndarray, np.ndarray]:
+        """Map noise u (N, D) to data x (N, D); also return log|det dx/du| (N,), nats.
+
+        Parameters
+        ----------
+        u : (N, D) array
+        context : (N, C) or (1, C) array, optional
+        method : {"substitution", "naive"}
+            Each hidden unit once, or the textbook loop of D full passes; the same numbers.
+        backend : {"auto", "numpy"}
+        """
+        _choose("method", method, METHODS)
+        _choose("backend", backend, BACKENDS)
+        x, log_det = self._streamed(lambda p, u, c: self._generate(p, u, c, method), u, context, name="u")
+        return x, log_det
+
+    def sample(self, n, rng=0, context=None, method="substitution", backend="auto") -> np.ndarray:
+        """Draw n rows, (n, D), from a seed or a ``numpy.random.Generator``.
+
+        Examples
+        --------
+        >>> flow = maf(2, hidden=(4,), transforms=1)
+        >>> bool((flow.sample(3, rng=7) == flow.sample(3, rng=7)).all())
+        True
+        """
+        n = operator.index(n)
+        if n < 0:
+            raise ValueError(f"n: expected a number of rows, got {n}")
+        u = self.base.sample(n, self.features, np.random.default_rng(rng), self.dtype)
+        return self.generate(u, context, method, backend)[0]
+
+    def loss_and_grad(self, x, context=None) -> tuple[float, np.ndarray]:
+        r"""Return the mean negative log-likelihood in nats, and its gradient (P,) laid out like ``theta``.
+
+        .. math:: \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n)
+
+        Raises
+        ------
+        ValueError
+            As ``log_prob``; and for an empty batch, whose mean does not exist.
+        """
+        x, context = self._check(x, context)
+        if not len(x):
+            raise ValueError("x: expected at least one row, got an empty batch")
+        grad = np.zeros_like(self._theta)
+        log_prob = self._gradient(self._split(self._theta), x, context, self._split(grad))
+        return -float(log_prob.mean(dtype=np.float64)), grad
+
+    # ---- trusted: dtype-generic arithmetic ---------------------------------------------------------------
+
+    def _split(self, theta: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Return each layer's named views of a vector laid out like ``theta``."""
+        cuts = np.cumsum([0, *(layer.layout.size for layer in self.layers)])
+        return [layer.layout.views(theta[a:b]) for layer, a, b in zip(self.layers, cuts, cuts[1:], strict=False)]
+
+    def _normalize(self, p: list[dict], x: np.ndarray, context: np.ndarray) -> tuple:
+        log_det, caches = 0, []
+        for layer, p_layer in zip(self.layers, p, strict=True):
+            x, log_det_layer, cache = layer.normalize(p_layer, x, context)
+            log_det = log_det + log_det_layer
+            caches.append(cache)
+        return x, log_det, caches
+
+    def _generate(self, p: list[dict], u: np.ndarray, context: np.ndarray, method: str) -> tuple:
+        log_det = 0
+        for layer, p_layer in zip(reversed(self.layers), reversed(p), strict=True):
+            u, log_det_layer = layer.generate(p_layer, u, context, method)
+            log_det = log_det + log_det_layer
+        return u, log_det
+
+    def _log_prob(self, p: list[dict], x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray]:
+        u, log_det, _ = self._normalize(p, x, context)
+        return (self.base.log_prob(u) + log_det,)
+
+    def _gradient(self, p: list[dict], x: np.ndarray, context: np.ndarray, g: list[dict]) -> np.ndarray:
+        """Add the mean negative log-likelihood's gradient into g; return log p (N,)."""
+        u, log_det, caches = self._normalize(p, x, context)
+        d_log_det = np.full(len(x), -1 / len(x), dtype=u.dtype)
+        d_u = self.base.backward(u, d_log_det)
+        for layer, p_layer, cache, g_layer in zip(
+            reversed(self.layers), reversed(p), reversed(caches), reversed(g), strict=True
+        ):
+            d_u = layer.backward(p_layer, cache, d_u, d_log_det, g_layer)
+        return self.base.log_prob(u) + log_det
+
+    # ---- checks and batches ------------------------------------------------------------------------------
+
+    def _check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
+        x = check_rows(x, self.features, self.dtype, name)
+        if (context is None) != (self.context == 0):
+            got = "none" if context is None else f"shape {np.shape(context)}"
+            raise ValueError(f"context: expected {self.context or 'no'} columns, got {got}")
+        if context is None:
+            return x, np.empty((len(x), 0), dtype=self.dtype)
+        context = check_rows(context, self.context, self.dtype, "context")
+        if len(context) not in (1, len(x)):
+            raise ValueError(f"context: expected {len(x)} rows (or 1), got {len(context)}")
+        return x, np.broadcast_to(context, (len(x), self.context))
+
+    def _batches(self, n: int) -> Iterator[slice]:
+        widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
+        rows = max(64, BATCH_NUMBERS // widest)
+        yield from (slice(start, start + rows) for start in range(0, max(n, 1), rows))
+
+    def _streamed(self, function, x, context, name: str = "x") -> list[np.ndarray]:
+        """Apply ``function(p, x, context)``, which returns arrays of N rows, to one batch of rows at a time."""
+        x, context = self._check(x, context, name)
+        p = self._split(self._theta)
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [function(p, x[rows], context[rows]) for rows in self._batches(len(x))]
+        results = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        for result in results:
+            if np.isnan(result).any():
+                row = int(np.argwhere(np.isnan(result))[0, 0])
+                raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")
+        return results
+
+
+def check_rows(x, features: int, dtype, name: str = "x") -> np.ndarray:
+    """Return x as finite rows (N, D) of ``dtype``, or raise a ValueError that says what is wrong and where.
+
+    Examples
+    --------
+    >>> check_rows([[1, 2], [3, float("nan")]], 2, np.float64)
+    Traceback (most recent call last):
+        ...
+    ValueError: x: row 1, feature 1 is nan; every value must be finite
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: expected real numbers, got dtype {x.dtype}")
+    if x.ndim != 2:
+        hint = "; a single row is x[None, :]" if x.shape == (features,) else ""
+        raise ValueError(f"{name}: expected a two-dimensional array (N, {features}), got shape {x.shape}{hint}")
+    if x.shape[1] != features:
+        raise ValueError(f"{name}: expected {features} columns, got {x.shape[1]}")
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype, copy=False)
+    if not np.isfinite(x).all():
+        row, feature = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(f"{name}: row {row}, feature {feature} is {x[row, feature]}; every value must be finite")
+    return x
+
+
+def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _summary(layer) -> str:
+    facts = {k: v for k, v in layer.config().items() if not (isinstance(v, list) and len(v) > 6) and v}
+    return f"{type(layer).__name__}({', '.join(f'{k}={v}' for k, v in facts.items())})"
+
+
+def maf(
+    features: int,
+    hidden: Sequence[int] = (512, 512),
+    transforms: int = 5,
+    order: str | Sequence[int] | np.ndarray = "reverse",
+    univariate: str = "affine",
+    context: int = 0,
+    seed: int = 0,
+    dtype=np.float64,
+    activation: str = "relu",
+    residual: bool = False,
+    preprocess: Sequence = (),
+) -> Flow:
+    """Build a masked autoregressive flow (MAF, arXiv 1705.07057): fast density, sampling by substitution.
+
+    Parameters
+    ----------
+    features : int
+        D, at least 1.
+    hidden : sequence of int
+        Widths of each conditioner's hidden layers; below D - 1 (D with a context) some dependencies are lost,
+        and a warning says how many.
+    transforms : int
+        How many autoregressive transforms are stacked.
+    order : {"reverse", "natural", "random"} or a permutation
+        Generation order. "reverse": natural, then reversed, in turn; "natural": always natural; "random": a new
+        permutation for each transform; a permutation: that one, then its reverse, in turn.
+    univariate : {"affine"}
+    context : int
+        C, the width of the condition, 0 for none; it reaches every feature, the first too.
+    seed : int
+        For initial parameters and random orders.
+    dtype : float64 or float32
+    activation : {"relu", "tanh"}
+    residual : bool
+        Residual blocks of two layers (an odd number of equal widths).
+    preprocess : sequence of transforms
+        Fixed layers before the first transform, from :func:`afnp.preprocess.preprocessing`.
+
+    Raises
+    ------
+    ValueError
+        If an argument makes no sense; it names argument, expectation and value.
+
+    Examples
+    --------
+    >>> flow = maf(4, hidden=(16, 16), transforms=2, seed=0)
+    >>> x = np.zeros((2, 4))
+    >>> u, log_det = flow.normalize(x)
+    >>> bool(np.allclose(flow.generate(u)[0], x))
+    True
+    """
+    for name, value, least in (
+        ("features", features, 1),
+        ("transforms", transforms, 1),
+        ("context", context, 0),
+    ):
+        if operator.index(value) < least:
+            raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
+    rng = np.random.default_rng([seed, 1])
+    layers = [
+        Autoregressive(
+            features,
+            hidden,
+            order=_order_of_transform(order, k, features, rng),
+            univariate=univariate,
+            context=context,
+            activation=activation,
+            residual=residual,
+        )
+        for k in range(transforms)
+    ]
+    return Flow([*preprocess, *layers], context=context, dtype=dtype, seed=seed)
+
+
+def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the generation order of transform k."""
+    if isinstance(order, str) and order in ("natural", "random"):
+        return masks.order_of(order, features, rng)
+    first = masks.order_of("natural" if isinstance(order, str) and order == "reverse" else order, features)
+    return first[::-1] if k % 2 else first
+
+
+def made(
+    features: int, hidden: Sequence[int] = (512, 512), order: str | Sequence[int] | np.ndarray = "natural", **kwargs
+) -> Flow:
+    """Build a Gaussian MADE (arXiv 1502.03509): one autoregressive transform; arguments as in :func:`maf`.
+
+    Examples
+    --------
+    >>> made(3, hidden=(8,), order=[2, 0, 1]).layers[0].order
+    array([2, 0, 1])
+    """
+    if isinstance(order, str) and order == "reverse":
+        order = masks.order_of("reverse", features)
+    return maf(features, hidden, transforms=1, order=order, **kwargs)

@@ -1,0 +1,1 @@
+"""Kernels: arithmetic on arrays, each algorithm in one file."""

@@ -1,0 +1,55 @@
+r"""Parameters: names and shapes laid over one flat vector.
+
+.. math:: \theta = (\theta_0, \theta_1, \dots, \theta_{P-1}), \qquad W = \theta[a : a + J I]\ \text{seen as}\ (J, I)
+
+One flat vector makes Adam six lines, a gradient check one loop, and a checkpoint one array. A gradient is
+another flat vector with the same layout.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+__all__ = ["Layout"]
+
+
+class Layout:
+    """Names and shapes over one flat vector; gives views, never copies.
+
+    Parameters
+    ----------
+    shapes : dict of str to tuple of int
+        In the order in which they lie in the vector.
+
+    Examples
+    --------
+    >>> layout = Layout({"W": (2, 3), "b": (2,)})
+    >>> theta = np.zeros(layout.size)
+    >>> p = layout.views(theta)
+    >>> p["b"][:] = 1.0
+    >>> theta
+    array([0., 0., 0., 0., 0., 0., 1., 1.])
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]):
+        self.shapes = dict(shapes)
+        self.size = sum(prod(shape) for shape in self.shapes.values())
+
+    def views(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each name's part of ``theta`` (P,), in its shape.
+
+        Raises
+        ------
+        ValueError
+            If ``theta`` is not a vector of the layout's size.
+        """
+        if theta.shape != (self.size,):
+            raise ValueError(f"parameters: expected shape ({self.size},), got {theta.shape}")
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + prod(shape)
+            views[name] = theta[start:stop].reshape(shape)
+            start = stop
+        return views

@@ -1,0 +1,128 @@
+r"""The autoregressive transform: a conditioner and a univariate, read in a chosen order of the features.
+
+.. math::
+    u_i = \tau^{-1}(x_i;\, h_i(x_{<i})), \qquad
+    \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_i \log \frac{\partial u_i}{\partial x_i}
+
+"Before" means earlier in the order. u_i belongs to x_i whatever the order: rows and columns of the Jacobian are
+the features, and it is triangular once both are sorted by the order (arXiv 1912.02762, section 3.1).
+
+Every transform of a flow has the same face: ``layout``, ``config()``, ``normalize``, ``generate``, ``backward``.
+
+Letters: N rows, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from afnp import masks
+from afnp.conditioners import MaskedMLP
+from afnp.kernels.substitution import substitute
+from afnp.layers import ACTIVATIONS
+from afnp.univariate import UNIVARIATES
+
+__all__ = ["METHODS", "Autoregressive"]
+
+METHODS = ("substitution", "naive")
+"""How ``generate`` may work; both give the same numbers."""
+
+
+class Autoregressive:
+    """Masked autoregressive transform: density in one network pass, sampling by substitution.
+
+    Parameters
+    ----------
+    features : int
+        D.
+    hidden : sequence of int
+    order : sequence of int, optional
+        Feature ``order[r]`` comes r-th; natural if left out.
+    univariate : str
+        A name in ``UNIVARIATES``; ``options`` are its keyword arguments.
+    context, activation, residual
+        As in :class:`afnp.conditioners.MaskedMLP`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: Sequence[int],
+        order: Sequence[int] | np.ndarray | None = None,
+        univariate: str = "affine",
+        options: dict | None = None,
+        context: int = 0,
+        activation: str = "relu",
+        residual: bool = False,
+    ):
+        if univariate not in UNIVARIATES:
+            raise ValueError(f"univariate: expected one of {sorted(UNIVARIATES)}, got {univariate!r}")
+        self.features, self.context = features, context
+        self.order = masks.order_of("natural" if order is None else order, features)
+        self.rank = np.argsort(self.order)
+        self.name = univariate
+        self.univariate = UNIVARIATES[univariate](**(options or {}))
+        self.conditioner = MaskedMLP(
+            features, self.univariate.numbers, hidden, context, activation=activation, residual=residual
+        )
+        self.layout = self.conditioner.layout
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        net = self.conditioner
+        return {
+            "features": self.features,
+            "hidden": list(net.hidden),
+            "order": self.order.tolist(),
+            "univariate": self.name,
+            "options": self.univariate.config(),
+            "context": self.context,
+            "activation": net.activation,
+            "residual": net.residual,
+        }
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Draw the conditioner's parameters in place."""
+        self.conditioner.initialize(p, rng, **kwargs)
+
+    def allowed(self) -> np.ndarray:
+        """Return which u_i may depend on which x_j, (D, D) bool: j not later than i in the order."""
+        return self.rank[None, :] <= self.rank[:, None]
+
+    def normalize(self, p: dict, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache for ``backward``."""
+        ordered = x[:, self.order]
+        h, cache = self.conditioner.forward(p, np.concatenate([context, ordered], axis=1))
+        u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
+        return u[:, self.rank], log_derivative.sum(axis=1), (cache, univariate_cache)
+
+    def backward(self, p: dict, cache: tuple, d_u: np.ndarray, d_log_det: np.ndarray, g: dict) -> np.ndarray:
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        conditioner_cache, univariate_cache = cache
+        d_h, d_x = self.univariate.backward(univariate_cache, d_u[:, self.order], d_log_det[:, None])
+        d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)
+        return (d_x + d_inputs[:, self.context :])[:, self.rank]
+
+    def generate(
+        self, p: dict, u: np.ndarray, context: np.ndarray, method: str = "substitution"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        sampler = self._substitution if method == "substitution" else self._naive
+        x, log_det = sampler(p, u[:, self.order], context)
+        return x[:, self.rank], log_det
+
+    def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        net = self.conditioner
+        phi = ACTIVATIONS[net.activation].forward
+        return substitute(net.staircases(p), phi, self.univariate.generate, u, context)
+
+    def _naive(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the textbook loop of D full network passes: the definition that everything else must match."""
+        x, log_det = np.zeros_like(u), np.zeros(len(u), dtype=u.dtype)
+        for i in range(self.features):
+            h, _ = self.conditioner.forward(p, np.concatenate([context, x], axis=1))
+            x[:, i], log_derivative = self.univariate.generate(h[:, i], u[:, i])
+            log_det += log_derivative
+        return x, log_det
