@@ -13,12 +13,13 @@ Letters: N rows, D features, C context inputs, P parameters.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from afnp import masks
 from afnp.bases import StandardNormal
+from afnp.params import Views
 from afnp.preprocess import Dequantize, Logit, Standardize
 from afnp.transforms import METHODS, Autoregressive
 
@@ -27,8 +28,13 @@ __all__ = ["BACKENDS", "Flow", "check_rows", "made", "maf"]
 TRANSFORMS = {cls.__name__: cls for cls in (Autoregressive, Standardize, Dequantize, Logit)}
 """What a flow may be made of, by the name that model files use."""
 
-BACKENDS = ("auto", "numpy")
-"""Who does the arithmetic. "auto" takes the fastest that is there."""
+BACKENDS = ("auto", "numpy", "numba")
+"""Who does the arithmetic. "auto" compiles where it pays: from ``COMPILED_FROM`` on."""
+
+COMPILED_FROM = 10**6
+"""Rows times parameters from which "auto" takes the compiled kernels. Below, NumPy needs less than a millisecond,
+and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the wait."""
+
 
 BATCH_NUMBERS = 2**23
 """Long inputs are streamed in batches of about this many activations, so that memory stays bounded."""
@@ -114,7 +120,7 @@ class Flow:
 
     # ---- public: checked input ---------------------------------------------------------------------------
 
-    def log_prob(self, x, context=None) -> np.ndarray:
+    def log_prob(self, x, context=None, backend="auto") -> np.ndarray:
         """Return the log-density of each row of x (N, D), in nats, (N,); -inf outside the support.
 
         Raises
@@ -124,11 +130,11 @@ class Flow:
         FloatingPointError
             If a result is not a number (names the row).
         """
-        return self._streamed(self._log_prob, x, context)[0]
+        return self._streamed(self._log_prob, x, context, backend)[0]
 
-    def normalize(self, x, context=None) -> tuple[np.ndarray, np.ndarray]:
+    def normalize(self, x, context=None, backend="auto") -> tuple[np.ndarray, np.ndarray]:
         """Map data x (N, D) to noise u (N, D); also return log|det du/dx| (N,), nats."""
-        u, log_det = self._streamed(lambda p, x, c: self._normalize(p, x, c)[:2], x, context)
+        u, log_det = self._streamed(lambda *args: self._normalize(*args)[:2], x, context, backend)
         return u, log_det
 
     def generate(self, u, context=None, method="substitution", backend="auto") -> tuple[np.ndarray, np.ndarray]:
@@ -140,11 +146,14 @@ class Flow:
         context : (N, C) or (1, C) array, optional
         method : {"substitution", "naive"}
             Each hidden unit once, or the textbook loop of D full passes; the same numbers.
-        backend : {"auto", "numpy"}
+        backend : {"auto", "numpy", "numba"}
         """
         _choose("method", method, METHODS)
-        _choose("backend", backend, BACKENDS)
-        x, log_det = self._streamed(lambda p, u, c: self._generate(p, u, c, method), u, context, name="u")
+        if method == "naive" and backend == "numba":
+            raise ValueError("backend: method 'naive' is the NumPy definition; got backend 'numba'")
+        x, log_det = self._streamed(
+            lambda p, u, c, backend: self._generate(p, u, c, method, backend), u, context, backend, name="u"
+        )
         return x, log_det
 
     def sample(self, n, rng=0, context=None, method="substitution", backend="auto") -> np.ndarray:
@@ -181,31 +190,31 @@ class Flow:
 
     # ---- trusted: dtype-generic arithmetic ---------------------------------------------------------------
 
-    def _split(self, theta: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """Return each layer's named views of a vector laid out like ``theta``."""
+    def _split(self, theta: np.ndarray) -> list[Views]:
+        """Return each layer's views of a vector laid out like ``theta``."""
         cuts = np.cumsum([0, *(layer.layout.size for layer in self.layers)])
         return [layer.layout.views(theta[a:b]) for layer, a, b in zip(self.layers, cuts, cuts[1:], strict=False)]
 
-    def _normalize(self, p: list[dict], x: np.ndarray, context: np.ndarray) -> tuple:
+    def _normalize(self, p: list[Views], x: np.ndarray, context: np.ndarray, backend: str = "numpy") -> tuple:
         log_det, caches = 0, []
         for layer, p_layer in zip(self.layers, p, strict=True):
-            x, log_det_layer, cache = layer.normalize(p_layer, x, context)
+            x, log_det_layer, cache = layer.normalize(p_layer, x, context, backend)
             log_det = log_det + log_det_layer
             caches.append(cache)
         return x, log_det, caches
 
-    def _generate(self, p: list[dict], u: np.ndarray, context: np.ndarray, method: str) -> tuple:
+    def _generate(self, p: list[Views], u, context, method: str = "substitution", backend: str = "numpy") -> tuple:
         log_det = 0
         for layer, p_layer in zip(reversed(self.layers), reversed(p), strict=True):
-            u, log_det_layer = layer.generate(p_layer, u, context, method)
+            u, log_det_layer = layer.generate(p_layer, u, context, method, backend)
             log_det = log_det + log_det_layer
         return u, log_det
 
-    def _log_prob(self, p: list[dict], x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray]:
-        u, log_det, _ = self._normalize(p, x, context)
+    def _log_prob(self, p: list[Views], x, context, backend: str = "numpy") -> tuple[np.ndarray]:
+        u, log_det, _ = self._normalize(p, x, context, backend)
         return (self.base.log_prob(u) + log_det,)
 
-    def _gradient(self, p: list[dict], x: np.ndarray, context: np.ndarray, g: list[dict]) -> np.ndarray:
+    def _gradient(self, p: list[Views], x: np.ndarray, context: np.ndarray, g: list[Views]) -> np.ndarray:
         """Add the mean negative log-likelihood's gradient into g; return log p (N,)."""
         u, log_det, caches = self._normalize(p, x, context)
         d_log_det = np.full(len(x), -1 / len(x), dtype=u.dtype)
@@ -230,23 +239,34 @@ class Flow:
             raise ValueError(f"context: expected {len(x)} rows (or 1), got {len(context)}")
         return x, np.broadcast_to(context, (len(x), self.context))
 
-    def _batches(self, n: int) -> Iterator[slice]:
-        widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
-        rows = max(64, BATCH_NUMBERS // widest)
-        yield from (slice(start, start + rows) for start in range(0, max(n, 1), rows))
-
-    def _streamed(self, function, x, context, name: str = "x") -> list[np.ndarray]:
-        """Apply ``function(p, x, context)``, which returns arrays of N rows, to one batch of rows at a time."""
+    def _streamed(self, function, x, context, backend: str, name: str = "x") -> list[np.ndarray]:
+        """Apply ``function(p, x, context, backend)``, which returns arrays of N rows, to blocks of rows."""
+        _choose("backend", backend, BACKENDS)
         x, context = self._check(x, context, name)
+        if backend == "auto":
+            backend = "numba" if len(x) * self._theta.size >= COMPILED_FROM else "numpy"
         p = self._split(self._theta)
-        with np.errstate(over="ignore", invalid="ignore"):
-            parts = [function(p, x[rows], context[rows]) for rows in self._batches(len(x))]
-        results = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+        def work(rows: slice) -> tuple:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return function(p, x[rows], context[rows], backend)
+
+        parts = self._in_blocks(work, len(x), backend)
+        results = [np.concatenate(arrays) if len(parts) > 1 else arrays[0] for arrays in zip(*parts, strict=True)]
         for result in results:
             if np.isnan(result).any():
                 row = int(np.argwhere(np.isnan(result))[0, 0])
                 raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")
         return results
+
+    def _in_blocks(self, work, n: int, backend: str) -> list[tuple]:
+        widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
+        most = max(64, BATCH_NUMBERS // widest)
+        if backend == "numpy":
+            return [work(slice(start, start + most)) for start in range(0, max(n, 1), most)]
+        from afnp.kernels.threads import in_threads, row_blocks
+
+        return in_threads(work, row_blocks(n, unit=64, most=most))
 
 
 def check_rows(x, features: int, dtype, name: str = "x") -> np.ndarray:

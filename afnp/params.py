@@ -12,7 +12,15 @@ from math import prod
 
 import numpy as np
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "Views"]
+
+
+class Views(dict):
+    """Named views of one vector, which is kept as ``flat``: compiled code takes the vector whole."""
+
+    def __init__(self, flat: np.ndarray):
+        super().__init__()
+        self.flat = flat
 
 
 class Layout:
@@ -37,7 +45,7 @@ class Layout:
         self.shapes = dict(shapes)
         self.size = sum(prod(shape) for shape in self.shapes.values())
 
-    def views(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+    def views(self, theta: np.ndarray) -> Views:
         """Return each name's part of ``theta`` (P,), in its shape.
 
         Raises
@@ -47,7 +55,7 @@ class Layout:
         """
         if theta.shape != (self.size,):
             raise ValueError(f"parameters: expected shape ({self.size},), got {theta.shape}")
-        views, start = {}, 0
+        views, start = Views(theta), 0
         for name, shape in self.shapes.items():
             stop = start + prod(shape)
             views[name] = theta[start:stop].reshape(shape)

@@ -85,12 +85,12 @@ class Standardize(Fixed):
         m, s = self.mean.astype(x.real.dtype), self.std.astype(x.real.dtype)
         return m, s, np.full(len(x), np.log(self.std).sum(), dtype=x.dtype)
 
-    def normalize(self, p, x, context):
+    def normalize(self, p, x, context, backend="numpy"):
         """Map x (N, D) to y; also give log|det dy/dx| (N,)."""
         m, s, log_s = self._constants(x)
         return (x - m) / s, -log_s, s
 
-    def generate(self, p, y, context, method="substitution"):
+    def generate(self, p, y, context, method="substitution", backend="numpy"):
         """Map y (N, D) back to x; also give log|det dx/dy| (N,)."""
         m, s, log_s = self._constants(y)
         return m + y * s, log_s
@@ -141,7 +141,7 @@ class Logit(Fixed):
         """Return the keyword arguments that rebuild this transform."""
         return {"features": self.features, "alpha": self.alpha}
 
-    def normalize(self, p, x, context):
+    def normalize(self, p, x, context, backend="numpy"):
         """Map x (N, D) to y; also give log|det dy/dx| (N,), -inf outside the support."""
         # r = 1 - s = alpha + (1 - 2 alpha)(1 - x): both ends keep their digits
         s, r = self.alpha + (1 - 2 * self.alpha) * x, self.alpha + (1 - 2 * self.alpha) * (1 - x)
@@ -152,7 +152,7 @@ class Logit(Fixed):
         log_det[outside.any(axis=1)] = -np.inf
         return log_s - log_r, log_det, (s, r)
 
-    def generate(self, p, y, context, method="substitution"):
+    def generate(self, p, y, context, method="substitution", backend="numpy"):
         """Map y (N, D) back to x; also give log|det dx/dy| (N,)."""
         # sigmoid and its log-derivative from e = exp(-|y|), which cannot overflow
         positive = y.real > 0

@@ -22,6 +22,7 @@ from afnp import masks
 from afnp.conditioners import MaskedMLP
 from afnp.kernels.substitution import substitute
 from afnp.layers import ACTIVATIONS
+from afnp.params import Views
 from afnp.univariate import UNIVARIATES
 
 __all__ = ["METHODS", "Autoregressive"]
@@ -91,8 +92,10 @@ class Autoregressive:
         """Return which u_i may depend on which x_j, (D, D) bool: j not later than i in the order."""
         return self.rank[None, :] <= self.rank[:, None]
 
-    def normalize(self, p: dict, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
-        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache for ``backward``."""
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy") -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, from NumPy, the cache for ``backward``."""
+        if backend == "numba":
+            return *self._compiled("product", p, x, context), None
         ordered = x[:, self.order]
         h, cache = self.conditioner.forward(p, np.concatenate([context, ordered], axis=1))
         u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
@@ -106,12 +109,26 @@ class Autoregressive:
         return (d_x + d_inputs[:, self.context :])[:, self.rank]
 
     def generate(
-        self, p: dict, u: np.ndarray, context: np.ndarray, method: str = "substitution"
+        self,
+        p: Views,
+        u: np.ndarray,
+        context: np.ndarray,
+        method: str = "substitution",
+        backend: str = "numpy",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        if backend == "numba" and method == "substitution":
+            return self._compiled("solve", p, u, context)
         sampler = self._substitution if method == "substitution" else self._naive
         x, log_det = sampler(p, u[:, self.order], context)
         return x[:, self.rank], log_det
+
+    def _compiled(self, kernel: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
+        from afnp.kernels import compiled  # numba takes half a second to import: only when needed
+
+        plan = compiled.plan_of(self.conditioner)
+        run = getattr(compiled, kernel)
+        return run(p.flat, plan, self.univariate.bound, context, values, self.order)
 
     def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         net = self.conditioner

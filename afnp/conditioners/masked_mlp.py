@@ -83,6 +83,9 @@ class MaskedMLP:
             for l, (columns, rows) in enumerate(zip(self.degrees[:-1], self.degrees[1:], strict=True))
         ]
         self.skips = [residual and l % 2 == 0 and 0 < l < last for l in range(last + 1)]
+        first_rows = np.arange(features + 1)
+        self.starts = [np.searchsorted(degrees, first_rows) for degrees in self.degrees[1:-1]]
+        self.starts.append(first_rows * numbers)
         self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
         self._warn_of_lost_dependencies()
 
@@ -147,10 +150,7 @@ class MaskedMLP:
 
     def staircases(self, p: dict) -> list[Staircase]:
         """Return the layers as the substitution kernels take them."""
-        D = self.features
-        starts = [np.searchsorted(degrees, np.arange(D + 1)) for degrees in self.degrees[1:-1]]
-        starts.append(np.arange(D + 1) * self.numbers)
         return [
             Staircase(p[linear.W], p[linear.b], linear.prefix, start, skip)
-            for linear, start, skip in zip(self.linears, starts, self.skips, strict=True)
+            for linear, start, skip in zip(self.linears, self.starts, self.skips, strict=True)
         ]

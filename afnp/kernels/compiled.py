@@ -1,0 +1,419 @@
+r"""Compiled staircases: the triangular product (density) and the triangular solve (sampling), side by side.
+
+.. math::
+    \text{product:} \quad z_r &= b_r + \sum_{c < \mathrm{prefix}_r} W_{rc}\, a_c \quad \text{for all rows at once}
+
+    \text{solve:} \quad &\text{the same sums, but rows of degree } i \text{ when } x_1 \dots x_i \text{ are known}
+
+Both do the same arithmetic on the same numbers: :mod:`afnp.kernels.substitution` says why, and is the definition
+that this file must match. The solve is the blocked algorithm of linear algebra: for a block of features, one
+product brings in everything known before the block, and a short loop finishes it feature by feature.
+
+Samples are cut into tiles of T lanes and threads take whole tiles, so that results do not depend on the number of
+threads. A tile keeps every unit of the network as a row of T contiguous numbers, and all arithmetic of consequence
+runs through one register tile: four rows of W times T lanes, the sums held in vector registers.
+
+Letters: N samples, D features, C context inputs, K numbers a feature, T lanes a tile.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import NamedTuple
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+__all__ = ["Plan", "plan_of", "product", "solve"]
+
+AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+VECTOR = 64 if AVX512 else 32
+"""Bytes in a vector register."""
+VECTORS = 4
+"""Registers a row of a tile: T = VECTORS * VECTOR / itemsize lanes."""
+FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
+"""Not "nnan" and "ninf": with them isnan would lie."""
+jit = njit(error_model="numpy", fastmath=FAST, cache=True, nogil=True)
+
+
+# ---- the network as tables of integers -----------------------------------------------------------------------
+
+W_AT, B_AT, ROWS, COLUMNS, IN_AT, Z_AT, FIRST, SKIP = range(8)
+
+
+class Plan(NamedTuple):
+    """Where everything of a masked network lies: in the parameter vector and in a tile's rows."""
+
+    table: np.ndarray
+    """(L, 8): offsets of W and b in theta, rows and columns of W, first tile row of the layer's input and of its
+    z, offset into ``prefix``, and whether the layer adds the z of two layers below."""
+    prefix: np.ndarray
+    start: np.ndarray
+    """(L, D + 1), see :class:`afnp.kernels.substitution.Staircase`."""
+    numbers: int
+    tile_rows: int
+    block: int
+    """Features a block of the solve."""
+    activation: int
+    """0 for relu, 1 for tanh."""
+
+
+def plan_of(network) -> Plan:
+    """Lay out a masked network whose parameters are W and b of each layer in turn; it keeps the plan."""
+    if (plan := getattr(network, "_plan", None)) is None:
+        plan = network._plan = _plan(network)
+    return plan
+
+
+def _plan(network) -> Plan:
+    table, theta_at, in_at, first = [], 0, 0, 0
+    tile_at = network.context + network.features
+    for linear, skip in zip(network.linears, network.skips, strict=True):
+        J, I = linear.shapes[linear.W]
+        table.append([theta_at, theta_at + J * I, J, I, in_at, tile_at, first, skip])
+        # without residual blocks nobody needs z again, and its activation takes its place
+        in_at = tile_at + J if network.residual else tile_at
+        theta_at, first, tile_at = theta_at + J * I + J, first + J, in_at + J
+    narrowest = min((row[ROWS] for row in table[:-1]), default=network.features)
+    return Plan(
+        table=np.array(table, dtype=np.int64),
+        prefix=np.concatenate([linear.prefix for linear in network.linears]).astype(np.int64),
+        start=np.array(network.starts, dtype=np.int64),
+        numbers=network.numbers,
+        tile_rows=tile_at,
+        block=min(network.features, max(4, math.ceil(16 * network.features / narrowest))),
+        activation=("relu", "tanh").index(network.activation),
+    )
+
+
+# ---- the register tile ---------------------------------------------------------------------------------------
+
+
+def _register_tile(R: int):
+    """Build ``tile(O, W, A, n)``: O[:R] += W[:R, :n] @ A[:n], over T lanes, as one loop over n in registers.
+
+    LLVM does not keep arrays in registers across a loop, so the loop is written in its own language: R * VECTORS
+    running sums, and in each turn VECTORS loads from A, R weights spread over a vector, R * VECTORS multiply-adds.
+    """
+
+    @intrinsic
+    def tile(typing, O, W, A, n):
+        def build(context, builder, signature, args):
+            i64, size = ir.IntType(64), O.dtype.bitwidth // 8
+            number = context.get_value_type(O.dtype)
+            vector = ir.VectorType(number, VECTOR // size)
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR // size), [0] * (VECTOR // size))
+            arrays = [context.make_array(t)(context, builder, a) for t, a in zip((O, W, A), args[:3], strict=True)]
+            o, w, a = (builder.bitcast(array.data, ir.IntType(8).as_pointer()) for array in arrays)
+            o_row, w_row, a_row = (cgutils.unpack_tuple(builder, array.strides)[0] for array in arrays)
+
+            def at(base, row, stride, byte, kind):
+                offset = builder.add(builder.mul(row, stride), byte)
+                return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+
+            def spread(weight):
+                one = builder.insert_element(ir.Constant(vector, ir.Undefined), weight, ir.IntType(32)(0))
+                return builder.shuffle_vector(one, one, zeros)
+
+            cells = [
+                (r, at(o, i64(r), o_row, i64(VECTOR * v), vector), v) for r in range(R) for v in range(VECTORS)
+            ]
+            initial = [builder.load(cell, align=size) for _, cell, _ in cells]
+            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            builder.cbranch(builder.icmp_signed(">", args[3], i64(0)), loop, after)
+
+            builder.position_at_end(loop)
+            k, sums = builder.phi(i64), [builder.phi(vector) for _ in cells]
+            heard = [builder.load(at(a, k, a_row, i64(VECTOR * v), vector), align=size) for v in range(VECTORS)]
+            weights = [
+                spread(builder.load(at(w, i64(r), w_row, builder.mul(k, i64(size)), number))) for r in range(R)
+            ]
+            added = [
+                builder.fadd(total, builder.fmul(weights[r], heard[v], flags=("contract",)), flags=("contract",))
+                for total, (r, _, v) in zip(sums, cells, strict=True)
+            ]
+            following = builder.add(k, i64(1))
+            builder.cbranch(builder.icmp_signed("<", following, args[3]), loop, after)
+
+            builder.position_at_end(after)
+            for phi, first, next_value in [(k, i64(0), following), *zip(sums, initial, added, strict=True)]:
+                phi.add_incoming(first, before)
+                phi.add_incoming(next_value, loop)
+            results = [builder.phi(vector) for _ in cells]
+            for result, first, total in zip(results, initial, added, strict=True):
+                result.add_incoming(first, before)
+                result.add_incoming(total, loop)
+            for result, (_, cell, _) in zip(results, cells, strict=True):
+                builder.store(result, cell, align=size)
+            return context.get_dummy_value()
+
+        return types.void(O, W, A, types.int64), build
+
+    return tile
+
+
+_tile4, _tile2, _tile1 = _register_tile(4), _register_tile(2), _register_tile(1)
+
+
+@jit
+def _add_product(z, W, a, first, last, begin, end):
+    """Do z[first:last] += W[first:last, begin:end] @ a[begin:end]."""
+    r, n = first, end - begin
+    if n <= 0:
+        return
+    while r + 4 <= last:
+        _tile4(z[r:], W[r:, begin:], a[begin:], n)
+        r += 4
+    if r + 2 <= last:
+        _tile2(z[r:], W[r:, begin:], a[begin:], n)
+        r += 2
+    if r < last:
+        _tile1(z[r:], W[r:, begin:], a[begin:], n)
+
+
+# ---- elementwise functions that vectorise --------------------------------------------------------------------
+
+
+@intrinsic
+def _bits_as_float(typing, bits):
+    kind = types.float32 if bits == types.int32 else types.float64
+
+    def build(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(kind))
+
+    return kind(bits), build
+
+
+def _exp(x):
+    """exp(x) to about one unit in the last place, in code that vectorises; clipped to the normal range."""
+
+
+def _tanh(x):
+    """tanh(x) to about one rounding error of 1."""
+
+
+@overload(_exp)
+def _exp_of(x):
+    r"""Return :math:`e^x = 2^n e^r`, :math:`n = \lfloor x / \log 2 + 1/2 \rfloor`, with e^r by Taylor's polynomial."""
+    single = x == types.float32
+    real, integer = (np.float32, np.int32) if single else (np.float64, np.int64)
+    degree, bias, mantissa, lowest, highest = (7, 127, 23, -87.0, 88.0) if single else (13, 1023, 52, -708.0, 709.0)
+    coefficients = tuple(real(1 / math.factorial(k)) for k in range(degree, -1, -1))
+    per_log2, half, low, high = real(1 / math.log(2)), real(0.5), real(lowest), real(highest)
+    # log 2 in two parts, the first with few digits: n times it is exact (Cody and Waite)
+    log2_head = real(0.693359375)
+    log2_tail = real(-2.1219444005469058277e-4)
+    bias, mantissa = integer(bias), integer(mantissa)
+
+    def implementation(x):
+        x = min(max(x, low), high)
+        n = np.floor(x * per_log2 + half)
+        r = x - n * log2_head - n * log2_tail
+        y = coefficients[0]
+        for c in coefficients[1:]:
+            y = y * r + c
+        return y * _bits_as_float(integer((integer(n) + bias) << mantissa))
+
+    return implementation
+
+
+@overload(_tanh)
+def _tanh_of(x):
+    r"""Return :math:`\tanh x = 1 - 2 / (e^{2x} + 1)`."""
+    real = np.float32 if x == types.float32 else np.float64
+    one, two = real(1), real(2)
+
+    def implementation(x):
+        return one - two / (_exp(two * x) + one)
+
+    return implementation
+
+
+@jit
+def _activate(kind, z, a, first, last):
+    zero = z.dtype.type(0)
+    for r in range(first, last):
+        if kind == 0:
+            for n in range(z.shape[1]):
+                a[r, n] = max(z[r, n], zero)
+        else:
+            for n in range(z.shape[1]):
+                a[r, n] = _tanh(z[r, n])
+
+
+@jit
+def _affine_normalize(h, x, u, log_det, bound):
+    """Do u = (x - mu) exp(-alpha), log_det -= alpha, lane by lane; see :mod:`afnp.univariate.affine`."""
+    for n in range(x.size):
+        alpha = bound * _tanh(h[1, n] / bound)
+        u[n] = (x[n] - h[0, n]) * _exp(-alpha)
+        log_det[n] -= alpha
+
+
+@jit
+def _affine_generate(h, u, x, log_det, bound):
+    """Do x = mu + u exp(alpha), log_det += alpha, lane by lane."""
+    for n in range(u.size):
+        alpha = bound * _tanh(h[1, n] / bound)
+        x[n] = h[0, n] + u[n] * _exp(alpha)
+        log_det[n] += alpha
+
+
+# ---- one tile ------------------------------------------------------------------------------------------------
+
+
+@jit
+def _layer(theta, row, tile):
+    """Return W, z, a (its inputs) of a table row, as views."""
+    W = theta[row[W_AT] : row[B_AT]].reshape(row[ROWS], row[COLUMNS])
+    return W, tile[row[Z_AT] : row[Z_AT] + row[ROWS]], tile[row[IN_AT] : row[IN_AT] + row[COLUMNS]]
+
+
+@jit
+def _fill_bias(theta, row, z, first, last):
+    for r in range(first, last):
+        z[r, :] = theta[row[B_AT] + r]
+
+
+@jit
+def _finish(table, l, tile, z, activation, first, last):
+    """Add the skipped z and apply the activation to rows first..last-1 of layer l."""
+    if table[l, SKIP]:
+        z[first:last] += tile[table[l - 2, Z_AT] + first : table[l - 2, Z_AT] + last]
+    if l + 1 < len(table):
+        a = tile[table[l + 1, IN_AT] : table[l + 1, IN_AT] + table[l, ROWS]]
+        _activate(activation, z, a, first, last)
+
+
+@jit
+def _load(tile, at, source, begin, order):
+    """Copy rows begin.. of ``source`` (N, M) into lanes, its columns in ``order``; lanes past the end become 0."""
+    count = min(tile.shape[1], len(source) - begin)
+    tile[at : at + len(order), count:] = 0
+    for n in range(count):
+        for i in range(len(order)):
+            tile[at + i, n] = source[begin + n, order[i]]
+
+
+@jit
+def _product_tile(theta, plan, tile):
+    """Run the whole network on a tile, each row over its own prefix."""
+    for l in range(len(plan.table)):
+        row = plan.table[l]
+        W, z, a = _layer(theta, row, tile)
+        prefix = plan.prefix[row[FIRST] : row[FIRST] + row[ROWS]]
+        _fill_bias(theta, row, z, 0, len(z))
+        r = 0
+        while r < len(z):
+            last = min(r + 4, len(z))
+            _add_product(z, W, a, r, last, 0, prefix[r])
+            for riser in range(r + 1, last):
+                _add_product(z, W, a, riser, riser + 1, prefix[r], prefix[riser])
+            r = last
+        _finish(plan.table, l, tile, z, plan.activation, 0, len(z))
+
+
+@jit
+def _solve_tile(theta, plan, bound, tile, x_at, u, begin, order, noise, log_det):
+    """Run the network block by block of features, and give x_i as soon as its numbers are there."""
+    L, D, K = len(plan.table), len(order), plan.numbers
+    for first in range(0, D, plan.block):
+        last = min(first + plan.block, D)
+        for l in range(L):
+            row, start = plan.table[l], plan.start[l]
+            W, z, a = _layer(theta, row, tile)
+            known = x_at + first if l == 0 else plan.start[l - 1, first]
+            _fill_bias(theta, row, z, start[first], start[last])
+            _add_product(z, W, a, start[first], start[last], 0, known)
+        for i in range(first, last):
+            for l in range(L):
+                row, start = plan.table[l], plan.start[l]
+                if start[i] == start[i + 1]:
+                    continue
+                W, z, a = _layer(theta, row, tile)
+                known = x_at + first if l == 0 else plan.start[l - 1, first]
+                _add_product(z, W, a, start[i], start[i + 1], known, plan.prefix[row[FIRST] + start[i]])
+                _finish(plan.table, l, tile, z, plan.activation, start[i], start[i + 1])
+            h = tile[plan.table[L - 1, Z_AT] + i * K : plan.table[L - 1, Z_AT] + (i + 1) * K]
+            for n in range(min(len(noise), len(u) - begin)):
+                noise[n] = u[begin + n, order[i]]
+            _affine_generate(h, noise, tile[x_at + i], log_det, bound)
+
+
+# ---- all tiles -----------------------------------------------------------------------------------------------
+
+
+@jit
+def _product(theta, plan, bound, context, x, order, u, log_det, tile):
+    """Map x (N, D) to u (N, D), and write log|det du/dx| into log_det (N,)."""
+    T, C, K = tile.shape[1], context.shape[1], plan.numbers
+    out, total = tile[-1], tile[-2]
+    identity = np.arange(C)
+    for begin in range(0, len(x), T):
+        count = min(T, len(x) - begin)
+        _load(tile, 0, context, begin, identity)
+        _load(tile, C, x, begin, order)
+        _product_tile(theta, plan, tile)
+        total[:] = 0
+        for i in range(len(order)):
+            at = plan.table[-1, Z_AT] + i * K
+            _affine_normalize(tile[at : at + K], tile[C + i], out, total, bound)
+            for n in range(count):
+                u[begin + n, order[i]] = out[n]
+        log_det[begin : begin + count] = total[:count]
+
+
+@jit
+def _solve(theta, plan, bound, context, u, order, x, log_det, tile):
+    """Map u (N, D) to x (N, D), and write log|det dx/du| into log_det (N,)."""
+    T, C = tile.shape[1], context.shape[1]
+    noise, total = tile[-1], tile[-2]
+    identity = np.arange(C)
+    for begin in range(0, len(u), T):
+        count = min(T, len(u) - begin)
+        _load(tile, 0, context, begin, identity)
+        noise[:] = 0
+        total[:] = 0
+        _solve_tile(theta, plan, bound, tile, C, u, begin, order, noise, total)
+        for n in range(count):
+            for i in range(len(order)):
+                x[begin + n, order[i]] = tile[C + i, n]
+        log_det[begin : begin + count] = total[:count]
+
+
+_local = threading.local()
+
+
+def _tile(plan: Plan, dtype: np.dtype) -> np.ndarray:
+    """Return (tile rows + 2, T) of working memory, which each thread keeps between calls."""
+    T = VECTORS * VECTOR // dtype.itemsize
+    size = (plan.tile_rows + 2) * T
+    buffer = getattr(_local, dtype.name, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, dtype=dtype)
+        setattr(_local, dtype.name, buffer)
+    return buffer[:size].reshape(-1, T)
+
+
+def _run(kernel, theta, plan: Plan, bound: float, context, values, order) -> tuple[np.ndarray, np.ndarray]:
+    # one layout and writable, or Numba would compile anew for every other kind of array
+    context, values = (np.require(a, requirements=["C", "W"]) for a in (context, values))
+    result, log_det = np.empty(values.shape, dtype=values.dtype), np.empty(len(values), dtype=values.dtype)
+    tile = _tile(plan, values.dtype)
+    kernel(theta, plan, values.dtype.type(bound), context, values, order, result, log_det, tile)
+    return result, log_det
+
+
+def product(theta, plan: Plan, bound: float, context, x, order) -> tuple[np.ndarray, np.ndarray]:
+    """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,)."""
+    return _run(_product, theta, plan, bound, context, x, order)
+
+
+def solve(theta, plan: Plan, bound: float, context, u, order) -> tuple[np.ndarray, np.ndarray]:
+    """Map noise u (N, D) to data x (N, D) and log|det dx/du| (N,)."""
+    return _run(_solve, theta, plan, bound, context, u, order)
