@@ -1,7 +1,8 @@
 """afnp: autoregressive normalizing flows in hand-written NumPy, verified, with fast exact sampling."""
 
+from afnp.constructors import made, maf
 from afnp.files import ModelFileError, load, save
-from afnp.flows import Flow, made, maf
+from afnp.flows import Flow
 from afnp.preprocess import preprocessing
 from afnp.train import fit
 

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp import masks
 from afnp.bases import StandardNormal
+from afnp.inputs import check_rows, choose
+from afnp.kernels.threads import in_threads, row_blocks
 from afnp.params import Views
 from afnp.preprocess import Dequantize, Logit, Standardize
 from afnp.transforms import METHODS, Autoregressive
 
-__all__ = ["BACKENDS", "Flow", "check_rows", "made", "maf"]
+__all__ = ["BACKENDS", "Flow"]
 
 TRANSFORMS = {cls.__name__: cls for cls in (Autoregressive, Standardize, Dequantize, Logit)}
 """What a flow may be made of, by the name that model files use."""
@@ -62,7 +63,8 @@ class Flow:
 
     Examples
     --------
-    >>> flow = maf(3, hidden=(8,), transforms=2, seed=0)
+    >>> import afnp
+    >>> flow = afnp.maf(3, hidden=(8,), transforms=2, seed=0)
     >>> x = flow.sample(5, rng=1)
     >>> flow.log_prob(x).shape
     (5,)
@@ -134,7 +136,9 @@ class Flow:
 
     def normalize(self, x, context=None, backend="auto") -> tuple[np.ndarray, np.ndarray]:
         """Map data x (N, D) to noise u (N, D); also return log|det du/dx| (N,), nats."""
-        u, log_det = self._streamed(lambda *args: self._normalize(*args)[:2], x, context, backend)
+        u, log_det = self._streamed(
+            lambda p, x, c, backend: self._normalize(p, x, c, backend, keep=False)[:2], x, context, backend
+        )
         return u, log_det
 
     def generate(self, u, context=None, method="substitution", backend="auto") -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +152,7 @@ class Flow:
             Each hidden unit once, or the textbook loop of D full passes; the same numbers.
         backend : {"auto", "numpy", "numba"}
         """
-        _choose("method", method, METHODS)
+        choose("method", method, METHODS)
         if method == "naive" and backend == "numba":
             raise ValueError("backend: method 'naive' is the NumPy definition; got backend 'numba'")
         x, log_det = self._streamed(
@@ -161,7 +165,8 @@ class Flow:
 
         Examples
         --------
-        >>> flow = maf(2, hidden=(4,), transforms=1)
+        >>> import afnp
+        >>> flow = afnp.maf(2, hidden=(4,), transforms=1)
         >>> bool((flow.sample(3, rng=7) == flow.sample(3, rng=7)).all())
         True
         """
@@ -171,7 +176,7 @@ class Flow:
         u = self.base.sample(n, self.features, np.random.default_rng(rng), self.dtype)
         return self.generate(u, context, method, backend)[0]
 
-    def loss_and_grad(self, x, context=None) -> tuple[float, np.ndarray]:
+    def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
         r"""Return the mean negative log-likelihood in nats, and its gradient (P,) laid out like ``theta``.
 
         .. math:: \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n)
@@ -184,9 +189,10 @@ class Flow:
         x, context = self._check(x, context)
         if not len(x):
             raise ValueError("x: expected at least one row, got an empty batch")
-        grad = np.zeros_like(self._theta)
-        log_prob = self._gradient(self._split(self._theta), x, context, self._split(grad))
-        return -float(log_prob.mean(dtype=np.float64)), grad
+        backend = self._backend(backend, len(x))
+        grads = [np.zeros_like(self._theta) for _ in self._gradient_blocks(len(x), backend)]
+        log_prob, _ = self._gradient_in_blocks(x, context, grads, backend)
+        return -float(log_prob.mean(dtype=np.float64)), grads[0]
 
     # ---- trusted: dtype-generic arithmetic ---------------------------------------------------------------
 
@@ -195,10 +201,12 @@ class Flow:
         cuts = np.cumsum([0, *(layer.layout.size for layer in self.layers)])
         return [layer.layout.views(theta[a:b]) for layer, a, b in zip(self.layers, cuts, cuts[1:], strict=False)]
 
-    def _normalize(self, p: list[Views], x: np.ndarray, context: np.ndarray, backend: str = "numpy") -> tuple:
+    def _normalize(
+        self, p: list[Views], x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+    ) -> tuple:
         log_det, caches = 0, []
         for layer, p_layer in zip(self.layers, p, strict=True):
-            x, log_det_layer, cache = layer.normalize(p_layer, x, context, backend)
+            x, log_det_layer, cache = layer.normalize(p_layer, x, context, backend, keep)
             log_det = log_det + log_det_layer
             caches.append(cache)
         return x, log_det, caches
@@ -211,13 +219,15 @@ class Flow:
         return u, log_det
 
     def _log_prob(self, p: list[Views], x, context, backend: str = "numpy") -> tuple[np.ndarray]:
-        u, log_det, _ = self._normalize(p, x, context, backend)
+        u, log_det, _ = self._normalize(p, x, context, backend, keep=False)
         return (self.base.log_prob(u) + log_det,)
 
-    def _gradient(self, p: list[Views], x: np.ndarray, context: np.ndarray, g: list[Views]) -> np.ndarray:
-        """Add the mean negative log-likelihood's gradient into g; return log p (N,)."""
-        u, log_det, caches = self._normalize(p, x, context)
-        d_log_det = np.full(len(x), -1 / len(x), dtype=u.dtype)
+    def _gradient(
+        self, p: list[Views], x, context, g: list[Views], backend: str = "numpy", of: int = 0
+    ) -> np.ndarray:
+        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,)."""
+        u, log_det, caches = self._normalize(p, x, context, backend)
+        d_log_det = np.full(len(x), -1 / (of or len(x)), dtype=u.dtype)
         d_u = self.base.backward(u, d_log_det)
         for layer, p_layer, cache, g_layer in zip(
             reversed(self.layers), reversed(p), reversed(caches), reversed(g), strict=True
@@ -241,17 +251,16 @@ class Flow:
 
     def _streamed(self, function, x, context, backend: str, name: str = "x") -> list[np.ndarray]:
         """Apply ``function(p, x, context, backend)``, which returns arrays of N rows, to blocks of rows."""
-        _choose("backend", backend, BACKENDS)
         x, context = self._check(x, context, name)
-        if backend == "auto":
-            backend = "numba" if len(x) * self._theta.size >= COMPILED_FROM else "numpy"
+        backend = self._backend(backend, len(x))
         p = self._split(self._theta)
 
         def work(rows: slice) -> tuple:
             with np.errstate(over="ignore", invalid="ignore"):
                 return function(p, x[rows], context[rows], backend)
 
-        parts = self._in_blocks(work, len(x), backend)
+        blocks = self._blocks(len(x), backend)
+        parts = [work(rows) for rows in blocks] if backend == "numpy" else in_threads(work, blocks)
         results = [np.concatenate(arrays) if len(parts) > 1 else arrays[0] for arrays in zip(*parts, strict=True)]
         for result in results:
             if np.isnan(result).any():
@@ -259,145 +268,43 @@ class Flow:
                 raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")
         return results
 
-    def _in_blocks(self, work, n: int, backend: str) -> list[tuple]:
+    def _gradient_in_blocks(self, x, context, grads: list[np.ndarray], backend: str) -> tuple[np.ndarray, float]:
+        """Write the mean loss's gradient into grads[0], a vector each block; return log p (N,), |grad|²."""
+        p, blocks = self._split(self._theta), self._gradient_blocks(len(x), backend)
+
+        def work(rows: slice, grad: np.ndarray) -> np.ndarray:
+            grad[:] = 0
+            return self._gradient(p, x[rows], context[rows], self._split(grad), backend, of=len(x))
+
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if backend == "numpy":
+                return work(blocks[0], grads[0]), float(grads[0] @ grads[0])
+            log_probs = in_threads(lambda block: work(*block), list(zip(blocks, grads, strict=False)))
+            from afnp.kernels.adam import add_up
+
+            return np.concatenate(log_probs), add_up(grads[: len(blocks)])
+
+    def _backend(self, backend: str, n: int) -> str:
+        """Return who works on n rows: the backend that was asked for, or the better one for this size."""
+        choose("backend", backend, BACKENDS)
+        if backend != "auto":
+            return backend
+        return "numba" if n * self._theta.size >= COMPILED_FROM else "numpy"
+
+    def _blocks(self, n: int, backend: str) -> list[slice]:
+        """Cut n rows into blocks: of bounded memory, and for compiled code at least one a thread."""
         widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
         most = max(64, BATCH_NUMBERS // widest)
         if backend == "numpy":
-            return [work(slice(start, start + most)) for start in range(0, max(n, 1), most)]
-        from afnp.kernels.threads import in_threads, row_blocks
+            return [slice(start, start + most) for start in range(0, max(n, 1), most)]
+        return row_blocks(n, unit=64, most=most)
 
-        return in_threads(work, row_blocks(n, unit=64, most=most))
-
-
-def check_rows(x, features: int, dtype, name: str = "x") -> np.ndarray:
-    """Return x as finite rows (N, D) of ``dtype``, or raise a ValueError that says what is wrong and where.
-
-    Examples
-    --------
-    >>> check_rows([[1, 2], [3, float("nan")]], 2, np.float64)
-    Traceback (most recent call last):
-        ...
-    ValueError: x: row 1, feature 1 is nan; every value must be finite
-    """
-    x = np.asarray(x)
-    if x.dtype.kind not in "fiub":
-        raise ValueError(f"{name}: expected real numbers, got dtype {x.dtype}")
-    if x.ndim != 2:
-        hint = "; a single row is x[None, :]" if x.shape == (features,) else ""
-        raise ValueError(f"{name}: expected a two-dimensional array (N, {features}), got shape {x.shape}{hint}")
-    if x.shape[1] != features:
-        raise ValueError(f"{name}: expected {features} columns, got {x.shape[1]}")
-    with np.errstate(over="ignore"):
-        x = x.astype(dtype, copy=False)
-    if not np.isfinite(x).all():
-        row, feature = np.argwhere(~np.isfinite(x))[0]
-        raise ValueError(f"{name}: row {row}, feature {feature} is {x[row, feature]}; every value must be finite")
-    return x
-
-
-def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    @staticmethod
+    def _gradient_blocks(n: int, backend: str) -> list[slice]:
+        """Cut n rows into one block for NumPy, one a thread for compiled code."""
+        return [slice(0, n)] if backend == "numpy" else row_blocks(n, unit=64, most=n)
 
 
 def _summary(layer) -> str:
     facts = {k: v for k, v in layer.config().items() if not (isinstance(v, list) and len(v) > 6) and v}
     return f"{type(layer).__name__}({', '.join(f'{k}={v}' for k, v in facts.items())})"
-
-
-def maf(
-    features: int,
-    hidden: Sequence[int] = (512, 512),
-    transforms: int = 5,
-    order: str | Sequence[int] | np.ndarray = "reverse",
-    univariate: str = "affine",
-    context: int = 0,
-    seed: int = 0,
-    dtype=np.float64,
-    activation: str = "relu",
-    residual: bool = False,
-    preprocess: Sequence = (),
-) -> Flow:
-    """Build a masked autoregressive flow (MAF, arXiv 1705.07057): fast density, sampling by substitution.
-
-    Parameters
-    ----------
-    features : int
-        D, at least 1.
-    hidden : sequence of int
-        Widths of each conditioner's hidden layers; below D - 1 (D with a context) some dependencies are lost,
-        and a warning says how many.
-    transforms : int
-        How many autoregressive transforms are stacked.
-    order : {"reverse", "natural", "random"} or a permutation
-        Generation order. "reverse": natural, then reversed, in turn; "natural": always natural; "random": a new
-        permutation for each transform; a permutation: that one, then its reverse, in turn.
-    univariate : {"affine"}
-    context : int
-        C, the width of the condition, 0 for none; it reaches every feature, the first too.
-    seed : int
-        For initial parameters and random orders.
-    dtype : float64 or float32
-    activation : {"relu", "tanh"}
-    residual : bool
-        Residual blocks of two layers (an odd number of equal widths).
-    preprocess : sequence of transforms
-        Fixed layers before the first transform, from :func:`afnp.preprocess.preprocessing`.
-
-    Raises
-    ------
-    ValueError
-        If an argument makes no sense; it names argument, expectation and value.
-
-    Examples
-    --------
-    >>> flow = maf(4, hidden=(16, 16), transforms=2, seed=0)
-    >>> x = np.zeros((2, 4))
-    >>> u, log_det = flow.normalize(x)
-    >>> bool(np.allclose(flow.generate(u)[0], x))
-    True
-    """
-    for name, value, least in (
-        ("features", features, 1),
-        ("transforms", transforms, 1),
-        ("context", context, 0),
-    ):
-        if operator.index(value) < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
-    rng = np.random.default_rng([seed, 1])
-    layers = [
-        Autoregressive(
-            features,
-            hidden,
-            order=_order_of_transform(order, k, features, rng),
-            univariate=univariate,
-            context=context,
-            activation=activation,
-            residual=residual,
-        )
-        for k in range(transforms)
-    ]
-    return Flow([*preprocess, *layers], context=context, dtype=dtype, seed=seed)
-
-
-def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the generation order of transform k."""
-    if isinstance(order, str) and order in ("natural", "random"):
-        return masks.order_of(order, features, rng)
-    first = masks.order_of("natural" if isinstance(order, str) and order == "reverse" else order, features)
-    return first[::-1] if k % 2 else first
-
-
-def made(
-    features: int, hidden: Sequence[int] = (512, 512), order: str | Sequence[int] | np.ndarray = "natural", **kwargs
-) -> Flow:
-    """Build a Gaussian MADE (arXiv 1502.03509): one autoregressive transform; arguments as in :func:`maf`.
-
-    Examples
-    --------
-    >>> made(3, hidden=(8,), order=[2, 0, 1]).layers[0].order
-    array([2, 0, 1])
-    """
-    if isinstance(order, str) and order == "reverse":
-        order = masks.order_of("reverse", features)
-    return maf(features, hidden, transforms=1, order=order, **kwargs)

@@ -85,7 +85,7 @@ class Standardize(Fixed):
         m, s = self.mean.astype(x.real.dtype), self.std.astype(x.real.dtype)
         return m, s, np.full(len(x), np.log(self.std).sum(), dtype=x.dtype)
 
-    def normalize(self, p, x, context, backend="numpy"):
+    def normalize(self, p, x, context, backend="numpy", keep=True):
         """Map x (N, D) to y; also give log|det dy/dx| (N,)."""
         m, s, log_s = self._constants(x)
         return (x - m) / s, -log_s, s
@@ -141,7 +141,7 @@ class Logit(Fixed):
         """Return the keyword arguments that rebuild this transform."""
         return {"features": self.features, "alpha": self.alpha}
 
-    def normalize(self, p, x, context, backend="numpy"):
+    def normalize(self, p, x, context, backend="numpy", keep=True):
         """Map x (N, D) to y; also give log|det dy/dx| (N,), -inf outside the support."""
         # r = 1 - s = alpha + (1 - 2 alpha)(1 - x): both ends keep their digits
         s, r = self.alpha + (1 - 2 * self.alpha) * x, self.alpha + (1 - 2 * self.alpha) * (1 - x)
@@ -171,7 +171,7 @@ class Logit(Fixed):
         return (1 - 2 * self.alpha) * (d_y * (1 / s + 1 / r) + d_log_det[:, None] * (1 / r - 1 / s))
 
 
-def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6) -> list[Fixed]:
+def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6) -> list:
     """Return the usual fixed transforms for training rows x (N, D).
 
     Continuous data are standardised. Data with grey ``levels`` (noise already added, x in [0, L)) are divided
@@ -184,7 +184,7 @@ def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6)
     ['Dequantize', 'Logit', 'Standardize']
     """
     x = np.asarray(x, dtype=np.float64)
-    layers: list[Fixed] = []
+    layers: list = []
     if levels is not None:
         layers = [Dequantize(x.shape[1], levels), Logit(x.shape[1], alpha)]
         for layer in layers:

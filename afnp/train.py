@@ -43,28 +43,41 @@ class Adam:
     True
     """
 
-    def __init__(self, size: int, dtype, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
+    def __init__(
+        self,
+        size: int,
+        dtype,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        backend: str = "numpy",
+    ):
         self.m, self.v = np.zeros(size, dtype=dtype), np.zeros(size, dtype=dtype)
         self.scratch = np.empty(size, dtype=dtype)
         self.t = 0
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.beta1, self.beta2, self.epsilon, self.backend = beta1, beta2, epsilon, backend
 
     def step(self, theta: np.ndarray, g: np.ndarray, rate: float, weight_decay: float = 0.0) -> None:
         """Move ``theta`` (P,) in place against the gradient ``g`` (P,)."""
         self.t += 1
         m, v, s = self.m, self.v, self.scratch
-        m *= self.beta1
-        m += np.multiply(g, 1 - self.beta1, out=s)
-        v *= self.beta2
-        np.multiply(g, g, out=s)
-        s *= 1 - self.beta2
-        v += s
         # m̂ / (√v̂ + ε) = c m / (√v + ε √(1 - β₂ᵗ)),  c = √(1 - β₂ᵗ) / (1 - β₁ᵗ)
         root = math.sqrt(1 - self.beta2**self.t)
+        rate_t, epsilon_t = rate * root / (1 - self.beta1**self.t), self.epsilon * root
+        if self.backend == "numba":
+            from afnp.kernels.adam import step
+
+            step(theta, g, m, v, self.beta1, self.beta2, rate_t, epsilon_t, keep=1 - rate * weight_decay)
+            return
+        m += np.multiply(np.subtract(g, m, out=s), 1 - self.beta1, out=s)
+        np.multiply(g, g, out=s)
+        s -= v
+        s *= 1 - self.beta2
+        v += s
         np.sqrt(v, out=s)
-        s += self.epsilon * root
+        s += epsilon_t
         np.divide(m, s, out=s)
-        s *= rate * root / (1 - self.beta1**self.t)
+        s *= rate_t
         if weight_decay:
             theta *= 1 - rate * weight_decay
         theta -= s
@@ -204,13 +217,14 @@ class _Trainer:
     def __init__(self, flow: Flow, x, c, validation, options: dict, checkpoint):
         self.flow, self.x, self.c, self.validation, self.options = flow, x, c, validation, options
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
-        self.adam = Adam(flow.theta.size, flow.dtype)
+        self.backend = flow._backend("auto", min(options["batch_size"], len(x)))
+        self.adam = Adam(flow.theta.size, flow.dtype, backend=self.backend)
         self.rng = np.random.default_rng(options["seed"])
         self.history = History()
         self.run_state = _Run()
         self.best, self.good = flow.theta.copy(), flow.theta.copy()
-        self.grad = np.zeros_like(flow.theta)
-        self.p, self.g = flow._split(flow.theta), flow._split(self.grad)
+        threads = flow._gradient_blocks(min(options["batch_size"], len(x)), self.backend)
+        self.grads = [np.zeros_like(flow.theta) for _ in threads]
         self.steps = math.ceil(len(x) / options["batch_size"])
 
     # ---- the loop ----------------------------------------------------------------------------------------
@@ -256,17 +270,15 @@ class _Trainer:
         return True
 
     def _step(self, rows: np.ndarray) -> None:
-        self.grad[:] = 0
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            log_prob = self.flow._gradient(self.p, self.x[rows], self.c[rows], self.g)
-            norm = math.sqrt(float(self.grad @ self.grad))
+        log_prob, square = self.flow._gradient_in_blocks(self.x[rows], self.c[rows], self.grads, self.backend)
+        norm, grad = math.sqrt(square), self.grads[0]
         loss_sum = -float(log_prob.sum(dtype=np.float64))
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
             self._fail(log_prob, rows)
         if norm > self.options["clip"]:
-            self.grad *= self.options["clip"] / norm
+            grad *= self.options["clip"] / norm
         np.copyto(self.good, self.flow.theta)
-        self.adam.step(self.flow.theta, self.grad, self._rate(), self.options["weight_decay"])
+        self.adam.step(self.flow.theta, grad, self._rate(), self.options["weight_decay"])
         self.run_state.loss_sum += loss_sum
         self.run_state.step += 1
 

@@ -92,17 +92,26 @@ class Autoregressive:
         """Return which u_i may depend on which x_j, (D, D) bool: j not later than i in the order."""
         return self.rank[None, :] <= self.rank[:, None]
 
-    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy") -> tuple:
-        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, from NumPy, the cache for ``backward``."""
+    def normalize(
+        self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+    ) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
         if backend == "numba":
+            if keep:
+                return self._compiled("product_keeping_tiles", p, x, context)
             return *self._compiled("product", p, x, context), None
         ordered = x[:, self.order]
         h, cache = self.conditioner.forward(p, np.concatenate([context, ordered], axis=1))
         u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
         return u[:, self.rank], log_derivative.sum(axis=1), (cache, univariate_cache)
 
-    def backward(self, p: dict, cache: tuple, d_u: np.ndarray, d_log_det: np.ndarray, g: dict) -> np.ndarray:
-        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
+        """Add the parameters' gradients of ``normalize`` into g, on its backend; return d_x (N, D)."""
+        if isinstance(cache, np.ndarray):
+            from afnp.kernels import compiled, gradient
+
+            plan, bound = compiled.plan_of(self.conditioner), self.univariate.bound
+            return gradient.backward(p.flat, plan, bound, cache, self.order, d_u, d_log_det, g.flat)
         conditioner_cache, univariate_cache = cache
         d_h, d_x = self.univariate.backward(univariate_cache, d_u[:, self.order], d_log_det[:, None])
         d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)

@@ -29,7 +29,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["Plan", "plan_of", "product", "solve"]
+__all__ = ["Plan", "plan_of", "product", "product_keeping_tiles", "solve"]
 
 AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 VECTOR = 64 if AVX512 else 32
@@ -110,7 +110,9 @@ def _register_tile(R: int):
             zeros = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR // size), [0] * (VECTOR // size))
             arrays = [context.make_array(t)(context, builder, a) for t, a in zip((O, W, A), args[:3], strict=True)]
             o, w, a = (builder.bitcast(array.data, ir.IntType(8).as_pointer()) for array in arrays)
-            o_row, w_row, a_row = (cgutils.unpack_tuple(builder, array.strides)[0] for array in arrays)
+            (o_row, _), (w_row, w_column), (a_row, _) = (
+                cgutils.unpack_tuple(builder, array.strides) for array in arrays
+            )
 
             def at(base, row, stride, byte, kind):
                 offset = builder.add(builder.mul(row, stride), byte)
@@ -131,7 +133,7 @@ def _register_tile(R: int):
             k, sums = builder.phi(i64), [builder.phi(vector) for _ in cells]
             heard = [builder.load(at(a, k, a_row, i64(VECTOR * v), vector), align=size) for v in range(VECTORS)]
             weights = [
-                spread(builder.load(at(w, i64(r), w_row, builder.mul(k, i64(size)), number))) for r in range(R)
+                spread(builder.load(at(w, i64(r), w_row, builder.mul(k, w_column), number))) for r in range(R)
             ]
             added = [
                 builder.fadd(total, builder.fmul(weights[r], heard[v], flags=("contract",)), flags=("contract",))
@@ -199,7 +201,7 @@ def _tanh(x):
 
 @overload(_exp)
 def _exp_of(x):
-    r"""Return :math:`e^x = 2^n e^r`, :math:`n = \lfloor x / \log 2 + 1/2 \rfloor`, with e^r by Taylor's polynomial."""
+    r"""Return :math:`e^x = 2^n e^r`, :math:`n = \lfloor x / \log 2 + 1/2 \rfloor`, with e^r by Taylor's series."""
     single = x == types.float32
     real, integer = (np.float32, np.int32) if single else (np.float64, np.int64)
     degree, bias, mantissa, lowest, highest = (7, 127, 23, -87.0, 88.0) if single else (13, 1023, 52, -708.0, 709.0)
@@ -349,12 +351,13 @@ def _solve_tile(theta, plan, bound, tile, x_at, u, begin, order, noise, log_det)
 
 
 @jit
-def _product(theta, plan, bound, context, x, order, u, log_det, tile):
-    """Map x (N, D) to u (N, D), and write log|det du/dx| into log_det (N,)."""
-    T, C, K = tile.shape[1], context.shape[1], plan.numbers
-    out, total = tile[-1], tile[-2]
+def _product(theta, plan, bound, context, x, order, u, log_det, tiles):
+    """Map x (N, D) to u (N, D), and write log|det du/dx| into log_det (N,); use the tiles in turn."""
+    T, C, K = tiles.shape[2], context.shape[1], plan.numbers
     identity = np.arange(C)
     for begin in range(0, len(x), T):
+        tile = tiles[begin // T % len(tiles)]
+        out, total = tile[-1], tile[-2]
         count = min(T, len(x) - begin)
         _load(tile, 0, context, begin, identity)
         _load(tile, C, x, begin, order)
@@ -369,8 +372,9 @@ def _product(theta, plan, bound, context, x, order, u, log_det, tile):
 
 
 @jit
-def _solve(theta, plan, bound, context, u, order, x, log_det, tile):
+def _solve(theta, plan, bound, context, u, order, x, log_det, tiles):
     """Map u (N, D) to x (N, D), and write log|det dx/du| into log_det (N,)."""
+    tile = tiles[0]
     T, C = tile.shape[1], context.shape[1]
     noise, total = tile[-1], tile[-2]
     identity = np.arange(C)
@@ -389,31 +393,46 @@ def _solve(theta, plan, bound, context, u, order, x, log_det, tile):
 _local = threading.local()
 
 
-def _tile(plan: Plan, dtype: np.dtype) -> np.ndarray:
-    """Return (tile rows + 2, T) of working memory, which each thread keeps between calls."""
-    T = VECTORS * VECTOR // dtype.itemsize
-    size = (plan.tile_rows + 2) * T
+def lanes(dtype: np.dtype) -> int:
+    """Return T for a floating-point type."""
+    return VECTORS * VECTOR // dtype.itemsize
+
+
+def plain(a: np.ndarray) -> np.ndarray:
+    """Return ``a`` in C order and writable: Numba compiles anew for every other kind of array."""
+    return np.require(a, requirements=["C", "W"])
+
+
+def _tiles(plan: Plan, dtype: np.dtype) -> np.ndarray:
+    """Return one tile, (1, tile rows + 2, T), of working memory, which each thread keeps between calls."""
+    shape = (1, plan.tile_rows + 2, lanes(dtype))
+    size = math.prod(shape)
     buffer = getattr(_local, dtype.name, None)
     if buffer is None or buffer.size < size:
         buffer = np.empty(size, dtype=dtype)
         setattr(_local, dtype.name, buffer)
-    return buffer[:size].reshape(-1, T)
+    return buffer[:size].reshape(shape)
 
 
-def _run(kernel, theta, plan: Plan, bound: float, context, values, order) -> tuple[np.ndarray, np.ndarray]:
-    # one layout and writable, or Numba would compile anew for every other kind of array
-    context, values = (np.require(a, requirements=["C", "W"]) for a in (context, values))
+def _run(kernel, theta, plan: Plan, bound: float, context, values, order, tiles) -> tuple[np.ndarray, np.ndarray]:
+    context, values = plain(context), plain(values)
     result, log_det = np.empty(values.shape, dtype=values.dtype), np.empty(len(values), dtype=values.dtype)
-    tile = _tile(plan, values.dtype)
-    kernel(theta, plan, values.dtype.type(bound), context, values, order, result, log_det, tile)
+    kernel(theta, plan, values.dtype.type(bound), context, values, order, result, log_det, tiles)
     return result, log_det
 
 
 def product(theta, plan: Plan, bound: float, context, x, order) -> tuple[np.ndarray, np.ndarray]:
     """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,)."""
-    return _run(_product, theta, plan, bound, context, x, order)
+    return _run(_product, theta, plan, bound, context, x, order, _tiles(plan, x.dtype))
+
+
+def product_keeping_tiles(theta, plan: Plan, bound: float, context, x, order) -> tuple:
+    """Do the same, and also return every tile: the cache of :func:`afnp.kernels.gradient.backward`."""
+    T = lanes(x.dtype)
+    tiles = np.empty((max(1, -(-len(x) // T)), plan.tile_rows + 2, T), dtype=x.dtype)
+    return *_run(_product, theta, plan, bound, context, x, order, tiles), tiles
 
 
 def solve(theta, plan: Plan, bound: float, context, u, order) -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) to data x (N, D) and log|det dx/du| (N,)."""
-    return _run(_solve, theta, plan, bound, context, u, order)
+    return _run(_solve, theta, plan, bound, context, u, order, _tiles(plan, u.dtype))

@@ -10,9 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from numba import get_num_threads
-
-__all__ = ["in_threads", "row_blocks"]
+__all__ = ["in_threads", "row_blocks", "workers"]
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -26,10 +24,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+def workers() -> int:
+    """Return how many threads may work: NUMBA_NUM_THREADS, or what ``numba.set_num_threads`` said."""
+    from numba import get_num_threads  # half a second, which only compiled work should cost
+
+    return get_num_threads()
+
+
 def row_blocks(n: int, unit: int, most: int) -> list[slice]:
     """Cut n rows into one block a thread, in whole units, and into more if a block would exceed ``most`` rows.
-
-    The number of threads is Numba's: NUMBA_NUM_THREADS, or ``numba.set_num_threads``.
 
     Examples
     --------
@@ -37,17 +40,17 @@ def row_blocks(n: int, unit: int, most: int) -> list[slice]:
     [slice(0, 5, None)]
     """
     units = -(-n // unit)
-    blocks = max(1, min(units, get_num_threads()), -(-n // most))
+    blocks = max(1, min(units, workers()), -(-n // most))
     cuts = [min(n, unit * (units * k // blocks)) for k in range(blocks + 1)]
     return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
-def in_threads(work: Callable[[slice], tuple], blocks: Sequence[slice]) -> list[tuple]:
+def in_threads(work: Callable, blocks: Sequence) -> list:
     """Return ``work`` of each block, in order; the calling thread takes the first one itself."""
     global _pool
     if len(blocks) == 1:
         return [work(blocks[0])]
     if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, get_num_threads() - 1), thread_name_prefix="afnp")
+        _pool = ThreadPoolExecutor(max(1, workers() - 1), thread_name_prefix="afnp")
     others = [_pool.submit(work, block) for block in blocks[1:]]
     return [work(blocks[0]), *(other.result() for other in others)]
