@@ -232,7 +232,7 @@ class _Trainer:
     def run(self, interruption: _Interruption, progress: bool) -> None:
         start, before = time.perf_counter(), self.history.seconds
         epochs, history, state = self.options["epochs"], self.history, self.run_state
-        bar = tqdm(total=epochs, initial=state.epoch, desc="fit", unit="epoch", disable=not progress)
+        bar = tqdm(total=epochs, initial=state.epoch, desc="fit", unit="epoch", leave=None, disable=not progress)
         try:
             with bar:
                 while state.epoch < epochs and not self._out_of_patience():

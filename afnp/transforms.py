@@ -133,10 +133,11 @@ class Autoregressive:
         return x[:, self.rank], log_det
 
     def _compiled(self, kernel: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
-        from afnp.kernels import compiled  # numba takes half a second to import: only when needed
+        from afnp.kernels import compiled, few  # numba takes half a second to import: only when needed
 
         plan = compiled.plan_of(self.conditioner)
-        run = getattr(compiled, kernel)
+        tiles = kernel == "product_keeping_tiles" or len(values) > few.FEW
+        run = getattr(compiled if tiles else few, kernel)
         return run(p.flat, plan, self.univariate.bound, context, values, self.order)
 
     def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

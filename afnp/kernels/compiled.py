@@ -22,23 +22,11 @@ import math
 import threading
 from typing import NamedTuple
 
-import llvmlite.binding
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+
+from afnp.kernels.tile import add_product, exp, jit, lanes, tanh
 
 __all__ = ["Plan", "plan_of", "product", "product_keeping_tiles", "solve"]
-
-AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
-VECTOR = 64 if AVX512 else 32
-"""Bytes in a vector register."""
-VECTORS = 4
-"""Registers a row of a tile: T = VECTORS * VECTOR / itemsize lanes."""
-FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
-"""Not "nnan" and "ninf": with them isnan would lie."""
-jit = njit(error_model="numpy", fastmath=FAST, cache=True, nogil=True)
 
 
 # ---- the network as tables of integers -----------------------------------------------------------------------
@@ -91,149 +79,7 @@ def _plan(network) -> Plan:
     )
 
 
-# ---- the register tile ---------------------------------------------------------------------------------------
-
-
-def _register_tile(R: int):
-    """Build ``tile(O, W, A, n)``: O[:R] += W[:R, :n] @ A[:n], over T lanes, as one loop over n in registers.
-
-    LLVM does not keep arrays in registers across a loop, so the loop is written in its own language: R * VECTORS
-    running sums, and in each turn VECTORS loads from A, R weights spread over a vector, R * VECTORS multiply-adds.
-    """
-
-    @intrinsic
-    def tile(typing, O, W, A, n):
-        def build(context, builder, signature, args):
-            i64, size = ir.IntType(64), O.dtype.bitwidth // 8
-            number = context.get_value_type(O.dtype)
-            vector = ir.VectorType(number, VECTOR // size)
-            zeros = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR // size), [0] * (VECTOR // size))
-            arrays = [context.make_array(t)(context, builder, a) for t, a in zip((O, W, A), args[:3], strict=True)]
-            o, w, a = (builder.bitcast(array.data, ir.IntType(8).as_pointer()) for array in arrays)
-            (o_row, _), (w_row, w_column), (a_row, _) = (
-                cgutils.unpack_tuple(builder, array.strides) for array in arrays
-            )
-
-            def at(base, row, stride, byte, kind):
-                offset = builder.add(builder.mul(row, stride), byte)
-                return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
-
-            def spread(weight):
-                one = builder.insert_element(ir.Constant(vector, ir.Undefined), weight, ir.IntType(32)(0))
-                return builder.shuffle_vector(one, one, zeros)
-
-            cells = [
-                (r, at(o, i64(r), o_row, i64(VECTOR * v), vector), v) for r in range(R) for v in range(VECTORS)
-            ]
-            initial = [builder.load(cell, align=size) for _, cell, _ in cells]
-            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-            builder.cbranch(builder.icmp_signed(">", args[3], i64(0)), loop, after)
-
-            builder.position_at_end(loop)
-            k, sums = builder.phi(i64), [builder.phi(vector) for _ in cells]
-            heard = [builder.load(at(a, k, a_row, i64(VECTOR * v), vector), align=size) for v in range(VECTORS)]
-            weights = [
-                spread(builder.load(at(w, i64(r), w_row, builder.mul(k, w_column), number))) for r in range(R)
-            ]
-            added = [
-                builder.fadd(total, builder.fmul(weights[r], heard[v], flags=("contract",)), flags=("contract",))
-                for total, (r, _, v) in zip(sums, cells, strict=True)
-            ]
-            following = builder.add(k, i64(1))
-            builder.cbranch(builder.icmp_signed("<", following, args[3]), loop, after)
-
-            builder.position_at_end(after)
-            for phi, first, next_value in [(k, i64(0), following), *zip(sums, initial, added, strict=True)]:
-                phi.add_incoming(first, before)
-                phi.add_incoming(next_value, loop)
-            results = [builder.phi(vector) for _ in cells]
-            for result, first, total in zip(results, initial, added, strict=True):
-                result.add_incoming(first, before)
-                result.add_incoming(total, loop)
-            for result, (_, cell, _) in zip(results, cells, strict=True):
-                builder.store(result, cell, align=size)
-            return context.get_dummy_value()
-
-        return types.void(O, W, A, types.int64), build
-
-    return tile
-
-
-_tile4, _tile2, _tile1 = _register_tile(4), _register_tile(2), _register_tile(1)
-
-
-@jit
-def _add_product(z, W, a, first, last, begin, end):
-    """Do z[first:last] += W[first:last, begin:end] @ a[begin:end]."""
-    r, n = first, end - begin
-    if n <= 0:
-        return
-    while r + 4 <= last:
-        _tile4(z[r:], W[r:, begin:], a[begin:], n)
-        r += 4
-    if r + 2 <= last:
-        _tile2(z[r:], W[r:, begin:], a[begin:], n)
-        r += 2
-    if r < last:
-        _tile1(z[r:], W[r:, begin:], a[begin:], n)
-
-
-# ---- elementwise functions that vectorise --------------------------------------------------------------------
-
-
-@intrinsic
-def _bits_as_float(typing, bits):
-    kind = types.float32 if bits == types.int32 else types.float64
-
-    def build(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(kind))
-
-    return kind(bits), build
-
-
-def _exp(x):
-    """exp(x) to about one unit in the last place, in code that vectorises; clipped to the normal range."""
-
-
-def _tanh(x):
-    """tanh(x) to about one rounding error of 1."""
-
-
-@overload(_exp)
-def _exp_of(x):
-    r"""Return :math:`e^x = 2^n e^r`, :math:`n = \lfloor x / \log 2 + 1/2 \rfloor`, with e^r by Taylor's series."""
-    single = x == types.float32
-    real, integer = (np.float32, np.int32) if single else (np.float64, np.int64)
-    degree, bias, mantissa, lowest, highest = (7, 127, 23, -87.0, 88.0) if single else (13, 1023, 52, -708.0, 709.0)
-    coefficients = tuple(real(1 / math.factorial(k)) for k in range(degree, -1, -1))
-    per_log2, half, low, high = real(1 / math.log(2)), real(0.5), real(lowest), real(highest)
-    # log 2 in two parts, the first with few digits: n times it is exact (Cody and Waite)
-    log2_head = real(0.693359375)
-    log2_tail = real(-2.1219444005469058277e-4)
-    bias, mantissa = integer(bias), integer(mantissa)
-
-    def implementation(x):
-        x = min(max(x, low), high)
-        n = np.floor(x * per_log2 + half)
-        r = x - n * log2_head - n * log2_tail
-        y = coefficients[0]
-        for c in coefficients[1:]:
-            y = y * r + c
-        return y * _bits_as_float(integer((integer(n) + bias) << mantissa))
-
-    return implementation
-
-
-@overload(_tanh)
-def _tanh_of(x):
-    r"""Return :math:`\tanh x = 1 - 2 / (e^{2x} + 1)`."""
-    real = np.float32 if x == types.float32 else np.float64
-    one, two = real(1), real(2)
-
-    def implementation(x):
-        return one - two / (_exp(two * x) + one)
-
-    return implementation
+# ---- layers of a tile -----------------------------------------------------------------------------------------
 
 
 @jit
@@ -245,15 +91,15 @@ def _activate(kind, z, a, first, last):
                 a[r, n] = max(z[r, n], zero)
         else:
             for n in range(z.shape[1]):
-                a[r, n] = _tanh(z[r, n])
+                a[r, n] = tanh(z[r, n])
 
 
 @jit
 def _affine_normalize(h, x, u, log_det, bound):
     """Do u = (x - mu) exp(-alpha), log_det -= alpha, lane by lane; see :mod:`afnp.univariate.affine`."""
     for n in range(x.size):
-        alpha = bound * _tanh(h[1, n] / bound)
-        u[n] = (x[n] - h[0, n]) * _exp(-alpha)
+        alpha = bound * tanh(h[1, n] / bound)
+        u[n] = (x[n] - h[0, n]) * exp(-alpha)
         log_det[n] -= alpha
 
 
@@ -261,8 +107,8 @@ def _affine_normalize(h, x, u, log_det, bound):
 def _affine_generate(h, u, x, log_det, bound):
     """Do x = mu + u exp(alpha), log_det += alpha, lane by lane."""
     for n in range(u.size):
-        alpha = bound * _tanh(h[1, n] / bound)
-        x[n] = h[0, n] + u[n] * _exp(alpha)
+        alpha = bound * tanh(h[1, n] / bound)
+        x[n] = h[0, n] + u[n] * exp(alpha)
         log_det[n] += alpha
 
 
@@ -313,9 +159,9 @@ def _product_tile(theta, plan, tile):
         r = 0
         while r < len(z):
             last = min(r + 4, len(z))
-            _add_product(z, W, a, r, last, 0, prefix[r])
+            add_product(z, W, a, r, last, 0, prefix[r])
             for riser in range(r + 1, last):
-                _add_product(z, W, a, riser, riser + 1, prefix[r], prefix[riser])
+                add_product(z, W, a, riser, riser + 1, prefix[r], prefix[riser])
             r = last
         _finish(plan.table, l, tile, z, plan.activation, 0, len(z))
 
@@ -331,7 +177,7 @@ def _solve_tile(theta, plan, bound, tile, x_at, u, begin, order, noise, log_det)
             W, z, a = _layer(theta, row, tile)
             known = x_at + first if l == 0 else plan.start[l - 1, first]
             _fill_bias(theta, row, z, start[first], start[last])
-            _add_product(z, W, a, start[first], start[last], 0, known)
+            add_product(z, W, a, start[first], start[last], 0, known)
         for i in range(first, last):
             for l in range(L):
                 row, start = plan.table[l], plan.start[l]
@@ -339,7 +185,7 @@ def _solve_tile(theta, plan, bound, tile, x_at, u, begin, order, noise, log_det)
                     continue
                 W, z, a = _layer(theta, row, tile)
                 known = x_at + first if l == 0 else plan.start[l - 1, first]
-                _add_product(z, W, a, start[i], start[i + 1], known, plan.prefix[row[FIRST] + start[i]])
+                add_product(z, W, a, start[i], start[i + 1], known, plan.prefix[row[FIRST] + start[i]])
                 _finish(plan.table, l, tile, z, plan.activation, start[i], start[i + 1])
             h = tile[plan.table[L - 1, Z_AT] + i * K : plan.table[L - 1, Z_AT] + (i + 1) * K]
             for n in range(min(len(noise), len(u) - begin)):
@@ -391,11 +237,6 @@ def _solve(theta, plan, bound, context, u, order, x, log_det, tiles):
 
 
 _local = threading.local()
-
-
-def lanes(dtype: np.dtype) -> int:
-    """Return T for a floating-point type."""
-    return VECTORS * VECTOR // dtype.itemsize
 
 
 def plain(a: np.ndarray) -> np.ndarray:

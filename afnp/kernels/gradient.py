@@ -23,14 +23,10 @@ from afnp.kernels.compiled import (
     W_AT,
     Z_AT,
     Plan,
-    _exp,
     _layer,
-    _tanh,
-    _tile1,
-    _tile4,
-    jit,
     plain,
 )
+from afnp.kernels.tile import exp, jit, tanh, tile1, tile4
 
 __all__ = ["backward"]
 
@@ -40,8 +36,8 @@ def _affine_backward(h, x, d_u, d_log, d_h, d_x, bound):
     """Do d_x = d_u e^-alpha, d_mu = -d_x, d_a = (-d_u u - d_log)(1 - t²); see :mod:`afnp.univariate.affine`."""
     one = x.dtype.type(1)
     for n in range(x.size):
-        t = _tanh(h[1, n] / bound)
-        s = _exp(-bound * t)
+        t = tanh(h[1, n] / bound)
+        s = exp(-bound * t)
         d_x[n] = d_u[n] * s
         d_h[0, n] = -d_x[n]
         d_h[1, n] = (-d_u[n] * (x[n] - h[0, n]) * s - d_log[n]) * (one - t * t)
@@ -67,14 +63,14 @@ def _weights(d_z, a_T, prefix, d_W, patch):
         whole = r + 4 <= len(d_z)
         for c in range(0, prefix[last - 1], T):
             if whole and c + T <= prefix[r]:
-                _tile4(d_W[r:, c:], d_z[r:], a_T[:, c:], T)
+                tile4(d_W[r:, c:], d_z[r:], a_T[:, c:], T)
                 continue
             patch[:] = 0
             if whole:
-                _tile4(patch, d_z[r:], a_T[:, c:], T)
+                tile4(patch, d_z[r:], a_T[:, c:], T)
             else:
                 for row in range(r, last):
-                    _tile1(patch[row - r :], d_z[row:], a_T[:, c:], T)
+                    tile1(patch[row - r :], d_z[row:], a_T[:, c:], T)
             for row in range(r, last):
                 for column in range(c, min(c + T, prefix[row])):
                     d_W[row, column] += patch[row - r, column - c]
@@ -92,15 +88,15 @@ def _inputs(W, d_z, prefix, d_a):
         while heard < J and prefix[heard] < last:
             heard += 1
         if last - c == 4:
-            _tile4(d_a[c:], W_T[c:, heard:], d_z[heard:], J - heard)
+            tile4(d_a[c:], W_T[c:, heard:], d_z[heard:], J - heard)
         else:
             for column in range(c, last):
-                _tile1(d_a[column:], W_T[column:, heard:], d_z[heard:], J - heard)
+                tile1(d_a[column:], W_T[column:, heard:], d_z[heard:], J - heard)
         for column in range(c, last):
             riser = heard
             while riser > 0 and prefix[riser - 1] > column:
                 riser -= 1
-            _tile1(d_a[column:], W_T[column:, riser:], d_z[riser:], heard - riser)
+            tile1(d_a[column:], W_T[column:, riser:], d_z[riser:], heard - riser)
         c = last
 
 
