@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import numpy as np
 
 from afnp import masks
 from afnp.flows import Flow
+from afnp.inputs import integer
 from afnp.transforms import Autoregressive
 
 __all__ = ["made", "maf"]
@@ -66,13 +66,8 @@ def maf(
     >>> bool(np.allclose(flow.generate(u)[0], x))
     True
     """
-    for name, value, least in (
-        ("features", features, 1),
-        ("transforms", transforms, 1),
-        ("context", context, 0),
-    ):
-        if operator.index(value) < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
+    features, context = integer("features", features, least=1), integer("context", context, least=0)
+    transforms = integer("transforms", transforms, least=1)
     rng = np.random.default_rng([seed, 1])
     layers = [
         Autoregressive(

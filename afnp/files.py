@@ -23,21 +23,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import os
 import struct
 import tempfile
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from afnp.flows import Flow
 
-__all__ = ["ModelFileError", "load", "read", "save", "write"]
+__all__ = ["ModelFileError", "load", "read", "save", "write", "write_bytes"]
 
 MAGIC, VERSION, MAX_HEADER, DIGEST = b"afnp\r\n\x1a\n", 1, 2**24, 32
-DTYPES = ("<f4", "<f8", "<i8")
+DTYPES, MAX_AXES = ("<f4", "<f8", "<i8"), 32
 
 
 class ModelFileError(ValueError):
@@ -58,24 +60,36 @@ def write(path: str | os.PathLike, kind: str, header: dict, arrays: dict[str, np
         Plain JSON values; non-finite numbers are refused.
     arrays : dict of str to array
         float32, float64 or int64.
+
+    Raises
+    ------
+    ValueError
+        If ``read`` could not read it again: another dtype, a number that is not finite, a header above 16 MiB.
     """
-    plain = {name: np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")) for name, a in arrays.items()}
+    plain = {name: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C") for name, a in arrays.items()}
     listing = [[name, a.dtype.str, list(a.shape)] for name, a in plain.items()]
+    for entry in listing:
+        _bytes(entry)
     text = json.dumps({**header, "kind": kind, "arrays": listing}, allow_nan=False).encode()
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"header: expected at most {MAX_HEADER} bytes, got {len(text)}")
     content = b"".join(
         [MAGIC, struct.pack("<II", VERSION, len(text)), text, *(a.tobytes() for a in plain.values())]
     )
-    _replace(Path(path), content + hashlib.sha256(content).digest())
+    write_bytes(Path(path), content + hashlib.sha256(content).digest())
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put bytes in a file so that a reader finds the old ones or the new ones, never half; keep mode and link."""
+    path = Path(os.path.realpath(path))
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -121,7 +135,9 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray
             fault = "truncated" if size < expected else "oversized"
             raise ModelFileError(f"{path}: {fault}: expected {expected} bytes, got {size}")
         payload = file.read(expected - 16 - length - DIGEST)
-        if hashlib.sha256(start + text + payload).digest() != file.read(DIGEST):
+        digest = hashlib.sha256(start + text)
+        digest.update(payload)
+        if digest.digest() != file.read(DIGEST):
             raise ModelFileError(f"{path}: altered: the checksum does not match the contents")
     if header.get("kind") != kind:
         raise ModelFileError(f"{path}: expected a {kind}, got a {header.get('kind')}")
@@ -143,8 +159,9 @@ def _header(path, text: bytes) -> dict:
 def _bytes(entry: list) -> int:
     """Return how many bytes an array of the listing takes; raise ValueError where the entry makes no sense."""
     _, dtype, shape = entry
-    if dtype not in DTYPES or not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape):
-        raise ValueError(f"array entry {entry}")
+    sound = isinstance(shape, list) and len(shape) <= MAX_AXES and all(type(n) is int and n >= 0 for n in shape)
+    if dtype not in DTYPES or not sound or math.prod(max(n, 1) for n in shape) > 2**48:
+        raise ValueError(f"array entry {entry}: expected one of {DTYPES} and a shape of at most {MAX_AXES} axes")
     return int(dtype[2]) * math.prod(shape)
 
 
@@ -187,28 +204,42 @@ def load(path: str | os.PathLike) -> Flow:
     ------
     ModelFileError
         If the file is not a sound model file; see :func:`read`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     load(file.name)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    afnp.files.ModelFileError: ...: not an afnp file (it does not begin with the afnp magic bytes)
     """
     header, arrays = read(path, "model")
     try:
         theta = arrays["theta"]
-        # every width has at least one bias in theta: a header that asks for more would allocate for nothing
-        if (largest := _largest_integer(header["flow"])) > max(theta.size, 2**20):
-            raise ValueError(f"a size of {largest} does not go with {theta.size} parameters")
+        # a header that asks for more weights than the file holds would allocate for nothing
+        if (least := sum(map(_least_size, header["flow"]["layers"]))) > theta.size + 2**20:
+            raise ValueError(f"at least {least} numbers do not go with {theta.size} parameters")
+        if not np.isfinite(theta).all():
+            raise ValueError("a parameter is not finite")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             flow = Flow.from_config(header["flow"])
         if theta.dtype != flow.dtype:
             raise ValueError(f"parameters of {theta.dtype} for a flow of {flow.dtype}")
         flow.theta = theta
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever a configuration provokes is a fault of the file
         raise ModelFileError(f"{path}: the configuration does not describe a flow: {error}") from error
     return flow
 
 
-def _largest_integer(config) -> int:
-    """Return the largest integer anywhere in a configuration."""
-    if isinstance(config, dict):
-        config = list(config.values())
-    if isinstance(config, list):
-        return max(map(_largest_integer, config), default=0)
-    return config if isinstance(config, int) else 0
+def _least_size(layer: dict) -> int:
+    """Return how many numbers a configured layer has at least: weights of a network, or constants."""
+    features = operator.index(layer.get("features", 0))
+    options = (n for n in (layer.get("options") or {}).values() if isinstance(n, int))
+    outputs = features * max(1, *options, 1)
+    inputs = features + operator.index(layer.get("context", 0))
+    widths = [inputs, *map(operator.index, layer.get("hidden", ())), outputs]
+    if min(widths) < 0:
+        raise ValueError(f"expected widths of at least 0, got {widths}")
+    return sum(a * b for a, b in pairwise(widths)) if "hidden" in layer else features

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.bases import StandardNormal
-from afnp.inputs import check_rows, choose
+from afnp.inputs import check_rows, choose, integer
 from afnp.kernels.threads import in_threads, row_blocks
 from afnp.params import Views
 from afnp.preprocess import Dequantize, Logit, Standardize
@@ -75,10 +75,19 @@ class Flow:
         widths = [layer.features for layer in self.layers]
         if len(set(widths)) != 1:
             raise ValueError(f"layers: expected one or more of equal width, got widths {widths}")
-        self.features, self.context = widths[0], context
+        contexts = {layer.context for layer in self.layers if hasattr(layer, "context")}
+        if not contexts <= {context}:
+            raise ValueError(f"context: expected that of the layers, {sorted(contexts)}, got {context!r}")
+        self.features, self.context = operator.index(widths[0]), operator.index(context)
+        if self.features < 1 or self.context < 0:
+            raise ValueError(f"expected at least one feature, got {self.features} with a context of {self.context}")
         self.base = StandardNormal()
-        if np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
+        try:
+            dtype = np.dtype(dtype)
+        except TypeError:
+            raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
         self._theta = np.zeros(sum(layer.layout.size for layer in self.layers), dtype=dtype)
         rng = np.random.default_rng(seed)
         for layer, p in zip(self.layers, self._split(self._theta), strict=True):
@@ -91,8 +100,9 @@ class Flow:
 
     @theta.setter
     def theta(self, values: np.ndarray) -> None:
-        if np.shape(values) != self._theta.shape:
-            raise ValueError(f"theta: expected shape {self._theta.shape}, got {np.shape(values)}")
+        if np.shape(values) != self._theta.shape or np.iscomplexobj(values):
+            got = np.asarray(values)
+            raise ValueError(f"theta: expected shape {self._theta.shape}, got {got.shape}, {got.dtype}")
         self._theta[:] = values
 
     @property
@@ -170,9 +180,7 @@ class Flow:
         >>> bool((flow.sample(3, rng=7) == flow.sample(3, rng=7)).all())
         True
         """
-        n = operator.index(n)
-        if n < 0:
-            raise ValueError(f"n: expected a number of rows, got {n}")
+        n = integer("n", n, least=0)
         u = self.base.sample(n, self.features, np.random.default_rng(rng), self.dtype)
         return self.generate(u, context, method, backend)[0]
 
@@ -185,13 +193,18 @@ class Flow:
         ------
         ValueError
             As ``log_prob``; and for an empty batch, whose mean does not exist.
+        FloatingPointError
+            If the loss of a row, or the gradient, is not a number.
         """
         x, context = self._check(x, context)
         if not len(x):
             raise ValueError("x: expected at least one row, got an empty batch")
         backend = self._backend(backend, len(x))
         grads = [np.zeros_like(self._theta) for _ in self._gradient_blocks(len(x), backend)]
-        log_prob, _ = self._gradient_in_blocks(x, context, grads, backend)
+        log_prob, square = self._gradient_in_blocks(x, context, grads, backend)
+        _refuse_nan(log_prob, "x")
+        if np.isnan(square):
+            raise FloatingPointError("the gradient of the loss is not a number")
         return -float(log_prob.mean(dtype=np.float64)), grads[0]
 
     # ---- trusted: dtype-generic arithmetic ---------------------------------------------------------------
@@ -263,9 +276,7 @@ class Flow:
         parts = [work(rows) for rows in blocks] if backend == "numpy" else in_threads(work, blocks)
         results = [np.concatenate(arrays) if len(parts) > 1 else arrays[0] for arrays in zip(*parts, strict=True)]
         for result in results:
-            if np.isnan(result).any():
-                row = int(np.argwhere(np.isnan(result))[0, 0])
-                raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")
+            _refuse_nan(result, name)
         return results
 
     def _gradient_in_blocks(self, x, context, grads: list[np.ndarray], backend: str) -> tuple[np.ndarray, float]:
@@ -303,6 +314,12 @@ class Flow:
     def _gradient_blocks(n: int, backend: str) -> list[slice]:
         """Cut n rows into one block for NumPy, one a thread for compiled code."""
         return [slice(0, n)] if backend == "numpy" else row_blocks(n, unit=64, most=n)
+
+
+def _refuse_nan(result: np.ndarray, name: str) -> None:
+    if np.isnan(result).any():
+        row = int(np.argwhere(np.isnan(result))[0, 0])
+        raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")
 
 
 def _summary(layer) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["check_rows", "choose"]
+__all__ = ["check_rows", "choose", "integer"]
 
 
-def check_rows(x, features: int, dtype, name: str = "x") -> np.ndarray:
+def check_rows(x, features: int | None, dtype, name: str = "x") -> np.ndarray:
     """Return x as finite rows (N, D) of ``dtype``, or raise a ValueError that says what is wrong and where.
 
     Examples
@@ -23,19 +24,40 @@ def check_rows(x, features: int, dtype, name: str = "x") -> np.ndarray:
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers, got dtype {x.dtype}")
     if x.ndim != 2:
-        hint = "; a single row is x[None, :]" if x.shape == (features,) else ""
-        raise ValueError(f"{name}: expected a two-dimensional array (N, {features}), got shape {x.shape}{hint}")
-    if x.shape[1] != features:
+        hint = f"; a single row is {name}[None, :]" if x.shape == (features,) else ""
+        raise ValueError(
+            f"{name}: expected a two-dimensional array (N, {features or 'D'}), got shape {x.shape}{hint}"
+        )
+    if features is not None and x.shape[1] != features:
         raise ValueError(f"{name}: expected {features} columns, got {x.shape[1]}")
+    given = x
     with np.errstate(over="ignore"):
         x = x.astype(dtype, copy=False)
     if not np.isfinite(x).all():
         row, feature = np.argwhere(~np.isfinite(x))[0]
-        raise ValueError(f"{name}: row {row}, feature {feature} is {x[row, feature]}; every value must be finite")
+        value, kind = given[row, feature], "" if not np.isfinite(given[row, feature]) else f" as {np.dtype(dtype)}"
+        raise ValueError(f"{name}: row {row}, feature {feature} is {value}; every value must be finite{kind}")
     return x
+
+
+def integer(name: str, value, least: int) -> int:
+    """Return ``value`` as an int, or raise a ValueError that names it.
+
+    Examples
+    --------
+    >>> integer("features", np.int64(3), least=1)
+    3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: expected an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {number}")
+    return number
 
 
 def choose(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise a ValueError that lists what is allowed, unless ``value`` is."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -28,7 +28,7 @@ class MaskedLinear:
 
     .. math:: y_{nj} = b_j + \sum_{i < \mathrm{prefix}_j} W_{ji}\, x_{ni}
 
-    Entries of W above the staircase are never read as anything but zero, whatever is written there.
+    Entries of W above the staircase count as zero, whatever is written there.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class MaskedLinear:
         for panel in self.panels:
             d_rows, riser = d_y[:, panel.rows], panel.riser
             d_heard = d_rows.T @ x[:, :riser]
-            d_heard[:, panel.tread :] *= panel.mask
+            np.copyto(d_heard[:, panel.tread :], 0, where=panel.beyond)
             d_W[panel.rows, :riser] += d_heard
             d_x[:, :riser] += d_rows @ _heard(W, panel)
         g[self.b] += d_y.sum(axis=0)
@@ -72,7 +72,7 @@ class MaskedLinear:
 def _heard(W: np.ndarray, panel: masks.Panel) -> np.ndarray:
     """Return M ⊙ W on a panel's rows, cut after the last column that any of them hears."""
     heard = W[panel.rows, : panel.riser].copy()
-    heard[:, panel.tread :] *= panel.mask
+    np.copyto(heard[:, panel.tread :], 0, where=panel.beyond)
     return heard
 
 

@@ -64,9 +64,12 @@ def order_of(
         if order == "random":
             return rng.permutation(features)  # type: ignore[union-attr]
         return natural[::-1].copy() if order == "reverse" else natural
-    indices = np.array([operator.index(i) for i in order], dtype=np.int64)
+    try:
+        indices = np.array([operator.index(i) for i in order], dtype=np.int64)
+    except TypeError:
+        indices = np.array([-1])
     if not np.array_equal(np.sort(indices), np.arange(features)):
-        raise ValueError(f"order: expected a permutation of 0..{features - 1}, got {list(order)}")
+        raise ValueError(f"order: expected a permutation of 0..{features - 1}, got {order!r}")
     return indices
 
 
@@ -179,8 +182,8 @@ class Panel(NamedTuple):
     rows: slice
     tread: int
     riser: int
-    mask: np.ndarray
-    """(rows, riser - tread) zeros and ones: which of the columns between are heard."""
+    beyond: np.ndarray
+    """(rows, riser - tread) bool: which of the columns between a row does not hear."""
 
 
 def panels(prefix: np.ndarray, height: int) -> list[Panel]:
@@ -193,14 +196,14 @@ def panels(prefix: np.ndarray, height: int) -> list[Panel]:
     Examples
     --------
     >>> for panel in panels(np.array([1, 1, 2, 2, 3]), height=3):
-    ...     print(panel.rows, panel.tread, panel.riser, panel.mask.tolist())
-    slice(0, 3, None) 0 2 [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
-    slice(3, 5, None) 2 3 [[0.0], [1.0]]
+    ...     print(panel.rows, panel.tread, panel.riser, panel.beyond.astype(int).tolist())
+    slice(0, 3, None) 0 2 [[0, 1], [0, 1], [0, 0]]
+    slice(3, 5, None) 2 3 [[1], [0]]
     """
     result = []
     for first in range(0, len(prefix), height):
         heard = prefix[first : first + height]
         tread, riser = int(heard[0]) if first else 0, int(heard[-1])
-        riser_mask = mask(heard - tread, riser - tread).astype(np.float32)
-        result.append(Panel(slice(first, first + len(heard)), tread, riser, riser_mask))
+        beyond = ~mask(heard - tread, riser - tread)
+        result.append(Panel(slice(first, first + len(heard)), tread, riser, beyond))
     return result

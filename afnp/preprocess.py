@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from afnp.inputs import check_rows, integer
 from afnp.params import Layout
 
 __all__ = ["Dequantize", "Logit", "Standardize", "preprocessing"]
@@ -26,7 +27,7 @@ class Fixed:
     layout = Layout({})
 
     def __init__(self, features: int):
-        self.features = features
+        self.features = integer("features", features, least=1)
 
     def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
         """Do nothing: there is nothing to draw."""
@@ -75,7 +76,7 @@ class Standardize(Fixed):
         """Take mean and standard deviation of the rows of x (N, D); constant features keep their scale."""
         x = np.asarray(x, dtype=np.float64)
         std = x.std(axis=0)
-        return cls(x.mean(axis=0), np.where(std > 1e-12 * (1 + np.abs(x).max(axis=0)), std, 1.0))
+        return cls(x.mean(axis=0), np.where(std > 1e-12 * np.abs(x).max(axis=0), std, 1.0))
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
@@ -111,9 +112,7 @@ class Dequantize(Standardize):
     """
 
     def __init__(self, features: int, levels: int):
-        if levels < 2:
-            raise ValueError(f"levels: expected at least 2, got {levels}")
-        self.levels = levels
+        self.levels = integer("levels", levels, least=2)
         super().__init__(np.zeros(features), np.full(features, float(levels)))
 
     def config(self) -> dict:
@@ -156,9 +155,10 @@ class Logit(Fixed):
         """Map y (N, D) back to x; also give log|det dx/dy| (N,)."""
         # sigmoid and its log-derivative from e = exp(-|y|), which cannot overflow
         positive = y.real > 0
-        e = np.exp(np.where(positive, -y, y))
+        size = np.where(positive, y, -y)
+        e = np.exp(-size)
         s = np.where(positive, 1, e) / (1 + e)
-        log_derivative = np.log(e) - 2 * np.log1p(e) - math.log1p(-2 * self.alpha)
+        log_derivative = -size - 2 * np.log1p(e) - math.log1p(-2 * self.alpha)
         return (s - self.alpha) / (1 - 2 * self.alpha), log_derivative.sum(axis=1)
 
     def backward(self, p, cache, d_y, d_log_det, g):
@@ -177,15 +177,26 @@ def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6)
     Continuous data are standardised. Data with grey ``levels`` (noise already added, x in [0, L)) are divided
     by L, spread by the logit, and then standardised.
 
+    Raises
+    ------
+    ValueError
+        If x is not a table of finite numbers, or a value lies outside the levels (names row and feature).
+
     Examples
     --------
     >>> x = np.random.default_rng(0).uniform(0, 17, size=(100, 3))
     >>> [type(layer).__name__ for layer in preprocessing(x, levels=17)]
     ['Dequantize', 'Logit', 'Standardize']
     """
-    x = np.asarray(x, dtype=np.float64)
+    x = check_rows(x, None, np.float64, "x")
+    if not len(x):
+        raise ValueError("x: expected at least one row, got none")
     layers: list = []
     if levels is not None:
+        outside = np.argwhere((x < 0) | (x > levels))
+        if outside.size:
+            row, feature = outside[0]
+            raise ValueError(f"row {row}, feature {feature}: expected 0 <= x <= {levels}, got {x[row, feature]}")
         layers = [Dequantize(x.shape[1], levels), Logit(x.shape[1], alpha)]
         for layer in layers:
             x = layer.normalize({}, x, None)[0]

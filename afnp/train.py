@@ -1,86 +1,32 @@
 r"""Training: Adam on the exact negative log-likelihood, interruptible and resumable to the last bit.
 
-.. math::
-    m &\leftarrow \beta_1 m + (1 - \beta_1)\, g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2)\, g^2
+.. math:: \min_\theta\; \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n \mid c_n)
 
-    \theta &\leftarrow \theta - \eta_t \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
-               + \lambda\, \theta \right)
-
-Adam (arXiv 1412.6980) with bias correction and decoupled weight decay λ (arXiv 1711.05101), on the flat parameter
-vector. All state lies in two records, :class:`Adam` and :class:`_Run`, and a checkpoint is both of them.
+All state lies in two records, :class:`afnp.adam.Adam` and :class:`_Run`, and a checkpoint is both of them.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import os
 import signal
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from afnp import files
+from afnp.adam import Adam
 from afnp.flows import Flow
 
-__all__ = ["Adam", "History", "fit"]
-
-
-class Adam:
-    """Adam on one flat vector; see the module's formula.
-
-    Examples
-    --------
-    >>> theta, adam = np.array([1.0]), Adam(1, np.float64)
-    >>> for _ in range(300):
-    ...     adam.step(theta, 2 * theta, rate=0.05)   # minimise theta²
-    >>> bool(abs(theta[0]) < 1e-3)
-    True
-    """
-
-    def __init__(
-        self,
-        size: int,
-        dtype,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        backend: str = "numpy",
-    ):
-        self.m, self.v = np.zeros(size, dtype=dtype), np.zeros(size, dtype=dtype)
-        self.scratch = np.empty(size, dtype=dtype)
-        self.t = 0
-        self.beta1, self.beta2, self.epsilon, self.backend = beta1, beta2, epsilon, backend
-
-    def step(self, theta: np.ndarray, g: np.ndarray, rate: float, weight_decay: float = 0.0) -> None:
-        """Move ``theta`` (P,) in place against the gradient ``g`` (P,)."""
-        self.t += 1
-        m, v, s = self.m, self.v, self.scratch
-        # m̂ / (√v̂ + ε) = c m / (√v + ε √(1 - β₂ᵗ)),  c = √(1 - β₂ᵗ) / (1 - β₁ᵗ)
-        root = math.sqrt(1 - self.beta2**self.t)
-        rate_t, epsilon_t = rate * root / (1 - self.beta1**self.t), self.epsilon * root
-        if self.backend == "numba":
-            from afnp.kernels.adam import step
-
-            step(theta, g, m, v, self.beta1, self.beta2, rate_t, epsilon_t, keep=1 - rate * weight_decay)
-            return
-        m += np.multiply(np.subtract(g, m, out=s), 1 - self.beta1, out=s)
-        np.multiply(g, g, out=s)
-        s -= v
-        s *= 1 - self.beta2
-        v += s
-        np.sqrt(v, out=s)
-        s += epsilon_t
-        np.divide(m, s, out=s)
-        s *= rate_t
-        if weight_decay:
-            theta *= 1 - rate * weight_decay
-        theta -= s
+__all__ = ["History", "fit"]
 
 
 @dataclass
@@ -158,7 +104,8 @@ def fit(
     checkpoint : path, optional
         Written atomically after every epoch and at an interruption.
     resume : bool
-        Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit for bit.
+        Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit for bit
+        (with as many threads: compiled gradients are summed thread by thread).
 
     Returns
     -------
@@ -180,15 +127,18 @@ def fit(
     >>> history.train_loss[-1] < history.train_loss[0]
     True
     """
-    _check_options(epochs, batch_size, learning_rate, weight_decay, clip, patience, schedule, x_val)
+    options = {
+        "batch_size": operator.index(batch_size), "learning_rate": float(learning_rate), "schedule": schedule,
+        "clip": float(clip), "weight_decay": float(weight_decay), "seed": operator.index(seed),
+        "epochs": operator.index(epochs), "patience": None if patience is None else operator.index(patience),
+    }  # fmt: skip
+    _check_options(options, x_val, context_val)
     x, c = flow._check(x_train, context, "x_train")
     if not len(x):
         raise ValueError("x_train: expected at least one row, got none")
     validation = None if x_val is None else flow._check(x_val, context_val, "x_val")
-    options = {
-        "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule, "clip": clip,
-        "weight_decay": weight_decay, "seed": seed, "epochs": epochs, "patience": patience,
-    }  # fmt: skip
+    if validation is not None and not len(validation[0]):
+        raise ValueError("x_val: expected at least one row, got none; without validation, leave it out")
     trainer = _Trainer(flow, x, c, validation, options, checkpoint)
     trainer.begin(resume)
     with _Interruption() as interruption:
@@ -196,19 +146,20 @@ def fit(
     return trainer.history
 
 
-def _check_options(epochs, batch_size, learning_rate, weight_decay, clip, patience, schedule, x_val) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience or 1)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    for name, value in (("learning_rate", learning_rate), ("clip", clip)):
-        if not value > 0:
-            raise ValueError(f"{name}: expected a positive number, got {value}")
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay: expected a number of at least 0, got {weight_decay}")
-    if schedule not in ("cosine", "constant"):
-        raise ValueError(f"schedule: expected 'cosine' or 'constant', got {schedule!r}")
-    if patience is not None and x_val is None:
-        raise ValueError("patience: early stopping needs validation rows, got x_val=None")
+def _check_options(options: dict, x_val, context_val) -> None:
+    for name in ("epochs", "batch_size", "patience"):
+        if options[name] is not None and options[name] < 1:
+            raise ValueError(f"{name}: expected at least 1, got {options[name]}")
+    for name, largest in (("learning_rate", sys.float_info.max), ("clip", math.inf)):
+        if not 0 < options[name] <= largest:
+            raise ValueError(f"{name}: expected a positive number, got {options[name]}")
+    if not 0 <= options["weight_decay"] < math.inf:
+        raise ValueError(f"weight_decay: expected a number of at least 0, got {options['weight_decay']}")
+    if options["schedule"] not in ("cosine", "constant"):
+        raise ValueError(f"schedule: expected 'cosine' or 'constant', got {options['schedule']!r}")
+    for name, given in (("patience", options["patience"]), ("context_val", context_val)):
+        if given is not None and x_val is None:
+            raise ValueError(f"{name}: needs validation rows, got x_val=None")
 
 
 class _Trainer:
@@ -259,7 +210,6 @@ class _Trainer:
         size = self.options["batch_size"]
         while state.step < self.steps:
             if interruption.asked:
-                self.rng.bit_generator.state = state.rng_state
                 return False
             self._step(rows[state.step * size : (state.step + 1) * size])
         self.history.train_loss.append(state.loss_sum / len(self.x))
@@ -284,14 +234,23 @@ class _Trainer:
 
     def _rate(self) -> float:
         fraction = self.adam.t / (self.steps * self.options["epochs"])
-        wave = 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0))) if self.options["schedule"] == "cosine" else 1.0
+        wave = 0.5 * (1 + math.cos(math.pi * fraction)) if self.options["schedule"] == "cosine" else 1.0
         return self.options["learning_rate"] * wave
 
     def _validate(self) -> None:
         if self.validation is None:
             return
         x, c = self.validation
-        loss = -float(self.flow.log_prob(x, c if self.flow.context else None).mean(dtype=np.float64))
+        try:
+            log_prob = self.flow.log_prob(x, c if self.flow.context else None)
+        except FloatingPointError as error:
+            self.flow.theta = self.good
+            raise FloatingPointError(f"after epoch {self.run_state.epoch - 1}, in x_val: {error}") from error
+        if not np.isfinite(log_prob).all():
+            self.flow.theta = self.good
+            row = int(np.argmin(np.isfinite(log_prob)))
+            raise FloatingPointError(f"row {row} of x_val has density zero after epoch {self.run_state.epoch - 1}")
+        loss = -float(log_prob.mean(dtype=np.float64))
         self.history.val_loss.append(loss)
         best = self.history.best_epoch
         if best is None or loss < self.history.val_loss[best]:
@@ -335,6 +294,8 @@ class _Trainer:
             if not resume:
                 raise ValueError(f"checkpoint: {self.checkpoint} exists; pass resume=True, or delete it first")
             self._load(self.checkpoint)
+        elif not self.checkpoint.parent.is_dir():
+            raise ValueError(f"checkpoint: expected a file in a folder that exists, got {self.checkpoint}")
 
     def _save(self) -> None:
         if self.checkpoint is None:
@@ -345,6 +306,8 @@ class _Trainer:
 
     def _load(self, path: Path) -> None:
         header, arrays = files.read(path, "checkpoint")
+        if not _is_checkpoint(header, arrays):
+            raise files.ModelFileError(f"{path}: expected a run and its arrays, as fit writes them")
         saved, mine = header["run"]["recipe"], self.run_state.recipe
         differing = [name for name in mine if saved.get(name) != mine[name]]
         if differing:
@@ -356,7 +319,20 @@ class _Trainer:
         self.rng.bit_generator.state = self.run_state.rng_state
         self.adam.t = self.run_state.adam_t
         self.flow.theta = arrays["theta"]
+        self.good[:] = arrays["theta"]
         self.best[:], self.adam.m[:], self.adam.v[:] = arrays["best"], arrays["m"], arrays["v"]
+
+
+def _is_checkpoint(header: dict, arrays: dict) -> bool:
+    """Return whether a sound container holds what ``_Trainer._save`` writes."""
+    try:
+        names = {f.name for f in fields(_Run)}, {f.name for f in fields(History)}
+        run = header["run"]
+        if (set(run), set(run["history"])) != names or not isinstance(run["recipe"], dict):
+            return False
+    except (KeyError, TypeError):
+        return False
+    return set(arrays) == {"theta", "best", "m", "v"}
 
 
 def _fingerprint(a: np.ndarray) -> list:
@@ -372,7 +348,9 @@ class _Interruption:
     asked = False
 
     def __enter__(self) -> _Interruption:
-        self.main = threading.current_thread() is threading.main_thread()
+        ours = threading.current_thread() is threading.main_thread()
+        # a handler set from C cannot be put back, and a job that ignores Ctrl-C shall go on ignoring it
+        self.main = ours and signal.getsignal(signal.SIGINT) not in (None, signal.SIG_IGN)
         if self.main:
             self.before = signal.signal(signal.SIGINT, self._ask)
         return self

@@ -20,6 +20,7 @@ import numpy as np
 
 from afnp import masks
 from afnp.conditioners import MaskedMLP
+from afnp.inputs import choose
 from afnp.kernels.substitution import substitute
 from afnp.layers import ACTIVATIONS
 from afnp.params import Views
@@ -58,8 +59,7 @@ class Autoregressive:
         activation: str = "relu",
         residual: bool = False,
     ):
-        if univariate not in UNIVARIATES:
-            raise ValueError(f"univariate: expected one of {sorted(UNIVARIATES)}, got {univariate!r}")
+        choose("univariate", univariate, sorted(UNIVARIATES))
         self.features, self.context = features, context
         self.order = masks.order_of("natural" if order is None else order, features)
         self.rank = np.argsort(self.order)

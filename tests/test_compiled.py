@@ -10,7 +10,7 @@ import pytest
 
 import afnp
 from afnp.kernels.threads import in_threads, row_blocks
-from afnp.train import Adam
+from afnp.adam import Adam
 
 SHAPES = {
     "one feature": dict(features=1, hidden=(4,)),

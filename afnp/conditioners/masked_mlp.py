@@ -13,13 +13,13 @@ Letters: N rows, D features, C context inputs, H hidden units, K numbers a featu
 
 from __future__ import annotations
 
-import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from afnp import masks
+from afnp.inputs import choose, integer
 from afnp.kernels.substitution import Staircase
 from afnp.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
@@ -69,7 +69,9 @@ class MaskedMLP:
         residual: bool = False,
     ):
         self.features, self.numbers, self.context = features, numbers, context
-        self.hidden = tuple(operator.index(width) for width in hidden)
+        if not isinstance(hidden, Iterable):
+            raise ValueError(f"hidden: expected a sequence of widths, got {hidden!r}")
+        self.hidden = tuple(integer("hidden", width, least=1) for width in hidden)
         self.activation, self.residual = activation, residual
         self._check()
         self.degrees = [
@@ -90,10 +92,7 @@ class MaskedMLP:
         self._warn_of_lost_dependencies()
 
     def _check(self) -> None:
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden: expected positive widths, got {self.hidden}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {self.activation!r}")
+        choose("activation", self.activation, sorted(ACTIVATIONS))
         if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
             raise ValueError(f"hidden: residual=True needs an odd number of equal widths, got {self.hidden}")
 

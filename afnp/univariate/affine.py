@@ -27,7 +27,7 @@ class Affine:
     Raises
     ------
     ValueError
-        If the bound is not a positive number.
+        If the bound is not in (0, 80]: exp(80) is about the largest float32.
 
     Examples
     --------
@@ -40,8 +40,8 @@ class Affine:
     """K: how many numbers a feature the conditioner must give."""
 
     def __init__(self, bound: float = 7.0):
-        if not 0 < bound < np.inf:
-            raise ValueError(f"bound: expected a positive number, got {bound!r}")
+        if not 0 < bound <= 80:
+            raise ValueError(f"bound: expected a number in (0, 80], got {bound!r}")
         self.bound = float(bound)
 
     def config(self) -> dict:

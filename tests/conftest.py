@@ -1,0 +1,52 @@
+"""What the tests share: parameters that hide nothing, derivatives that share nothing with the package."""
+
+import numpy as np
+import pytest
+
+from afnp import masks
+
+BACKENDS = ["numpy", "numba"]
+"""Who may do the arithmetic; whatever takes a backend is tested with each."""
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+def complex_step(f, x, step=1e-30):
+    """Jacobian of a real-analytic f at x, shape f(x).shape + x.shape, exact to rounding: Im f(x + ih) / h."""
+    x = np.asarray(x, dtype=np.complex128)
+    columns = []
+    for k in range(x.size):
+        moved = x.copy()
+        moved.flat[k] += 1j * step
+        columns.append(np.imag(f(moved)) / step)
+    return np.stack(columns, axis=-1).reshape(*np.shape(columns[0]), *x.shape)
+
+
+def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
+    """Fill a flow with random parameters, in place: small ones would hide most mistakes.
+
+    Hidden rows keep the size of what they hear (times ``gain``), the last layers multiply it by ``last``;
+    ``garbage`` is the size of what is written where the masks forbid to read.
+    """
+    rng = np.random.default_rng([seed, 99])
+    for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
+        for linear in getattr(getattr(layer, "conditioner", None), "linears", []):
+            W, prefix = p[linear.W], linear.prefix[:, None]
+            size = last if linear is layer.conditioner.linears[-1] else gain * np.sqrt(2)
+            heard = masks.mask(linear.prefix, W.shape[1])
+            drawn = rng.standard_normal(W.shape)
+            W[:] = np.where(heard, size * drawn / np.sqrt(np.maximum(prefix, 1)), garbage * drawn)
+            p[linear.b][:] = size * rng.standard_normal(p[linear.b].shape) / 2
+    return flow
+
+
+def norm_error(got, true):
+    """Largest difference in units of the largest entry: an entry may be a sum that cancels, its error is not."""
+    got, true = np.asarray(got), np.asarray(true)
+    assert got.shape == true.shape
+    largest = np.abs(true).max(initial=0.0)
+    difference = np.abs(got - true).max(initial=0.0)
+    return difference / largest if largest else difference

@@ -1,0 +1,480 @@
+"""Odd and bad input: a right answer or an error that says what was expected, what came, and where."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import lively, norm_error
+
+import afnp
+from afnp.flows import Flow
+from afnp.preprocess import Dequantize, Logit, Standardize
+from afnp.transforms import Autoregressive
+
+D, C = 3, 2
+
+
+@pytest.fixture
+def flow():
+    return lively(afnp.maf(D, hidden=(6, 6), transforms=2, order=[1, 2, 0]))
+
+
+@pytest.fixture
+def conditional():
+    return lively(afnp.maf(D, hidden=(6, 6), transforms=2, order=[1, 2, 0], context=C))
+
+
+CALLS = {
+    "log_prob": lambda flow, x, context=None: flow.log_prob(x, context),
+    "normalize": lambda flow, x, context=None: flow.normalize(x, context),
+    "generate": lambda flow, x, context=None: flow.generate(x, context),
+    "generate naive": lambda flow, x, context=None: flow.generate(x, context, method="naive"),
+    "loss_and_grad": lambda flow, x, context=None: flow.loss_and_grad(x, context),
+}
+each_call = pytest.mark.parametrize("call", CALLS)
+
+
+def rows_of(n=4, width=D, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, width))
+
+
+def equal(a, b):
+    a, b = (r if isinstance(r, tuple) else (r,) for r in (a, b))
+    return all(np.array_equal(x, y) and np.shape(x) == np.shape(y) for x, y in zip(a, b, strict=True))
+
+
+def name_of(call):
+    """What the messages call the rows."""
+    return "u" if call.startswith("generate") else "x"
+
+
+# Shapes
+
+
+@each_call
+@pytest.mark.parametrize("width", [0, 2, 4])
+def test_wrong_width(flow, call, width):
+    with pytest.raises(ValueError, match=f"^{name_of(call)}: expected 3 columns, got {width}$"):
+        CALLS[call](flow, rows_of(width=width))
+
+
+@each_call
+def test_a_single_row_is_told_how_to_become_one(flow, call):
+    message = r"expected a two-dimensional array \(N, 3\), got shape \(3,\); a single row is .\[None, :\]"
+    with pytest.raises(ValueError, match=message):
+        CALLS[call](flow, np.zeros(D))
+
+
+@each_call
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4, 3)])
+def test_wrong_number_of_dimensions(flow, call, shape):
+    with pytest.raises(
+        ValueError, match=rf"expected a two-dimensional array \(N, 3\), got shape {re.escape(str(shape))}$"
+    ):
+        CALLS[call](flow, np.zeros(shape))
+
+
+# Kinds
+
+
+@each_call
+@pytest.mark.parametrize(
+    "x, dtype",
+    [
+        (np.zeros((2, D), dtype=complex), "complex128"),
+        (np.zeros((2, D), dtype=object), "object"),
+        ([["1", "2", "3"]], "<U1"),
+        ([[b"1", b"2", b"3"]], r"\|S1"),
+        (np.zeros((2, D), dtype="datetime64[s]"), r"datetime64\[s\]"),
+        ([[1.0, None, 2.0]], "object"),
+        (None, "object"),
+    ],
+)
+def test_what_is_no_real_number_is_refused(flow, call, x, dtype):
+    with pytest.raises(ValueError, match=rf"{name_of(call)}: expected real numbers, got dtype {dtype}"):
+        CALLS[call](flow, x)
+
+
+@each_call
+@pytest.mark.parametrize(
+    "dtype", [bool, np.int8, np.uint64, np.int64, np.float16, np.float32, ">f8", np.longdouble]
+)
+def test_real_numbers_of_any_kind_are_converted(flow, call, dtype):
+    x = np.array([[0, 1, 1], [1, 0, 1]], dtype=dtype)
+    assert equal(CALLS[call](flow, x), CALLS[call](flow, x.astype(np.float64)))
+    assert equal(CALLS[call](flow, x.astype(int).tolist()), CALLS[call](flow, x.astype(np.float64)))
+
+
+# Values
+
+
+@each_call
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_first_value_that_is_not_finite_is_named(flow, call, bad):
+    x = rows_of(6)
+    x[4, 0] = x[3, 2] = x[5, 1] = bad
+    with pytest.raises(
+        ValueError, match=f"^{name_of(call)}: row 3, feature 2 is {bad}; every value must be finite"
+    ):
+        CALLS[call](flow, x)
+
+
+@each_call
+def test_values_beyond_float32_are_named(call):
+    flow = afnp.maf(D, hidden=(6,), transforms=1, dtype=np.float32)
+    x = rows_of(4)
+    x[2, 1] = 1e39
+    with pytest.raises(ValueError, match="row 2, feature 1"):
+        CALLS[call](flow, x)
+
+
+def test_values_that_float32_rounds_are_fine():
+    flow = afnp.maf(D, hidden=(6,), transforms=1, dtype=np.float32)
+    assert np.isfinite(flow.log_prob([[1e-60, 1e18, -1.1]])).all()
+
+
+LARGE = [1e10, 1e100, 1e200]
+
+
+@pytest.mark.parametrize("large", LARGE)
+def test_large_values_give_their_density_without_warning(flow, large, backend):
+    """-inf where the logarithm itself overflows, as for a density that is 0 beyond every number."""
+    log_prob = flow.log_prob([[0.1, large, 0.2], [0, 0, 0]], backend=backend)
+    assert log_prob[0] < -1e15 and np.isfinite(log_prob[1])
+
+
+@pytest.mark.parametrize("where", ["W0", "b0", "W1", "b1", "W2", "b2"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parameters_that_are_no_numbers_never_give_a_number(where, activation, dtype, backend):
+    """A NaN anywhere on a path to some result is an error that names the row."""
+    flow = lively(afnp.made(D, hidden=(6, 6), activation=activation, dtype=dtype))
+    flow._split(flow.theta)[0][where][...] = np.nan
+    x = rows_of(70)
+    for f in (flow.log_prob, flow.normalize):
+        with pytest.raises(FloatingPointError, match="^row 0 of x gives a result that is not a number$"):
+            f(x, backend=backend)
+    with pytest.raises(FloatingPointError, match="^row 0 of u gives a result that is not a number$"):
+        flow.generate(x, backend=backend)
+    with pytest.raises(FloatingPointError, match="^row 0 of u gives a result that is not a number$"):
+        flow.sample(70, backend=backend)
+
+
+@pytest.mark.parametrize("place", [0, 69, 199])
+def test_the_row_without_a_result_is_named(place, backend, monkeypatch):
+    """Infinity minus infinity, in one row, in whichever batch it lies."""
+    monkeypatch.setattr("afnp.flows.BATCH_NUMBERS", 1)
+    flow = afnp.made(2, hidden=(2,))
+    p = flow._split(flow.theta)[0]
+    p["W0"][:, 0], p["W1"][2] = 1e10, [1e10, -1e10]
+    x = np.ones((200, 2))
+    x[place] = 1e300
+    with pytest.raises(FloatingPointError, match=f"^row {place} of x gives a result that is not a number$"):
+        flow.log_prob(x, backend=backend)
+
+
+def test_a_loss_that_is_no_number_is_an_error(flow):
+    flow.theta[:] = np.nan
+    with pytest.raises(FloatingPointError, match="not a number"):
+        flow.loss_and_grad(rows_of())
+
+
+# Empty batches
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("context", [0, C])
+def test_an_empty_batch_gives_empty_results(context, dtype, backend):
+    layers = [
+        Standardize(np.zeros(D), np.ones(D)),
+        Dequantize(D, 4),
+        Logit(D),
+        Autoregressive(D, (6,), context=context),
+    ]
+    flow = Flow(layers, context=context, dtype=dtype)
+    x = np.empty((0, D))
+    for c in [None] if not context else [np.empty((0, C)), np.zeros((1, C))]:
+        results = [*flow.normalize(x, c, backend=backend), *flow.generate(x, c, backend=backend)]
+        results += [*flow.generate(x, c, method="naive"), flow.sample(0, context=c, backend=backend)]
+        results += [flow.log_prob(x, c, backend=backend)]
+        assert [r.shape for r in results] == [(0, D), (0,), (0, D), (0,), (0, D), (0,), (0, D), (0,)]
+        assert {r.dtype for r in results} == {np.dtype(dtype)}
+
+
+def test_an_empty_batch_has_no_mean_loss(flow):
+    with pytest.raises(ValueError, match="x: expected at least one row, got an empty batch"):
+        flow.loss_and_grad(np.empty((0, D)))
+
+
+def test_an_empty_list_has_no_width(flow):
+    with pytest.raises(ValueError, match=r"got shape \(0,\)"):
+        flow.log_prob([])
+
+
+# Memory layouts
+
+LAYOUTS = {
+    "Fortran": np.asfortranarray,
+    "strided": lambda x: np.repeat(np.repeat(x, 2, axis=0), 3, axis=1)[::2, ::3],
+    "reversed": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
+    "unaligned": lambda x: np.frombuffer(b"\0" + x.tobytes(), dtype=x.dtype, offset=1).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_memory_layout_is_taken_and_left_unchanged(layout, dtype, backend):
+    flow = lively(afnp.maf(D, (6, 6), 2, order=[1, 2, 0], context=C, dtype=dtype))
+    x, context = (LAYOUTS[layout](rows_of(70, width).astype(dtype)) for width in (D, C))
+    for values in (x, context):
+        values.flags.writeable = False
+    plain, plain_context = np.array(x, order="C"), np.array(context, order="C")
+    for a, b in [
+        (flow.log_prob(x, context, backend=backend), flow.log_prob(plain, plain_context, backend=backend)),
+        (flow.normalize(x, context, backend=backend), flow.normalize(plain, plain_context, backend=backend)),
+        (flow.generate(x, context, backend=backend), flow.generate(plain, plain_context, backend=backend)),
+        (flow.generate(x, context, "naive"), flow.generate(plain, plain_context, "naive")),
+        (
+            flow.loss_and_grad(x, context, backend=backend)[1],
+            flow.loss_and_grad(plain, plain_context, backend=backend)[1],
+        ),
+    ]:
+        for one, other in zip(a if isinstance(a, tuple) else [a], b if isinstance(b, tuple) else [b], strict=True):
+            assert norm_error(one, other) < (1e-5 if dtype == np.float32 else 1e-12)
+    np.testing.assert_array_equal(x, plain)
+    np.testing.assert_array_equal(context, plain_context)
+
+
+def test_results_are_the_callers_own(backend):
+    """Even of a flow without any transform that would copy: writing into a result leaves the input alone."""
+    flow = lively(afnp.maf(D, (6,), 1))
+    x = rows_of()
+    kept = x.copy()
+    for results in (flow.normalize(x, backend=backend), flow.generate(x, backend=backend)):
+        for result in results:
+            assert result.flags.writeable and not np.shares_memory(result, x)
+            result[:] = 0
+    np.testing.assert_array_equal(x, kept)
+
+
+# Context
+
+
+@each_call
+def test_a_context_is_missing(conditional, call):
+    with pytest.raises(ValueError, match="^context: expected 2 columns, got none$"):
+        CALLS[call](conditional, rows_of())
+
+
+@each_call
+def test_a_context_is_superfluous(flow, call):
+    with pytest.raises(ValueError, match=r"^context: expected no columns, got shape \(4, 2\)$"):
+        CALLS[call](flow, rows_of(), rows_of(width=C))
+
+
+@each_call
+def test_the_context_has_a_wrong_shape(conditional, call):
+    with pytest.raises(ValueError, match="^context: expected 2 columns, got 3$"):
+        CALLS[call](conditional, rows_of(), rows_of(width=3))
+    with pytest.raises(ValueError, match=r"^context: expected 4 rows \(or 1\), got 5$"):
+        CALLS[call](conditional, rows_of(), rows_of(5, C))
+    with pytest.raises(ValueError, match=r"^context: expected 4 rows \(or 1\), got 0$"):
+        CALLS[call](conditional, rows_of(), np.empty((0, C)))
+    with pytest.raises(ValueError, match=r"^context: expected a two-dimensional array \(N, 2\), got shape \(4,\)"):
+        CALLS[call](conditional, rows_of(), np.zeros(4))
+
+
+@each_call
+def test_the_context_has_wrong_values(conditional, call):
+    context = rows_of(width=C)
+    context[2, 1] = np.nan
+    with pytest.raises(ValueError, match="^context: row 2, feature 1 is nan"):
+        CALLS[call](conditional, rows_of(), context)
+    with pytest.raises(ValueError, match="^context: expected real numbers, got dtype complex128$"):
+        CALLS[call](conditional, rows_of(), context.astype(complex))
+
+
+@each_call
+def test_one_row_of_context_serves_all(conditional, call):
+    context = rows_of(1, C)
+    repeated = np.repeat(context, 4, axis=0)
+    assert equal(CALLS[call](conditional, rows_of(), context), CALLS[call](conditional, rows_of(), repeated))
+    assert equal(
+        CALLS[call](conditional, rows_of(), context.tolist()), CALLS[call](conditional, rows_of(), repeated)
+    )
+
+
+def test_samples_need_the_right_context(flow, conditional):
+    with pytest.raises(ValueError, match="^context: expected 2 columns, got none$"):
+        conditional.sample(3)
+    with pytest.raises(ValueError, match=r"^context: expected 3 rows \(or 1\), got 4$"):
+        conditional.sample(3, context=rows_of(4, C))
+    with pytest.raises(ValueError, match="^context: expected no columns"):
+        flow.sample(3, context=rows_of(3, C))
+
+
+# Names and numbers in calls
+
+
+def test_unknown_method_and_backend(flow):
+    for call in (flow.generate, lambda x, **kwargs: flow.sample(2, **kwargs)):
+        with pytest.raises(ValueError, match="^method: expected one of 'substitution', 'naive', got 'newton'$"):
+            call(rows_of(), method="newton")
+        with pytest.raises(ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"):
+            call(rows_of(), backend="abacus")
+    for call in (flow.log_prob, flow.normalize, flow.loss_and_grad):
+        with pytest.raises(ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"):
+            call(rows_of(), backend="abacus")
+
+
+def test_the_definition_is_never_compiled(flow):
+    with pytest.raises(ValueError, match="^backend: method 'naive' is the NumPy definition; got backend 'numba'$"):
+        flow.generate(rows_of(), method="naive", backend="numba")
+
+
+def test_a_number_of_samples_is_not_negative(flow):
+    with pytest.raises(ValueError, match="^n: expected an integer of at least 0, got -1$"):
+        flow.sample(-1)
+    assert flow.sample(np.int64(2)).shape == (2, D)
+
+
+@pytest.mark.parametrize("rng", [-1, "seed", 1.5])
+def test_a_seed_that_is_none(flow, rng):
+    with pytest.raises((TypeError, ValueError)):
+        flow.sample(2, rng=rng)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3,), (1, 1)])
+def test_parameters_of_the_wrong_shape(flow, shape):
+    P = flow.theta.size
+    with pytest.raises(
+        ValueError, match=rf"^theta: expected shape \({P},\), got {re.escape(str(shape))}, float64$"
+    ):
+        flow.theta = np.zeros(shape)
+
+
+def test_a_scalar_is_no_parameter_vector(flow):
+    with pytest.raises(ValueError, match=r"^theta: expected shape \(\d+,\), got \(\), float64$"):
+        flow.theta = 0.0
+
+
+# Building
+
+
+BUILD = [
+    (dict(features=0), "^features: expected an integer of at least 1, got 0$"),
+    (dict(features=-2), "^features: expected an integer of at least 1, got -2$"),
+    (dict(transforms=0), "^transforms: expected an integer of at least 1, got 0$"),
+    (dict(context=-1), "^context: expected an integer of at least 0, got -1$"),
+    (dict(hidden=(6, 0)), r"^hidden: expected an integer of at least 1, got 0$"),
+    (dict(hidden=(6, 6), residual=True), "residual=True needs an odd number of equal widths"),
+    (dict(activation="gelu"), r"^activation: expected one of 'relu', 'tanh', got 'gelu'$"),
+    (dict(univariate="cubic"), r"^univariate: expected one of .*'affine'.*, got 'cubic'$"),
+    (dict(order="sideways"), "^order: expected 'natural', 'reverse', 'random' or a permutation, got 'sideways'$"),
+    (dict(order=[0, 1]), r"^order: expected a permutation of 0\.\.2, got \[0, 1\]$"),
+    (dict(order=[1, 2, 3]), r"^order: expected a permutation of 0\.\.2, got \[1, 2, 3\]$"),
+    (dict(order=[0, 1, 1]), r"^order: expected a permutation of 0\.\.2, got \[0, 1, 1\]$"),
+    (dict(dtype=np.int64), "^dtype: expected float32 or float64, got int64$"),
+    (dict(dtype=np.float16), "^dtype: expected float32 or float64, got float16$"),
+    (dict(dtype=complex), "^dtype: expected float32 or float64, got complex128$"),
+    (dict(preprocess=[Logit(4)]), r"^layers: expected one or more of equal width, got widths \[4, 3\]$"),
+]
+
+
+@pytest.mark.parametrize("change, message", BUILD)
+def test_flows_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        afnp.maf(**{"features": 3, "hidden": (6,), "transforms": 1, **change})
+
+
+NO_INTEGERS = [
+    (dict(features=2.5), "features"),
+    (dict(transforms="2"), "transforms"),
+    (dict(context=1.0), "context"),
+    (dict(hidden=6), "hidden"),
+    (dict(hidden=(6.0,)), "hidden"),
+    (dict(hidden=None), "hidden"),
+    (dict(order=None), "order"),
+    (dict(order=[0.0, 1.0, 2.0]), "order"),
+    (dict(order=[[0, 1, 2]]), "order"),
+    (dict(dtype="single precision"), "dtype"),
+    (dict(activation=["relu"]), "activation"),
+]
+
+
+@pytest.mark.parametrize("change, argument", NO_INTEGERS)
+def test_arguments_of_the_wrong_type_are_named(change, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: expected"):
+        afnp.maf(**{"features": 3, "hidden": (6,), "transforms": 1, **change})
+
+
+def test_a_number_of_samples_is_whole(flow):
+    with pytest.raises(ValueError, match="^n: expected .*, got 2.5"):
+        flow.sample(2.5)
+
+
+@pytest.mark.parametrize("of_layer, of_flow", [(C, 0), (0, C), (C, 1)])
+def test_the_context_of_a_flow_is_that_of_its_layers(of_layer, of_flow):
+    with pytest.raises(ValueError, match="context"):
+        Flow([Autoregressive(D, (6,), context=of_layer)], context=of_flow)
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize(
+    "mean, std, message",
+    [
+        ([0, 0], [1, 0], r"feature 1: expected a finite mean and std > 0, got 0\.0, 0\.0"),
+        ([0, 0], [-1, 1], r"feature 0: expected a finite mean and std > 0, got 0\.0, -1\.0"),
+        ([0, np.nan], [1, 1], "feature 1: expected a finite mean and std > 0, got nan"),
+        ([0, 0], [np.inf, 1], "feature 0: expected a finite mean and std > 0, got 0.0, inf"),
+        ([0, 0], [1], r"mean and std: expected two vectors of one length, got \(2,\) and \(1,\)"),
+        (0, 1, r"mean and std: expected two vectors of one length, got \(\) and \(\)"),
+    ],
+)
+def test_standardizing_constants_that_make_no_sense(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        Standardize(mean, std)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, -1, np.nan])
+def test_logit_needs_a_margin(alpha):
+    with pytest.raises(ValueError, match=r"alpha: expected a number in \(0, 0\.5\), got"):
+        Logit(D, alpha)
+
+
+@pytest.mark.parametrize("levels", [1, 0, -3])
+def test_grey_levels_are_at_least_two(levels):
+    with pytest.raises(ValueError, match=f"levels: expected an integer of at least 2, got {levels}"):
+        Dequantize(D, levels)
+
+
+def test_training_rows_that_are_not_finite_name_their_feature():
+    with pytest.raises(ValueError, match="feature 1"):
+        afnp.preprocessing([[1.0, np.nan, 2.0], [0.0, 1.0, 2.0]])
+
+
+@pytest.mark.parametrize("bad", [-1.0, 255.0])
+def test_grey_levels_outside_their_range_are_refused(bad):
+    """Eight-bit images announced as levels=17 would give a flow whose every density is 0."""
+    x = np.random.default_rng(0).uniform(0, 17, (20, D))
+    x[7, 2] = bad
+    with pytest.raises(ValueError, match="row 7, feature 2"):
+        afnp.preprocessing(x, levels=17)
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.zeros(4), r"x: expected a two-dimensional array .*, got shape \(4,\)"),
+        (np.empty((0, 3)), "x: expected at least one row"),
+        ([["a", "b"]], "x: expected real numbers, got dtype <U1"),
+        ([[1.0, np.nan], [0.0, 1.0]], "x: row 0, feature 1 is nan"),
+    ],
+)
+@pytest.mark.parametrize("levels", [None, 17])
+def test_training_rows_are_checked_like_any_rows(x, message, levels):
+    with pytest.raises(ValueError, match=message):
+        afnp.preprocessing(x, levels=levels)

@@ -1,0 +1,418 @@
+"""The command line: what it writes can be read back, and what it refuses, it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import afnp
+from afnp import data
+from afnp.cli import _parser, main
+from afnp.verify.results import Report, Result
+
+FAST = ["--transforms", "2", "--hidden", "8", "--epochs", "3", "--quiet"]
+
+
+def gaussian(n=200, seed=0):
+    """Rows (n, 2) of a tilted Gaussian, far from the origin."""
+    z = np.random.default_rng(seed).standard_normal((n, 2))
+    return z @ np.array([[2.0, 0.0], [1.0, 0.5]]).T + np.array([10.0, -3.0])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with rows in each format, and a model fitted to them."""
+    path = tmp_path_factory.mktemp("cli")
+    x = gaussian()
+    np.save(path / "x.npy", x)
+    np.savez(path / "x.npz", x=x)
+    np.savez(path / "two.npz", first=x, second=x[:20])
+    np.savetxt(path / "x.csv", x, delimiter=",", fmt="%.17g", header="a,b", comments="")
+    np.save(path / "wide.npy", np.ones((20, 3)))
+    assert main(["fit", str(path / "x.npy"), "-o", str(path / "m.afnp"), *FAST]) == 0
+    afnp.save(afnp.made(2, hidden=(4,), context=3), path / "conditional.afnp")
+    return path
+
+
+@pytest.fixture
+def cli(folder, tmp_path, capsys, monkeypatch):
+    """Run a command in a fresh folder, with {} standing for the shared one; return code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        capsys.readouterr()
+        try:
+            code = main([str(a).replace("{}", str(folder)) for a in args])
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def process(*args, **options):
+    """The same as a process of its own."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "afnp", *map(str, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+# ---- fit -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv"])
+def test_fit_reads_every_format_alike(cli, folder, name):
+    code, out, err = cli("fit", f"{{}}/{name}", "-o", "again.afnp", *FAST)
+    assert (code, err) == (0, "")
+    assert "160 + 20 + 20 rows" in out
+    assert np.array_equal(afnp.load("again.afnp").theta, afnp.load(folder / "m.afnp").theta)
+
+
+def test_fit_is_what_the_api_does(cli, folder):
+    """The split is a permutation by the seed, and the rest is preprocessing, maf and fit."""
+    x, rows = gaussian(), np.random.default_rng(4).permutation(200)
+    flow = afnp.maf(2, (8,), 2, "random", seed=4, preprocess=afnp.preprocessing(x[rows[:160]]))
+    afnp.fit(
+        flow, x[rows[:160]], x[rows[160:180]], epochs=3, batch_size=32, learning_rate=0.01, seed=4, progress=False
+    )
+    options = ["--seed", 4, "--order", "random", "--batch-size", 32, "--learning-rate", "1e-2"]
+    _, out, _ = cli("fit", "{}/x.npy", "-o", "m.afnp", *FAST, *options)
+    loaded = afnp.load("m.afnp")
+    assert np.array_equal(loaded.theta, flow.theta) and loaded.config() == flow.config()
+    log_prob = flow.log_prob(x[rows[180:]])
+    error = log_prob.std(ddof=1) / np.sqrt(20)
+    assert f"test log-likelihood: {log_prob.mean():.4f} +/- {error:.4f} nats\n" in out
+
+
+def test_fit_a_set_uses_its_own_split(cli):
+    code, out, _ = cli("fit", "old_faithful", "-o", "m.afnp", *FAST, "--seed", 3)
+    test = data.load("old_faithful").test
+    assert code == 0 and "192 + 40 + 40 rows" in out
+    assert f"{afnp.load('m.afnp').log_prob(test).mean():.4f} +/-" in out
+    _, score, _ = cli("score", "m.afnp", "old_faithful")
+    assert re.search("test log-likelihood: (.*)", out)[1] == re.search("log-likelihood: (.*)", score)[1]
+
+
+def test_fit_images_reports_bits_per_dimension(cli):
+    pytest.importorskip("sklearn")
+    code, out, err = cli(
+        "fit", "digits", "-o", "m.afnp", *FAST, "--epochs", 1, "--dtype", "float32", "--hidden", "16,16"
+    )
+    flow = afnp.load("m.afnp")
+    assert code == 0 and flow.dtype == np.float32
+    assert [type(layer).__name__ for layer in flow.layers[:3]] == ["Dequantize", "Logit", "Standardize"]
+    nats = flow.log_prob(data.load("digits").test).mean(dtype=np.float64)
+    assert f"{-nats / 64 / np.log(2):.4f} bits/dim" in out
+    assert err.count("\n") == 1 and err.startswith("afnp: warning: hidden widths (16, 16) make")
+
+
+def test_fit_shows_progress_unless_quiet(cli):
+    arguments = [a for a in FAST if a != "--quiet"]
+    assert "3/3" in cli("fit", "{}/x.npy", "-o", "m.afnp", *arguments)[2]
+
+
+def test_fit_linear_and_with_patience(cli):
+    code, out, _ = cli("fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "", "--epochs", 500, "--batch-size", 160,
+                       "--learning-rate", 0.5, "--patience", 1, "--quiet")  # fmt: skip
+    epochs, best = map(int, re.search(r"(\d+) epochs, best (\d+)", out).groups())
+    assert code == 0 and epochs == best + 1 < 500
+    assert afnp.load("m.afnp").layers[-1].conditioner.hidden == ()
+
+
+def test_fit_overwrites_only_when_forced(cli):
+    Path("m.afnp").write_text("mine")
+    assert cli("fit", "{}/x.npy", "-o", "m.afnp", *FAST)[0] == 2
+    assert Path("m.afnp").read_text() == "mine"
+    assert cli("fit", "{}/x.npy", "-o", "m.afnp", *FAST, "--force")[0] == 0
+    assert afnp.load("m.afnp").features == 2
+
+
+def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
+    """Ctrl-C at a step saves the model and says so; --resume ends where an uninterrupted fit ends."""
+    fit = ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "c.ckpt", *FAST]
+    step = afnp.adam.Adam.step
+
+    def interrupted(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        if self.t == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(afnp.adam.Adam, "step", interrupted)
+        code, _, err = cli(*fit)
+    assert code == 130
+    assert err == "afnp: interrupted after 1 epochs: saved the model so far to m.afnp; " \
+                  "--resume --force goes on from the checkpoint\n"  # fmt: skip
+    assert not np.array_equal(afnp.load("m.afnp").theta, afnp.load(folder / "m.afnp").theta)
+    assert cli(*fit, "--force")[0] == 2
+    assert cli(*fit, "--resume", "--force")[0] == 0
+    assert np.array_equal(afnp.load("m.afnp").theta, afnp.load(folder / "m.afnp").theta)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_fit_saves_on_a_real_ctrl_c(folder, tmp_path):
+    running = process("fit", folder / "x.npy", "-o", tmp_path / "m.afnp", "--epochs", 10**6, "--hidden", 8,
+                      "--checkpoint", tmp_path / "c.ckpt", "--quiet")  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "c.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 130, err
+    assert "saved the model so far" in err and err.count("\n") == 1
+    assert np.isfinite(afnp.load(tmp_path / "m.afnp").log_prob(gaussian())).all()
+
+
+# ---- score -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_score_equals_log_prob(cli, folder, suffix):
+    log_prob = afnp.load(folder / "m.afnp").log_prob(gaussian())
+    code, out, err = cli("score", "{}/m.afnp", "{}/x.csv", "-o", f"s{suffix}")
+    assert (code, err) == (0, "")
+    read = {".npy": np.load, ".npz": lambda p: np.load(p)["x"], ".csv": lambda p: np.loadtxt(p, delimiter=",")}
+    assert np.array_equal(read[suffix](f"s{suffix}"), log_prob)
+    error = log_prob.std(ddof=1) / np.sqrt(200)
+    assert f"200 rows, log-likelihood: {log_prob.mean():.4f} +/- {error:.4f} nats\n" in out
+
+
+def test_score_one_row_has_no_error(cli):
+    np.save("one.npy", gaussian(1))
+    assert re.search(r"1 rows, log-likelihood: -?\d+\.\d{4} nats\n", cli("score", "{}/m.afnp", "one.npy")[1])
+
+
+def test_score_chooses_an_array_by_key(cli):
+    assert "20 rows" in cli("score", "{}/m.afnp", "{}/two.npz", "--key", "second")[1]
+
+
+def test_score_counts_rows_without_density(cli):
+    x = np.random.default_rng(0).uniform(0, 4, (30, 2))
+    afnp.save(afnp.made(2, hidden=(4,), preprocess=afnp.preprocessing(x, levels=4)), "m.afnp")
+    x[[3, 7]] = 9
+    np.save("x.npy", x)
+    code, out, _ = cli("score", "m.afnp", "x.npy")
+    assert code == 0 and "-inf nats: 2 of 30 rows have density zero" in out
+
+
+def test_score_refuses_to_overwrite(cli):
+    assert cli("score", "{}/m.afnp", "{}/x.npy", "-o", "s.npy")[0] == 0
+    assert cli("score", "{}/m.afnp", "{}/x.npy", "-o", "s.npy")[0] == 2
+    assert cli("score", "{}/m.afnp", "{}/x.npy", "-o", "s.npy", "--force")[0] == 0
+
+
+# ---- sample ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_sample_equals_the_api_and_reads_back(cli, folder, suffix):
+    code, out, err = cli("sample", "{}/m.afnp", "-n", 50, "-o", f"s{suffix}", "--seed", 7)
+    assert (code, out, err) == (0, f"wrote 50 x 2 to s{suffix}\n", "")
+    assert np.array_equal(data.read_table(f"s{suffix}"), afnp.load(folder / "m.afnp").sample(50, rng=7))
+
+
+def test_sample_is_reproducible_by_seed(cli):
+    for name, seed in (("a.csv", 1), ("b.csv", 1), ("c.csv", 2)):
+        cli("sample", "{}/m.afnp", "-n", 20, "-o", name, "--seed", seed)
+    a, b, c = (Path(name).read_text() for name in ("a.csv", "b.csv", "c.csv"))
+    assert a == b != c
+
+
+def test_sample_of_a_float32_model_keeps_every_digit(cli):
+    flow = afnp.made(2, hidden=(4,), dtype=np.float32)
+    afnp.save(flow, "m.afnp")
+    cli("sample", "m.afnp", "-n", 20, "-o", "s.csv")
+    assert np.array_equal(data.read_table("s.csv").astype(np.float32), flow.sample(20))
+
+
+def test_sample_leaves_the_old_file_when_writing_fails(cli, monkeypatch):
+    cli("sample", "{}/m.afnp", "-n", 5, "-o", "s.npy")
+    before = Path("s.npy").read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, err = cli("sample", "{}/m.afnp", "-n", 5, "-o", "s.npy", "--seed", 9, "--force")
+    assert code == 2 and "No space left" in err
+    assert Path("s.npy").read_bytes() == before and os.listdir() == ["s.npy"]
+
+
+# ---- verify and data -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["m.afnp", "conditional.afnp"])
+def test_verify_passes(cli, model):
+    code, out, err = cli("verify", f"{{}}/{model}", "--parameters", "own")
+    assert (code, err) == (0, "")
+    assert "round_trip          passed" in out and " 0 failed" in out
+
+
+def test_verify_fails_with_code_1_and_valid_json(cli, monkeypatch):
+    seen = {}
+
+    def fake(flow, **options):
+        seen.update(options)
+        return Report([Result("log_det", "C3", "failed", "sign", float("inf"), 1e-9, worst={"row": 3})])
+
+    monkeypatch.setattr("afnp.cli.check_flow", fake)
+    code, out, _ = cli("verify", "{}/m.afnp", "--json", "--seed", 5)
+    assert code == 1 and seen == {"seed": 5, "parameters": "random"}
+    report = json.loads(out, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    assert report["ok"] is False
+    assert report["results"][0]["measured"] == "inf" and report["results"][0]["worst"] == {"row": 3}
+    assert cli("verify", "{}/m.afnp")[0] == 1
+
+
+def test_data_lists_every_set_on_its_line(cli):
+    code, out, _ = cli("data")
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == list(data.names())
+
+
+def test_data_says_all_about_a_set(cli):
+    code, out, _ = cli("data", "galaxies")
+    found = data.load("galaxies")
+    assert code == 0
+    for text in (found.description, found.license, found.source, "16,000 rows", "7 (redshift, u, g, r, i, z, y)"):
+        assert text in out
+
+
+def test_data_reads_a_set_from_its_folder(cli, tmp_path):
+    (tmp_path / "miniboone").mkdir()
+    np.save(tmp_path / "miniboone/data.npy", np.random.default_rng(0).normal(size=(200, 43)))
+    code, out, _ = cli("data", "miniboone", "--data-folder", tmp_path)
+    assert code == 0 and "test:    20 rows" in out
+    code, out, _ = cli("fit", "miniboone", "--data-folder", tmp_path, "-o", "m.afnp", *FAST, "--hidden", 42)
+    assert code == 0 and "162 + 18 + 20 rows to train, validate, test; 43 features" in out
+
+
+# ---- what is refused -------------------------------------------------------------------------------------
+
+REFUSED = {
+    "no command": ([], "COMMAND"),
+    "unknown command": (["train"], "invalid choice: 'train'"),
+    "no output": (["fit", "two_moons"], "-o/--output"),
+    "unknown option": (["data", "--frobnicate"], "--frobnicate"),
+    "unknown set": (["fit", "moons", "-o", "m.afnp"], "moons: expected a .npy, .npz or .csv file, or a set"),
+    "unknown set to describe": (["data", "moons"], "moons: expected"),
+    "set without its folder": (["fit", "mnist", "-o", "m.afnp"], "--data-folder"),
+    "folder that is not there": (["data", "mnist", "--data-folder", "nowhere"], "nowhere"),
+    "folder for a set without": (["data", "galaxies", "--data-folder", "."], "not read from a folder"),
+    "missing file": (["fit", "nothing.npy", "-o", "m.afnp"], "nothing.npy: no such file"),
+    "broken file": (["fit", "broken.csv", "-o", "m.afnp"], "broken.csv: line 2, column 2: expected a number"),
+    "several arrays": (["fit", "{}/two.npz", "-o", "m.afnp"], "first, second"),
+    "too few rows": (["fit", "few.npy", "-o", "m.afnp"], "expected at least 10 rows"),
+    "output exists": (["fit", "{}/x.npy", "-o", "broken.csv"], "broken.csv exists; --force overwrites it"),
+    "output in no folder": (["fit", "{}/x.npy", "-o", "nowhere/m.afnp"], "nowhere/m.afnp: expected a file in"),
+    "output is a folder": (["fit", "{}/x.npy", "-o", "{}", "--force"], "expected a file in a folder that exists"),
+    "checkpoint exists": (["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "few.npy"], "few.npy exists"),
+    "checkpoint in no folder": (["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "nowhere/c"], "nowhere/c:"),
+    "not a checkpoint": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "{}/m.afnp", "--resume"],
+        "expected a checkpoint, got a model",
+    ),
+    "resume what": (["fit", "{}/x.npy", "-o", "m.afnp", "--resume"], "--resume needs the --checkpoint"),
+    "no epochs": (["fit", "{}/x.npy", "-o", "m.afnp", "--epochs", 0], "epochs: expected at least 1, got 0"),
+    "no transforms": (["fit", "{}/x.npy", "-o", "m.afnp", "--transforms", 0], "transforms: expected"),
+    "bad rate": (["fit", "{}/x.npy", "-o", "m.afnp", "--learning-rate", "nan"], "learning_rate: expected"),
+    "bad widths": (["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8;8"], "--hidden: expected a whole number"),
+    "zero width": (["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8,0"], "hidden: expected an integer of at least 1"),
+    "bad seed": (["fit", "{}/x.npy", "-o", "m.afnp", "--seed", -1], "--seed"),
+    "bad order": (["fit", "{}/x.npy", "-o", "m.afnp", "--order", "up"], "--order"),
+    "missing model": (["score", "nothing.afnp", "{}/x.npy"], "nothing.afnp: No such file or directory"),
+    "not a model": (["verify", "broken.csv"], "broken.csv: not an afnp file"),
+    "other columns": (["score", "{}/m.afnp", "{}/wide.npy"], "expected 2 columns, as"),
+    "context to score": (["score", "{}/conditional.afnp", "{}/x.npy"], "context of 3 columns"),
+    "context to sample": (["sample", "{}/conditional.afnp", "-n", 1, "-o", "s.npy"], "context of 3 columns"),
+    "unknown suffix": (["sample", "{}/m.afnp", "-n", 1, "-o", "s.txt"], "s.txt: expected a name that ends in"),
+    "unknown suffix to score": (["score", "{}/m.afnp", "{}/x.npy", "-o", "s"], "s: expected a name that ends in"),
+    "negative rows": (["sample", "{}/m.afnp", "-n", -1, "-o", "s.npy"], "-n/--rows"),
+    "too many rows": (["sample", "{}/m.afnp", "-n", 10**15, "-o", "s.npy"], "not enough memory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(cli, tmp_path, case):
+    arguments, expected = REFUSED[case]
+    (tmp_path / "broken.csv").write_text("1,2\n3,four\n")
+    np.save(tmp_path / "few.npy", gaussian(9))
+    before = sorted(os.listdir())
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert err.startswith("afnp: error: ") and err.count("\n") == 1 and err.endswith("\n")
+    assert expected in err
+    assert sorted(os.listdir()) == before
+
+
+def test_missing_extra_says_what_to_install(cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    code, _, err = cli("fit", "digits", "-o", "m.afnp")
+    assert code == 2 and "pip install 'afnp[data]'" in err and err.count("\n") == 1
+
+
+def test_diverging_fit_is_one_line_and_writes_no_model(cli):
+    x = gaussian()
+    x[x[:, 0].argmax(), 0] = 1e200
+    np.save("x.npy", x)
+    code, _, err = cli("fit", "x.npy", "-o", "m.afnp", *FAST, "--dtype", "float32")
+    assert code == 2 and err.count("\n") == 1 and os.listdir() == ["x.npy"]
+
+
+def test_another_recipe_is_refused(cli):
+    fit = ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "c.ckpt", *FAST]
+    assert cli(*fit)[0] == 0
+    code, _, err = cli(*fit, "--batch-size", 50, "--resume", "--force")
+    assert code == 2 and "batch_size differs: 100 there, 50 here" in err
+
+
+def test_ctrl_c_elsewhere_is_no_traceback(cli, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("afnp.cli.check_flow", interrupt)
+    assert cli("verify", "{}/m.afnp") == (130, "", "afnp: interrupted\n")
+
+
+# ---- the program -----------------------------------------------------------------------------------------
+
+
+def test_help_shows_examples_that_parse(cli):
+    code, out, err = cli("--help")
+    assert (code, err) == (0, "")
+    examples = [line.split("   ")[0].split()[1:] for line in out.splitlines() if line.startswith("  afnp ")]
+    assert {example[0] for example in examples} == {"fit", "score", "sample", "verify", "data"}
+    for example in examples:
+        _parser().parse_args(example)
+
+
+@pytest.mark.parametrize("command", ["fit", "score", "sample", "verify", "data"])
+def test_every_command_has_help(cli, command):
+    code, out, _ = cli(command, "--help")
+    assert code == 0 and out.startswith(f"usage: afnp {command}")
+
+
+def test_version(cli):
+    code, out, _ = cli("--version")
+    assert code == 0 and out.startswith("afnp ")
+
+
+def test_as_a_process(folder, tmp_path):
+    run = process("sample", folder / "m.afnp", "-n", 3, "-o", tmp_path / "s.csv")
+    out, err = run.communicate(timeout=20)
+    assert (run.returncode, err) == (0, "") and "wrote 3 x 2" in out
+    run = process("score", folder / "m.afnp", tmp_path / "missing.csv")
+    out, err = run.communicate(timeout=20)
+    assert (run.returncode, out) == (2, "")
+    assert err == f"afnp: error: {tmp_path}/missing.csv: no such file\n"

@@ -1,0 +1,588 @@
+"""Files: what is written comes back to the last bit, and what is not sound is refused, whatever it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import afnp
+from afnp import files
+from afnp.files import ModelFileError, load, read, save, write
+from afnp.flows import Flow
+from afnp.preprocess import Standardize
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, signals, limits")
+
+
+def randomized(flow, seed=0):
+    """The flow with random parameters, and a few awkward ones: -0.0, the tiniest number, a large one."""
+    theta = np.random.default_rng(seed).standard_normal(flow.theta.size)
+    theta[:3] = -0.0, np.finfo(flow.dtype).smallest_subnormal, 1e30
+    flow.theta = theta
+    return flow
+
+
+def small():
+    return randomized(afnp.made(2, hidden=(3,)))
+
+
+def craft(path, header, payload=b""):
+    """A container with a correct checksum around any header: what an attacker, or another program, may write."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    body = files.MAGIC + struct.pack("<II", files.VERSION, len(text)) + text + payload
+    path.write_bytes(body + hashlib.sha256(body).digest())
+    return path
+
+
+def header_of(flow):
+    return {"kind": "model", "arrays": [["theta", "<f8", [flow.theta.size]]], "flow": flow.config()}
+
+
+def layer(**changes):
+    """The header of a small model, with its one layer changed."""
+    header = header_of(small())
+    header["flow"]["layers"][0].update(changes)
+    return header
+
+
+def whole(**changes):
+    """The same, with the flow changed."""
+    header = header_of(small())
+    header["flow"].update(changes)
+    return header
+
+
+# ---- round trips -----------------------------------------------------------------------------------------
+
+rows = np.random.default_rng(0).uniform(0, 17, (50, 3))
+FLOWS = {
+    "plain": lambda: afnp.maf(3, hidden=(8, 8), transforms=2),
+    "one feature": lambda: afnp.made(1, hidden=(4,)),
+    "linear": lambda: afnp.made(3, hidden=()),
+    "random order": lambda: afnp.maf(5, hidden=(8,), transforms=3, order="random", seed=4),
+    "given order": lambda: afnp.made(3, hidden=(8,), order=[2, 0, 1]),
+    "context": lambda: afnp.maf(3, hidden=(8,), transforms=2, context=2),
+    "residual": lambda: afnp.made(3, hidden=(8, 8, 8), residual=True),
+    "tanh": lambda: afnp.made(3, hidden=(8,), activation="tanh"),
+    "standardised": lambda: afnp.made(3, hidden=(8,), preprocess=afnp.preprocessing(rows)),
+    "image": lambda: afnp.made(3, hidden=(8,), preprocess=afnp.preprocessing(rows, levels=17, alpha=0.01)),
+    "float32": lambda: afnp.maf(3, hidden=(8,), dtype=np.float32, preprocess=afnp.preprocessing(rows)),
+    "lossy": lambda: afnp.made(4, hidden=(1,)),
+    "no parameters": lambda: Flow([Standardize([0.1], [0.3])]),
+}
+
+
+@pytest.fixture(params=FLOWS)
+def flow(request):
+    if request.param == "lossy":
+        with pytest.warns(UserWarning, match="legal dependencies impossible"):
+            return FLOWS["lossy"]()
+    flow = FLOWS[request.param]()
+    flow.theta = 0.3 * np.random.default_rng(1).standard_normal(flow.theta.size)
+    return flow
+
+
+def test_round_trip_is_exact(flow, tmp_path):
+    save(flow, tmp_path / "m")
+    again = load(tmp_path / "m")
+    assert again.config() == flow.config() and again.dtype == flow.dtype
+    assert again.theta.tobytes() == flow.theta.tobytes()
+    x = np.random.default_rng(2).uniform(1, 16, (20, flow.features))
+    c = np.random.default_rng(3).standard_normal((20, flow.context)) if flow.context else None
+    assert again.log_prob(x, c).tobytes() == flow.log_prob(x, c).tobytes()
+    assert again.sample(20, rng=5, context=c).tobytes() == flow.sample(20, rng=5, context=c).tobytes()
+    if flow.theta.size:
+        (loss, grad), (loss2, grad2) = flow.loss_and_grad(x, c), again.loss_and_grad(x, c)
+        assert loss == loss2 and grad.tobytes() == grad2.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_awkward_numbers_survive(dtype, tmp_path):
+    flow = randomized(afnp.made(2, hidden=(3,), dtype=dtype))
+    save(flow, tmp_path / "m")
+    again = load(tmp_path / "m")
+    assert again.theta.tobytes() == flow.theta.tobytes()
+    again.theta[0] = 1.0  # ours, and writeable
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    save(small(), tmp_path / "a")
+    save(load(tmp_path / "a"), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_masks_are_recomputed_not_loaded(tmp_path):
+    """The file holds parameters and configuration alone; what lies above a staircase is never read."""
+    flow = afnp.made(3, hidden=(4,))
+    x = rows[:5]
+    before = flow.log_prob(x)
+    layer, p = flow.layers[0], flow._split(flow.theta)[0]
+    for linear in layer.conditioner.linears:
+        W = p[linear.W]
+        W[np.arange(W.shape[1]) >= linear.prefix[:, None]] = 1e3
+    save(flow, tmp_path / "m")
+    header, arrays = read(tmp_path / "m", "model")
+    assert list(arrays) == ["theta"]
+    assert np.array_equal(load(tmp_path / "m").log_prob(x), before)
+
+    header["flow"]["layers"][0]["order"] = [1, 2, 0]
+    again = load(
+        craft(tmp_path / "other", {k: header[k] for k in ("kind", "arrays", "flow")}, flow.theta.tobytes())
+    )
+    assert np.array_equal(again.layers[0].allowed(), afnp.made(3, (4,), order=[1, 2, 0]).layers[0].allowed())
+
+
+def test_a_loaded_lossy_flow_does_not_warn_again(tmp_path):
+    with pytest.warns(UserWarning):
+        flow = afnp.made(4, hidden=(1,))
+    save(flow, tmp_path / "m")
+    assert load(tmp_path / "m").features == 4
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3).T,
+        np.arange(10.0)[::2],
+        np.arange(6, dtype=">f8"),
+        np.arange(6, dtype=np.int64),
+        np.float32([[1, 2], [3, 4]]),
+        np.zeros((0, 3)),
+        np.array([np.nan, np.inf, -0.0]),
+        np.array(3.0),
+    ],
+    ids=["transposed", "strided", "big-endian", "int64", "float32", "empty", "not finite", "scalar"],
+)
+def test_any_layout_of_an_array_survives(array, tmp_path):
+    write(tmp_path / "c", "checkpoint", {"note": ["é", 1.5, None]}, {"a": array, "b": np.ones(1)})
+    header, arrays = read(tmp_path / "c", "checkpoint")
+    assert header["note"] == ["é", 1.5, None]
+    assert arrays["a"].shape == array.shape and arrays["a"].dtype == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(arrays["a"], array)
+    assert arrays["a"].flags.writeable
+
+
+# ---- damage ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sound") / "m"
+    save(small(), path)
+    return path.read_bytes()
+
+
+def refused(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError) as caught:
+        load(path)
+    assert type(caught.value) is ModelFileError and str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_truncated_anywhere(sound, tmp_path):
+    messages = {refused(tmp_path / "m", sound[:n]).split(": ")[1] for n in range(len(sound))}
+    assert messages >= {"truncated", "not an afnp file (it does not begin with the afnp magic bytes)"}
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF])
+def test_every_byte_altered(sound, tmp_path, flip):
+    for k in range(len(sound)):
+        refused(tmp_path / "m", sound[:k] + bytes([sound[k] ^ flip]) + sound[k + 1 :])
+
+
+@settings(max_examples=200, deadline=None)
+@given(edit=st.tuples(st.integers(0, 600), st.integers(0, 40), st.binary(max_size=40)))
+def test_any_edit(sound, tmp_path_factory, edit):
+    start, length, new = edit
+    changed = sound[:start] + new + sound[start + length :]
+    if changed != sound:
+        refused(tmp_path_factory.getbasetemp() / "edited", changed)
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"x" * 1000])
+def test_oversized(sound, tmp_path, extra):
+    assert "oversized" in refused(tmp_path / "m", sound + extra)
+
+
+FOREIGN = {
+    "empty": b"",
+    "png": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "text": b"this is not a model\n" * 10,
+    "pickle": pickle.dumps({"theta": [1.0] * 10}),
+    "npy": b"\x93NUMPY\x01\x00v\x00" + bytes(200),
+    "zip": b"PK\x03\x04" + bytes(200),
+    "newlines translated": files.MAGIC.replace(b"\r\n", b"\n") + bytes(200),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_foreign(tmp_path, content):
+    assert "not an afnp file" in refused(tmp_path / "m", content)
+
+
+def test_nothing_is_ever_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    bomb = pickle.dumps(Bomb())
+    refused(tmp_path / "m", bomb)
+    refused(tmp_path / "m", files.MAGIC + struct.pack("<II", 1, len(bomb)) + bomb + bytes(32))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
+def test_another_version(sound, tmp_path, version):
+    body = sound[:8] + struct.pack("<I", version) + sound[12:-32]
+    message = refused(tmp_path / "m", body + hashlib.sha256(body).digest())
+    assert f"format version {version}; this afnp reads version 1" in message
+
+
+def test_another_kind(tmp_path):
+    afnp.fit(small(), rows[:, :2], epochs=1, progress=False, checkpoint=tmp_path / "c")
+    with pytest.raises(ModelFileError, match="expected a model, got a checkpoint"):
+        load(tmp_path / "c")
+    save(small(), tmp_path / "m")
+    with pytest.raises(ModelFileError, match="expected a checkpoint, got a model"):
+        read(tmp_path / "m", "checkpoint")
+
+
+def test_no_such_file_and_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing")
+    with pytest.raises(OSError):
+        load(tmp_path)
+
+
+# ---- headers that lie, under a correct checksum ----------------------------------------------------------
+
+theta = ["theta", "<f8", [4]]
+ENTRIES = {
+    "twice the same name": [theta, theta],
+    "no such type": [["theta", "<f2", [4]]],
+    "object type": [["theta", "|O", [4]]],
+    "type in a list": [["theta", ["<f8"], [4]]],
+    "negative": [["theta", "<f8", [-4]]],
+    "fraction": [["theta", "<f8", [4.0]]],
+    "two entries": [["theta", "<f8"]],
+    "four entries": [["theta", "<f8", [4], 1]],
+    "number": [7],
+    "null": None,
+    "name in a list": [[["theta"], "<f8", [4]]],
+    "larger than any memory": [["theta", "<f8", [2**47, 2**47]]],
+    "no length at all": [["theta", "<f8", 4]],
+    "shape is a mapping": [["theta", "<f8", {}]],
+    "shape of truth values": [["theta", "<f8", [True]]],
+    "a hundred axes": [["theta", "<f8", [1] * 100]],
+    "huge axes times zero": [["theta", "<f8", [2**47, 2**47, 2**47, 0]]],
+}
+
+
+@pytest.mark.parametrize("arrays", ENTRIES.values(), ids=ENTRIES)
+def test_array_listings_that_make_no_sense(tmp_path, arrays):
+    for length in (0, 8, 32, 64):
+        path = craft(tmp_path / "m", {"kind": "model", "arrays": arrays, "flow": {}}, bytes(length))
+        with pytest.raises(ModelFileError):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"3", b'"arrays"', b"{", b"\xff\xfe", b'{"arrays": []', b"{}", b"null"]
+)
+def test_headers_that_are_no_object(tmp_path, text):
+    with pytest.raises(ModelFileError):
+        load(craft(tmp_path / "m", text))
+
+
+CONFIGURATIONS = {
+    "no such layer": layer(type="Nonsense"),
+    "unhashable layer": layer(type=[]),
+    "no such univariate": layer(univariate="nonsense"),
+    "no such activation": layer(activation="nonsense"),
+    "unhashable activation": layer(activation=[]),
+    "an argument too many": layer(nonsense=1),
+    "order no permutation": layer(order=[0, 0]),
+    "order too long": layer(order=[0, 1, 2]),
+    "residual of two": layer(residual=True, hidden=[3, 3]),
+    "width zero": layer(hidden=[0]),
+    "width negative": layer(hidden=[-3]),
+    "width in words": layer(hidden="three"),
+    "bound negative": layer(options={"bound": -1.0}),
+    "bound not a number": layer(options={"bound": float("nan")}),
+    "option unknown": layer(options={"knots": 3}),
+    "features none": layer(features=None),
+    "features negative": layer(features=-2),
+    "other parameters": layer(hidden=[4]),
+    "half precision": whole(dtype="float16"),
+    "another precision": whole(dtype="float32"),
+    "no layers": whole(layers=[]),
+    "layers in words": whole(layers="two"),
+    "layers by name": whole(layers={"a": 1}),
+    "layers of numbers": whole(layers=[1, 2]),
+    "no context": {**whole(), "flow": {"layers": small().config()["layers"], "dtype": "float64"}},
+    "flow a list": {**whole(), "flow": [1]},
+    "constants of two lengths": whole(layers=[{"type": "Standardize", "mean": [0.0], "std": [1.0, 1.0]}]),
+    "deviation zero": whole(layers=[{"type": "Standardize", "mean": [0.0], "std": [0.0]}]),
+    "constants no numbers": whole(layers=[{"type": "Standardize", "mean": ["a"], "std": ["b"]}]),
+    "one level": whole(layers=[{"type": "Dequantize", "features": 2, "levels": 1}]),
+    "alpha one half": whole(layers=[{"type": "Logit", "features": 2, "alpha": 0.5}]),
+    "features differ": whole(layers=[{"type": "Logit", "features": 2}, {"type": "Logit", "features": 3}]),
+    "width beyond memory": layer(hidden=[2**40]),
+    "features beyond memory": layer(features=2**40),
+    "width of a million": layer(hidden=[2**20]),
+    "widths multiply": layer(hidden=[2000, 2000, 2000]),
+    "features in floating point": layer(features=1e7),
+    "a hundred wide constants": whole(layers=[{"type": "Dequantize", "features": 2**18, "levels": 4}] * 100),
+    "constant beyond a float": whole(layers=[{"type": "Standardize", "mean": [-(10**400)], "std": [1.0]}]),
+    "dtype that does not parse": whole(dtype="(1 2)f4,f4"),
+    "context of the flow alone": whole(context=3),
+    "context in words": whole(context="three"),
+    "features as a fraction": layer(features=2.0),
+}
+
+
+@pytest.mark.parametrize("header", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_configurations_that_make_no_sense_cost_nothing(tmp_path, header):
+    path = craft(tmp_path / "m", header, small().theta.tobytes())
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match="does not describe a flow"):
+            load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6  # what a sound file of 2**20 parameters might take is allowed
+
+
+@pytest.mark.parametrize("features", [0, "3"])
+def test_features_that_make_no_sense(tmp_path, features):
+    flow = {"context": 0, "dtype": "float64", "layers": [{"type": "Logit", "features": features}]}
+    with pytest.raises(ModelFileError):
+        load(craft(tmp_path / "m", {"kind": "model", "arrays": [["theta", "<f8", [0]]], "flow": flow}))
+
+
+def test_parameters_that_are_not_finite(tmp_path):
+    theta = small().theta
+    theta[1] = np.nan
+    with pytest.raises(ModelFileError):
+        load(craft(tmp_path / "m", whole(), theta.tobytes()))
+
+
+def nested(where, depth):
+    header = whole()
+    {"header": header, "arrays": header, "flow": header["flow"], "layers": header["flow"]}[where][
+        "x" if where in ("header", "flow") else where
+    ] = "HOLE"
+    return json.dumps(header).replace('"HOLE"', "[" * depth + "]" * depth).encode()
+
+
+@pytest.mark.parametrize("where", ["header", "arrays", "flow", "layers"])
+def test_deep_nesting(tmp_path, where):
+    """Nesting is harmless, where nobody looks, or refused."""
+    for depth in (10, *range(300, 1000, 50), 100_000):
+        try:
+            load(craft(tmp_path / "m", nested(where, depth), small().theta.tobytes()))
+        except ModelFileError:
+            continue
+        assert where in ("header", "flow")
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+
+
+def test_a_size_is_believed_only_after_it_was_compared(tmp_path):
+    """A header that declares 256 TB is refused before anything of that size is asked for."""
+    tracemalloc.start()
+    try:
+        for shape in ([2**45], [2**20, 2**20], [2**47]):
+            with pytest.raises(ModelFileError, match="truncated"):
+                load(craft(tmp_path / "m", {"kind": "model", "arrays": [["theta", "<f8", shape]], "flow": {}}))
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_length_is_believed_only_after_it_was_compared(tmp_path):
+    for length in (2**32 - 1, 2**24 + 1, 2**24, 1000):
+        message = refused(tmp_path / "m", files.MAGIC + struct.pack("<II", 1, length) + bytes(100))
+        assert "truncated or altered" in message
+
+
+def test_memory_of_reading_and_writing(tmp_path):
+    """A few copies of the parameters, not many."""
+    a = np.random.default_rng(0).standard_normal(500_000)
+    tracemalloc.start()
+    try:
+        write(tmp_path / "c", "checkpoint", {}, {"a": a})
+        read(tmp_path / "c", "checkpoint")
+        assert tracemalloc.get_traced_memory()[1] < 5 * a.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+# ---- what is not written ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_save_refuses_parameters_that_are_not_finite(tmp_path, value):
+    flow = small()
+    flow.theta[7] = value
+    with pytest.raises(ValueError, match="theta: entry 7 is not finite; nothing was saved"):
+        save(flow, tmp_path / "m")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, np.int64(3)])
+def test_write_refuses_a_header_that_is_not_json(tmp_path, value):
+    with pytest.raises((ValueError, TypeError)):
+        write(tmp_path / "c", "checkpoint", {"value": value}, {})
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "header, arrays",
+    [({"x": "y" * 2**24}, {}), ({}, {"a": np.zeros(2, np.float16)}), ({}, {"a": np.array(["text"])})],
+    ids=["header above 16 MiB", "half precision", "text"],
+)
+def test_write_refuses_what_read_would_refuse(tmp_path, header, arrays):
+    with pytest.raises(ValueError):
+        write(tmp_path / "c", "checkpoint", header, arrays)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_flow_built_with_numpy_integers_can_be_saved(tmp_path):
+    save(afnp.maf(np.int64(2), hidden=(4,), context=np.int64(1)), tmp_path / "m")
+    assert load(tmp_path / "m").features == 2
+
+
+# ---- writing is all or nothing ---------------------------------------------------------------------------
+
+
+def fail(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
+    save(small(), tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(OSError, match="No space left"):
+            save(randomized(small(), 1), tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@posix
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """The real thing: the kernel cuts the file at 4 kB."""
+    import resource
+
+    save(small(), tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    big = afnp.made(2, hidden=(1000,))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            save(big, tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "m").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    save(small(), tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(randomized(small(), 1), tmp_path / "m")
+    monkeypatch.undo()
+    assert (tmp_path / "m").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        save(small(), tmp_path / "nowhere" / "m")
+
+
+def test_a_folder_of_that_name(tmp_path):
+    (tmp_path / "m").mkdir()
+    with pytest.raises(OSError):
+        save(small(), tmp_path / "m")
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+WRITER = """
+import sys, numpy as np, afnp
+flow = afnp.made(2, hidden=(60_000,))
+for k in range(10**9):
+    flow.theta[:] = k
+    afnp.save(flow, sys.argv[1])
+    print(k, flush=True)
+"""
+
+
+@posix
+def test_kill_9_leaves_a_sound_file(tmp_path):
+    """Killed at random moments of writing 3 MB again and again: the old model or the new one, whole."""
+    rng = np.random.default_rng(0)
+    for round in range(6):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "m"], stdout=subprocess.PIPE, text=True)
+        first = writer.stdout.readline()
+        time.sleep(rng.uniform(0, 0.05))
+        writer.kill()
+        last = (first + writer.communicate()[0]).split()[-1]
+        theta = load(tmp_path / "m").theta
+        assert (theta == theta[0]).all() and theta[0] in (int(last), int(last) + 1)
+        leftovers = [p.name for p in tmp_path.iterdir() if p.name != "m"]
+        assert len(leftovers) <= round + 1 and all(name.startswith(".m.") for name in leftovers)
+    save(small(), tmp_path / "m")
+    assert load(tmp_path / "m").features == 2
+
+
+@posix
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_new_file_obeys_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        save(small(), tmp_path / "m")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m").stat().st_mode & 0o777 == mode
+
+
+@posix
+def test_an_overwritten_file_keeps_its_permissions(tmp_path):
+    save(small(), tmp_path / "m")
+    (tmp_path / "m").chmod(0o600)
+    save(small(), tmp_path / "m")
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o600
+
+
+@posix
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "m").symlink_to(tmp_path / "there" / "m")
+    save(small(), tmp_path / "m")
+    assert (tmp_path / "m").is_symlink() and load(tmp_path / "there" / "m").features == 2

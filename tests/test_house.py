@@ -1,0 +1,204 @@
+"""The house: who may import whom, who may know what, and how large a room may be."""
+
+import ast
+import doctest
+import graphlib
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import afnp
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = {
+    "chain_rule": 0,
+    "inputs": 0,
+    "kernels": 0,
+    "masks": 0,
+    "params": 0,
+    "bases": 1,
+    "layers": 1,
+    "univariate": 1,
+    "conditioners": 2,
+    "preprocess": 3,
+    "transforms": 3,
+    "flows": 4,
+    "constructors": 5,
+    "data": 5,
+    "files": 5,
+    "adam": 1,
+    "train": 6,
+    "verify": 6,
+    "bench": 7,
+    "cli": 8,
+    "__init__": 9,
+    "__main__": 10,
+}
+"""Imports go strictly downward. Modules of one package may import each other, but never in a circle."""
+
+FILES = sorted((ROOT / "afnp").rglob("*.py"))
+MATHEMATICS = [f for f in FILES if FLOORS.get(f.relative_to(ROOT / "afnp").with_suffix("").parts[0], 9) <= 4]
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def nodes(tree):
+    """All nodes that run: what only a type checker reads is no import."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield node
+            yield from nodes(node)
+
+
+def imports(source, package=()):
+    """Absolute dotted names that the code imports; ``from a import b`` gives a.b, module or not."""
+    names = []
+    for node in nodes(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            names += [f"{start}.{alias.name}" for alias in node.names]
+    return names
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def module_behind(imported):
+    """The module of afnp that an imported name lies in, or None."""
+    if imported.split(".")[0] != "afnp":
+        return None
+    parts = imported.split(".")
+    known = [".".join(parts[:k]) for k in range(len(parts), 1, -1) if ".".join(parts[:k]) in MODULES]
+    return known[0] if known else "afnp.__init__"
+
+
+def imports_of(path):
+    return imports(path.read_text(encoding="utf-8"), path.relative_to(ROOT).parent.parts)
+
+
+GRAPH = {name: {module_behind(i) for i in imports_of(path)} - {None} for name, path in MODULES.items()}
+
+
+def unit(module):
+    return module.split(".")[1]
+
+
+def test_the_import_walker_sees_every_kind_of_import():
+    source = "import a.b\nfrom c import d\ndef f():\n    from .g import h\n    from .. import k\n"
+    assert imports(source, ("afnp", "data")) == ["a.b", "c.d", "afnp.data.g.h", "afnp.k"]
+    assert imports("if TYPE_CHECKING:\n    import a\nelse:\n    import b") == []
+    assert module_behind("afnp.Flow") == module_behind("afnp") == "afnp.__init__"
+    assert module_behind("afnp.univariate.affine.Affine") == "afnp.univariate.affine"
+    assert "afnp.masks" in GRAPH["afnp.transforms"] and "afnp.data.dataset" in GRAPH["afnp.data.toy"]
+
+
+def test_every_module_has_a_floor():
+    assert {unit(module) for module in MODULES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_strictly_downward(module):
+    for imported in GRAPH[module]:
+        below = FLOORS[unit(imported)] < FLOORS[unit(module)]
+        assert below or unit(imported) == unit(module), f"{module} imports {imported}"
+
+
+def test_no_circle_of_imports():
+    graphlib.TopologicalSorter(GRAPH).prepare()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_the_kernels_know_numba(path):
+    if "kernels" not in path.parts:
+        assert not {i.split(".")[0] for i in imports_of(path)} & {"numba", "llvmlite", "numba_cuda"}
+
+
+@pytest.mark.parametrize("path", MATHEMATICS, ids=name_of)
+def test_the_mathematics_needs_numpy_alone(path):
+    if "kernels" not in path.parts:
+        assert {i.split(".")[0] for i in imports_of(path)} <= {"afnp", "numpy", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_package_never_imports_its_visitors(path):
+    assert not {i.split(".")[0] for i in imports_of(path)} & {"figures", "lessons", "tests", "conftest"}
+
+
+def test_figures_import_no_other_figure():
+    for path in (ROOT / "figures").glob("*.py"):
+        for imported in imports_of(path):
+            if imported.split(".")[0] == "figures":
+                assert imported.startswith(("figures.common", "figures.recipes")), f"{path.name}: {imported}"
+            assert imported.split(".")[0] not in ("lessons", "tests", "conftest"), f"{path.name}: {imported}"
+
+
+def test_tests_do_not_import_each_other():
+    for path in (ROOT / "tests").glob("*.py"):
+        for imported in imports_of(path):
+            assert not imported.startswith(("test_", "tests", "lessons")), f"{path.name}: {imported}"
+
+
+def test_lessons_import_the_package_and_no_other_visitor():
+    for path in (ROOT / "lessons").rglob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                lines = "".join(cell["source"]).splitlines()
+                code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+                visitors = {i.split(".")[0] for i in imports(code)} & {"figures", "tests", "conftest"}
+                assert not visitors, f"{path.name} imports {visitors}"
+
+
+# Randomness, validation, size
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_randomness_comes_from_explicit_generators(path):
+    """Legacy RandomState objects are explicit too: published splits need their bits."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random"):
+            assert node.attr in ("default_rng", "Generator", "RandomState"), (
+                f"line {node.lineno}: np.random.{node.attr}"
+            )
+    assert not {i for i in imports_of(path) if i == "random" or i.startswith(("random.", "numpy.random"))}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_is_validated_by_assert(path):
+    """python -O removes assert statements."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_file_is_longer_than_400_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+# The public face
+
+
+def test_the_public_names_are_listed_once_and_exist():
+    assert len(set(afnp.__all__)) == len(afnp.__all__)
+    assert all(hasattr(afnp, name) for name in afnp.__all__)
+
+
+PUBLIC = [name for name in afnp.__all__ if not isinstance(getattr(afnp, name), type(ast))]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_documented_with_an_example(name):
+    thing = getattr(afnp, name)
+    text = inspect.getdoc(thing) or ""
+    assert text.splitlines()[0].endswith(".")
+    if not (inspect.isclass(thing) and issubclass(thing, Exception)):
+        assert doctest.DocTestParser().get_examples(text)

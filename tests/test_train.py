@@ -1,0 +1,785 @@
+"""Training: the textbook's steps, and a run that can be interrupted, killed and resumed to the last bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import afnp
+from afnp import fit
+from afnp.chain_rule import GaussianChain
+from afnp.files import ModelFileError, write
+from afnp.adam import Adam
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+
+
+def banana(n=120, seed=0):
+    """Rows (n, 2): x_1 = x_0² / 2 + noise."""
+    z = np.random.default_rng(seed).standard_normal((n, 2))
+    return np.stack([z[:, 0], z[:, 0] ** 2 / 2 + 0.3 * z[:, 1]], axis=1)
+
+
+def small(**options):
+    return afnp.maf(2, hidden=(8,), transforms=2, **options)
+
+
+def textbook(theta, gradients, rate, decay=0.0, beta1=0.9, beta2=0.999, epsilon=1e-8):
+    """Adam as its paper has it, one line a formula; rate is a function of the step from 0."""
+    m = v = 0.0
+    for t, gradient in enumerate(gradients, 1):
+        g = gradient(theta)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+        theta = theta - rate(t - 1) * (m_hat / (np.sqrt(v_hat) + epsilon) + decay * theta)
+    return theta
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Record every step's parameters before and after it, its gradient and its rate."""
+    seen, step = [], Adam.step
+
+    def recording(self, theta, g, rate, weight_decay=0.0):
+        before = theta.copy()
+        step(self, theta, g, rate, weight_decay)
+        seen.append({"before": before, "after": theta.copy(), "g": g.copy(), "rate": rate})
+
+    monkeypatch.setattr(Adam, "step", recording)
+    return seen
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Call something after step t of Adam, once."""
+
+    def arrange(t, action):
+        step = Adam.step
+
+        def acting(self, *args, **kwargs):
+            step(self, *args, **kwargs)
+            if self.t == t:
+                monkeypatch.setattr(Adam, "step", step)
+                action()
+
+        monkeypatch.setattr(Adam, "step", acting)
+
+    return arrange
+
+
+@pytest.fixture(autouse=True)
+def usual_handler():
+    """The handler that Python installs for Ctrl-C, even where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Small runs in compiled code too, with several blocks of rows."""
+    pytest.importorskip("numba")
+    monkeypatch.setattr("afnp.flows.COMPILED_FROM", 0)
+
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def losses(history):
+    return history.train_loss, history.val_loss, history.learning_rate, history.best_epoch
+
+
+# ---- Adam ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.9, "epsilon": 0.1}], ids=["defaults", "others"])
+def test_adam_is_the_textbook(options, decay):
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((6, 6))
+    theta, adam = rng.standard_normal(6), Adam(6, np.float64, **options)
+    expected = textbook(theta, [lambda x: A.T @ A @ x] * 200, lambda t: 0.1 / (1 + t), decay, **options)
+    for t in range(200):
+        adam.step(theta, A.T @ A @ theta, 0.1 / (1 + t), decay)
+    np.testing.assert_allclose(theta, expected, rtol=1e-10, atol=1e-12)  # 200 steps of a few roundings each
+
+
+def test_adam_moves_by_the_rate_at_first():
+    """Step 1 is -rate · sign(g), whatever the size of g: the bias correction at work."""
+    theta = np.zeros(4)
+    Adam(4, np.float64).step(theta, np.array([1e-3, -1.0, 1e5, 0.0]), rate=0.25)
+    np.testing.assert_allclose(theta, [-0.25, 0.25, -0.25, 0.0], rtol=1e-4)
+
+
+def test_adam_in_float32_stays_there():
+    adam = Adam(3, np.float32)
+    theta = np.ones(3, np.float32)
+    adam.step(theta, np.full(3, 1e-3, np.float32), 0.1, 0.1)
+    assert adam.m.dtype == adam.v.dtype == adam.scratch.dtype == theta.dtype == np.float32
+    np.testing.assert_allclose(theta, 1 - 0.1 - 0.01, rtol=1e-5)
+
+
+# ---- fit, step by step -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_fit_is_the_textbook(schedule):
+    """Permuted rows, cut in batches; the mean gradient of each; Adam: written out again, from the public face."""
+    x, flow, other = banana(50), small(), small()
+    options = dict(epochs=3, batch_size=20, learning_rate=0.02, weight_decay=0.1, clip=math.inf, schedule=schedule)
+    history = fit(flow, x, seed=4, progress=False, **options)
+    rng, seen = np.random.default_rng(4), []
+
+    def gradient(rows):
+        def of(theta):
+            other.theta = theta
+            loss, grad = other.loss_and_grad(x[rows])
+            seen.append(loss * len(rows))
+            return grad
+
+        return of
+
+    orders = [rng.permutation(50) for _ in range(3)]
+    gradients = [gradient(order[k : k + 20]) for order in orders for k in (0, 20, 40)]
+    rate = (lambda t: 0.01 * (1 + math.cos(math.pi * t / 9))) if schedule == "cosine" else (lambda t: 0.02)
+    expected = textbook(small().theta, gradients, rate, decay=0.1)
+    np.testing.assert_allclose(flow.theta, expected, rtol=1e-7, atol=1e-10)  # 1/√v multiplies roundings of small g
+    np.testing.assert_allclose(history.train_loss, np.reshape(seen, (3, 3)).sum(axis=1) / 50, rtol=1e-9)
+    np.testing.assert_allclose(history.learning_rate, [rate(3), rate(6), rate(9)], atol=1e-18)
+    assert history.stopped == "epochs" and history.best_epoch is None and history.seconds > 0
+
+
+def test_rates(steps):
+    fit(small(), banana(50), epochs=4, batch_size=20, learning_rate=0.5, progress=False)
+    rates = [step["rate"] for step in steps]
+    assert rates[0] == 0.5 and rates[6] == pytest.approx(0.25) and 0 < rates[-1] < 0.01
+    np.testing.assert_allclose(rates, 0.25 * (1 + np.cos(np.pi * np.arange(12) / 12)), atol=1e-15)
+    steps.clear()
+    fit(small(), banana(50), epochs=4, batch_size=20, learning_rate=0.5, schedule="constant", progress=False)
+    assert {step["rate"] for step in steps} == {0.5}
+
+
+@pytest.mark.parametrize("part", [0.01, 0.9])
+def test_clip_shortens_and_does_not_turn(steps, part):
+    x, flow = 100 * banana(40), small()
+    _, g = flow.loss_and_grad(x[np.random.default_rng(0).permutation(40)])
+    clip = part * np.linalg.norm(g)
+    fit(flow, x, epochs=1, batch_size=40, clip=clip, progress=False)
+    np.testing.assert_allclose(steps[0]["g"], part * g, rtol=1e-10, atol=1e-16)
+
+
+def test_clip_leaves_short_gradients_alone():
+    x, runs = banana(), []
+    for clip in (1e6, math.inf):
+        runs.append(small())
+        fit(runs[-1], x, epochs=2, clip=clip, progress=False)
+    assert np.array_equal(runs[0].theta, runs[1].theta)
+
+
+def test_weight_decay_pulls_to_zero():
+    norms = []
+    for decay in (0.0, 1.0, 10.0):
+        flow = small()
+        fit(flow, banana(), epochs=20, weight_decay=decay, learning_rate=0.01, progress=False)
+        norms.append(np.linalg.norm(flow.theta))
+    assert norms[0] > norms[1] > norms[2]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_loss_decreases(dtype):
+    flow, x = small(dtype=dtype), banana(400)
+    history = fit(flow, x, epochs=40, learning_rate=0.01, progress=False)
+    assert history.train_loss[-1] < history.train_loss[0] - 0.5
+    assert flow.theta.dtype == dtype and all(type(loss) is float for loss in history.train_loss)
+
+
+def test_float32_follows_float64():
+    """The same run in both precisions: 60 steps of relative rounding 1e-7, amplified by Adam's 1/√v at most."""
+    x, runs = banana(), []
+    for dtype in (np.float32, np.float64):
+        flow = small()
+        flow32 = afnp.maf(2, hidden=(8,), transforms=2, dtype=dtype)
+        flow32.theta = flow.theta
+        runs.append(fit(flow32, x, epochs=30, batch_size=60, progress=False).train_loss)
+    np.testing.assert_allclose(runs[0], runs[1], atol=1e-4)
+
+
+def test_deterministic_by_seed():
+    runs = []
+    for seed in (3, 3, 4):
+        flow = small()
+        history = fit(flow, banana(), banana(seed=1), epochs=4, batch_size=32, seed=seed, progress=False)
+        runs.append((flow.theta.tobytes(), *losses(history)))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_data_are_not_touched():
+    x, v = banana(), banana(seed=1)
+    x.setflags(write=False)
+    v.setflags(write=False)
+    fit(small(), x, v, epochs=2, progress=False)
+
+
+def test_batches_larger_than_the_data(steps):
+    fit(small(), banana(7), epochs=2, batch_size=1000, progress=False)
+    assert len(steps) == 2
+
+
+def test_progress_bar(capsys):
+    fit(small(), banana(), banana(seed=1), epochs=2)
+    err = capsys.readouterr().err
+    assert "2/2" in err and "train " in err and "val " in err
+    fit(small(), banana(), epochs=2, progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+# ---- validation ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def overfitted():
+    """20 rows, learnt by heart: validation is best long before the end."""
+    flow, v = afnp.maf(2, hidden=(32,), transforms=2), banana(200, 1)
+    seen = []
+
+    class Spy(type(flow)):
+        def log_prob(self, x, context=None):
+            seen.append(self.theta.copy())
+            return super().log_prob(x, context)
+
+    flow.__class__ = Spy
+    history = fit(flow, banana(20), v, epochs=80, learning_rate=0.03, schedule="constant", progress=False)
+    return flow, history, seen, v
+
+
+def test_the_best_parameters_are_kept(overfitted):
+    flow, history, seen, v = overfitted
+    best = history.best_epoch
+    assert best == int(np.argmin(history.val_loss)) < 79 and len(history.val_loss) == 80
+    assert np.array_equal(flow.theta, seen[best])
+    assert -flow.log_prob(v).mean() == history.val_loss[best]
+    assert history.val_loss[-1] > history.val_loss[best] + 0.1
+
+
+@pytest.mark.parametrize("patience", [1, 5, 12])
+def test_patience(overfitted, patience):
+    """The run is the same, cut where the best epoch is ``patience`` behind."""
+    _, full, seen, v = overfitted
+    flow = afnp.maf(2, hidden=(32,), transforms=2)
+    history = fit(flow, banana(20), v, epochs=80, learning_rate=0.03, schedule="constant", patience=patience,
+                  progress=False)  # fmt: skip
+    n = len(history.val_loss)
+    assert history.stopped == "patience" and n < 80
+    assert history.val_loss == full.val_loss[:n] and n - 1 - history.best_epoch == patience
+    assert not any(k - int(np.argmin(full.val_loss[: k + 1])) >= patience for k in range(n - 1))
+    assert np.array_equal(flow.theta, seen[history.best_epoch])
+
+
+def test_of_equals_the_first_is_best():
+    history = fit(small(), banana(), banana(seed=1), epochs=9, learning_rate=1e-300, patience=3, progress=False)
+    assert len(set(history.val_loss)) == 1 and history.best_epoch == 0 and len(history.val_loss) == 4
+
+
+def test_validation_rows_outside_the_support():
+    x = np.random.default_rng(0).uniform(0, 4, (60, 2))
+    v = x[:10].copy()
+    v[3, 0] = 9
+    with pytest.raises(FloatingPointError, match="row 3 of x_val"):
+        fit(small(preprocess=afnp.preprocessing(x, levels=4)), x, v, epochs=3, progress=False)
+
+
+def test_validation_that_is_not_a_number():
+    flow = small()
+    before = flow.theta.copy()
+    with pytest.raises(FloatingPointError, match="epoch 0.*x_val"):
+        fit(flow, banana(), banana(seed=1), epochs=3, batch_size=200, learning_rate=1e200, progress=False)
+    assert np.array_equal(flow.theta, before)
+
+
+# ---- context ---------------------------------------------------------------------------------------------
+
+
+def test_context_is_learnt():
+    """x given c is N(2c, 1/2²): the loss comes down to that entropy, which without c would be 0.9 nats higher."""
+    rng = np.random.default_rng(0)
+    c = rng.standard_normal((1000, 1))
+    x = 2 * c + 0.5 * rng.standard_normal((1000, 1))
+    flow = afnp.made(1, hidden=(8,), context=1)
+    history = fit(flow, x[:800], x[800:], context=c[:800], context_val=c[800:], epochs=60, learning_rate=0.02,
+                  progress=False)  # fmt: skip
+    truth = ((x[800:] - 2 * c[800:]) ** 2 / (2 * 0.25)).mean() + 0.5 * math.log(2 * math.pi * 0.25)
+    assert abs(history.val_loss[history.best_epoch] - truth) < 0.02  # some 30 parameters, 800 rows: 30 / 1600
+
+
+def test_one_context_for_all_rows():
+    """A (1, C) context is that row for everybody."""
+    thetas = []
+    for rows in (1, 120):
+        flow = small(context=3)
+        c = np.broadcast_to([1.0, -2.0, 0.5], (rows, 3))
+        fit(flow, banana(), banana(seed=1), context=c, context_val=c, epochs=2, progress=False)
+        thetas.append(flow.theta)
+    assert np.array_equal(*thetas)
+
+
+@pytest.mark.parametrize(
+    "contexts, message",
+    [
+        ({}, "context: expected 2 columns, got none"),
+        ({"context": np.zeros((119, 2))}, "context: expected 120 rows"),
+        ({"context": np.zeros((120, 3))}, "context: expected 2 columns, got 3"),
+        ({"context": np.zeros((120, 2))}, "context: expected 2 columns, got none"),
+    ],
+)
+def test_contexts_that_do_not_fit(contexts, message):
+    with pytest.raises(ValueError, match=message):
+        fit(small(context=2), banana(), banana(seed=1), epochs=1, progress=False, **contexts)
+
+
+# ---- known answers ---------------------------------------------------------------------------------------
+
+
+def test_a_gaussian_is_fitted_to_its_entropy():
+    """KL(true || fitted) is about P / 2N = 200 / 8000 nats at the optimum of P parameters, and less before it."""
+    covariance = np.array([[4.0, 1.5], [1.5, 1.0]])
+    rng = np.random.default_rng(0)
+    x = rng.multivariate_normal([3.0, -1.0], covariance, 6000)
+    flow = small(preprocess=afnp.preprocessing(x[:4000]))
+    fit(flow, x[:4000], x[4000:5000], epochs=30, learning_rate=0.005, progress=False)
+    entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]
+    truth = -GaussianChain([3.0, -1.0], covariance).log_prob(x[5000:]).mean()
+    loss = -flow.log_prob(x[5000:]).mean()
+    assert abs(loss - truth) < 0.02
+    assert abs(loss - entropy) < 0.02 + 3 / math.sqrt(1000)  # log p(x) has variance D/2 = 1: 3 standard errors
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_a_linear_made_is_the_gaussian_chain(order):
+    r"""Linear regressions by gradient descent end where Cholesky is.
+
+    The linear MADE also has log-scales linear in x, which Gaussian rows use to overfit a little. On rows
+    m + L z with z and its images under all sign flips, they cannot: Σ (1 - u_i²) x_j = 0. The optimum is then
+    the chain itself. Error of the loss: quadratic in that of the parameters; 1e-4 in u gives 1e-8.
+    """
+    rng = np.random.default_rng(0)
+    signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 1, 3)
+    z = (signs * rng.standard_normal((25, 3))).reshape(-1, 3)
+    L = np.array([[1.5, 0, 0], [0.7, 0.8, 0], [-0.4, 0.5, 1.2]])
+    x = np.empty_like(z)
+    x[:, order] = [1.0, -0.5, 0.3] + z @ L.T
+    flow = afnp.made(3, hidden=(), order=order)
+    history = fit(flow, x, epochs=3000, batch_size=len(x), learning_rate=0.03, weight_decay=0, clip=math.inf,
+                  progress=False)  # fmt: skip
+    chain = GaussianChain(x.mean(axis=0), np.cov(x, rowvar=False, bias=True), order=order)
+    (u, log_det), (u_chain, log_det_chain) = flow.normalize(x), chain.normalize(x)
+    np.testing.assert_allclose(u, u_chain, atol=1e-4)
+    np.testing.assert_allclose(log_det, log_det_chain, atol=1e-4)
+    assert history.train_loss[-1] == pytest.approx(-chain.log_prob(x).mean(), abs=1e-7)
+
+
+# ---- what is not finite ----------------------------------------------------------------------------------
+
+
+def test_a_bad_row_is_named(steps):
+    """Row 41's square overflows in float32: epoch, step and row are named, earlier parameters are kept."""
+    x = banana()
+    x[41] = 1e25
+    flow = small(dtype=np.float32)
+    step = list(np.random.default_rng(0).permutation(120)).index(41) // 10
+    assert step > 0
+    with pytest.raises(FloatingPointError, match=rf"not finite at epoch 0, step {step}: training rows \[41\]"):
+        fit(flow, x, epochs=2, batch_size=10, progress=False)
+    assert len(steps) == step
+    assert np.array_equal(flow.theta, steps[-1]["before"])  # the last whose loss was seen to be finite
+    assert np.isfinite(flow.log_prob(banana())).all()
+
+
+def test_a_bad_row_is_named_in_compiled_code(steps, compiled):
+    x = banana(300)
+    x[141] = 1e25
+    flow = small(dtype=np.float32)
+    before = flow.theta.copy()
+    with pytest.raises(FloatingPointError, match=r"not finite at epoch 0, step 0: training rows \[141\]"):
+        fit(flow, x, epochs=2, batch_size=300, progress=False)
+    assert not steps and np.array_equal(flow.theta, before)
+
+
+@pytest.fixture
+def spoiled(monkeypatch):
+    """Spoil the result of the k-th gradient of flows, counted from 1; give each call's parameters."""
+
+    def arrange(k, spoil):
+        gradient, calls = afnp.Flow._gradient_in_blocks, []
+
+        def acting(self, *args):
+            calls.append(self.theta.copy())
+            log_prob, square = gradient(self, *args)
+            return spoil(log_prob, square) if len(calls) == k else (log_prob, square)
+
+        monkeypatch.setattr(afnp.Flow, "_gradient_in_blocks", acting)
+        return calls
+
+    return arrange
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_bad_gradient_is_named(spoiled, value):
+    flow, calls = small(), spoiled(8, lambda log_prob, square: (log_prob, value))
+    with pytest.raises(FloatingPointError, match=r"not finite at epoch 1, step 3: its gradient, rows \[\d+, "):
+        fit(flow, banana(), epochs=3, batch_size=30, progress=False)
+    assert np.array_equal(flow.theta, calls[6])
+
+
+def test_a_bad_row_after_validation_keeps_the_best(spoiled):
+    """With validation, the best epoch's parameters are the ones that stay."""
+    flow, calls = small(), spoiled(8, lambda log_prob, square: (log_prob * np.nan, square))
+    with pytest.raises(FloatingPointError, match="epoch 1, step 3"):
+        fit(flow, banana(), banana(seed=1), epochs=3, batch_size=30, progress=False)
+    assert np.array_equal(flow.theta, calls[4])  # after the 4 steps of epoch 0
+
+
+def test_a_bad_first_step_after_resuming_keeps_the_checkpoint(tmp_path, at_step, spoiled):
+    run = dict(epochs=3, batch_size=30, progress=False, checkpoint=tmp_path / "c")
+    at_step(6, ctrl_c)
+    flow, again = small(), small()
+    fit(flow, banana(), **run)
+    spoiled(1, lambda log_prob, square: (log_prob, np.nan))
+    with pytest.raises(FloatingPointError, match="epoch 1, step 2"):
+        fit(again, banana(), resume=True, **run)
+    assert np.array_equal(again.theta, flow.theta)
+
+
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [1, 3, 4, 5, 9, 11])
+def test_ctrl_c_stops_after_the_step_under_way(steps, at_step, t):
+    """Four steps an epoch, three epochs: theta is what t steps make, and only whole epochs are in the history."""
+    flow = small()
+    at_step(t, ctrl_c)
+    history = fit(flow, banana(), epochs=3, batch_size=30, progress=False)
+    assert history.stopped == "interrupted" and len(history.train_loss) == t // 4
+    assert len(steps) == t and np.array_equal(flow.theta, steps[-1]["after"])
+    full = small()
+    fit(full, banana(), epochs=3, batch_size=30, progress=False)
+    assert np.array_equal(steps[t + t - 1]["after"], flow.theta)
+
+
+def test_ctrl_c_in_the_very_last_step_is_too_late(at_step):
+    at_step(12, ctrl_c)
+    assert fit(small(), banana(), epochs=3, batch_size=30, progress=False).stopped == "epochs"
+
+
+def test_ctrl_c_keeps_the_best_epoch_where_there_is_one(steps, at_step):
+    flow = small()
+    at_step(10, ctrl_c)
+    history = fit(flow, banana(), banana(seed=1), epochs=3, batch_size=30, progress=False)
+    assert history.stopped == "interrupted"
+    assert np.array_equal(flow.theta, steps[4 * history.best_epoch + 3]["after"])
+
+
+def test_ctrl_c_at_any_time():
+    timer = threading.Timer(0.2, ctrl_c)
+    timer.start()
+    history = fit(small(), banana(), epochs=10**6, progress=False)
+    timer.join()
+    assert history.stopped == "interrupted" and len(history.train_loss) > 0
+
+
+def test_a_second_ctrl_c_interrupts_at_once(at_step, steps):
+    def twice():
+        ctrl_c()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ctrl_c()
+
+    at_step(3, twice)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(), banana(), epochs=3, batch_size=30, progress=False)
+    assert len(steps) == 3
+
+
+def test_the_handler_of_others_is_put_back(at_step):
+    def mine(number, frame):
+        raise AssertionError("only a second Ctrl-C is mine")
+
+    signal.signal(signal.SIGINT, mine)
+    try:
+        fit(small(), banana(), epochs=1, progress=False)
+        assert signal.getsignal(signal.SIGINT) is mine
+        at_step(1, ctrl_c)
+        fit(small(), banana(), epochs=3, progress=False)
+        assert signal.getsignal(signal.SIGINT) is mine
+        with pytest.raises(FloatingPointError):
+            fit(small(dtype=np.float32), np.full((9, 2), 1e30), epochs=1, progress=False)
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_fit_in_another_thread():
+    """Python delivers signals to the main thread alone; elsewhere fit just fits, with the same numbers."""
+    flow, other, results = small(), small(), []
+    thread = threading.Thread(target=lambda: results.append(fit(flow, banana(), epochs=2, progress=False)))
+    thread.start()
+    thread.join()
+    fit(other, banana(), epochs=2, progress=False)
+    assert results[0].stopped == "epochs" and np.array_equal(flow.theta, other.theta)
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------
+
+RUN = dict(epochs=4, batch_size=30, learning_rate=0.01, patience=3, seed=5, progress=False)
+
+
+def whole_run(**options):
+    flow = small(**options)
+    return flow, fit(flow, banana(), banana(seed=1), **RUN)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("interruptions", [[1], [3], [4], [6], [8], [15], [1, 2, 3], [2, 7, 8, 13], [16]])
+def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, at_step, interruptions, dtype):
+    """Within an epoch, at its end, several times: parameters, losses, rates and the best epoch are the same."""
+    expected, whole = whole_run(dtype=dtype)
+    stopped = []
+    for t in (*interruptions, None):
+        flow = small(dtype=dtype, seed=len(stopped))  # other initial parameters: all must come from the checkpoint
+        if not stopped:
+            flow = small(dtype=dtype)
+        if t is not None:
+            at_step(t, ctrl_c)
+        history = fit(flow, banana(), banana(seed=1), checkpoint=tmp_path / "c", resume=True, **RUN)
+        stopped.append(history.stopped)
+    assert stopped[:-1] == ["interrupted" if t < 16 else "epochs" for t in interruptions]
+    assert stopped[-1] == whole.stopped == "epochs"
+    assert flow.theta.tobytes() == expected.theta.tobytes()
+    assert losses(history) == losses(whole)
+
+
+def test_a_compiled_run_resumes_to_the_last_bit(tmp_path, at_step, compiled):
+    run = dict(epochs=3, batch_size=200, progress=False)
+    flows = [small() for _ in range(3)]
+    whole = fit(flows[0], banana(500), banana(200, 1), **run)
+    at_step(5, ctrl_c)
+    assert fit(flows[1], banana(500), banana(200, 1), checkpoint=tmp_path / "c", **run).stopped == "interrupted"
+    history = fit(flows[2], banana(500), banana(200, 1), checkpoint=tmp_path / "c", resume=True, **run)
+    assert np.array_equal(flows[0].theta, flows[2].theta) and losses(history) == losses(whole)
+
+
+def test_checkpoints_do_not_change_the_run(tmp_path):
+    expected, whole = whole_run()
+    flow = small()
+    history = fit(flow, banana(), banana(seed=1), checkpoint=tmp_path / "c", **RUN)
+    assert np.array_equal(flow.theta, expected.theta) and losses(history) == losses(whole)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_resuming_a_finished_run_gives_it_back(tmp_path, steps):
+    expected, whole = whole_run()
+    fit(small(), banana(), banana(seed=1), checkpoint=tmp_path / "c", **RUN)
+    steps.clear()
+    flow = small(seed=9)
+    history = fit(flow, banana(), banana(seed=1), checkpoint=tmp_path / "c", resume=True, **RUN)
+    assert not steps and np.array_equal(flow.theta, expected.theta)
+    assert losses(history) == losses(whole) and history.stopped == "epochs"
+
+
+def test_patience_goes_on_across_a_resumption(tmp_path, at_step):
+    run = dict(epochs=80, learning_rate=0.03, schedule="constant", patience=5, progress=False)
+    flows = [small(), small(), small()]
+    whole = fit(flows[0], banana(20), banana(200, 1), **run)
+    at_step(len(whole.val_loss) - 2, ctrl_c)
+    fit(flows[1], banana(20), banana(200, 1), checkpoint=tmp_path / "c", **run)
+    for _ in range(2):  # the second finds nothing left to do
+        history = fit(flows[2], banana(20), banana(200, 1), checkpoint=tmp_path / "c", resume=True, **run)
+        assert losses(history) == losses(whole) and history.stopped == whole.stopped == "patience"
+        assert np.array_equal(flows[0].theta, flows[2].theta)
+
+
+def test_seconds_add_up(tmp_path, at_step):
+    at_step(6, lambda: (time.sleep(0.1), ctrl_c()))
+    first = fit(small(), banana(), banana(seed=1), checkpoint=tmp_path / "c", **RUN)
+    second = fit(small(), banana(), banana(seed=1), checkpoint=tmp_path / "c", resume=True, **RUN)
+    assert 0.1 < first.seconds < second.seconds
+
+
+RUNNER = """
+import json, sys, numpy as np, afnp
+x, v = np.random.default_rng(0).standard_normal((2, 120, 2)) ** 2
+flow = afnp.maf(2, hidden=(8,), transforms=2)
+history = afnp.fit(flow, x, v, epochs=300, batch_size=30, progress=False, resume=True, checkpoint=sys.argv[1])
+print(json.dumps([flow.theta.tobytes().hex(), history.train_loss, history.val_loss, history.best_epoch]))
+"""
+
+
+@posix
+def test_kill_9_and_resume_to_the_last_bit(tmp_path):
+    """Killed at random moments, steps and writes alike, then resumed: the run that was never killed."""
+
+    def start(name):
+        return subprocess.Popen(
+            [sys.executable, "-c", RUNNER, str(tmp_path / name)], stdout=subprocess.PIPE, text=True
+        )
+
+    expected = start("whole").communicate(timeout=60)[0]
+    rng, unfinished, checkpoint = np.random.default_rng(0), 0, tmp_path / "c"
+
+    def written():
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    for _ in range(4):
+        before, running = written(), start("c")
+        while running.poll() is None and written() == before:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))
+        running.kill()
+        unfinished += not running.communicate()[0]
+    assert unfinished
+    out = start("c").communicate(timeout=60)[0]
+    assert json.loads(out) == json.loads(expected)
+
+
+CHANGES = {
+    "batch_size": {"batch_size": 31},
+    "learning_rate": {"learning_rate": 0.011},
+    "schedule": {"schedule": "constant"},
+    "clip": {"clip": 4.0},
+    "weight_decay": {"weight_decay": 0.0},
+    "seed": {"seed": 6},
+    "epochs": {"epochs": 5},
+    "patience": {"patience": None},
+    "data": {"x_train": banana(seed=2)},
+    "data (validation)": {"x_val": banana(seed=2)},
+    "data (one number)": {"x_train": np.where(np.arange(240).reshape(120, 2) == 77, 1.0, banana())},
+    "flow": {"flow": afnp.maf(2, hidden=(9,), transforms=2)},
+    "flow (precision)": {"flow": afnp.maf(2, hidden=(8,), transforms=2, dtype=np.float32)},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_recipe_is_refused_by_name(tmp_path, name):
+    recipe = {"flow": small(), "x_train": banana(), "x_val": banana(seed=1), **RUN, "checkpoint": tmp_path / "c"}
+    fit(**recipe)
+    before = (tmp_path / "c").read_bytes()
+    changed = {**recipe, **CHANGES[name]}
+    theta = changed["flow"].theta.copy()
+    with pytest.raises(ValueError, match=rf"another recipe; {name.split()[0]} differs"):
+        fit(**changed, resume=True)
+    assert np.array_equal(changed["flow"].theta, theta) and (tmp_path / "c").read_bytes() == before
+
+
+def test_a_context_is_part_of_the_recipe(tmp_path):
+    c = np.random.default_rng(0).standard_normal((120, 2))
+    run = dict(epochs=2, progress=False, checkpoint=tmp_path / "c")
+    fit(small(context=2), banana(), context=c, **run)
+    fit(small(context=2), banana(), context=c, resume=True, **run)
+    with pytest.raises(ValueError, match="data differs"):
+        fit(small(context=2), banana(), context=c + 1, resume=True, **run)
+
+
+def test_a_checkpoint_is_not_overwritten_by_a_new_run(tmp_path):
+    fit(small(), banana(), epochs=1, progress=False, checkpoint=tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(ValueError, match="c exists; pass resume=True, or delete it first"):
+        fit(small(), banana(), epochs=1, progress=False, checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_resume_needs_a_checkpoint():
+    with pytest.raises(ValueError, match="resume: expected a checkpoint"):
+        fit(small(), banana(), epochs=1, progress=False, resume=True)
+
+
+def test_a_model_is_no_checkpoint(tmp_path):
+    afnp.save(small(), tmp_path / "m")
+    with pytest.raises(ModelFileError, match="expected a checkpoint, got a model"):
+        fit(small(), banana(), epochs=1, progress=False, checkpoint=tmp_path / "m", resume=True)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{}, {"run": {}}, {"run": {"recipe": 3}}, {"run": {"recipe": {}, "later": 1}}],
+    ids=["empty", "no recipe", "a number", "of a later version"],
+)
+def test_a_sound_container_with_other_contents(tmp_path, header):
+    write(tmp_path / "c", "checkpoint", header, {"theta": np.zeros(3)})
+    with pytest.raises(ValueError):
+        fit(small(), banana(), epochs=1, progress=False, checkpoint=tmp_path / "c", resume=True)
+
+
+def test_a_folder_that_is_not_there_is_found_at_once(tmp_path, steps):
+    with pytest.raises((ValueError, OSError)):
+        fit(small(), banana(), epochs=1, progress=False, checkpoint=tmp_path / "nowhere" / "c")
+    assert not steps
+
+
+@pytest.mark.parametrize(
+    "option", [{"seed": np.int64(3)}, {"epochs": np.int64(2)}, {"learning_rate": np.float32(0.01)}]
+)
+def test_numpy_numbers_as_options(tmp_path, option):
+    run = {"epochs": 2, "progress": False, "checkpoint": tmp_path / "c", **option}
+    fit(small(), banana(), **run)
+    assert len(fit(small(), banana(), resume=True, **run).train_loss) == 2
+
+
+# ---- options that make no sense --------------------------------------------------------------------------
+
+REFUSED = {
+    "epochs 0": ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+    "batch_size 0": ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+    "batch_size -3": ({"batch_size": -3}, "batch_size: expected at least 1, got -3"),
+    "learning_rate 0": ({"learning_rate": 0}, "learning_rate: expected a positive number, got 0"),
+    "learning_rate nan": ({"learning_rate": float("nan")}, "learning_rate: expected"),
+    "clip 0": ({"clip": 0}, "clip: expected a positive number, got 0"),
+    "clip nan": ({"clip": float("nan")}, "clip: expected"),
+    "weight_decay -1": ({"weight_decay": -1}, "weight_decay: expected a number of at least 0, got -1"),
+    "schedule": ({"schedule": "linear"}, "schedule: expected 'cosine' or 'constant', got 'linear'"),
+    "patience -1": ({"patience": -1, "x_val": banana()}, "patience: expected at least 1, got -1"),
+    "patience alone": (
+        {"patience": 2},
+        "patience: needs validation rows",
+    ),
+    "seed -1": ({"seed": -1}, "non-negative"),
+    "no rows": ({"x_train": banana(0)}, "x_train: expected at least one row"),
+    "one row": ({"x_train": banana()[0]}, r"x_train: expected a two-dimensional array .* x_train\[None, :\]"),
+    "three columns": ({"x_train": np.zeros((5, 3))}, "x_train: expected 2 columns, got 3"),
+    "nan": ({"x_train": [[0.0, 1.0], [np.nan, 1.0]]}, "x_train: row 1, feature 0 is nan"),
+    "beyond float32": (
+        {"x_train": np.full((2, 2), 1e39), "flow": small(dtype=np.float32)},
+        "feature 0 is 1e.39; every value must be finite as float32",
+    ),
+    "words": ({"x_train": [["a", "b"]]}, "x_train: expected real numbers"),
+    "validation nan": ({"x_val": [[0.0, np.inf]]}, "x_val: row 0, feature 1 is inf"),
+    "validation columns": ({"x_val": np.zeros((5, 3))}, "x_val: expected 2 columns, got 3"),
+    "context unasked": ({"context": np.zeros((120, 1))}, "context: expected no columns"),
+    "patience 0": ({"patience": 0, "x_val": banana()}, "patience: expected at least 1, got 0"),
+    "learning_rate inf": ({"learning_rate": math.inf}, "learning_rate: expected"),
+    "weight_decay nan": ({"weight_decay": float("nan")}, "weight_decay: expected"),
+    "weight_decay inf": ({"weight_decay": math.inf}, "weight_decay: expected"),
+    "epochs 2.5": ({"epochs": 2.5}, "integer"),
+    "batch_size 2.5": ({"batch_size": 2.5}, "integer"),
+    "no validation rows": ({"x_val": banana(0)}, "x_val: expected at least one row"),
+    "context without validation": ({"context_val": np.zeros((1, 1))}, "context_val"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(steps, case):
+    changes, message = REFUSED[case]
+    options = {"flow": small(), "x_train": banana(), "epochs": 1, "progress": False, **changes}
+    theta = options["flow"].theta.copy()
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit(**options)
+    assert not steps and np.array_equal(options["flow"].theta, theta)
