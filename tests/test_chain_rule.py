@@ -246,9 +246,7 @@ def test_jacobians_are_triangular_in_the_order_and_log_det_is_theirs(case):
     mean, S, order, rng = case
     chain = GaussianChain(mean, S, order)
     point = rng.standard_normal(len(mean))
-    allowed = np.array(
-        [[j == i or j in before(order, i) for j in range(len(mean))] for i in range(len(mean))]
-    )
+    allowed = np.array([[j == i or j in before(order, i) for j in range(len(mean))] for i in range(len(mean))])
     for function in (chain.normalize, chain.generate):
         J = jacobian(function, point)
         assert not J[~allowed].any()
@@ -289,9 +287,7 @@ def test_samples_have_the_right_distribution_in_every_direction(order):
 @given(gaussians())
 def test_a_degenerate_covariance_is_refused_in_every_order(case):
     mean, S, order, _ = case
-    S = np.block(
-        [[S, S[:, :1]], [S[:1], S[:1, :1]]]
-    )  # the first feature again: the variance left is rounding
+    S = np.block([[S, S[:, :1]], [S[:1], S[:1, :1]]])  # the first feature again: the variance left is rounding
     for last in ([*order, len(mean)], [len(mean), *order]):
         with pytest.raises(ValueError, match="positive definite"):
             GaussianChain(np.append(mean, 0), S, last)
@@ -324,9 +320,7 @@ def test_a_textbook_example():
 @pytest.fixture(params=["discrete", "gaussian"])
 def chain(request):
     if request.param == "discrete":
-        return DiscreteChain(
-            np.random.default_rng(8).dirichlet(np.ones(512)).reshape(8, 8, 8), order=[1, 2, 0]
-        )
+        return DiscreteChain(np.random.default_rng(8).dirichlet(np.ones(512)).reshape(8, 8, 8), order=[1, 2, 0])
     return GaussianChain(np.zeros(3), np.eye(3) + 0.5, order=[1, 2, 0])
 
 

