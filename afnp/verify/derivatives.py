@@ -1,0 +1,144 @@
+r"""Derivatives without calculus: complex steps, central differences, and bitwise dependency.
+
+.. math:: J_{nij} = \frac{\partial u_{ni}}{\partial x_{nj}}
+          = \frac{\operatorname{Im} f_i(x_n + i h e_j)}{h} + O(h^2)
+
+A complex step subtracts nothing, so h may be 1e-30 and the derivative is good to rounding (Squire and Trapp
+1998, doi 10.1137/S003614459631241X); it needs code that stays analytic. Central differences need nothing, and
+stop at about 1e-9.
+
+Letters: N rows, D features; f maps rows (M, D) to rows (M, D'), each on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["central_jacobian", "complex_step_jacobian", "dependency_pattern", "moved"]
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+def _columns(f: Map, z: np.ndarray) -> np.ndarray:
+    """Apply f to z (N, D, D), whose z[n, j] is row n with feature j changed; return (N, D', D)."""
+    N, D, _ = z.shape
+    return np.asarray(f(z.reshape(N * D, D))).reshape(N, D, -1).transpose(0, 2, 1)
+
+
+def complex_step_jacobian(f: Map, x: np.ndarray, h: float = 1e-30) -> np.ndarray:
+    r"""Return all Jacobians (N, D', D) of f at the rows of x (N, D), to rounding, in one call of N·D rows.
+
+    .. math:: J_{nij} = \operatorname{Im} f_i(x_n + i h e_j) / h
+
+    Row n·D + j of that call is row n of x with feature j moved: ``np.repeat(context, D, axis=0)`` fits.
+
+    Parameters
+    ----------
+    f : callable
+        Maps complex128 rows (M, D) to complex128 rows (M, D').
+    x : (N, D) real array
+
+    Raises
+    ------
+    TypeError
+        If f returns real numbers: it dropped the imaginary part, and the derivative with it.
+
+    Examples
+    --------
+    >>> complex_step_jacobian(lambda x: x[:, :1] * x, np.array([[3.0, 5.0]]))
+    array([[[6., 0.],
+            [5., 3.]]])
+    """
+    x = np.asarray(x, dtype=np.float64)
+    J = _columns(f, x[:, None, :] + 1j * h * np.eye(x.shape[1]))
+    if not np.iscomplexobj(J):
+        raise TypeError(f"expected complex results from complex rows, got dtype {J.dtype}")
+    return J.imag / h
+
+
+def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarray:
+    r"""Return all Jacobians (N, D', D) of f at the rows of x (N, D) by central differences.
+
+    .. math:: J_{nij} = \frac{f_i(x_n + h_{nj} e_j) - f_i(x_n - h_{nj} e_j)}{2 h_{nj}} + O(h^2) + O(\epsilon / h),
+              \qquad h_{nj} = h \max(1, |x_{nj}|)
+
+    Parameters
+    ----------
+    f : callable
+    x : (N, D) array
+    h : float, optional
+        ε^(1/3) of x's dtype if left out, which balances the two errors.
+
+    Examples
+    --------
+    >>> central_jacobian(np.sin, np.zeros((1, 1))).round(8)
+    array([[[1.]]])
+    """
+    x = np.asarray(x)
+    h = float(np.cbrt(np.finfo(x.dtype).eps)) if h is None else h
+    step = (h * np.maximum(1, np.abs(x)))[:, :, None] * np.eye(x.shape[1])
+    up, down = (x[:, None, :] + step).astype(x.dtype), (x[:, None, :] - step).astype(x.dtype)
+    width = np.einsum("njj->nj", up.astype(np.float64) - down)  # what was really moved, after rounding
+    return (_columns(f, up).astype(np.float64) - _columns(f, down)) / width[:, None, :]
+
+
+def moved(f: Map, x: np.ndarray, other: np.ndarray) -> np.ndarray:
+    r"""Return which outputs move, bit by bit, when one input of x (D,) takes its value in ``other`` (D,).
+
+    .. math:: A_{ij} = \big[\, f_i(x) \ne f_i(x_1, \dots, \mathrm{other}_j, \dots, x_D) \,\big]
+
+    Row j of one batch has input j replaced; it is compared with row j of an unmoved batch of the same size,
+    because equal rows of one product need not be equal bit by bit, but rows at the same place are.
+
+    Returns
+    -------
+    (D', D) bool array
+
+    Examples
+    --------
+    >>> moved(lambda z: z.cumsum(axis=1), np.zeros(3), np.ones(3)).astype(int)
+    array([[1, 0, 0],
+           [1, 1, 0],
+           [1, 1, 1]])
+    """
+    still = np.repeat(x[None, :], len(x), axis=0)
+    changed = still.copy()
+    np.fill_diagonal(changed, other)
+    before, after = np.asarray(f(still)), np.asarray(f(changed))
+    return ~((before == after) | (np.isnan(before) & np.isnan(after))).T
+
+
+def dependency_pattern(f: Map, x: np.ndarray, rng, step: float = 1.0) -> np.ndarray:
+    r"""Return which outputs of f depend on which inputs at x, exactly, in two passes of D rows.
+
+    .. math:: A_{ij} = \big[\, f_i(x) \ne f_i(x + \delta_j e_j) \,\big], \qquad
+              \tfrac12 \le |\delta_j| / \mathrm{step} \le \tfrac32
+
+    Bitwise equality has no tolerance: it sees a leak of weight 1e-9, and gives no false alarm. NaN would be the
+    wrong probe, because 0 · NaN is NaN. A dependency can hide at one base point (behind a dead ReLU), so several
+    may be given: their patterns are united.
+
+    Parameters
+    ----------
+    f : callable
+    x : (D,) or (B, D) array
+        Base points.
+    rng : seed or numpy.random.Generator
+        Draws sizes and signs of the steps.
+    step : float
+
+    Examples
+    --------
+    >>> dependency_pattern(lambda z: z.cumsum(axis=1), np.zeros(3), rng=0).astype(int)
+    array([[1, 0, 0],
+           [1, 1, 0],
+           [1, 1, 1]])
+    """
+    rng = np.random.default_rng(rng)
+    patterns = []
+    for row in np.atleast_2d(x):
+        delta = step * rng.uniform(0.5, 1.5, row.shape) * rng.choice([-1.0, 1.0], row.shape)
+        patterns.append(moved(f, row, (row + delta).astype(row.dtype)))
+    return np.any(patterns, axis=0)

@@ -1,0 +1,140 @@
+r"""Check of the hand-written gradient, by complex steps through the likelihood.
+
+.. math:: \frac{\partial \mathcal L}{\partial \theta_k}
+          = -\frac1{N h} \sum_n \operatorname{Im} \log p_{\theta + i h e_k}(x_n)
+
+Letters: N rows, P parameters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afnp.flows import Flow
+from afnp.verify.results import NotRun, Result, check, judge
+from afnp.verify.subject import SHAKES, Subject, shake
+
+__all__ = ["gradients"]
+
+EVERY_PARAMETER = 5000
+"""Up to this P every parameter is checked; above, a subset, and directions that involve all."""
+
+SUBSET, DIRECTIONS = 200, 16
+BATCHES = (1, 5)
+STEP = 1e-30
+
+
+@check("C13")
+def gradients(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""``loss_and_grad`` is the derivative of the mean negative log-likelihood, parameter by parameter.
+
+    .. math:: g_k = -\operatorname{Im} \mathcal{\bar\ell}(\theta + i h e_k) / h, \qquad
+              g \cdot v = -\operatorname{Im} \mathcal{\bar\ell}(\theta + i h v) / h
+
+    For two batch sizes. Beyond a few thousand parameters, for a random subset and random directions v. A
+    float32 flow is checked in float64 too. Masked entries have gradient exactly 0. Exactly on a kink (a ReLU of
+    0, as in a fresh network whose biases are 0) anything between the derivatives of both sides is right.
+    """
+    flow = subject.flow
+    if flow is None:
+        raise NotRun("needs the parameters of an afnp flow")
+    if not flow.theta.size:
+        raise NotRun("the flow has no parameters")
+    errors, tolerances, limits = [], [], []
+    directions = _directions(flow.theta.size, rng)
+    for rows in BATCHES:
+        x, c = _likely(subject, rows, rng)
+        expected = _expected(flow, x, c, directions)
+        for gradient, eps in _claims(subject, flow, x, c):
+            claimed, tolerance = (
+                _along(gradient, directions),
+                _length(_tolerance(subject, flow, x, c, eps, rng), directions),
+            )
+            tolerances.append(np.where(expected == 0, 0.0, tolerance))  # never read: exactly 0
+            errors.append(np.abs(claimed - expected))
+            if (errors[-1] > tolerances[-1]).any():
+                other = _expected(flow, x, c, directions, step=-STEP)
+                errors[-1] = _outside(claimed, expected, other, tolerances[-1], len(directions[0]))
+            limits.append(np.full(len(expected), np.sqrt(subject.eps) * (1 + np.abs(expected).max())))
+    why = "eps x measured condition, and the layer's largest entry"
+    return judge(errors, tolerances, why, ("case", "parameter"), limit=np.array(limits))
+
+
+def _outside(claimed, one, other, tolerance, entries: int) -> np.ndarray:
+    """Return the distance from what lies between both sides; a direction across a kink says nothing."""
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    direction = np.arange(len(claimed)) >= entries
+    return np.where(direction & (high - low > tolerance), 0.0, np.abs(claimed - np.clip(claimed, low, high)))
+
+
+def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw rows of data near the middle of the noise: far out, one huge gradient would hide all others."""
+    x, u, c = subject.rows(rng, 16)
+    middle = np.argsort(np.abs(u).max(axis=1), kind="stable")[:rows]
+    return x[middle], c[middle]
+
+
+def _directions(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the parameters to check, and directions (V, P) if those are not all."""
+    if size <= EVERY_PARAMETER:
+        return np.arange(size), np.empty((0, size))
+    directions = rng.standard_normal((DIRECTIONS, size)) / np.sqrt(size)
+    return np.sort(rng.choice(size, SUBSET, replace=False)), directions
+
+
+def _along(gradient: np.ndarray, directions) -> np.ndarray:
+    """Return the chosen entries, then the derivatives along the directions."""
+    return np.concatenate([gradient[directions[0]], directions[1] @ gradient])
+
+
+def _length(tolerance: np.ndarray, directions) -> np.ndarray:
+    return np.concatenate([tolerance[directions[0]], np.sqrt(directions[1] ** 2 @ tolerance**2)])
+
+
+def _expected(flow: Flow, x: np.ndarray, c: np.ndarray, directions, step: float = STEP) -> np.ndarray:
+    """Return the derivatives by complex step, one likelihood of all rows for each, from the side of its sign."""
+    x, c = x.astype(np.complex128), c.astype(np.float64)
+    theta = flow.theta.astype(np.complex128)
+    derivatives = []
+    for k in directions[0]:
+        theta[k] += 1j * step
+        derivatives.append(flow._log_prob(flow._split(theta), x, c)[0].imag.mean() / -step)
+        theta[k] = theta[k].real
+    for v in directions[1]:
+        p = flow._split(theta + 1j * step * v)
+        derivatives.append(flow._log_prob(p, x, c)[0].imag.mean() / -step)
+    return np.array(derivatives)
+
+
+def _gradient(flow: Flow, theta: np.ndarray, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the hand-written gradient in float64 at any parameters."""
+    gradient = np.zeros(theta.size)
+    flow._gradient(flow._split(theta), x.astype(np.float64), c.astype(np.float64), flow._split(gradient))
+    return gradient
+
+
+def _claims(subject: Subject, flow: Flow, x: np.ndarray, c: np.ndarray):
+    """Yield the gradients to check, with the ε of the arithmetic that gave them."""
+    yield flow.loss_and_grad(x, c if flow.context else None)[1].astype(np.float64), subject.eps
+    if subject.precise != subject.dtype:
+        yield _gradient(flow, flow.theta.astype(np.float64), x, c), float(np.finfo(np.float64).eps)
+
+
+def _tolerance(subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Generator) -> np.ndarray:
+    """Return how far rounding may move each entry: by shaking, and relative to the layer's largest entry."""
+    theta = flow.theta.astype(np.float64)
+    still = _gradient(flow, theta, x, c)
+    squares = []
+    for _ in range(SHAKES):
+        shaken = shake(theta, rng, subject.delta), shake(x.astype(np.float64), rng, subject.delta)
+        squares.append(np.square(_gradient(flow, *shaken, c) - still))
+    rounding = np.sqrt(np.mean(squares, axis=0)) / subject.delta
+    largest = [np.abs(still[a:b]).max(initial=0.0) for a, b in _layers(flow)]
+    floor = np.repeat(largest, [b - a for a, b in _layers(flow)])
+    return subject.safety * eps * (rounding + floor)
+
+
+def _layers(flow: Flow) -> list[tuple[int, int]]:
+    """Return where each layer's parameters begin and end."""
+    cuts = np.cumsum([0, *(layer.layout.size for layer in flow.layers)])
+    return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))

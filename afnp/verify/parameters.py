@@ -1,0 +1,69 @@
+r"""Parameters that hide nothing, for as long as a check needs them.
+
+.. math:: \theta \to \theta_{\mathrm{random}} \to \theta
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from afnp import masks
+from afnp.flows import Flow
+
+__all__ = ["randomize", "randomize_layer", "restored"]
+
+
+def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
+    r"""Give a flow random parameters that hide nothing, in place; return it.
+
+    .. math:: W_{rc} \sim \mathcal N(0,\, 2\,\mathrm{gain}^2 / \mathrm{prefix}_r), \quad
+              b \sim \mathcal N(0, 1/4), \quad W_{rc} \sim \mathcal N(0, 10^6) \text{ where masked}
+
+    A flow that starts near the identity hides most defects. The last layer of each of T conditioners is divided
+    by √T, and by √(D/8) beyond eight features, so that depth and long chains do not make the map too
+    ill-conditioned to see anything. Masked entries get large
+    numbers, because nobody may read them.
+
+    Parameters
+    ----------
+    flow : Flow
+    seed : int
+    gain : float
+        Of the hidden layers.
+
+    Examples
+    --------
+    >>> from afnp import maf
+    >>> flow = randomize(maf(3, hidden=(4,), transforms=2), seed=1)
+    >>> bool((flow.theta != 0).all())
+    True
+    """
+    rng = np.random.default_rng([seed, 2])
+    theta = np.zeros(flow.theta.size)
+    depth = sum(layer.layout.size > 0 for layer in flow.layers)
+    for layer, p in zip(flow.layers, flow._split(theta), strict=True):
+        randomize_layer(layer, p, rng, gain, last=1 / np.sqrt(max(depth, 1) * max(1, flow.features / 8)))
+    flow.theta = theta
+    return flow
+
+
+def randomize_layer(layer, p: dict, rng: np.random.Generator, gain: float = 1.0, last: float = 1.0) -> None:
+    """Write random parameters into p: the layer's own with these gains, random biases, large masked entries."""
+    layer.initialize(p, rng, gain=gain, last=last)
+    for linear in getattr(getattr(layer, "conditioner", None), "linears", []):
+        p[linear.b][:] = 0.5 * rng.standard_normal(p[linear.b].shape)
+        masked = ~masks.mask(linear.prefix, p[linear.W].shape[1])
+        p[linear.W][masked] = 1e3 * rng.standard_normal(masked.sum())
+
+
+@contextmanager
+def restored(flow: Flow) -> Iterator[Flow]:
+    """Give the flow its parameters back in the end, whatever happened to them."""
+    theta = flow.theta.copy()
+    try:
+        yield flow
+    finally:
+        flow.theta = theta

@@ -1,0 +1,260 @@
+r"""Checks of structure: who depends on whom, bit by bit.
+
+.. math:: \frac{\partial u_i}{\partial x_j} = 0 \;\text{ unless } j \le i \text{ in the order}, \qquad
+          \frac{\partial h_i}{\partial x_j} = 0 \;\text{ unless } j < i
+
+Every layer is checked at points that it generates itself from normal noise, so the checks are as sharp for
+the first layer of a deep flow as for the last. Inputs z = (context, x) have C + D columns.
+
+Letters: N rows, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from afnp.params import Views
+from afnp.transforms import Autoregressive
+from afnp.verify.derivatives import complex_step_jacobian, moved
+from afnp.verify.parameters import randomize, randomize_layer, restored
+from afnp.verify.results import NotRun, Result, check, judge
+from afnp.verify.subject import NAIVE_FEATURES, SAFETY, Subject
+
+__all__ = ["connectivity", "dependency", "triangular"]
+
+STEPS = (1.0, 1e-4)
+"""Parts of the way from one point to another by which inputs are moved."""
+
+DRAWS = 12
+"""How many random parameters may be tried before a legal dependency counts as dead."""
+
+
+class View(NamedTuple):
+    """A function of z = (context, x), and what it may hear."""
+
+    layer: int
+    """Index in flow.layers; -1 for the whole flow."""
+    of: str
+    """What is observed: u, x (the sampler), or h (the univariate's parameters)."""
+    function: Callable[[np.ndarray], np.ndarray]
+    """Rows (M, C + D) to rows (M, D)."""
+    may: np.ndarray
+    """(D, C + D) bool: what may move with what."""
+    must: np.ndarray
+    """(D, C + D) bool: what has to, if not for every parameter and everywhere."""
+    points: np.ndarray
+    """(B, C + D) base points in the support."""
+
+
+def _joint(function, width: int):
+    """Turn f(x, context) -> (y, log_det) into a function of z = (context, x)."""
+    return lambda z: function(np.ascontiguousarray(z[:, width:]), np.ascontiguousarray(z[:, :width]))[0]
+
+
+def _with_context(allowed: np.ndarray, context: int, listens: bool) -> np.ndarray:
+    """Put the context's columns in front: all on if it ``listens`` to the context, else all off."""
+    return np.hstack([np.full((len(allowed), context), listens), allowed])
+
+
+def _closure(allowed: np.ndarray) -> np.ndarray:
+    r"""Return what an inverse may depend on: :math:`J^{-1}` is a polynomial in J, so the transitive closure."""
+    paths = allowed | np.eye(len(allowed), dtype=bool)
+    for _ in range(len(allowed).bit_length()):
+        paths = paths.astype(np.float32) @ paths.astype(np.float32) > 0
+    return paths
+
+
+def _layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends) -> Iterator[View]:
+    """View one layer in both directions; an autoregressive one also at its univariates' parameters."""
+    C, D = c.shape[1], u.shape[1]
+    x = layer.generate(p, u, c)[0]
+    listens = int(getattr(layer, "context", 0)) > 0
+    legal = _with_context(layer.allowed(), C, listens)
+    inverse = _with_context(_closure(layer.allowed()), C, listens)
+    data, noise = np.hstack([c, x]), np.hstack([c, u])
+    must = inverse & layer.allowed().diagonal().all()
+    for backend in backends:
+        yield View(k, "u", _joint(lambda x, c, b=backend: layer.normalize(p, x, c, b), C), legal, legal, data)
+    for way in [("substitution", b) for b in backends] + [("naive", "numpy")] * (D <= NAIVE_FEATURES):
+        sampler = _joint(lambda u, c, way=way: layer.generate(p, u, c, *way), C)
+        yield View(k, "x", sampler, inverse, must, noise)
+    if isinstance(layer, Autoregressive):
+        strict = legal & ~np.hstack([np.zeros((D, C), bool), np.eye(D, dtype=bool)])
+        for number in range(layer.univariate.numbers):
+            function = _joint(lambda x, c, n=number: _parameters(layer, p, x, c, n), C)
+            yield View(k, "h", function, strict, strict, data)
+
+
+def _parameters(layer: Autoregressive, p: dict, x: np.ndarray, context: np.ndarray, number: int):
+    """Return one of the K numbers for each feature (N, D)."""
+    h, _ = layer.conditioner.forward(p, np.concatenate([context, x[:, layer.order]], axis=1))
+    return (h[:, layer.rank, number],)
+
+
+def _views(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
+    """View every layer, if there are layers, in float64, which hides less; and the whole as it is."""
+    if subject.flow is not None:
+        p = subject.flow._split(subject.flow.theta.astype(np.float64))
+        for k, layer in enumerate(subject.flow.layers):
+            u, c = (a.astype(np.float64) for a in subject.noise(rng, n))
+            yield from _layer_views(layer, p[k], k, u, c, subject.backends)
+    yield from _whole(subject, rng, n)
+
+
+def _whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
+    """View the public functions, in the directions that are there; nobody knows what a whole sampler must hear."""
+    D, C = subject.features, subject.context
+    nothing = np.zeros((D, D), bool)
+    allowed, needed = (~nothing, nothing) if subject.allowed is None else (subject.allowed, subject.allowed)
+    may, must = (_with_context(a, C, True) for a in (allowed, needed))
+    x, u, c = subject.rows(rng, n)
+    for normalize in subject.normalizers.values():
+        yield View(-1, "u", _joint(normalize, C), may, must, np.hstack([c, x]))
+    may, must = (_with_context(a, C, True) for a in (_closure(allowed), nothing))
+    for generate in subject.generators.values():
+        yield View(-1, "x", _joint(generate, C), may, must, np.hstack([c, u]))
+
+
+def _pattern(view: View, steps=STEPS) -> np.ndarray:
+    """Return which outputs moved with which inputs, for any base point and step, (D, C + D) bool."""
+    pattern = np.zeros_like(view.must)
+    for base, other in zip(view.points, np.roll(view.points, 1, axis=0), strict=True):
+        for step in steps:
+            pattern |= moved(view.function, base, (base + step * (other - base)).astype(base.dtype))
+    return pattern
+
+
+@check("C1")
+def dependency(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Nothing forbidden moves anything, by a single bit.
+
+    .. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ that is not legal}
+
+    Checked in both directions for the whole, for each layer against ``layer.allowed()``, and for the parameters
+    of each univariate, which must not even move with their own input.
+    """
+    if subject.flow is None and subject.allowed is None:
+        raise NotRun("needs allowed, a (D, D) matrix of who may depend on whom")
+    leaks = [(view, _pattern(view) & ~view.may) for view in _views(subject, rng, n=4)]
+    count = sum(int(pairs.sum()) for _, pairs in leaks)
+    first, pairs = next((leak for leak in leaks if leak[1].any()), leaks[0])
+    return Result(
+        status="failed" if count else "passed",
+        reason=f"{count} forbidden dependencies, the first in {first.of}" if count else "",
+        measured=count,
+        tolerance=0,
+        why="bitwise: what is not heard cannot move anything",
+        worst=_place(first, pairs, subject.context),
+    )
+
+
+@check("C2")
+def connectivity(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Every legal pair moves something, and so does every context input.
+
+    .. math:: \forall (i, j) \text{ legal}: \; \exists\, z, \delta, \theta: \; f_i(z + \delta e_j) \ne f_i(z)
+
+    One dead pair may be the fault of a dead ReLU, so a flow is given several random parameters before a pair
+    counts as lost; for plain functions it counts at once. Hidden widths that are too narrow lose pairs for good:
+    the failure says how many.
+    """
+    found = _reachable(subject, rng)
+    if not found:
+        raise NotRun("needs a context, or allowed: a (D, D) matrix of who may depend on whom")
+    each = _most_lost([(view, view.must & ~pattern) for view, pattern in found])
+    legal, count = sum(int(view.must.sum()) for view, _ in each), sum(int(lost.sum()) for _, lost in each)
+    view, lost = max(each, key=lambda pair: pair[1].sum())
+    return Result(
+        status="failed" if count else "passed",
+        reason=f"{count} of {legal} legal dependencies are dead, the first in {view.of}" if count else "",
+        measured=count,
+        tolerance=0,
+        why="bitwise: what is heard moves something somewhere",
+        worst=_place(view, lost, subject.context),
+    )
+
+
+def _most_lost(dead: list[tuple[View, np.ndarray]]) -> list[tuple[View, np.ndarray]]:
+    """Keep one view a layer, the one that lost most of what it must hear; the whole only if no layer lost any."""
+    each: dict[int, tuple[View, np.ndarray]] = {}
+    for view, lost in sorted(dead, key=lambda pair: (-pair[1].sum(), pair[0].must.sum())):
+        each.setdefault(view.layer, (view, lost))
+    layers = [pair for pair in each.values() if pair[0].layer >= 0]
+    return layers if any(lost.any() for _, lost in layers) else [*each.values()]
+
+
+def _place(view: View, pairs: np.ndarray, context: int) -> dict[str, int]:
+    """Name the first of the pairs, if there are any; inputs of the context have negative numbers."""
+    for output, column in np.argwhere(pairs):
+        return {"layer": view.layer, "output": int(output), "input": int(column) - context}
+    return {}
+
+
+def _reachable(subject: Subject, rng: np.random.Generator) -> list[tuple[View, np.ndarray]]:
+    """Return each view with its pattern, united over points, and over parameters where there are any."""
+    if subject.flow is None:
+        views = list(_whole(subject, rng, n=32))
+        return [(view, _pattern(view)) for view in views if view.must.any()]
+    with restored(subject.flow):
+        found: list[tuple[View, np.ndarray]] = []
+        for _ in range(DRAWS):
+            _redraw(subject, rng)
+            views = [v for v in _views(subject, rng, n=4) if v.must.any()]
+            if not found:
+                found = [(view, np.zeros_like(view.must)) for view in views]
+            dead = [(v, p) for v, (_, p) in zip(views, found, strict=True) if (v.must & ~p).any()]
+            for view, pattern in dead:
+                pattern |= _pattern(view, steps=STEPS[:1])
+            if not dead:
+                break
+    return found
+
+
+def _redraw(subject: Subject, rng: np.random.Generator) -> None:
+    """Give the flow random parameters, not tamed for depth: every layer is looked at alone."""
+    flow = randomize(subject.flow, int(rng.integers(2**31)))  # type: ignore[arg-type]
+    theta = np.zeros(flow.theta.size)
+    for layer, p in zip(flow.layers, flow._split(theta), strict=True):
+        randomize_layer(layer, p, rng, last=0.5)
+    flow.theta = theta
+
+
+@check("C3")
+def triangular(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Each layer's Jacobian is exactly lower triangular in its order, and its diagonal gives the log-det.
+
+    .. math:: \frac{\partial u_{o_r}}{\partial x_{o_s}} = 0 \; (s > r), \qquad
+              \sum_i \log \left| \frac{\partial u_i}{\partial x_i} \right|
+              = \log\left|\det \frac{\partial u}{\partial x}\right|
+
+    By complex step in float64, where a structural zero is an exact zero. The second equation needs no condition
+    number, so it holds to rounding at any parameters.
+    """
+    if subject.flow is None:
+        raise NotRun("needs the layers of an afnp flow")
+    flow, errors, tolerances, leaks = subject.flow, [], [], 0
+    n = int(np.clip(4096 // subject.features, 2, 12))
+    for layer, p in zip(flow.layers, flow._split(flow.theta.astype(np.float64)), strict=True):
+        u, c = (a.astype(np.float64) for a in subject.noise(rng, n))
+        x = layer.generate(p, u, c)[0]
+        J = _layer_jacobian(layer, p, x, c)
+        order = getattr(layer, "order", np.arange(subject.features))
+        leaks += int(np.count_nonzero(np.triu(J[:, order][:, :, order], 1).any(axis=0)))
+        logs = np.log(np.abs(np.einsum("nii->ni", J)))
+        errors.append(np.abs(logs.sum(axis=1) - layer.normalize(p, x, c)[1]))
+        size = np.sqrt(subject.features) + np.abs(logs).sum(axis=1)
+        tolerances.append(SAFETY * np.finfo(np.float64).eps * size)
+    if leaks:
+        return Result(status="failed", reason=f"{leaks} entries above the diagonal", measured=leaks, tolerance=0)
+    return judge(
+        errors, tolerances, "a triangle's determinant is its diagonal: eps x sum of |log|", ("layer", "row")
+    )
+
+
+def _layer_jacobian(layer, p: dict, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return du/dx (N, D, D) of one layer by complex step."""
+    repeated = np.repeat(c, x.shape[1], axis=0)
+    return complex_step_jacobian(lambda z: layer.normalize(p, z, repeated)[0], x)
