@@ -12,6 +12,7 @@ Letters: N rows, D features, C context inputs, P parameters.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 
@@ -29,7 +30,7 @@ __all__ = ["BACKENDS", "Flow"]
 TRANSFORMS = {cls.__name__: cls for cls in (Autoregressive, Standardize, Dequantize, Logit)}
 """What a flow may be made of, by the name that model files use."""
 
-BACKENDS = ("auto", "numpy", "numba")
+BACKENDS = ("auto", "numpy", "numba", "cuda")
 """Who does the arithmetic. "auto" compiles where it pays: from ``COMPILED_FROM`` on."""
 
 COMPILED_FROM = 10**6
@@ -160,11 +161,11 @@ class Flow:
         context : (N, C) or (1, C) array, optional
         method : {"substitution", "naive"}
             Each hidden unit once, or the textbook loop of D full passes; the same numbers.
-        backend : {"auto", "numpy", "numba"}
+        backend : {"auto", "numpy", "numba", "cuda"}
         """
         choose("method", method, METHODS)
-        if method == "naive" and backend == "numba":
-            raise ValueError("backend: method 'naive' is the NumPy definition; got backend 'numba'")
+        if method == "naive" and backend in ("numba", "cuda"):
+            raise ValueError(f"backend: method 'naive' is the NumPy definition; got backend {backend!r}")
         x, log_det = self._streamed(
             lambda p, u, c, backend: self._generate(p, u, c, method, backend), u, context, backend, name="u"
         )
@@ -217,6 +218,8 @@ class Flow:
     def _normalize(
         self, p: list[Views], x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
     ) -> tuple:
+        if backend == "cuda":
+            raise ValueError("backend: 'cuda' only generates; expected 'auto', 'numpy' or 'numba'")
         log_det, caches = 0, []
         for layer, p_layer in zip(self.layers, p, strict=True):
             x, log_det_layer, cache = layer.normalize(p_layer, x, context, backend, keep)
@@ -225,10 +228,27 @@ class Flow:
         return x, log_det, caches
 
     def _generate(self, p: list[Views], u, context, method: str = "substitution", backend: str = "numpy") -> tuple:
+        if backend == "cuda":
+            return self._generate_cuda(p, u, context)
         log_det = 0
         for layer, p_layer in zip(reversed(self.layers), reversed(p), strict=True):
             u, log_det_layer = layer.generate(p_layer, u, context, method, backend)
             log_det = log_det + log_det_layer
+        return u, log_det
+
+    def _generate_cuda(self, p: list[Views], u, context) -> tuple:
+        """Take transforms that follow each other to the GPU together; the fixed ones stay in NumPy."""
+        from afnp.kernels import cuda
+
+        log_det, pairs = np.zeros(len(u), u.dtype), zip(reversed(self.layers), reversed(p), strict=True)
+        for solved, run in itertools.groupby(pairs, lambda pair: isinstance(pair[0], Autoregressive)):
+            if solved:
+                u, log_det_run = cuda.solve_all([layer.step(p_layer) for layer, p_layer in run], context, u)
+                log_det = log_det + log_det_run
+                continue
+            for layer, p_layer in run:
+                u, log_det_layer = layer.generate(p_layer, u, context)
+                log_det = log_det + log_det_layer
         return u, log_det
 
     def _log_prob(self, p: list[Views], x, context, backend: str = "numpy") -> tuple[np.ndarray]:
@@ -273,7 +293,7 @@ class Flow:
                 return function(p, x[rows], context[rows], backend)
 
         blocks = self._blocks(len(x), backend)
-        parts = [work(rows) for rows in blocks] if backend == "numpy" else in_threads(work, blocks)
+        parts = in_threads(work, blocks) if backend == "numba" else [work(rows) for rows in blocks]
         results = [np.concatenate(arrays) if len(parts) > 1 else arrays[0] for arrays in zip(*parts, strict=True)]
         for result in results:
             _refuse_nan(result, name)
@@ -304,6 +324,8 @@ class Flow:
 
     def _blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into blocks: of bounded memory, and for compiled code at least one a thread."""
+        if backend == "cuda":
+            return [slice(0, n)]  # it streams what its own memory cannot hold
         widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
         most = max(64, BATCH_NUMBERS // widest)
         if backend == "numpy":

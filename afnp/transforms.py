@@ -132,6 +132,14 @@ class Autoregressive:
         x, log_det = sampler(p, u[:, self.order], context)
         return x[:, self.rank], log_det
 
+    def step(self, p: Views):
+        """Return what :func:`afnp.kernels.cuda.solve_all` takes of this transform."""
+        from afnp.kernels import cuda
+
+        if self.name != "affine":
+            raise ValueError(f"backend 'cuda' samples the univariate 'affine', got {self.name!r}")
+        return cuda.Step(p.flat, cuda.plan_of(self.conditioner), self.univariate.bound, self.order)
+
     def _compiled(self, kernel: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
         from afnp.kernels import compiled, few  # numba takes half a second to import: only when needed
 

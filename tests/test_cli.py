@@ -328,7 +328,7 @@ REFUSED = {
     "no transforms": (["fit", "{}/x.npy", "-o", "m.afnp", "--transforms", 0], "transforms: expected"),
     "bad rate": (["fit", "{}/x.npy", "-o", "m.afnp", "--learning-rate", "nan"], "learning_rate: expected"),
     "bad widths": (["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8;8"], "--hidden: expected a whole number"),
-    "zero width": (["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8,0"], "hidden: expected an integer of at least 1"),
+    "zero width": (["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8,0"], "hidden: expected an integer"),
     "bad seed": (["fit", "{}/x.npy", "-o", "m.afnp", "--seed", -1], "--seed"),
     "bad order": (["fit", "{}/x.npy", "-o", "m.afnp", "--order", "up"], "--order"),
     "missing model": (["score", "nothing.afnp", "{}/x.npy"], "nothing.afnp: No such file or directory"),

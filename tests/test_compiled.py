@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp.kernels.threads import in_threads, row_blocks
 from afnp.adam import Adam
+from afnp.kernels.threads import in_threads, row_blocks
 
 SHAPES = {
     "one feature": dict(features=1, hidden=(4,)),

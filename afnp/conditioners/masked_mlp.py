@@ -136,7 +136,8 @@ class MaskedMLP:
     def backward(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_inputs (N, C + D)."""
         phi = ACTIVATIONS[self.activation]
-        d_z, carried = d_h.reshape(len(d_h), -1), {}
+        d_z = d_h.reshape(len(d_h), -1)
+        carried: dict[int, np.ndarray] = {}
         for l in reversed(range(len(self.linears))):
             if l in carried:
                 d_z = d_z + carried.pop(l)

@@ -1,6 +1,6 @@
 r"""The two things that Numba does not vectorise by itself: a register tile of a matrix product, and exp.
 
-.. math:: O_{rn} \leftarrow O_{rn} + \sum_{k} W_{rk}\, A_{kn} \;\; (r < R,\, n < T), \qquad e^x = 2^m e^{x - m \log 2}
+.. math:: O_{rn} \leftarrow O_{rn} + \sum_k W_{rk} A_{kn} \;\; (r < R,\, n < T), \qquad e^x = 2^m e^{x - m \log 2}
 
 LLVM keeps no array in registers across a loop, so the tile is written in LLVM's own language: R times ``VECTORS``
 running sums live in vector registers while k runs, and each turn loads ``VECTORS`` vectors of A, spreads R weights,
@@ -10,6 +10,7 @@ multiplies and adds. On one core this comes near the rate of a BLAS product.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import llvmlite.binding
 import numpy as np
@@ -147,14 +148,15 @@ def tanh(x):
 def _exp_implementation(x):
     r"""Return :math:`e^x = 2^n e^r`, :math:`n = \lfloor x / \log 2 + 1/2 \rfloor`, with e^r by Taylor's series."""
     single = x == types.float32
-    real, integer = (np.float32, np.int32) if single else (np.float64, np.int64)
-    degree, bias, mantissa, lowest, highest = (7, 127, 23, -87.0, 88.0) if single else (13, 1023, 52, -708.0, 709.0)
+    real: Any = np.float32 if single else np.float64
+    integer: Any = np.int32 if single else np.int64
+    degree, lowest, highest = (7, -87.0, 88.0) if single else (13, -708.0, 709.0)
+    bias, mantissa = (integer(127), integer(23)) if single else (integer(1023), integer(52))
     coefficients = tuple(real(1 / math.factorial(k)) for k in range(degree, -1, -1))
     per_log2, half, low, high = real(1 / math.log(2)), real(0.5), real(lowest), real(highest)
     # log 2 in two parts, the first with few digits: n times it is exact (Cody and Waite)
     log2_head = real(0.693359375)
     log2_tail = real(-2.1219444005469058277e-4)
-    bias, mantissa = integer(bias), integer(mantissa)
 
     def implementation(x):
         x = min(max(x, low), high)
@@ -163,7 +165,8 @@ def _exp_implementation(x):
         y = coefficients[0]
         for c in coefficients[1:]:
             y = y * r + c
-        return y * _bits_as_float(integer((integer(n) + bias) << mantissa))
+        power: Any = _bits_as_float(integer((integer(n) + bias) << mantissa))  # type: ignore[call-arg]
+        return y * power
 
     return implementation
 

@@ -34,7 +34,7 @@ SAFETY = 128
 TERMS = 16
 """Sums of more terms round more: by the square root of how many times TERMS they are."""
 
-STRANGER = 16
+STRANGER = 4
 """More safety where parameters cannot be shaken, and widths are unknown."""
 
 BACKENDS = ("auto", "numpy", "numba")
@@ -266,25 +266,28 @@ class Subject:
         return self._arithmetic(self.dtype)
 
     def shaken(self, rng: np.random.Generator, count: int = SHAKES) -> Iterator[Arithmetic]:
-        """Yield both directions with inputs, and a flow's parameters, multiplied by 1 ± δ."""
+        """Yield both directions with inputs, of every layer of a flow too, and parameters multiplied by 1 ± δ."""
         yield from (self._arithmetic(self.precise, rng, self.delta) for _ in range(count))
 
     def _arithmetic(self, dtype: np.dtype, rng=None, delta: float = 0.0) -> Arithmetic:
         if self.flow is None:
             return Arithmetic(self.normalize, self.generate, dtype, rng, delta)
         flow, theta = self.flow, self.flow.theta.astype(dtype)
-        p = flow._split(shake(theta, rng, delta) if delta else theta)
 
-        def as_type(x):
-            return x.astype(np.complex128 if np.iscomplexobj(x) else dtype)
+        def moved(x):
+            return shake(x, rng, delta) if delta else x
 
-        return Arithmetic(
-            lambda x, c: flow._normalize(p, as_type(x), c.astype(dtype))[:2],
-            lambda u, c: flow._generate(p, as_type(u), c.astype(dtype), "substitution"),
-            dtype,
-            rng,
-            delta,
-        )
+        def through(steps, x, c):
+            x, c, log_det = x.astype(np.complex128 if np.iscomplexobj(x) else dtype), c.astype(dtype), 0
+            for step, p in steps:
+                x, more = step(p, moved(x), c)[:2]
+                log_det = log_det + more
+            return x, log_det
+
+        p = flow._split(moved(theta))
+        there = [(layer.normalize, p_layer) for layer, p_layer in zip(flow.layers, p, strict=True)]
+        back = [(layer.generate, p_layer) for layer, p_layer in zip(flow.layers[::-1], p[::-1], strict=True)]
+        return Arithmetic(lambda x, c: through(there, x, c), lambda u, c: through(back, u, c), dtype)
 
     def rounding(self, compute: Callable[[Arithmetic], np.ndarray], rng: np.random.Generator, count=SHAKES):
         r"""Return how far ``compute(arithmetic)`` may be off by rounding, elementwise.
