@@ -28,7 +28,7 @@ __all__ = ["connectivity", "dependency", "triangular"]
 STEPS = (1.0, 1e-4)
 """Parts of the way from one point to another by which inputs are moved."""
 
-DRAWS = 12
+DRAWS = 48
 """How many random parameters may be tried before a legal dependency counts as dead."""
 
 
