@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp import data, files, train
+from afnp import bench, data, files, train
 from afnp.constructors import maf
 from afnp.data.dataset import random_split
 from afnp.flows import Flow
@@ -44,6 +44,7 @@ examples:
   afnp score moons.afnp new.npy -o log_prob.csv     log-likelihood of each row, in nats
   afnp sample moons.afnp -n 1000 -o samples.csv --seed 7
   afnp verify moons.afnp                            is it really a normalizing flow?
+  afnp bench --help                                 speed beside other flow libraries
 
 DATA is a set that 'afnp data' lists, or a .npy, .npz or .csv file of numbers, one sample a row.
 Conditional flows (with a context) are for Python: afnp.fit(flow, x, context=c). Here they can only be verified.
@@ -76,7 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     two_moons: ...
     0
     """
-    args = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["bench"]:
+        return bench.main(arguments[1:])
+    args = _parser().parse_args(arguments)
     try:
         return args.run(args)
     except OSError as error:

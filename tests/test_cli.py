@@ -416,3 +416,10 @@ def test_as_a_process(folder, tmp_path):
     out, err = run.communicate(timeout=20)
     assert (run.returncode, out) == (2, "")
     assert err == f"afnp: error: {tmp_path}/missing.csv: no such file\n"
+
+
+def test_bench_is_a_command_of_its_own(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "--help"])
+    assert stop.value.code == 0
+    assert "--configs" in capsys.readouterr().out

@@ -9,6 +9,7 @@ Dataset('galaxies', train (16000, 7), val (2000, 7), test (2000, 7), levels=None
 Toy densities and the small real sets need nothing but NumPy; ``digits``, ``patches`` and ``mnist_5k`` need
 the extra ``data``; the rest is read from a folder that the user names. Nothing is ever downloaded.
 """
+
 from __future__ import annotations
 
 import os
@@ -24,8 +25,21 @@ from .tables import read_table
 from .toy import TOYS, toy_set
 from .uci import UCI, Fingerprint, fingerprint, gaussian_log_prob, uci_folder
 
-__all__ = ["Dataset", "Fingerprint", "bits_per_dim", "dequantize", "fingerprint", "gaussian_log_prob", "load",
-           "names", "quantize", "read_idx", "read_table", "speech_waveform", "wav"]
+__all__ = [
+    "Dataset",
+    "Fingerprint",
+    "bits_per_dim",
+    "dequantize",
+    "fingerprint",
+    "gaussian_log_prob",
+    "load",
+    "names",
+    "quantize",
+    "read_idx",
+    "read_table",
+    "speech_waveform",
+    "wav",
+]
 
 HERE: dict[str, tuple[str, Callable[..., Dataset]]] = {
     **{name: (f"toy, 2 columns: {line}", partial(toy_set, name)) for name, line in TOYS.items()},
@@ -39,10 +53,11 @@ HERE: dict[str, tuple[str, Callable[..., Dataset]]] = {
     "mnist_5k": ("MNIST digits, 5,000 x 784, 256 levels (extra: data)", mnist_5k),
 }
 IN_FOLDER: dict[str, tuple[str, Callable[..., Dataset]]] = {
-    **{name: (f"{about[0]}, 70,000 x 784, 256 levels (folder of idx files)", partial(idx_folder, name))
-       for name, about in ABOUT.items()},
-    **{name: (f"{line} (folder: Zenodo record 1161203)", partial(uci_folder, name))
-       for name, line in UCI.items()},
+    **{
+        name: (f"{about[0]}, 70,000 x 784, 256 levels (folder of idx files)", partial(idx_folder, name))
+        for name, about in ABOUT.items()
+    },
+    **{name: (f"{line} (folder: Zenodo record 1161203)", partial(uci_folder, name)) for name, line in UCI.items()},
 }
 
 
@@ -100,6 +115,7 @@ def load(name: str, seed: int = 0, folder: str | os.PathLike[str] | None = None,
     if name not in HERE:
         raise ValueError(f"name: expected one of {', '.join(names())}; got {name!r}")
     if folder is not None or options:
-        raise ValueError(f"{name!r} is not read from a folder and takes no options, "
-                         f"got folder={folder!r}, options={options}")
+        raise ValueError(
+            f"{name!r} is not read from a folder and takes no options, got folder={folder!r}, options={options}"
+        )
     return HERE[name][1](seed=seed)

@@ -4,6 +4,7 @@ r"""What a data set is, and the three small acts that prepare one: split, dequan
 
 Letters: N rows (samples), D columns (features), L integer levels.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -80,8 +81,9 @@ def random_split(n: int, n_val: int, n_test: int, rng: np.random.Generator) -> t
     return train, val, test
 
 
-def block_split(n: int, blocks: int, n_val: int, n_test: int,
-                rng: np.random.Generator) -> tuple[NDArray[np.intp], ...]:
+def block_split(
+    n: int, blocks: int, n_val: int, n_test: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], ...]:
     """Split a time series in whole blocks: neighbours in time, which are alike, stay on one side.
 
     The series 0..n-1 is cut into contiguous blocks; a random permutation deals `n_val` of them to validation,
@@ -94,8 +96,9 @@ def block_split(n: int, blocks: int, n_val: int, n_test: int,
     [3 4 5] [ 9 10 11]
     """
     pieces = np.array_split(np.arange(n), blocks)
-    train, val, test = (np.sort(np.concatenate([pieces[i] for i in part]))
-                        for part in random_split(blocks, n_val, n_test, rng))
+    train, val, test = (
+        np.sort(np.concatenate([pieces[i] for i in part])) for part in random_split(blocks, n_val, n_test, rng)
+    )
     return train, val, test
 
 
@@ -224,5 +227,6 @@ def extra(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"data set {name!r} needs {module.split('.')[0]}, which is not installed: "
-                          "pip install 'afnp[data]'") from error
+        raise ImportError(
+            f"data set {name!r} needs {module.split('.')[0]}, which is not installed: pip install 'afnp[data]'"
+        ) from error

@@ -4,6 +4,7 @@ An idx file is ``0, 0, type, axes``, one big-endian 32-bit length an axis, and t
 
 Letters: N images, D = 784 pixels, L = 256 levels.
 """
+
 from __future__ import annotations
 
 import gzip
@@ -18,19 +19,29 @@ from numpy.typing import NDArray
 
 from .dataset import Dataset, dequantize, generator, one_hot, pixel_names
 
-LIMIT = 2 ** 31
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-         "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-MD5 = {     # of the four files, unpacked: gzip may pack the same bytes differently
-    "mnist": ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
-              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
-    "fashion_mnist": ("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
-                      "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
+LIMIT = 2**31
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MD5 = {  # of the four files, unpacked: gzip may pack the same bytes differently
+    "mnist": (
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+    "fashion_mnist": (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
 }
 ABOUT = {
     "mnist": ("MNIST handwritten digits", "CC BY-SA 3.0", "LeCun, Cortes & Burges 1998"),
-    "fashion_mnist": ("Fashion-MNIST articles of clothing", "MIT, Copyright (c) 2017 Zalando SE",
-                      "Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747"),
+    "fashion_mnist": (
+        "Fashion-MNIST articles of clothing",
+        "MIT, Copyright (c) 2017 Zalando SE",
+        "Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747",
+    ),
 }
 
 
@@ -54,20 +65,24 @@ def read_idx(path: str | os.PathLike[str], md5: str | None = None) -> NDArray[np
         with gzip.open(path) if packed else open(path, "rb") as stream:
             magic = stream.read(4)
             if len(magic) < 4 or magic[:3] != b"\x00\x00\x08" or not 1 <= magic[3] <= 4:
-                raise ValueError(f"{path}: expected an idx file of bytes (00 00 08, then 1 to 4 axes), "
-                                 f"got {magic.hex(' ') or 'nothing'}")
+                raise ValueError(
+                    f"{path}: expected an idx file of bytes (00 00 08, then 1 to 4 axes), "
+                    f"got {magic.hex(' ') or 'nothing'}"
+                )
             lengths = stream.read(4 * magic[3])
             if len(lengths) < 4 * magic[3]:
                 raise ValueError(f"{path}: declares {magic[3]} axes, the file ends before their lengths")
-            shape = tuple(int.from_bytes(lengths[i:i + 4], "big") for i in range(0, 4 * magic[3], 4))
+            shape = tuple(int.from_bytes(lengths[i : i + 4], "big") for i in range(0, 4 * magic[3], 4))
             if math.prod(shape) > LIMIT:
                 raise ValueError(f"{path}: declares shape {shape}, the limit is {LIMIT} bytes")
             values = stream.read(math.prod(shape) + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: expected an intact gzip file, got a broken one ({error})") from error
     if len(values) != math.prod(shape):
-        raise ValueError(f"{path}: declares shape {shape}, {math.prod(shape)} bytes, "
-                         f"the file holds {'fewer' if len(values) < math.prod(shape) else 'more'}")
+        raise ValueError(
+            f"{path}: declares shape {shape}, {math.prod(shape)} bytes, "
+            f"the file holds {'fewer' if len(values) < math.prod(shape) else 'more'}"
+        )
     found = hashlib.md5(magic + lengths + values, usedforsecurity=False).hexdigest()
     if md5 is not None and found != md5:
         raise ValueError(f"{path}: expected MD5 {md5}, got {found}; check=False reads it all the same")
@@ -109,24 +124,36 @@ def idx_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, check: 
     agree(folder, images, labels)
     agree(folder, test_images, test_labels)
     if images.shape[1:] != test_images.shape[1:]:
-        raise ValueError(f"{folder}: expected images of one size, got {images.shape[1:]} for training, "
-                         f"{test_images.shape[1:]} for test")
+        raise ValueError(
+            f"{folder}: expected images of one size, got {images.shape[1:]} for training, "
+            f"{test_images.shape[1:]} for test"
+        )
     (height, width), cut = images.shape[1:], len(images) - len(images) // 6
     x, test = (dequantize(pixels.reshape(len(pixels), -1), 256, rng) for pixels in (images, test_images))
     classes = one_hot(labels, 10)
     title, rights, authors = ABOUT[name]
     return Dataset(
-        name, x[:cut], x[cut:], test, columns=pixel_names(height, width), levels=256,
+        name,
+        x[:cut],
+        x[cut:],
+        test,
+        columns=pixel_names(height, width),
+        levels=256,
         description=f"{title}, {height} x {width} pixels of 256 levels, dequantised; context: the class; "
-                    + ("MD5 of all files as published" if check else "MD5 not checked"),
-        license=rights, source=authors,
-        context_train=classes[:cut], context_val=classes[cut:], context_test=one_hot(test_labels, 10))
+        + ("MD5 of all files as published" if check else "MD5 not checked"),
+        license=rights,
+        source=authors,
+        context_train=classes[:cut],
+        context_val=classes[cut:],
+        context_test=one_hot(test_labels, 10),
+    )
 
 
 def agree(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
     """ValueError unless there is a label 0..9 for every image, and at least one."""
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not images.size:
-        raise ValueError(f"{folder}: expected images (N, height, width) and labels (N,), "
-                         f"got {images.shape} and {labels.shape}")
+        raise ValueError(
+            f"{folder}: expected images (N, height, width) and labels (N,), got {images.shape} and {labels.shape}"
+        )
     if labels.max() > 9:
         raise ValueError(f"{folder}: expected labels 0..9, got {labels.max()} at index {labels.argmax()}")

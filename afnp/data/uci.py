@@ -16,6 +16,7 @@ split can be compared with published numbers. Test is the last tenth, validation
 
 Letters: N rows, D columns.
 """
+
 from __future__ import annotations
 
 import os
@@ -125,7 +126,8 @@ def gas_sensors(folder: Path, trust_pickle: bool) -> Array:
         raise ValueError(
             f"{present(pickle)}: a pickle can run any code; afnp opens it only with trust_pickle=True. Or "
             "convert it once, where that does no harm: table = pandas.read_pickle('ethylene_CO.pickle'); "
-            "numpy.save('ethylene_CO.npy', table.drop(columns=['Time', 'Meth', 'Eth']).to_numpy(float))")
+            "numpy.save('ethylene_CO.npy', table.drop(columns=['Time', 'Meth', 'Eth']).to_numpy(float))"
+        )
     table = extra("pandas", "gas").read_pickle(present(pickle))
     missing = {"Time", "Meth", "Eth"} - set(table.columns)
     if missing:
@@ -193,13 +195,25 @@ def uci_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, **optio
         Missing or malformed files.
     """
     generator(seed)
-    loaders: dict[str, Any] = {"power": power, "gas": gas, "hepmass": hepmass, "miniboone": miniboone,
-                               "bsds300": bsds300}
+    loaders: dict[str, Any] = {
+        "power": power,
+        "gas": gas,
+        "hepmass": hepmass,
+        "miniboone": miniboone,
+        "bsds300": bsds300,
+    }
     parts = loaders[name](Path(folder), **options)
     train, val, test = (as_table(part, f"{folder}: {name}").astype(np.float32) for part in parts)
-    return Dataset(name, train, val, test, description=UCI[name], source=SOURCE,
-                   license="non-commercial research, education" if name == "bsds300" else "CC BY 4.0 (UCI)",
-                   columns=tuple(f"x{i + 1}" for i in range(train.shape[1])))
+    return Dataset(
+        name,
+        train,
+        val,
+        test,
+        description=UCI[name],
+        source=SOURCE,
+        license="non-commercial research, education" if name == "bsds300" else "CC BY 4.0 (UCI)",
+        columns=tuple(f"x{i + 1}" for i in range(train.shape[1])),
+    )
 
 
 class Fingerprint(NamedTuple):
@@ -234,8 +248,10 @@ def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
     try:
         root = np.linalg.cholesky(np.atleast_2d(np.cov(x, rowvar=False, bias=True)))
     except np.linalg.LinAlgError as error:
-        raise ValueError(f"train: expected an invertible covariance, that of {x.shape[1]} columns over "
-                         f"{x.shape[0]} rows is singular") from error
+        raise ValueError(
+            f"train: expected an invertible covariance, that of {x.shape[1]} columns over "
+            f"{x.shape[0]} rows is singular"
+        ) from error
     u = np.linalg.solve(root, (y - mean).T)
     return -0.5 * (u * u).sum(axis=0) - np.log(np.diag(root)).sum() - 0.5 * x.shape[1] * np.log(2 * np.pi)
 
