@@ -44,8 +44,8 @@ examples:
   afnp score moons.afnp new.npy -o log_prob.csv     log-likelihood of each row, in nats
   afnp sample moons.afnp -n 1000 -o samples.csv --seed 7
   afnp verify moons.afnp                            is it really a normalizing flow?
-  afnp bench --help                                 speed beside other flow libraries
 
+Speed beside other flow libraries is measured by 'afnp bench', which has a --help of its own.
 DATA is a set that 'afnp data' lists, or a .npy, .npz or .csv file of numbers, one sample a row.
 Conditional flows (with a context) are for Python: afnp.fit(flow, x, context=c). Here they can only be verified.
 """
