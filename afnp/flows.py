@@ -37,6 +37,8 @@ COMPILED_FROM = 10**6
 """Rows times parameters from which "auto" takes the compiled kernels. Below, NumPy needs less than a millisecond,
 and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the wait."""
 
+WORTH_A_THREAD = 10**7
+"""Rows times parameters that make another thread worth waking."""
 
 BATCH_NUMBERS = 2**23
 """Long inputs are streamed in batches of about this many activations, so that memory stays bounded."""
@@ -327,15 +329,18 @@ class Flow:
         if backend == "cuda":
             return [slice(0, n)]  # it streams what its own memory cannot hold
         widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
-        most = max(64, BATCH_NUMBERS // widest)
+        most = 64 * max(1, BATCH_NUMBERS // (64 * widest))
         if backend == "numpy":
             return [slice(start, start + most) for start in range(0, max(n, 1), most)]
-        return row_blocks(n, unit=64, most=most)
+        return row_blocks(n, min(self._rows_worth_a_thread(), most), most=most)
 
-    @staticmethod
-    def _gradient_blocks(n: int, backend: str) -> list[slice]:
+    def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into one block for NumPy, one a thread for compiled code."""
-        return [slice(0, n)] if backend == "numpy" else row_blocks(n, unit=64, most=n)
+        return [slice(0, n)] if backend == "numpy" else row_blocks(n, self._rows_worth_a_thread(), most=n)
+
+    def _rows_worth_a_thread(self) -> int:
+        """Return how many rows, in tiles of 64, keep a thread busy long enough."""
+        return 64 * max(1, -(-WORTH_A_THREAD // (64 * max(1, self._theta.size))))
 
 
 def _refuse_nan(result: np.ndarray, name: str) -> None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import afnp
 from afnp.data.toy import lower_moon, upper_moon
 from figures import recipes
-from figures.common import COLORS, caption
+from figures.common import COLORS, caption, verified
 
 GRID = (-4.0, 5.0), (-4.0, 4.5)
 VIEW = (-1.6, 2.6), (-1.15, 1.65)
@@ -51,6 +51,7 @@ def data(quick: bool = False) -> dict:
             "train_rows": len(recipe.data.train),
             "epochs": len(history.train_loss),
             "seconds": history.seconds,
+            "verified": verified(flow, quick),
         },
         "stages": _stages(flow, x),
         "upper": _squared_distance(x, upper_moon) < _squared_distance(x, lower_moon),

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import afnp
 from figures import recipes
-from figures.common import COLORS, caption
+from figures.common import COLORS, caption, verified
 
 SHOWN = 12
 """Images in a row."""
@@ -39,6 +39,7 @@ def data(quick: bool = False) -> dict:
             "epochs": len(history.train_loss),
             "best_epoch": history.best_epoch + 1,
             "seconds": history.seconds,
+            "verified": verified(flow, quick=True),
         }
     D = recipe.data.train.shape[1]
     numbers["models"]["Gaussian"]["parameters"] = D + D * (D + 1) // 2

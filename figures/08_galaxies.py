@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from figures import recipes
-from figures.common import COLORS, caption
+from figures.common import COLORS, caption, verified
 
 LABELS = ("redshift", "r [mag]", "u − g [mag]", "g − r [mag]", "r − i [mag]", "i − z [mag]", "z − y [mag]")
 SHARES = (0.99, 0.9, 0.5)
@@ -35,6 +35,7 @@ def data(quick: bool = False) -> dict:
     models = {name: _summary(scores) for name, scores in recipes.log_probs(recipe).items()}
     for name, history in recipe.histories.items():
         models[name] |= {"seconds": history.seconds, "epochs": len(history.train_loss)}
+        models[name] |= {"verified": verified(recipe.flows[name], quick)}
     edges = [np.linspace(*np.quantile(column, (0.001, 0.999)), BINS + 1) for column in galaxies.T]
     return {
         "numbers": {

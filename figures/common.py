@@ -28,6 +28,7 @@ from matplotlib.rcsetup import cycler
 import afnp
 from afnp import files
 from afnp.train import History
+from afnp.verify import check_flow
 
 __all__ = [
     "CACHE",
@@ -42,6 +43,7 @@ __all__ = [
     "slope",
     "style",
     "trained",
+    "verified",
     "versions",
     "write_bytes",
 ]
@@ -170,6 +172,23 @@ def trained(
     folder.mkdir(parents=True, exist_ok=True)
     files.write(path, "model", {"flow": flow.config(), "history": asdict(history)}, {"theta": flow.theta})
     return flow, history
+
+
+QUICK_CHECKS = ("dependency", "triangular", "log_det", "round_trip")
+"""Enough to see that a flow is one; the others take their time on large networks."""
+
+
+def verified(flow: afnp.Flow, quick: bool = False) -> dict:
+    """Check a flow at its own parameters; return what passed, and what could not be decided there.
+
+    Raises
+    ------
+    AssertionError
+        If a check fails: no figure is drawn of a flow that is not one.
+    """
+    report = check_flow(flow, parameters="own", checks=QUICK_CHECKS if quick else None)
+    report.raise_if_failed()
+    return {"passed": report.passed, "not_run": report.not_run}
 
 
 def _key(flow: afnp.Flow, x_train, x_val, fit_options: Mapping) -> str:

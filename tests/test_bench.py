@@ -71,11 +71,33 @@ def test_everything_is_measured(run):
     assert list(found["seconds"]["afnp"]) == found["operations"] == [o.name for o in TINY.operations]
     for summary in found["seconds"]["afnp"].values():
         assert 0 < summary["minimum"] <= summary["median"] and summary["calls"] >= 1
-    start = found["start"]["afnp"]
-    assert start["first_result"] > start["import"] > 0 and found["peak_memory"]["afnp"] > 20
+    assert (
+        found["first_result"]["afnp"] > found["start"]["afnp"]["import"] > 0 and found["peak_memory"]["afnp"] > 20
+    )
     assert found["others"] is None or found["others"] >= 0
     assert found["machine_gflops"] > 0 and found["machine_gbytes"] > 0
     assert set(found["useful_gflops"]["afnp"]) == {"log_prob 1000", "log_prob 10", "sample 10", "sample 100"}
+
+
+def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def interrupted(workers, operation, *others):
+        asked.append(operation.name)
+        if operation.name == "sample 10":
+            raise KeyboardInterrupt
+        return measure(workers, operation, *others)
+
+    monkeypatch.setitem(CONFIGURATIONS, "tiny", TINY)
+    monkeypatch.setattr(command, "MACHINE", [])
+    monkeypatch.setattr(command, "measure", interrupted)
+    assert (
+        bench.main(["--quick", "--quiet", "--configs", "tiny", "--libraries", "afnp", "--out", str(tmp_path)])
+        == 130
+    )
+    found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["configurations"]["tiny"]
+    assert list(found["seconds"]["afnp"]) == asked[:-1] == ["log_prob 1000", "log_prob 10"]
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_useful_work_is_the_sum_of_prefixes(run):

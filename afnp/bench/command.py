@@ -60,20 +60,19 @@ class Benchmark:
         }
 
     def run(self, configuration: Configuration) -> None:
-        """Prove and time one configuration; what fails is noted, and the others go on."""
+        """Prove and time one configuration; what fails is noted; Ctrl-C keeps what is there."""
         self.say(f"{configuration.name}: proof")
         found: dict = {
             "features": configuration.features, "hidden": configuration.hidden,
             "transforms": configuration.transforms, "parameters": configuration.parameters,
             "operations": [operation.name for operation in configuration.operations],
-            "proofs": {}, "start": {}, "seconds": {}, "peak_memory": {}, "failed": {},
+            "proofs": {}, "start": {}, "seconds": {}, "peak_memory": {}, "failed": {}, "others": None,
         }  # fmt: skip
+        self.result["configurations"][configuration.name] = found
         for name in self.libraries:
             if name not in self.result["missing"]:
                 self._prove(name, configuration, found)
         self._time(configuration, found)
-        found["useful_gflops"] = _useful_gflops(found)
-        self.result["configurations"][configuration.name] = found
 
     def _worker(self, name: str, configuration: Configuration, **environment: str) -> tuple[Worker, dict]:
         worker = Worker(name, clean_environment(**environment))
@@ -125,10 +124,6 @@ class Benchmark:
         finally:
             for worker in workers.values():
                 worker.close()
-        for name, start in found["start"].items():
-            if "log_prob 1000" in found["seconds"].get(name, {}):
-                first = found["seconds"][name]["log_prob 1000"]["first"]
-                start["first_result"] = start["import"] + start["build"] + first
 
     def _time_machine(self, workers: dict[str, Worker], found: dict, failed: Callable) -> None:
         """Measure what the machine can do, in the same run, and let its worker go."""
@@ -171,6 +166,16 @@ class Benchmark:
                 self.result["compilation_failed"] = str(failure)
                 return
         self.result["compilation"] = {kind: first - second for kind, (first, second) in calls.items()}
+
+
+def _first_results(found: dict) -> dict[str, float]:
+    """Return the seconds from the start of the import to the first log-densities."""
+    times, needed = found["seconds"], "log_prob 1000"
+    return {
+        name: start["import"] + start["build"] + times[name][needed]["first"]
+        for name, start in found["start"].items()
+        if needed in times.get(name, {})
+    }
 
 
 def _useful_gflops(found: dict) -> dict[str, dict[str, float]]:
@@ -296,6 +301,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         benchmark = Benchmark(args.libraries, effort, args.threads, bar.set_postfix_str)
         interrupted = _run(benchmark, configurations, bar)
     result = benchmark.result
+    for found in result["configurations"].values():
+        found["useful_gflops"], found["first_result"] = _useful_gflops(found), _first_results(found)
     result["total_seconds"] = time.perf_counter() - benchmark.started
     text = markdown(result)
     print(text)

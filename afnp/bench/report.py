@@ -184,7 +184,7 @@ def _beside(found: dict) -> str:
             three_digits(alternating_ratio(times)),
             ", ".join(f"{operation.split()[0]} {rate:.1f}" for operation, rate in rates.items()) or "-",
             three_digits(found["peak_memory"].get(name)),
-            three_digits(found["start"].get(name, {}).get("first_result")),
+            three_digits(found["first_result"].get(name)),
             three_digits(first),
         ])  # fmt: skip
     return table(head, rows)
