@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["bench"]:
-        return bench.main(arguments[1:])
+        return bench.main(arguments[1:], "afnp bench")
     args = _parser().parse_args(arguments)
     try:
         return args.run(args)

@@ -182,7 +182,7 @@ def _beside(found: dict) -> str:
             name,
             sampling or "-",
             three_digits(alternating_ratio(times)),
-            ", ".join(f"{operation.split()[0]} {rate:.1f}" for operation, rate in rates.items()) or "-",
+            ", ".join(f"{operation}: {three_digits(rate)}" for operation, rate in rates.items()) or "-",
             three_digits(found["peak_memory"].get(name)),
             three_digits(found["first_result"].get(name)),
             three_digits(first),
