@@ -34,7 +34,7 @@ BACKENDS = ("auto", "numpy", "numba", "cuda")
 """Who does the arithmetic. "auto" compiles where it pays: from ``COMPILED_FROM`` on."""
 
 COMPILED_FROM = 10**6
-"""Rows times parameters from which "auto" takes the compiled kernels. Below, NumPy needs less than a millisecond,
+"""Rows times parameters from which "auto" takes the compiled kernels. Below, NumPy needs a few milliseconds,
 and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the wait."""
 
 WORTH_A_THREAD = 10**7

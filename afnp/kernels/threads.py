@@ -39,9 +39,10 @@ def row_blocks(n: int, unit: int, most: int) -> list[slice]:
     >>> row_blocks(5, unit=64, most=1000)
     [slice(0, 5, None)]
     """
-    units = -(-n // unit)
-    blocks = max(1, min(units, workers()), -(-n // most))
-    cuts = [min(n, unit * (units * k // blocks)) for k in range(blocks + 1)]
+    # a remainder joins the last block: a short block of its own would take another path than whole tiles do
+    units = max(1, n // unit)
+    blocks = max(min(units, workers()), -(-units // max(1, most // unit - 1)))
+    cuts = [*(unit * (units * k // blocks) for k in range(blocks)), n]
     return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
