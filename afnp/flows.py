@@ -18,10 +18,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp.bases import StandardNormal
+from afnp.bases import BASES, StandardNormal
 from afnp.inputs import check_rows, choose, integer
 from afnp.kernels.threads import in_threads, row_blocks
-from afnp.params import Views
+from afnp.params import Parts
 from afnp.preprocess import Dequantize, Logit, Standardize
 from afnp.transforms import METHODS, Autoregressive
 
@@ -56,6 +56,8 @@ class Flow:
     dtype : float64 or float32
     seed : int
         For the initial parameters.
+    base : distribution, optional
+        Of the noise, from :mod:`afnp.bases`; a standard normal if left out.
 
     Attributes
     ----------
@@ -73,7 +75,7 @@ class Flow:
     (5,)
     """
 
-    def __init__(self, layers: Sequence, context: int = 0, dtype=np.float64, seed: int = 0):
+    def __init__(self, layers: Sequence, context: int = 0, dtype=np.float64, seed: int = 0, base=None):
         self.layers = list(layers)
         widths = [layer.features for layer in self.layers]
         if len(set(widths)) != 1:
@@ -84,17 +86,20 @@ class Flow:
         self.features, self.context = operator.index(widths[0]), operator.index(context)
         if self.features < 1 or self.context < 0:
             raise ValueError(f"expected at least one feature, got {self.features} with a context of {self.context}")
-        self.base = StandardNormal()
+        self.base = StandardNormal(self.features) if base is None else base
+        if self.base.features != self.features:
+            raise ValueError(f"base: expected {self.features} features, got {self.base.features}")
         try:
             dtype = np.dtype(dtype)
         except TypeError:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}") from None
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
-        self._theta = np.zeros(sum(layer.layout.size for layer in self.layers), dtype=dtype)
-        rng = np.random.default_rng(seed)
-        for layer, p in zip(self.layers, self._split(self._theta), strict=True):
-            layer.initialize(p, rng)
+        self._theta = np.zeros(sum(part.layout.size for part in (*self.layers, self.base)), dtype=dtype)
+        rng, p = np.random.default_rng(seed), self._split(self._theta)
+        for layer, p_layer in zip(self.layers, p, strict=True):
+            layer.initialize(p_layer, rng)
+        self.base.initialize(p.base, rng)
 
     @property
     def theta(self) -> np.ndarray:
@@ -119,13 +124,19 @@ class Flow:
             "context": self.context,
             "dtype": self.dtype.name,
             "layers": [{"type": type(layer).__name__, **layer.config()} for layer in self.layers],
+            "base": {"type": type(self.base).__name__, **self.base.config()},
         }
 
     @classmethod
     def from_config(cls, config: dict) -> Flow:
         """Build the flow that ``config()`` describes, with fresh parameters."""
-        layers = [dict(layer) for layer in config["layers"]]
-        return cls([TRANSFORMS[layer.pop("type")](**layer) for layer in layers], config["context"], config["dtype"])
+        layers, base = [dict(layer) for layer in config["layers"]], dict(config["base"])
+        return cls(
+            [TRANSFORMS[layer.pop("type")](**layer) for layer in layers],
+            config["context"],
+            config["dtype"],
+            base=BASES[base.pop("type")](**base),
+        )
 
     def __repr__(self) -> str:
         """Print a table of layers, their shapes and parameter counts."""
@@ -184,7 +195,7 @@ class Flow:
         True
         """
         n = integer("n", n, least=0)
-        u = self.base.sample(n, self.features, np.random.default_rng(rng), self.dtype)
+        u = self.base.sample(self._split(self._theta).base, n, np.random.default_rng(rng), self.dtype)
         return self.generate(u, context, method, backend)[0]
 
     def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
@@ -212,13 +223,15 @@ class Flow:
 
     # ---- trusted: dtype-generic arithmetic ---------------------------------------------------------------
 
-    def _split(self, theta: np.ndarray) -> list[Views]:
-        """Return each layer's views of a vector laid out like ``theta``."""
-        cuts = np.cumsum([0, *(layer.layout.size for layer in self.layers)])
-        return [layer.layout.views(theta[a:b]) for layer, a, b in zip(self.layers, cuts, cuts[1:], strict=False)]
+    def _split(self, theta: np.ndarray) -> Parts:
+        """Return each layer's views of a vector laid out like ``theta``, and the base's."""
+        parts = [*self.layers, self.base]
+        cuts = np.cumsum([0, *(part.layout.size for part in parts)])
+        *layers, base = (part.layout.views(theta[a:b]) for part, a, b in zip(parts, cuts, cuts[1:], strict=False))
+        return Parts(layers, base, theta)
 
     def _normalize(
-        self, p: list[Views], x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+        self, p: Parts, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
     ) -> tuple:
         if backend == "cuda":
             raise ValueError("backend: 'cuda' only generates; expected 'auto', 'numpy' or 'numba'")
@@ -229,7 +242,7 @@ class Flow:
             caches.append(cache)
         return x, log_det, caches
 
-    def _generate(self, p: list[Views], u, context, method: str = "substitution", backend: str = "numpy") -> tuple:
+    def _generate(self, p: Parts, u, context, method: str = "substitution", backend: str = "numpy") -> tuple:
         if backend == "cuda":
             return self._generate_cuda(p, u, context)
         log_det = 0
@@ -238,7 +251,7 @@ class Flow:
             log_det = log_det + log_det_layer
         return u, log_det
 
-    def _generate_cuda(self, p: list[Views], u, context) -> tuple:
+    def _generate_cuda(self, p: Parts, u, context) -> tuple:
         """Take transforms that follow each other to the GPU together; the fixed ones stay in NumPy."""
         from afnp.kernels import cuda
 
@@ -253,22 +266,20 @@ class Flow:
                 log_det = log_det + log_det_layer
         return u, log_det
 
-    def _log_prob(self, p: list[Views], x, context, backend: str = "numpy") -> tuple[np.ndarray]:
+    def _log_prob(self, p: Parts, x, context, backend: str = "numpy") -> tuple[np.ndarray]:
         u, log_det, _ = self._normalize(p, x, context, backend, keep=False)
-        return (self.base.log_prob(u) + log_det,)
+        return (self.base.log_prob(p.base, u) + log_det,)
 
-    def _gradient(
-        self, p: list[Views], x, context, g: list[Views], backend: str = "numpy", of: int = 0
-    ) -> np.ndarray:
+    def _gradient(self, p: Parts, x, context, g: Parts, backend: str = "numpy", of: int = 0) -> np.ndarray:
         """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,)."""
         u, log_det, caches = self._normalize(p, x, context, backend)
         d_log_det = np.full(len(x), -1 / (of or len(x)), dtype=u.dtype)
-        d_u = self.base.backward(u, d_log_det)
+        d_u = self.base.backward(p.base, u, d_log_det, g.base)
         for layer, p_layer, cache, g_layer in zip(
             reversed(self.layers), reversed(p), reversed(caches), reversed(g), strict=True
         ):
             d_u = layer.backward(p_layer, cache, d_u, d_log_det, g_layer)
-        return self.base.log_prob(u) + log_det
+        return self.base.log_prob(p.base, u) + log_det
 
     # ---- checks and batches ------------------------------------------------------------------------------
 

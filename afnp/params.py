@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-__all__ = ["Layout", "Views"]
+__all__ = ["Layout", "Parts", "Views"]
 
 
 class Views(dict):
@@ -21,6 +21,14 @@ class Views(dict):
     def __init__(self, flat: np.ndarray):
         super().__init__()
         self.flat = flat
+
+
+class Parts(list):
+    """Each layer's views of one vector, in order; the base distribution's are kept as ``base``."""
+
+    def __init__(self, layers: list[Views], base: Views, flat: np.ndarray):
+        super().__init__(layers)
+        self.base, self.flat = base, flat
 
 
 class Layout:

@@ -223,7 +223,9 @@ def test_samples_of_a_linear_flow_have_the_gaussian_moments(backend):
 
 def test_base_is_the_standard_normal():
     u = np.array([[0.0, 0.0], [1.0, -2.0]])
-    np.testing.assert_allclose(StandardNormal().log_prob(u), [-math.log(2 * math.pi), -math.log(2 * math.pi) - 2.5])
+    np.testing.assert_allclose(
+        StandardNormal(2).log_prob({}, u), [-math.log(2 * math.pi), -math.log(2 * math.pi) - 2.5]
+    )
     d = StandardNormal().backward(u, np.array([1.0, 2.0]))
     truth = complex_step(lambda u: StandardNormal().log_prob(u) @ [1.0, 2.0], u)
     np.testing.assert_allclose(d, truth, rtol=1e-14)
