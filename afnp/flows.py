@@ -12,6 +12,7 @@ Letters: N rows, D features, C context inputs, P parameters.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Sequence
@@ -19,29 +20,40 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.bases import BASES, StandardNormal
+from afnp.batches import (
+    blocks_of_rows,
+    check_context,
+    choose_backend,
+    refuse_nan,
+    rows_worth_a_thread,
+)
 from afnp.inputs import check_rows, choose, integer
 from afnp.kernels.threads import in_threads, row_blocks
 from afnp.params import Parts
 from afnp.preprocess import Dequantize, Logit, Standardize
-from afnp.transforms import METHODS, Autoregressive
+from afnp.transforms import (
+    METHODS,
+    ActNorm,
+    Autoregressive,
+    BatchNorm,
+    Coupling,
+    Inverse,
+    LULinear,
+    PassTable,
+    Permutation,
+)
+from afnp.transforms.fused import fuse
 
-__all__ = ["BACKENDS", "Flow"]
+__all__ = ["Flow"]
 
-TRANSFORMS = {cls.__name__: cls for cls in (Autoregressive, Standardize, Dequantize, Logit)}
+TRANSFORMS = {
+    cls.__name__: cls
+    for cls in (
+        *(Autoregressive, Inverse, Coupling, Permutation, ActNorm, BatchNorm, LULinear),
+        *(Standardize, Dequantize, Logit),
+    )
+}
 """What a flow may be made of, by the name that model files use."""
-
-BACKENDS = ("auto", "numpy", "numba", "cuda")
-"""Who does the arithmetic. "auto" compiles where it pays: from ``COMPILED_FROM`` on."""
-
-COMPILED_FROM = 10**6
-"""Rows times parameters from which "auto" takes the compiled kernels. Below, NumPy needs a few milliseconds,
-and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the wait."""
-
-WORTH_A_THREAD = 10**7
-"""Rows times parameters that make another thread worth waking."""
-
-BATCH_NUMBERS = 2**23
-"""Long inputs are streamed in batches of about this many activations, so that memory stays bounded."""
 
 
 class Flow:
@@ -144,6 +156,11 @@ class Flow:
         rows = [f"  {k}  {_summary(layer):60s} {layer.layout.size:>10,}" for k, layer in enumerate(self.layers)]
         return "\n".join([head, *rows, f"  {'parameters':63s} {self.theta.size:>10,}"])
 
+    @property
+    def passes(self) -> PassTable:
+        """What each direction costs, layer by layer: network passes, steps that wait for each other, arithmetic."""
+        return PassTable(self.layers)
+
     # ---- public: checked input ---------------------------------------------------------------------------
 
     def log_prob(self, x, context=None, backend="auto") -> np.ndarray:
@@ -195,7 +212,7 @@ class Flow:
         True
         """
         n = integer("n", n, least=0)
-        u = self.base.sample(self._split(self._theta).base, n, np.random.default_rng(rng), self.dtype)
+        u = self.base.sample(self._own.base, n, np.random.default_rng(rng), self.dtype)
         return self.generate(u, context, method, backend)[0]
 
     def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
@@ -214,12 +231,12 @@ class Flow:
         if not len(x):
             raise ValueError("x: expected at least one row, got an empty batch")
         backend = self._backend(backend, len(x))
-        grads = [np.zeros_like(self._theta) for _ in self._gradient_blocks(len(x), backend)]
+        grads = [self._split(np.zeros_like(self._theta)) for _ in self._gradient_blocks(len(x), backend)]
         log_prob, square = self._gradient_in_blocks(x, context, grads, backend)
-        _refuse_nan(log_prob, "x")
+        refuse_nan(log_prob, "x")
         if np.isnan(square):
             raise FloatingPointError("the gradient of the loss is not a number")
-        return -float(log_prob.mean(dtype=np.float64)), grads[0]
+        return -float(log_prob.mean(dtype=np.float64)), grads[0].flat
 
     # ---- trusted: dtype-generic arithmetic ---------------------------------------------------------------
 
@@ -230,14 +247,48 @@ class Flow:
         *layers, base = (part.layout.views(theta[a:b]) for part, a, b in zip(parts, cuts, cuts[1:], strict=False))
         return Parts(layers, base, theta)
 
+    @functools.cached_property
+    def _own(self) -> Parts:
+        """Return the views of ``theta``, made once."""
+        return self._split(self._theta)
+
+    def __getstate__(self) -> dict:
+        """Leave out what is made on demand: copies of views would see the memory that they came from no more."""
+        return {name: value for name, value in vars(self).items() if name not in ("_own", "_fused")}
+
+    @functools.cached_property
+    def _fused(self) -> list:
+        """The layers as compiled code takes them, with stacks for runs of one shape."""
+        return fuse(self.layers)
+
+    def _stages(self, p: Parts, backend: str) -> list[tuple]:
+        """Return what runs in turn on a backend, each with its parameters."""
+        if backend != "numba":
+            return list(zip(self.layers, p, strict=True))
+        if p.fused is None:
+            cuts = np.cumsum([0, *(stage.layout.size for stage in self._fused)])
+            p.fused = [
+                stage.layout.views(p.flat[a:b]) for stage, a, b in zip(self._fused, cuts, cuts[1:], strict=False)
+            ]
+        return list(zip(self._fused, p.fused, strict=True))
+
     def _normalize(
-        self, p: Parts, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+        self,
+        p: Parts,
+        x: np.ndarray,
+        context: np.ndarray,
+        backend: str = "numpy",
+        keep: bool = True,
+        training: bool = False,
     ) -> tuple:
         if backend == "cuda":
             raise ValueError("backend: 'cuda' only generates; expected 'auto', 'numpy' or 'numba'")
         log_det, caches = 0, []
-        for layer, p_layer in zip(self.layers, p, strict=True):
-            x, log_det_layer, cache = layer.normalize(p_layer, x, context, backend, keep)
+        for layer, p_layer in self._stages(p, backend):
+            if training and hasattr(layer, "normalize_training"):
+                x, log_det_layer, cache = layer.normalize_training(p_layer, x, context)
+            else:
+                x, log_det_layer, cache = layer.normalize(p_layer, x, context, backend, keep)
             log_det = log_det + log_det_layer
             caches.append(cache)
         return x, log_det, caches
@@ -246,7 +297,7 @@ class Flow:
         if backend == "cuda":
             return self._generate_cuda(p, u, context)
         log_det = 0
-        for layer, p_layer in zip(reversed(self.layers), reversed(p), strict=True):
+        for layer, p_layer in reversed(self._stages(p, "numpy" if method == "naive" else backend)):
             u, log_det_layer = layer.generate(p_layer, u, context, method, backend)
             log_det = log_det + log_det_layer
         return u, log_det
@@ -272,34 +323,35 @@ class Flow:
 
     def _gradient(self, p: Parts, x, context, g: Parts, backend: str = "numpy", of: int = 0) -> np.ndarray:
         """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,)."""
-        u, log_det, caches = self._normalize(p, x, context, backend)
+        training = g.updates is not None
+        u, log_det, caches = self._normalize(p, x, context, backend, training=training)
         d_log_det = np.full(len(x), -1 / (of or len(x)), dtype=u.dtype)
         d_u = self.base.backward(p.base, u, d_log_det, g.base)
-        for layer, p_layer, cache, g_layer in zip(
-            reversed(self.layers), reversed(p), reversed(caches), reversed(g), strict=True
-        ):
+        stages = zip(self._stages(p, backend), self._stages(g, backend), caches, strict=True)
+        for (layer, p_layer), (_, g_layer), cache in reversed(list(stages)):
             d_u = layer.backward(p_layer, cache, d_u, d_log_det, g_layer)
+            if training and hasattr(layer, "update"):
+                g.updates.append((layer, p_layer, cache))  # type: ignore[union-attr]
         return self.base.log_prob(p.base, u) + log_det
+
+    def _begin(self, x: np.ndarray, context: np.ndarray) -> None:
+        """Let layers that start from data (ActNorm, BatchNorm) take the statistics of x (N, D)."""
+        for layer, p_layer in zip(self.layers, self._own, strict=True):
+            if hasattr(layer, "begin"):
+                layer.begin(p_layer, x)
+            x = layer.normalize(p_layer, x, context, keep=False)[0]
 
     # ---- checks and batches ------------------------------------------------------------------------------
 
     def _check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
         x = check_rows(x, self.features, self.dtype, name)
-        if (context is None) != (self.context == 0):
-            got = "none" if context is None else f"shape {np.shape(context)}"
-            raise ValueError(f"context: expected {self.context or 'no'} columns, got {got}")
-        if context is None:
-            return x, np.empty((len(x), 0), dtype=self.dtype)
-        context = check_rows(context, self.context, self.dtype, "context")
-        if len(context) not in (1, len(x)):
-            raise ValueError(f"context: expected {len(x)} rows (or 1), got {len(context)}")
-        return x, np.broadcast_to(context, (len(x), self.context))
+        return x, check_context(context, self.context, len(x), self.dtype)
 
     def _streamed(self, function, x, context, backend: str, name: str = "x") -> list[np.ndarray]:
         """Apply ``function(p, x, context, backend)``, which returns arrays of N rows, to blocks of rows."""
         x, context = self._check(x, context, name)
         backend = self._backend(backend, len(x))
-        p = self._split(self._theta)
+        p = self._own
 
         def work(rows: slice) -> tuple:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -309,55 +361,38 @@ class Flow:
         parts = in_threads(work, blocks) if backend == "numba" else [work(rows) for rows in blocks]
         results = [np.concatenate(arrays) if len(parts) > 1 else arrays[0] for arrays in zip(*parts, strict=True)]
         for result in results:
-            _refuse_nan(result, name)
+            refuse_nan(result, name)
         return results
 
-    def _gradient_in_blocks(self, x, context, grads: list[np.ndarray], backend: str) -> tuple[np.ndarray, float]:
-        """Write the mean loss's gradient into grads[0], a vector each block; return log p (N,), |grad|²."""
-        p, blocks = self._split(self._theta), self._gradient_blocks(len(x), backend)
+    def _gradient_in_blocks(self, x, context, grads: list[Parts], backend: str) -> tuple[np.ndarray, float]:
+        """Write the mean loss's gradient into grads[0], one vector a block; return log p (N,), |grad|²."""
+        p, blocks = self._own, self._gradient_blocks(len(x), backend)
 
-        def work(rows: slice, grad: np.ndarray) -> np.ndarray:
-            grad[:] = 0
-            return self._gradient(p, x[rows], context[rows], self._split(grad), backend, of=len(x))
+        def work(rows: slice, g: Parts) -> np.ndarray:
+            g.flat[:] = 0
+            return self._gradient(p, x[rows], context[rows], g, backend, of=len(x))
 
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             if backend == "numpy":
-                return work(blocks[0], grads[0]), float(grads[0] @ grads[0])
+                return work(blocks[0], grads[0]), float(grads[0].flat @ grads[0].flat)
             log_probs = in_threads(lambda block: work(*block), list(zip(blocks, grads, strict=False)))
             from afnp.kernels.adam import add_up
 
-            return np.concatenate(log_probs), add_up(grads[: len(blocks)])
+            return np.concatenate(log_probs), add_up([g.flat for g in grads[: len(blocks)]])
 
     def _backend(self, backend: str, n: int) -> str:
         """Return who works on n rows: the backend that was asked for, or the better one for this size."""
-        choose("backend", backend, BACKENDS)
-        if backend != "auto":
-            return backend
-        return "numba" if n * self._theta.size >= COMPILED_FROM else "numpy"
+        return choose_backend(backend, n, self._theta.size)
 
     def _blocks(self, n: int, backend: str) -> list[slice]:
-        """Cut n rows into blocks: of bounded memory, and for compiled code at least one a thread."""
-        if backend == "cuda":
-            return [slice(0, n)]  # it streams what its own memory cannot hold
+        """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
         widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
-        most = 64 * max(1, BATCH_NUMBERS // (64 * widest))
-        if backend == "numpy":
-            return [slice(start, start + most) for start in range(0, max(n, 1), most)]
-        return row_blocks(n, min(self._rows_worth_a_thread(), most), most=most)
+        return blocks_of_rows(n, backend, widest, self._theta.size)
 
     def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
-        """Cut n rows into one block for NumPy, one a thread for compiled code."""
-        return [slice(0, n)] if backend == "numpy" else row_blocks(n, self._rows_worth_a_thread(), most=n)
-
-    def _rows_worth_a_thread(self) -> int:
-        """Return how many rows, in tiles of 64, keep a thread busy long enough."""
-        return 64 * max(1, -(-WORTH_A_THREAD // (64 * max(1, self._theta.size))))
-
-
-def _refuse_nan(result: np.ndarray, name: str) -> None:
-    if np.isnan(result).any():
-        row = int(np.argwhere(np.isnan(result))[0, 0])
-        raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")
+        """Cut n rows into one block for NumPy, one a thread for compiled code; statistics need all rows at once."""
+        whole = backend == "numpy" or any(hasattr(layer, "update") for layer in self.layers)
+        return [slice(0, n)] if whole else row_blocks(n, rows_worth_a_thread(self._theta.size), most=n)
 
 
 def _summary(layer) -> str:

@@ -28,6 +28,9 @@ from afnp.flows import Flow
 
 __all__ = ["History", "fit"]
 
+FIRST_LOOK = 1024
+"""Rows from which layers that start from statistics take them."""
+
 
 @dataclass
 class History:
@@ -175,7 +178,8 @@ class _Trainer:
         self.run_state = _Run()
         self.best, self.good = flow.theta.copy(), flow.theta.copy()
         threads = flow._gradient_blocks(min(options["batch_size"], len(x)), self.backend)
-        self.grads = [np.zeros_like(flow.theta) for _ in threads]
+        self.grads = [flow._split(np.zeros_like(flow.theta)) for _ in threads]
+        self.grads[0].updates = []
         self.steps = math.ceil(len(x) / options["batch_size"])
 
     # ---- the loop ----------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ class _Trainer:
 
     def _step(self, rows: np.ndarray) -> None:
         log_prob, square = self.flow._gradient_in_blocks(self.x[rows], self.c[rows], self.grads, self.backend)
-        norm, grad = math.sqrt(square), self.grads[0]
+        norm, grad = math.sqrt(square), self.grads[0].flat
         loss_sum = -float(log_prob.sum(dtype=np.float64))
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
             self._fail(log_prob, rows)
@@ -229,6 +233,9 @@ class _Trainer:
             grad *= self.options["clip"] / norm
         np.copyto(self.good, self.flow.theta)
         self.adam.step(self.flow.theta, grad, self._rate(), self.options["weight_decay"])
+        while self.grads[0].updates:
+            layer, p, cache = self.grads[0].updates.pop()
+            layer.update(p, cache)
         self.run_state.loss_sum += loss_sum
         self.run_state.step += 1
 
@@ -284,18 +291,31 @@ class _Trainer:
         return {**self.options, "flow": self.flow.config(), "data": [_fingerprint(a) for a in data]}
 
     def begin(self, resume: bool) -> None:
-        """Go on from the checkpoint, or make sure that starting anew overwrites nothing."""
+        """Go on from the checkpoint, or start anew, and make sure that this overwrites nothing."""
+        if not self._resumed(resume):
+            self._start_from_data()
+
+    def _resumed(self, resume: bool) -> bool:
         if self.checkpoint is None:
             if resume:
                 raise ValueError("resume: expected a checkpoint to resume from, got checkpoint=None")
-            return
+            return False
         self.run_state.recipe = self._recipe()
         if self.checkpoint.exists():
             if not resume:
                 raise ValueError(f"checkpoint: {self.checkpoint} exists; pass resume=True, or delete it first")
             self._load(self.checkpoint)
-        elif not self.checkpoint.parent.is_dir():
+            return True
+        if not self.checkpoint.parent.is_dir():
             raise ValueError(f"checkpoint: expected a file in a folder that exists, got {self.checkpoint}")
+        return False
+
+    def _start_from_data(self) -> None:
+        """Show the flow some training rows, if it has layers that start from statistics."""
+        rows = np.random.default_rng([self.options["seed"], 1]).permutation(len(self.x))[:FIRST_LOOK]
+        self.flow._begin(self.x[rows], self.c[rows])
+        np.copyto(self.good, self.flow.theta)
+        np.copyto(self.best, self.flow.theta)
 
     def _save(self) -> None:
         if self.checkpoint is None:

@@ -1,6 +1,8 @@
 """The compiled kernels against the NumPy definition: the same numbers for every network, batch and thread count."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -121,6 +123,17 @@ def test_parameters_changed_in_place_are_followed():
     after = flow.generate(x, backend="numba")[0]
     assert not np.array_equal(before, after)
     assert_close(after, flow.generate(x, backend="numpy")[0], np.float64)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))])
+def test_a_copy_of_a_flow_follows_its_own_parameters(again):
+    flow, x, _ = flow_and_rows("two", 10, np.float64)
+    before = flow.log_prob(x, backend="numba")
+    other = again(flow)
+    other.theta[:] *= 0.5
+    assert np.array_equal(flow.log_prob(x, backend="numba"), before)
+    assert_close(other.log_prob(x, backend="numba"), other.log_prob(x, backend="numpy"), np.float64)
+    assert not np.allclose(other.log_prob(x), before)
 
 
 def test_read_only_strided_and_empty_input():

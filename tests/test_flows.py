@@ -12,7 +12,7 @@ import pytest
 from conftest import complex_step, lively, norm_error
 
 import afnp
-from afnp import flows
+from afnp import batches, flows
 from afnp.bases import StandardNormal
 from afnp.chain_rule import GaussianChain
 from afnp.layers import MaskedLinear
@@ -226,14 +226,14 @@ def test_base_is_the_standard_normal():
     np.testing.assert_allclose(
         StandardNormal(2).log_prob({}, u), [-math.log(2 * math.pi), -math.log(2 * math.pi) - 2.5]
     )
-    d = StandardNormal().backward(u, np.array([1.0, 2.0]))
-    truth = complex_step(lambda u: StandardNormal().log_prob(u) @ [1.0, 2.0], u)
+    d = StandardNormal(2).backward({}, u, np.array([1.0, 2.0]), {})
+    truth = complex_step(lambda u: StandardNormal(2).log_prob({}, u) @ [1.0, 2.0], u)
     np.testing.assert_allclose(d, truth, rtol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_is_drawn_in_the_precision_of_the_flow(dtype):
-    assert StandardNormal().sample(4, D, np.random.default_rng(0), dtype).dtype == dtype
+    assert StandardNormal(D).sample({}, 4, np.random.default_rng(0), dtype).dtype == dtype
 
 
 # Preprocessing
@@ -639,7 +639,7 @@ def test_streamed_batches_equal_one_batch(kind, method, backend, monkeypatch):
         ]
 
     whole = results()
-    monkeypatch.setattr(flows, "BATCH_NUMBERS", 1)  # 64 rows a batch
+    monkeypatch.setattr(batches, "BATCH_NUMBERS", 1)  # 64 rows a batch
     for a, b in zip(results(), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
@@ -649,7 +649,7 @@ def test_one_row_of_context_serves_every_batch(method, backend, monkeypatch):
     flow = flow_of("context")
     x, context = rows(flow, 150)
     generated_by = "auto" if method == "naive" else backend
-    monkeypatch.setattr(flows, "BATCH_NUMBERS", 1)
+    monkeypatch.setattr(batches, "BATCH_NUMBERS", 1)
     one, many = context[:1], np.repeat(context[:1], 150, axis=0)
     np.testing.assert_array_equal(flow.log_prob(x, one, backend=backend), flow.log_prob(x, many, backend=backend))
     for a, b in zip(

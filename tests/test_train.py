@@ -90,7 +90,7 @@ def usual_handler():
 def compiled(monkeypatch):
     """Small runs in compiled code too, with several blocks of rows."""
     pytest.importorskip("numba")
-    monkeypatch.setattr("afnp.flows.COMPILED_FROM", 0)
+    monkeypatch.setattr("afnp.batches.COMPILED_FROM", 0)
 
 
 def ctrl_c():

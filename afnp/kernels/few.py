@@ -21,26 +21,27 @@ from afnp.kernels.compiled import (
     SKIP,
     W_AT,
     Z_AT,
-    Plan,
-    _affine_generate,
-    _affine_normalize,
-    _run,
+    Stack,
+    _embed,
+    _rows_of_x,
+    plain,
 )
-from afnp.kernels.tile import jit, tanh
+from afnp.kernels.threads import FEW
+from afnp.kernels.tile import fetch, jit, tanh
+from afnp.kernels.univariate import generate, normalize
 
 __all__ = ["FEW", "product", "solve"]
 
-FEW = 8
-"""Up to so many samples this file is faster than tiles."""
-
-
 @jit
-def _rows(theta, plan, l, a, first, last):
+def _rows(theta, stack, m, l, a, first, last):
     """Compute rows first..last-1 of layer l for all samples: z, and its activation; ``a`` is (N, tile rows)."""
-    row, zero = plan.table[l], a.dtype.type(0)
+    table = stack.table[m]
+    row, zero = table[l], a.dtype.type(0)
     W = theta[row[W_AT] : row[B_AT]].reshape(row[ROWS], row[COLUMNS])
     for r in range(first, last):
-        heard = W[r, : plan.prefix[row[FIRST] + r]]
+        heard, following = W[r, : stack.prefix[m, row[FIRST] + r]], r + last - first
+        if following < len(W):
+            fetch(W[following], len(heard))
         for n in range(len(a)):
             known = a[n, row[IN_AT] : row[IN_AT] + len(heard)]
             total = zero
@@ -48,47 +49,71 @@ def _rows(theta, plan, l, a, first, last):
                 total += heard[c] * known[c]
             total += theta[row[B_AT] + r]
             if row[SKIP]:
-                total += a[n, plan.table[l - 2, Z_AT] + r]
+                total += a[n, table[l - 2, Z_AT] + r]
             a[n, row[Z_AT] + r] = total
-            if l + 1 < len(plan.table):
-                active = max(total, zero) if plan.activation == 0 else tanh(total)
-                a[n, plan.table[l + 1, IN_AT] + r] = active
+            if l + 1 < len(table):
+                active = max(total, zero) if stack.activation == 0 else tanh(total)
+                a[n, table[l + 1, IN_AT] + r] = active
 
 
 @jit
-def _product(theta, plan, bound, context, x, order, u, log_det, a):
-    C, D, K = context.shape[1], len(order), plan.numbers
-    out = np.empty(len(x), dtype=x.dtype)
-    a[:, :C] = context
-    for i in range(D):
-        a[:, C + i] = x[:, order[i]]
-    for l in range(len(plan.table)):
-        _rows(theta, plan, l, a, 0, plan.table[l, ROWS])
-    log_det[:] = 0
-    for i in range(D):
-        at = plan.table[-1, Z_AT] + i * K
-        _affine_normalize(a[:, at : at + K].T, a[:, C + i], out, log_det, bound)
-        u[:, order[i]] = out
+def _numbers(stack, m, a, i):
+    """Return h (K, N) of the i-th feature."""
+    at = stack.table[m, -1, Z_AT] + (i - stack.fixed) * stack.numbers
+    return a[:, at : at + stack.numbers].T
 
 
 @jit
-def _solve(theta, plan, bound, context, u, order, x, log_det, a):
-    C, D, K = context.shape[1], len(order), plan.numbers
+def _product(theta, stack, tau, context, x, log_det, a):
+    """Replace x (N, D) by u."""
+    C, D, x_at = stack.context, x.shape[1], _rows_of_x(stack)
     a[:, :C] = context
     log_det[:] = 0
-    for i in range(D):
-        for l in range(len(plan.table)):
-            _rows(theta, plan, l, a, plan.start[l, i], plan.start[l, i + 1])
-        at = plan.table[-1, Z_AT] + i * K
-        _affine_generate(a[:, at : at + K].T, u[:, order[i]], a[:, C + i], log_det, bound)
-        x[:, order[i]] = a[:, C + i]
+    for m in range(len(stack.table)):
+        order = stack.order[m]
+        for i in range(D):
+            a[:, x_at + i] = x[:, order[i]]
+        _embed(stack, a.T, 0, D)
+        for l in range(stack.table.shape[1]):
+            _rows(theta, stack, m, l, a, 0, stack.table[m, l, ROWS])
+        for i in range(stack.fixed, D):
+            normalize(tau, _numbers(stack, m, a, i), a[:, x_at + i], x[:, order[i]], log_det)
 
 
-def product(theta, plan: Plan, bound: float, context, x, order) -> tuple[np.ndarray, np.ndarray]:
+@jit
+def _solve(theta, stack, tau, context, u, log_det, a):
+    """Replace u (N, D) by x."""
+    C, D, fixed, x_at = stack.context, u.shape[1], stack.fixed, _rows_of_x(stack)
+    a[:, :C] = context
+    log_det[:] = 0
+    for m in range(len(stack.table) - 1, -1, -1):
+        order, start = stack.order[m], stack.start[m]
+        for i in range(fixed):
+            a[:, x_at + i] = u[:, order[i]]
+        _embed(stack, a.T, 0, fixed)
+        for i in range(fixed, D):
+            for l in range(stack.table.shape[1]):
+                first, last = (start[l, i], start[l, i + 1]) if fixed == 0 else (0, stack.table[m, l, ROWS])
+                if fixed == 0 or i == fixed:
+                    _rows(theta, stack, m, l, a, first, last)
+            generate(tau, _numbers(stack, m, a, i), u[:, order[i]], a[:, x_at + i], log_det)
+            if fixed == 0:
+                _embed(stack, a.T, i, i + 1)
+        for i in range(fixed, D):
+            u[:, order[i]] = a[:, x_at + i]
+
+
+def _run(kernel, theta, stack: Stack, tau, context, rows) -> tuple[np.ndarray, np.ndarray]:
+    result, log_det = np.array(rows, order="C"), np.empty(len(rows), dtype=rows.dtype)
+    kernel(theta, stack, tau, plain(context), result, log_det, np.empty((len(rows), stack.tile_rows), rows.dtype))
+    return result, log_det
+
+
+def product(theta, stack: Stack, tau, context, x) -> tuple[np.ndarray, np.ndarray]:
     """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,)."""
-    return _run(_product, theta, plan, bound, context, x, order, np.empty((len(x), plan.tile_rows), x.dtype))
+    return _run(_product, theta, stack, tau, context, x)
 
 
-def solve(theta, plan: Plan, bound: float, context, u, order) -> tuple[np.ndarray, np.ndarray]:
+def solve(theta, stack: Stack, tau, context, u) -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) to data x (N, D) and log|det dx/du| (N,)."""
-    return _run(_solve, theta, plan, bound, context, u, order, np.empty((len(u), plan.tile_rows), u.dtype))
+    return _run(_solve, theta, stack, tau, context, u)

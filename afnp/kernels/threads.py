@@ -10,7 +10,10 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["in_threads", "row_blocks", "workers"]
+__all__ = ["FEW", "in_threads", "row_blocks", "workers"]
+
+FEW = 8
+"""So few rows have compiled code of their own (:mod:`afnp.kernels.few`), whose last bits differ."""
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -39,10 +42,11 @@ def row_blocks(n: int, unit: int, most: int) -> list[slice]:
     >>> row_blocks(5, unit=64, most=1000)
     [slice(0, 5, None)]
     """
-    # a remainder joins the last block: a short block of its own would take another path than whole tiles do
-    units = max(1, n // unit)
-    blocks = max(min(units, workers()), -(-units // max(1, most // unit - 1)))
+    units = max(1, -(-n // unit))
+    blocks = max(min(units, workers()), -(-units // max(1, most // unit)))
     cuts = [*(unit * (units * k // blocks) for k in range(blocks)), n]
+    if len(cuts) > 2 and n - cuts[-2] <= FEW:
+        del cuts[-2]  # so few rows join the block before, or they would take another path than all others
     return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
