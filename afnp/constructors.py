@@ -1,17 +1,46 @@
-"""Constructors: whole flows from a few numbers."""
+r"""Constructors: whole flows from a few numbers.
+
+.. math:: x \;\to\; f_1 \;\to\; g_1 \;\to\; f_2 \;\to\; \dots \;\to\; f_T \;\to\; u \sim p_{\mathrm{base}}
+
+f are transforms with networks, g what stands ``between`` them. All constructors share one signature: ``features,
+hidden=, transforms=, context=, seed=, dtype=, activation=, residual=, preprocess=, options=, between=, base=`` mean
+the same everywhere, and are explained at :func:`maf`.
+
+=============  ===========================================  =====================  ==========================
+constructor    transform                                    density                sampling
+=============  ===========================================  =====================  ==========================
+``made``       one autoregressive transform                 one pass               substitution
+``maf``        autoregressive, affine                       a pass a transform     substitution
+``iaf``        its inverse                                  substitution           a pass a transform
+``realnvp``    coupling, affine                             a pass a transform     a pass a transform
+``nice``       coupling, additive                           a pass a transform     a pass a transform
+``nsf``        autoregressive or coupling, splines          as above               as above
+``maf_mog``    autoregressive, the last one of mixtures     a pass a transform     substitution
+=============  ===========================================  =====================  ==========================
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from afnp import masks
+from afnp.bases import UniformTorus
 from afnp.flows import Flow
-from afnp.inputs import integer
-from afnp.transforms import Autoregressive
+from afnp.inputs import choose, integer
+from afnp.transforms import ActNorm, Autoregressive, BatchNorm, Coupling, Inverse, LULinear, Permutation, split_of
 
-__all__ = ["made", "maf"]
+__all__ = ["BETWEEN", "iaf", "made", "maf", "maf_mog", "nice", "nsf", "realnvp"]
+
+BETWEEN: dict[str, Callable] = {
+    "actnorm": lambda features, rng: ActNorm(features),
+    "batchnorm": lambda features, rng: BatchNorm(features),
+    "lu": LULinear.rotation,
+    "permutation": lambda features, rng: Permutation(rng.permutation(features)),
+    "reverse": lambda features, rng: Permutation(masks.order_of("reverse", features)),
+}
+"""What may stand between transforms: made from D and a generator."""
 
 
 def maf(
@@ -26,6 +55,9 @@ def maf(
     activation: str = "relu",
     residual: bool = False,
     preprocess: Sequence = (),
+    options: dict | None = None,
+    between: str | Sequence[str] = (),
+    base=None,
 ) -> Flow:
     """Build a masked autoregressive flow (MAF, arXiv 1705.07057): fast density, sampling by substitution.
 
@@ -41,7 +73,8 @@ def maf(
     order : {"reverse", "natural", "random"} or a permutation
         Generation order. "reverse": natural, then reversed, in turn; "natural": always natural; "random": a new
         permutation for each transform; a permutation: that one, then its reverse, in turn.
-    univariate : {"affine"}
+    univariate : str
+        A name in :data:`afnp.univariate.UNIVARIATES`.
     context : int
         C, the width of the condition, 0 for none; it reaches every feature, the first too.
     seed : int
@@ -52,6 +85,13 @@ def maf(
         Residual blocks of two layers (an odd number of equal widths).
     preprocess : sequence of transforms
         Fixed layers before the first transform, from :func:`afnp.preprocess.preprocessing`.
+    options : dict, optional
+        Keyword arguments of the univariate, such as ``{"bins": 16}``.
+    between : str or sequence of str
+        What stands between two transforms, names in ``BETWEEN``: "batchnorm" as in the paper, "actnorm", "lu" (an
+        invertible matrix that begins as a random rotation), "permutation" (random), "reverse".
+    base : distribution, optional
+        Of the noise, from :mod:`afnp.bases`; a standard normal if left out.
 
     Raises
     ------
@@ -66,30 +106,23 @@ def maf(
     >>> bool(np.allclose(flow.generate(u)[0], x))
     True
     """
-    features, context = integer("features", features, least=1), integer("context", context, least=0)
-    transforms = integer("transforms", transforms, least=1)
-    rng = np.random.default_rng([seed, 1])
-    layers = [
-        Autoregressive(
-            features,
-            hidden,
-            order=_order_of_transform(order, k, features, rng),
-            univariate=univariate,
-            context=context,
-            activation=activation,
-            residual=residual,
-        )
-        for k in range(transforms)
-    ]
-    return Flow([*preprocess, *layers], context=context, dtype=dtype, seed=seed)
-
-
-def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the generation order of transform k."""
-    if isinstance(order, str) and order in ("natural", "random"):
-        return masks.order_of(order, features, rng)
-    first = masks.order_of("natural" if isinstance(order, str) and order == "reverse" else order, features)
-    return first[::-1] if k % 2 else first
+    return _autoregressive(
+        Autoregressive,
+        features,
+        transforms,
+        order,
+        hidden=hidden,
+        univariate=univariate,
+        options=options,
+        activation=activation,
+        residual=residual,
+        context=context,
+        seed=seed,
+        dtype=dtype,
+        preprocess=preprocess,
+        between=between,
+        base=base,
+    )
 
 
 def made(
@@ -105,3 +138,222 @@ def made(
     if isinstance(order, str) and order == "reverse":
         order = masks.order_of("reverse", features)
     return maf(features, hidden, transforms=1, order=order, **kwargs)
+
+
+def iaf(
+    features: int,
+    hidden: Sequence[int] = (512, 512),
+    transforms: int = 5,
+    order: str | Sequence[int] | np.ndarray = "reverse",
+    **kwargs,
+) -> Flow:
+    """Build an inverse autoregressive flow (IAF, arXiv 1606.04934): fast sampling, density by substitution.
+
+    A MAF read the other way; arguments as in :func:`maf`.
+
+    Examples
+    --------
+    >>> iaf(3, hidden=(8,), transforms=2).layers[0].passes.generate
+    Work(passes=1, depth=1, multiply_adds=36)
+    """
+    return _autoregressive(Inverse, features, transforms, order, hidden=hidden, **kwargs)
+
+
+def realnvp(
+    features: int,
+    hidden: Sequence[int] = (512, 512),
+    transforms: int = 6,
+    split: str | Sequence[bool] | np.ndarray = "alternating",
+    **kwargs,
+) -> Flow:
+    """Build a flow of affine couplings (RealNVP, arXiv 1605.08803): one pass in both directions.
+
+    Parameters
+    ----------
+    split : {"alternating", "half", "random"} or a sequence of D bools
+        Which features pass through the first transform; the blocks change places with every transform. "random"
+        draws new halves for every pair of transforms.
+    **kwargs
+        As in :func:`maf`; ``univariate`` may be any.
+
+    Examples
+    --------
+    >>> [layer.passing.astype(int).tolist() for layer in realnvp(4, hidden=(8,), transforms=2).layers]
+    [[1, 0, 1, 0], [0, 1, 0, 1]]
+    """
+    return _couplings(features, transforms, split, hidden=hidden, **kwargs)
+
+
+def nice(
+    features: int,
+    hidden: Sequence[int] = (512, 512),
+    transforms: int = 4,
+    split: str | Sequence[bool] | np.ndarray = "alternating",
+    **kwargs,
+) -> Flow:
+    """Build a flow of additive couplings that keep volumes, and one scaling (NICE, arXiv 1410.8516).
+
+    The scaling, closest to the noise, is an :class:`afnp.transforms.ActNorm`: a trained diagonal as in the paper,
+    with a shift, begun at the statistics of the first batch. Arguments as in :func:`realnvp`.
+
+    Examples
+    --------
+    >>> flow = nice(4, hidden=(8,))
+    >>> flow.normalize(np.ones((2, 4)))[1]
+    array([0., 0.])
+    """
+    last = [ActNorm(integer("features", features, least=1))]
+    return _couplings(features, transforms, split, hidden=hidden, univariate="additive", last=last, **kwargs)
+
+
+def nsf(
+    features: int,
+    hidden: Sequence[int] = (512, 512),
+    transforms: int = 5,
+    coupling: bool = False,
+    bins: int = 8,
+    bound: float | None = None,
+    circular: bool = False,
+    **kwargs,
+) -> Flow:
+    """Build a neural spline flow (arXiv 1906.04032): monotone rational-quadratic splines.
+
+    Parameters
+    ----------
+    coupling : bool
+        Couplings as in :func:`realnvp`, instead of autoregressive transforms as in :func:`maf`.
+    bins : int
+        Pieces of each spline, at least 2.
+    bound : float
+        B: splines bend within [-B, B], outside they are the identity; 4 if left out.
+    circular : bool
+        For angles in [-π, π): splines on the circle, and uniform noise on the torus. There is no bound then.
+    **kwargs
+        As in :func:`maf` or :func:`realnvp`; ``options`` are further ones of the spline.
+
+    Examples
+    --------
+    >>> flow = nsf(2, hidden=(8,), transforms=2, circular=True)
+    >>> bool((np.abs(flow.sample(100, rng=0)) <= np.pi).all())
+    True
+    """
+    shape = {"bins": bins} if bound is None else {"bins": bins, "bound": bound}
+    kwargs["options"] = shape | (kwargs.get("options") or {})
+    kwargs |= {"hidden": hidden, "univariate": "circular_spline" if circular else "spline"}
+    if circular:
+        _check_torus(kwargs, bound)
+        kwargs["base"] = kwargs.get("base") or UniformTorus(features)
+    if coupling:
+        return _couplings(features, transforms, **kwargs)
+    return _autoregressive(Autoregressive, features, transforms, **kwargs)
+
+
+def maf_mog(
+    features: int,
+    hidden: Sequence[int] = (512, 512),
+    transforms: int = 5,
+    order: str | Sequence[int] | np.ndarray = "reverse",
+    components: int = 10,
+    **kwargs,
+) -> Flow:
+    r"""Build a MAF on a mixture-of-Gaussians MADE (MAF MoG, arXiv 1705.07057, section 3.1).
+
+    .. math:: p(u) = \prod_i \sum_k \pi_{ik}\, \mathcal N(u_i;\, \mu_{ik}, \sigma_{ik}^2), \qquad
+              w_i = \Phi^{-1}\Big(\sum_k \pi_{ik}\, \Phi\Big(\frac{u_i - \mu_{ik}}{\sigma_{ik}}\Big)\Big)
+
+    The paper puts a MADE of mixtures where the noise would be. The same distribution as one more transform: if
+    every u_i goes through its own conditional distribution function, the result is uniform, and standard normal
+    after Φ⁻¹; the density of u comes out as the mixture, and sampling remains ancestral.
+
+    Parameters
+    ----------
+    transforms : int
+        How many affine transforms precede the mixtures.
+    components : int
+        Gaussians a feature.
+    **kwargs
+        As in :func:`maf`.
+
+    Examples
+    --------
+    >>> [layer.name for layer in maf_mog(2, hidden=(8,), transforms=2, components=3).layers]
+    ['affine', 'affine', 'gaussian_mixture']
+    """
+    mixture = {"univariate": "gaussian_mixture", "options": {"components": components}}
+    return _autoregressive(Autoregressive, features, transforms, order, hidden=hidden, last=mixture, **kwargs)
+
+
+# ---- what they share -----------------------------------------------------------------------------------------
+
+
+def _autoregressive(
+    kind, features: int, transforms: int, order="reverse", context: int = 0, seed: int = 0, last=None, **kwargs
+) -> Flow:
+    """Stack transforms of a kind in their orders; ``last`` changes the arguments of one more."""
+    features, context = integer("features", features, least=1), integer("context", context, least=0)
+    transforms, rng = integer("transforms", transforms, least=1), np.random.default_rng([seed, 1])
+    of_flow, of_layer = _apart(kwargs)
+    layers = [
+        kind(
+            features=features, order=_order_of_transform(order, k, features, rng), context=context,
+            **of_layer | (last if last and k == transforms else {}),
+        )
+        for k in range(transforms + bool(last))
+    ]  # fmt: skip
+    return _flow(layers, rng, context=context, seed=seed, **of_flow)
+
+
+def _couplings(
+    features: int,
+    transforms: int,
+    split: str | Sequence[bool] | np.ndarray = "alternating",
+    context: int = 0,
+    seed: int = 0,
+    last: Sequence = (),
+    **kwargs,
+) -> Flow:
+    """Stack couplings whose blocks change places; ``last`` are layers closest to the noise."""
+    features, context = integer("features", features, least=1), integer("context", context, least=0)
+    transforms, rng = integer("transforms", transforms, least=1), np.random.default_rng([seed, 1])
+    of_flow, of_layer = _apart(kwargs)
+    layers: list = []
+    for k in range(transforms):
+        chosen = split_of(layers[-1].passing, features, swapped=True) if k % 2 else split_of(split, features, rng)
+        layers.append(Coupling(features, split=chosen, context=context, **of_layer))
+    return _flow(layers, rng, last, context=context, seed=seed, **of_flow)
+
+
+def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the generation order of transform k."""
+    if isinstance(order, str) and order in ("natural", "random"):
+        return masks.order_of(order, features, rng)
+    first = masks.order_of("natural" if isinstance(order, str) and order == "reverse" else order, features)
+    return first[::-1] if k % 2 else first
+
+
+def _apart(kwargs: dict) -> tuple[dict, dict]:
+    """Part keyword arguments into those of the flow and those of its transforms."""
+    of_flow = {name: kwargs[name] for name in ("dtype", "preprocess", "between", "base") if name in kwargs}
+    return of_flow, {name: value for name, value in kwargs.items() if name not in of_flow}
+
+
+def _flow(layers: list, rng, last: Sequence = (), preprocess: Sequence = (), between=(), **kwargs) -> Flow:
+    """Put together what comes before, between and after the transforms."""
+    names, features = [between] if isinstance(between, str) else between, layers[0].features
+    if not isinstance(names, Iterable):
+        raise ValueError(f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got {between!r}")
+    names, stacked = list(names), layers[:1]
+    for name in names:
+        choose("between", name, sorted(BETWEEN))
+    for layer in layers[1:]:
+        stacked += [*(BETWEEN[name](features, rng) for name in names), layer]
+    return Flow([*preprocess, *stacked, *last], **kwargs)
+
+
+def _check_torus(kwargs: dict, bound: float | None) -> None:
+    """Refuse what would carry angles out of [-π, π)."""
+    if bound is not None:
+        raise ValueError(f"bound: expected none on the circle, got {bound!r}")
+    between = kwargs.get("between", ())
+    for name in [between] if isinstance(between, str) else between:
+        choose("between (circular=True)", name, ("permutation", "reverse"))

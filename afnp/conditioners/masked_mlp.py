@@ -8,7 +8,7 @@ with every W under its staircase mask (arXiv 1502.03509). The term in parenthese
 layers (arXiv 1904.05626): a residual network is a plain one in which every second pre-activation is carried on.
 The network's inputs a⁽⁰⁾ are the context and then the features in generation order.
 
-Letters: N rows, D features, C context inputs, H hidden units, K numbers a feature.
+Letters: N rows, D features, C context inputs, H hidden units, K numbers a feature, E inputs a feature.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class MaskedMLP:
     activation : {"relu", "tanh"}
     residual : bool
         Close a residual block at every second hidden layer after the first: an odd number of equal widths.
+    periodic : bool
+        Features are angles, heard as cosine and sine: where the circle closes, nothing jumps.
 
     Warns
     -----
@@ -67,18 +69,15 @@ class MaskedMLP:
         context: int = 0,
         activation: str = "relu",
         residual: bool = False,
+        periodic: bool = False,
     ):
         self.features, self.numbers, self.context = features, numbers, context
         if not isinstance(hidden, Iterable):
             raise ValueError(f"hidden: expected a sequence of widths, got {hidden!r}")
         self.hidden = tuple(integer("hidden", width, least=1) for width in hidden)
-        self.activation, self.residual = activation, residual
+        self.activation, self.residual, self.embedding = activation, residual, 2 if periodic else 1
         self._check()
-        self.degrees = [
-            masks.degrees_of_inputs(features, context),
-            *(masks.degrees_of_hidden(width, features, context) for width in self.hidden),
-            np.repeat(np.arange(1, features + 1), numbers),
-        ]
+        self.degrees = self._degrees()
         last = len(self.hidden)
         self.linears = [
             MaskedLinear(masks.prefixes(rows, columns, strict=l == last), len(columns), name=str(l))
@@ -91,6 +90,15 @@ class MaskedMLP:
         self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
         self._warn_of_lost_dependencies()
 
+    def _degrees(self) -> list[np.ndarray]:
+        """Return the degrees of the inputs, of each hidden layer, and of the outputs."""
+        inputs = masks.degrees_of_inputs(self.features, self.context)
+        return [
+            np.repeat(inputs, np.where(inputs > 0, self.embedding, 1)),
+            *(masks.degrees_of_hidden(width, self.features, self.context) for width in self.hidden),
+            np.repeat(np.arange(1, self.features + 1), self.numbers),
+        ]
+
     def _check(self) -> None:
         choose("activation", self.activation, sorted(ACTIVATIONS))
         if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
@@ -98,6 +106,7 @@ class MaskedMLP:
 
     def _warn_of_lost_dependencies(self) -> None:
         staircases = [linear.prefix for linear in self.linears]
+        staircases[0] = self.context + (staircases[0] - self.context) // self.embedding
         staircases[-1] = staircases[-1][:: self.numbers]
         legal, lost = masks.lost_dependencies(staircases, self.features, self.context)
         if lost:
@@ -122,8 +131,22 @@ class MaskedMLP:
             W[:] = rng.standard_normal(W.shape) * scale[:, None] * masks.mask(prefix, W.shape[1])
             p[linear.b][:] = 0.0
 
+    def hear(self, context: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return the inputs (N, C + E D): the context, and x (N, D) or for each angle (cos x, sin x)."""
+        return np.concatenate([context, self.embed(x) if self.embedding == 2 else x], axis=1)
+
+    @staticmethod
+    def embed(x: np.ndarray) -> np.ndarray:
+        """Return (cos x, sin x) of each angle, (N, 2 D)."""
+        return np.stack([np.cos(x), np.sin(x)], axis=-1).reshape(len(x), -1)
+
+    def hear_backward(self, inputs: np.ndarray, d_inputs: np.ndarray, context: int) -> np.ndarray:
+        """Return d_x (N, D) behind the first ``context`` inputs: for angles d_sin cos x - d_cos sin x."""
+        x, d_x = inputs[:, context:], d_inputs[:, context:]
+        return d_x if self.embedding == 1 else d_x[:, 1::2] * x[:, ::2] - d_x[:, ::2] * x[:, 1::2]
+
     def forward(self, p: dict, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Map inputs (N, C + D) to h (N, D, K); the cache holds every layer's inputs."""
+        """Map inputs (N, C + E D) to h (N, D, K); the cache holds every layer's inputs."""
         phi = ACTIVATIONS[self.activation].forward
         a, z = [inputs], [self.linears[0].forward(p, inputs)]
         for linear, skip in zip(self.linears[1:], self.skips[1:], strict=True):

@@ -14,6 +14,7 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,15 +22,25 @@ import numpy as np
 from afnp import masks
 from afnp.conditioners import MaskedMLP
 from afnp.inputs import choose
-from afnp.kernels.substitution import substitute
+from afnp.kernels.substitution import substitute, substitute_back
 from afnp.layers import ACTIVATIONS
 from afnp.params import Views
+from afnp.transforms.passes import Passes, network_work
 from afnp.univariate import UNIVARIATES
 
-__all__ = ["METHODS", "Autoregressive"]
+__all__ = ["METHODS", "Autoregressive", "univariate_of"]
 
 METHODS = ("substitution", "naive")
 """How ``generate`` may work; both give the same numbers."""
+
+
+def univariate_of(name: str, options: dict | None = None):
+    """Return the univariate of that name, made with those options."""
+    choose("univariate", name, sorted(UNIVARIATES))
+    known = sorted(inspect.signature(UNIVARIATES[name]).parameters)
+    for option in options or {}:
+        choose(f"options of {name!r}", option, known)
+    return UNIVARIATES[name](**(options or {}))
 
 
 class Autoregressive:
@@ -59,14 +70,13 @@ class Autoregressive:
         activation: str = "relu",
         residual: bool = False,
     ):
-        choose("univariate", univariate, sorted(UNIVARIATES))
         self.features, self.context = features, context
         self.order = masks.order_of("natural" if order is None else order, features)
         self.rank = np.argsort(self.order)
         self.name = univariate
-        self.univariate = UNIVARIATES[univariate](**(options or {}))
+        self.univariate = univariate_of(univariate, options)
         self.conditioner = MaskedMLP(
-            features, self.univariate.numbers, hidden, context, activation=activation, residual=residual
+            features, self.univariate.numbers, hidden, context, activation, residual, self.univariate.periodic
         )
         self.layout = self.conditioner.layout
 
@@ -92,30 +102,40 @@ class Autoregressive:
         """Return which u_i may depend on which x_j, (D, D) bool: j not later than i in the order."""
         return self.rank[None, :] <= self.rank[:, None]
 
+    @property
+    def passes(self) -> Passes:
+        """What each direction costs: one pass there, back one triangular solve or D passes."""
+        work = network_work(self.conditioner)
+        return Passes(work, work._replace(depth=self.features), work.repeated(self.features))
+
     def normalize(
         self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
     ) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
-        if backend == "numba":
-            if keep:
-                return self._compiled("product_keeping_tiles", p, x, context)
-            return *self._compiled("product", p, x, context), None
         ordered = x[:, self.order]
-        h, cache = self.conditioner.forward(p, np.concatenate([context, ordered], axis=1))
+        h, cache = self.conditioner.forward(p, self.conditioner.hear(context, ordered))
         u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
         return u[:, self.rank], log_derivative.sum(axis=1), (cache, univariate_cache)
 
     def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
-        """Add the parameters' gradients of ``normalize`` into g, on its backend; return d_x (N, D)."""
-        if isinstance(cache, np.ndarray):
-            from afnp.kernels import compiled, gradient
-
-            plan, bound = compiled.plan_of(self.conditioner), self.univariate.bound
-            return gradient.backward(p.flat, plan, bound, cache, self.order, d_u, d_log_det, g.flat)
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         conditioner_cache, univariate_cache = cache
         d_h, d_x = self.univariate.backward(univariate_cache, d_u[:, self.order], d_log_det[:, None])
         d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)
-        return (d_x + d_inputs[:, self.context :])[:, self.rank]
+        return (d_x + self.conditioner.hear_backward(conditioner_cache[0], d_inputs, self.context))[:, self.rank]
+
+    def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
+        """Return the d_u (N, D) from which ``backward`` makes d_x, by reverse substitution."""
+        conditioner_cache, univariate_cache = cache
+        net, (one, zero) = self.conditioner, (np.ones_like(d_x), np.zeros_like(d_x))
+        slope = self.univariate.backward(univariate_cache, one, zero)
+        offset = self.univariate.backward(univariate_cache, zero, zero + d_log_det[:, None])
+        phi = ACTIVATIONS[net.activation].backward
+        d_u = substitute_back(
+            net.staircases(p), phi, conditioner_cache, slope, offset, d_x[:, self.order], self.context,
+            net.hear_backward,
+        )  # fmt: skip
+        return d_u[:, self.rank]
 
     def generate(
         self,
@@ -126,8 +146,6 @@ class Autoregressive:
         backend: str = "numpy",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
-        if backend == "numba" and method == "substitution":
-            return self._compiled("solve", p, u, context)
         sampler = self._substitution if method == "substitution" else self._naive
         x, log_det = sampler(p, u[:, self.order], context)
         return x[:, self.rank], log_det
@@ -140,24 +158,17 @@ class Autoregressive:
             raise ValueError(f"backend 'cuda' samples the univariate 'affine', got {self.name!r}")
         return cuda.Step(p.flat, cuda.plan_of(self.conditioner), self.univariate.bound, self.order)
 
-    def _compiled(self, kernel: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
-        from afnp.kernels import compiled, few  # numba takes half a second to import: only when needed
-
-        plan = compiled.plan_of(self.conditioner)
-        tiles = kernel == "product_keeping_tiles" or len(values) > few.FEW
-        run = getattr(compiled if tiles else few, kernel)
-        return run(p.flat, plan, self.univariate.bound, context, values, self.order)
-
     def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         net = self.conditioner
         phi = ACTIVATIONS[net.activation].forward
-        return substitute(net.staircases(p), phi, self.univariate.generate, u, context)
+        embed = net.embed if net.embedding == 2 else None
+        return substitute(net.staircases(p), phi, self.univariate.generate, u, context, embed)
 
     def _naive(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run the textbook loop of D full network passes: the definition that everything else must match."""
         x, log_det = np.zeros_like(u), np.zeros(len(u), dtype=u.dtype)
         for i in range(self.features):
-            h, _ = self.conditioner.forward(p, np.concatenate([context, x], axis=1))
+            h, _ = self.conditioner.forward(p, self.conditioner.hear(context, x))
             x[:, i], log_derivative = self.univariate.generate(h[:, i], u[:, i])
             log_det += log_derivative
         return x, log_det

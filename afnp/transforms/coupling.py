@@ -1,0 +1,217 @@
+r"""The coupling transform: the autoregressive one with two blocks of features.
+
+.. math::
+    u_A = x_A, \qquad u_B = \tau^{-1}(x_B;\, h(x_A)), \qquad
+    \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_{i \in B} \log \frac{\partial u_i}{\partial x_i}
+
+An autoregressive transform puts the features in a row and lets each hear all before it: D steps back. A coupling
+(NICE, arXiv 1410.8516; RealNVP, 1605.08803) puts them in two blocks. The first passes through untouched, the second
+hears the first and nothing of itself: one step back, and both directions are one network pass. Sorted by block, the
+Jacobian is block triangular,
+
+.. math:: \frac{\partial u}{\partial x} = \begin{pmatrix} I & 0 \\
+          \partial u_B / \partial x_A & \mathrm{diag}(\partial u_i / \partial x_i) \end{pmatrix}
+
+The price is expressiveness a layer: of the D(D-1)/2 dependencies only |A| |B| ≤ D²/4 are there.
+
+Letters: N rows, D features, A and B of them in the blocks, C context inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from afnp.conditioners import MLP
+from afnp.inputs import choose, integer
+from afnp.params import Views
+from afnp.transforms.autoregressive import univariate_of
+from afnp.transforms.passes import Passes, network_work
+
+__all__ = ["SPLITS", "Coupling", "split_of"]
+
+SPLITS = ("alternating", "half", "random")
+"""Ways to choose the features that pass through."""
+
+
+def split_of(
+    split: str | Sequence[bool] | np.ndarray,
+    features: int,
+    rng: np.random.Generator | None = None,
+    swapped: bool = False,
+) -> np.ndarray:
+    """Return which features pass through, (D,) bool.
+
+    Parameters
+    ----------
+    split : {"alternating", "half", "random"} or a sequence of D bools
+        Features 0, 2, 4 ... pass; the first half passes; a random half passes; those that are True pass.
+    features : int
+        D. A single feature never passes by name: nothing would be left to transform.
+    rng : numpy.random.Generator, optional
+        Needed by "random" only.
+    swapped : bool
+        Exchange the blocks.
+
+    Raises
+    ------
+    ValueError
+        If ``split`` is neither a known name nor D bools, or leaves no feature to transform.
+
+    Examples
+    --------
+    >>> split_of("alternating", 5)
+    array([ True, False,  True, False,  True])
+    >>> split_of("half", 5, swapped=True)
+    array([False, False, False,  True,  True])
+    """
+    passing = _named_split(split, features, rng) if isinstance(split, str) else _explicit_split(split, features)
+    if swapped and features > 1:
+        passing = ~passing
+    if passing.all():
+        raise ValueError(f"split: expected at least one feature to transform, got {split!r}, where all pass")
+    return passing
+
+
+def _named_split(split: str, features: int, rng: np.random.Generator | None) -> np.ndarray:
+    choose("split", split, SPLITS)
+    if features == 1:
+        return np.array([False])
+    index, half = np.arange(features), (features + 1) // 2
+    if split == "alternating":
+        return index % 2 == 0
+    if split == "half":
+        return index < half
+    if rng is None:
+        raise ValueError("split 'random' needs a numpy.random.Generator")
+    return rng.permutation(features) < half
+
+
+def _explicit_split(split, features: int) -> np.ndarray:
+    try:
+        passing = np.array(split)
+    except ValueError:  # of unequal lengths
+        passing = np.array(None)
+    if passing.dtype != bool or passing.shape != (features,):
+        names = ", ".join(map(repr, SPLITS))
+        raise ValueError(f"split: expected one of {names} or {features} bools, got {split!r}")
+    return passing
+
+
+class Coupling:
+    """Coupling transform: some features pass through and say how the others are transformed.
+
+    Parameters
+    ----------
+    features : int
+        D.
+    hidden : sequence of int
+    split : {"alternating", "half"} or a sequence of D bools
+        Which features pass through; see :func:`split_of`.
+    univariate : str
+        A name in ``UNIVARIATES``; ``options`` are its keyword arguments. RealNVP takes "affine", NICE "additive".
+    context, activation, residual
+        As in :class:`afnp.conditioners.MaskedMLP`.
+
+    Examples
+    --------
+    >>> layer = Coupling(3, hidden=(4,), split=[True, False, True])
+    >>> layer.allowed().astype(int)
+    array([[1, 0, 0],
+           [1, 1, 1],
+           [0, 0, 1]])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: Sequence[int],
+        split: str | Sequence[bool] | np.ndarray = "alternating",
+        univariate: str = "affine",
+        options: dict | None = None,
+        context: int = 0,
+        activation: str = "relu",
+        residual: bool = False,
+    ):
+        self.features, self.context = integer("features", features, least=1), integer("context", context, least=0)
+        self.passing = split_of(split, self.features)
+        self.A, self.B = np.flatnonzero(self.passing), np.flatnonzero(~self.passing)
+        self.order, self.fixed = np.concatenate([self.A, self.B]), len(self.A)
+        self.name = univariate
+        self.univariate = univariate_of(univariate, options)
+        periodic = self.univariate.periodic
+        inputs = self.context + (2 if periodic else 1) * self.fixed
+        self.conditioner = MLP(len(self.B), self.univariate.numbers, hidden, inputs, activation, residual, periodic)
+        self.layout = self.conditioner.layout
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        net = self.conditioner
+        return {
+            "features": self.features,
+            "hidden": list(net.hidden),
+            "split": self.passing.tolist(),
+            "univariate": self.name,
+            "options": self.univariate.config(),
+            "context": self.context,
+            "activation": net.activation,
+            "residual": net.residual,
+        }
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Draw the conditioner's parameters in place."""
+        self.conditioner.initialize(p, rng, **kwargs)
+
+    def allowed(self) -> np.ndarray:
+        """Return which u_i may depend on which x_j, (D, D) bool: block triangular, diagonal within the blocks."""
+        return np.eye(self.features, dtype=bool) | (~self.passing[:, None] & self.passing[None, :])
+
+    def listens(self) -> np.ndarray:
+        """Return which u_i hear the context, (D,) bool: those of the second block."""
+        return ~self.passing if self.context else np.zeros(self.features, dtype=bool)
+
+    @property
+    def passes(self) -> Passes:
+        """What each direction costs: one pass, always."""
+        work = network_work(self.conditioner)
+        return Passes(work, work, work)
+
+    def _inputs(self, values: np.ndarray, context: np.ndarray) -> np.ndarray:
+        return self.conditioner.hear(context, values[:, self.A])
+
+    def normalize(
+        self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+    ) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
+        h, cache = self.conditioner.forward(p, self._inputs(x, context))
+        u_B, log_derivative, univariate_cache = self.univariate.normalize(h, x[:, self.B])
+        return self._put(x, u_B), log_derivative.sum(axis=1), (cache, univariate_cache)
+
+    def generate(
+        self,
+        p: Views,
+        u: np.ndarray,
+        context: np.ndarray,
+        method: str = "substitution",
+        backend: str = "numpy",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Map u (N, D) to x (N, D) in one pass, whatever the method; also give log|det dx/du| (N,)."""
+        h, _ = self.conditioner.forward(p, self._inputs(u, context))
+        x_B, log_derivative = self.univariate.generate(h, u[:, self.B])
+        return self._put(u, x_B), log_derivative.sum(axis=1)
+
+    def _put(self, values: np.ndarray, changed: np.ndarray) -> np.ndarray:
+        """Return a copy of ``values`` with the second block changed."""
+        result = values.astype(changed.dtype)
+        result[:, self.B] = changed
+        return result
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        conditioner_cache, univariate_cache = cache
+        d_h, d_B = self.univariate.backward(univariate_cache, d_u[:, self.B], d_log_det[:, None])
+        d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)
+        d_x = self._put(d_u, d_B)
+        d_x[:, self.A] += self.conditioner.hear_backward(conditioner_cache[0], d_inputs, self.context)
+        return d_x

@@ -1,0 +1,121 @@
+r"""The inverse autoregressive transform (IAF): an autoregressive one, read the other way.
+
+.. math:: u = f^{-1}(x), \qquad x = f(u), \qquad
+          \log\left|\det \frac{\partial u}{\partial x}\right| = -\log|\det J_f(u)|
+
+f is the map from data to noise of an :class:`afnp.transforms.Autoregressive`. Here it runs from noise to data, so
+*sampling* is one network pass, and *density* is the triangular solve (arXiv 1606.04934; section 4 of 1705.07057
+compares the two). Both classes describe the same family of triangular maps; which direction is quick differs.
+
+The derivative of a solve is a transposed solve. With :math:`\lambda(u) = \log|\det J_f(u)|` and the implicit
+function u = f^{-1}(x),
+
+.. math::
+    J_f^\top d_x = d_u - d_{\log\det} \nabla_u \lambda, \qquad
+    d_\theta = -\left(\frac{\partial f}{\partial \theta}\right)^{\!\top} d_x
+               - d_{\log\det} \frac{\partial \lambda}{\partial \theta}
+
+Both lines are the backward pass of f at u, fed with (-d_x, -d_logdet): it returns -d_u, which determines d_x by
+reverse substitution (:func:`afnp.kernels.substitution.substitute_back`), and it adds d_theta into the gradient.
+
+Letters: N rows, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from afnp.params import Views
+from afnp.transforms.autoregressive import Autoregressive
+from afnp.transforms.passes import Passes
+
+__all__ = ["Inverse"]
+
+
+class Inverse:
+    """Inverse autoregressive transform: sampling in one network pass, density by substitution.
+
+    Parameters
+    ----------
+    transform : Autoregressive, optional
+        f, whose parameters this transform has.
+    **options
+        Instead of ``transform``: the arguments of the :class:`Autoregressive` to build.
+
+    Raises
+    ------
+    ValueError
+        If the transform is of another kind: only the triangular solve has a derivative here.
+
+    Examples
+    --------
+    >>> layer = Inverse(features=2, hidden=(4,))
+    >>> theta = np.zeros(layer.layout.size)
+    >>> u, log_det, _ = layer.normalize(layer.layout.views(theta), np.array([[1.0, 2.0]]), np.empty((1, 0)))
+    >>> u, log_det
+    (array([[1., 2.]]), array([0.]))
+    """
+
+    def __init__(self, transform: Autoregressive | None = None, **options):
+        if (transform is None) != bool(options):
+            raise ValueError("transform: expected either an Autoregressive or the options of one")
+        inner = Autoregressive(**options) if transform is None else transform
+        if not isinstance(inner, Autoregressive):
+            raise ValueError(f"transform: expected an Autoregressive, got {type(inner).__name__}")
+        self.transform, self.layout = inner, inner.layout
+        self.features, self.context = inner.features, inner.context
+        self.order, self.conditioner, self.univariate = inner.order, inner.conditioner, inner.univariate
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform: those of the one inside."""
+        return self.transform.config()
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Draw the conditioner's parameters in place."""
+        self.transform.initialize(p, rng, **kwargs)
+
+    def allowed(self) -> np.ndarray:
+        """Return which u_i may depend on which x_j, (D, D) bool: the inverse of a triangle is one."""
+        return self.transform.allowed()
+
+    @property
+    def passes(self) -> Passes:
+        """What each direction costs: those of the transform inside, exchanged."""
+        inner = self.transform.passes
+        return Passes(inner.generate, inner.normalize, inner.naive)
+
+    @functools.cached_property
+    def _fused(self):
+        from afnp.transforms.fused import fuse
+
+        return fuse([self.transform])[0]
+
+    def _stage(self, backend: str):
+        """Return f as the backend runs it: compiled where its univariate is."""
+        return self._fused if backend == "numba" else self.transform
+
+    def normalize(
+        self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+    ) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
+        u, log_det = self._stage(backend).generate(p, x, context, "substitution", backend)
+        return u, log_det, self.transform.normalize(p, u, context)[2] if keep else None
+
+    def generate(
+        self,
+        p: Views,
+        u: np.ndarray,
+        context: np.ndarray,
+        method: str = "substitution",
+        backend: str = "numpy",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Map u (N, D) to x (N, D) in one pass, whatever the method; also give log|det dx/du| (N,)."""
+        return self._stage(backend).normalize(p, u, context, backend, keep=False)[:2]
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        d_x = -self.transform.solve_backward(p, cache, -d_u, -d_log_det)
+        self.transform.backward(p, cache, -d_x, -d_log_det, g)
+        return d_x
