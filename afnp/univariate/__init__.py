@@ -1,8 +1,44 @@
-"""Univariates: the scalar bijections τ that an autoregressive flow applies to each feature."""
+"""Univariates: the scalar bijections τ that an autoregressive flow applies to each feature.
 
-from afnp.univariate.affine import Affine
+Each has the same face. The conditioner gives K numbers a feature, h (..., K); x and u are (...), of any shape.
 
-__all__ = ["UNIVARIATES", "Affine"]
+=============================== ==============================================================================
+``numbers``                     K
+``config()``                    the keyword arguments that rebuild it: numbers and strings only
+``normalize(h, x)``             u, log du/dx (nats), and a cache for ``backward``
+``generate(h, u)``              x and log dx/du (nats)
+``backward(cache, d_u, d_log)`` d_h and d_x, the gradients of ``normalize`` through both its results
+``support``                     (low, high): the interval that x and u live in
+``periodic``                    whether its ends are one point, as for angles: then the noise should know no
+                                ends either, as the uniform distribution on the circle
+=============================== ==============================================================================
 
-UNIVARIATES = {"affine": Affine}
+float32 stays float32, and complex steps (an imaginary part of 1e-30) come out as derivatives.
+"""
+
+from typing import Any
+
+from afnp.univariate.affine import Additive, Affine
+from afnp.univariate.circular import CircularRationalQuadratic
+from afnp.univariate.mixture import GaussianMixture, LogisticMixture
+from afnp.univariate.rational_quadratic import RationalQuadratic
+
+__all__ = [
+    "UNIVARIATES",
+    "Additive",
+    "Affine",
+    "CircularRationalQuadratic",
+    "GaussianMixture",
+    "LogisticMixture",
+    "RationalQuadratic",
+]
+
+UNIVARIATES: dict[str, type[Any]] = {
+    "affine": Affine,
+    "additive": Additive,
+    "spline": RationalQuadratic,
+    "circular_spline": CircularRationalQuadratic,
+    "logistic_mixture": LogisticMixture,
+    "gaussian_mixture": GaussianMixture,
+}
 """By the name that constructors and model files use."""

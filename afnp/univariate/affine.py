@@ -1,19 +1,63 @@
-r"""The affine univariate: shift and scale, with a smoothly bounded log-scale.
+r"""The affine univariate: shift and scale, x = mu + u e^alpha; and the additive one, which only shifts.
 
-.. math:: x = \mu + u\, e^{\alpha}, \qquad u = (x - \mu)\, e^{-\alpha}, \qquad \alpha = B \tanh(a / B)
+.. math:: x = \mu + u\, e^{\alpha}, \qquad u = (x - \mu)\, e^{-\alpha}, \qquad \log \frac{du}{dx} = -\alpha
 
-The conditioner gives h = (mu, a); the log-scale alpha is a, soft-clipped to (-B, B) by a function without corners,
-the same one in density, sampler and derivative. With Gaussian noise u this is the MADE of Gaussian
-conditionals that MAF stacks (arXiv 1705.07057, eq. 3 to 5).
+The conditioner gives h = (m, a). How they become mu and alpha is the ``scale``:
 
-Letters: K = 2 numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...), each of any leading shape.
+=========== ================================== ============= =================================================
+scale       alpha                              mu            why
+=========== ================================== ============= =================================================
+"tanh"      B tanh(a / B)                      m             the default: bounded both ways, without corners
+"exp"       a                                  m             the scale of MAF's formula, e^a; without bound
+"softplus"  log softplus(a + log(e - 1))       m             the scale grows like a, not like e^a
+"sigmoid"   log sigma, sigma = sigmoid(a + 2)  (1 - sigma) m IAF's gate: x = sigma u + (1 - sigma) m
+=========== ================================== ============= =================================================
+
+With Gaussian noise u this is the MADE of Gaussian conditionals that MAF stacks (arXiv 1705.07057, eq. 3 to 5);
+the gate is IAF's (arXiv 1606.04934), open at first, and only ever shrinks u. One definition serves density, sampler
+and derivative. A scale without bound can overflow, with NumPy's warning; what is then not a number, a flow's public
+methods refuse.
+
+Letters: K numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...), each of any leading shape.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-__all__ = ["Affine"]
+from afnp.inputs import choose
+from afnp.univariate.stable import softplus
+
+__all__ = ["SCALES", "Additive", "Affine"]
+
+
+def _log_softplus(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log softplus(z) and its derivative; below -37, softplus(z) is e^z to rounding."""
+    low = z.real < -37
+    value, rise = softplus(np.where(low, np.zeros_like(z), z))
+    return np.where(low, z, np.log(value)), np.where(low, np.ones_like(z), rise / value)
+
+
+def _log_sigmoid(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log sigmoid(z) and its derivative 1 - sigmoid(z)."""
+    value, rise = softplus(-z)
+    return -value, rise
+
+
+def _tanh(a: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
+    t = np.tanh(a / bound)
+    return bound * t, 1 - t * t
+
+
+SCALES = {
+    "tanh": _tanh,
+    "exp": lambda a, bound: (a, np.ones_like(a)),
+    "softplus": lambda a, bound: _log_softplus(a + math.log(math.e - 1)),
+    "sigmoid": lambda a, bound: _log_sigmoid(a + 2),
+}
+"""Each maps a and B to alpha and d alpha / d a."""
 
 
 class Affine:
@@ -22,54 +66,110 @@ class Affine:
     Parameters
     ----------
     bound : float
-        B: log-scales stay in (-B, B), so one layer scales by at most exp(B) ≈ 1100 at the default.
+        B, of the scale "tanh" alone: log-scales stay in (-B, B), so one layer scales by at most exp(B) ≈ 1100 at
+        the default.
+    scale : {"tanh", "exp", "softplus", "sigmoid"}
+        How a becomes the log-scale; only with the first three does h = 0 give x = u.
 
     Raises
     ------
     ValueError
-        If the bound is not in (0, 80]: exp(80) is about the largest float32.
+        If the bound is not in (0, 80], as exp(80) is about the largest float32, or there is no such scale.
 
     Examples
     --------
     >>> x, log_derivative = Affine().generate(np.array([1.0, 0.0]), np.array(2.0))
     >>> float(x), float(log_derivative)
     (3.0, 0.0)
+    >>> x, log_derivative = Affine(scale="exp").generate(np.array([1.0, 10.0]), np.array(0.0))
+    >>> float(x), float(log_derivative)
+    (1.0, 10.0)
     """
 
     numbers = 2
     """K: how many numbers a feature the conditioner must give."""
+    support = (-math.inf, math.inf)
+    periodic = False
 
-    def __init__(self, bound: float = 7.0):
+    def __init__(self, bound: float = 7.0, scale: str = "tanh"):
         if not 0 < bound <= 80:
             raise ValueError(f"bound: expected a number in (0, 80], got {bound!r}")
-        self.bound = float(bound)
+        choose("scale", scale, tuple(SCALES))
+        self.bound, self.scale = float(bound), scale
 
     def config(self) -> dict:
         """Return what rebuilds this object."""
-        return {"bound": self.bound}
+        return {"bound": self.bound, "scale": self.scale}
+
+    def _shift_and_scale(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return mu, alpha and d alpha / d a; with the scale "sigmoid" the last is also 1 - sigma."""
+        alpha, slope = SCALES[self.scale](h[..., 1], self.bound)
+        return (slope * h[..., 0] if self.scale == "sigmoid" else h[..., 0]), alpha, slope
 
     def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
         r"""Map x to u; also give :math:`\log du/dx = -\alpha` and the cache for ``backward``."""
-        t = np.tanh(h[..., 1] / self.bound)
-        alpha = self.bound * t
+        mu, alpha, slope = self._shift_and_scale(h)
         s = np.exp(-alpha)
-        u = (x - h[..., 0]) * s
-        return u, -alpha, (u, s, t)
+        u = (x - mu) * s
+        return u, -alpha, (u, s, slope, mu)
 
     def generate(self, h: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         r"""Map u to x; also give :math:`\log dx/du = \alpha`."""
-        alpha = self.bound * np.tanh(h[..., 1] / self.bound)
-        return h[..., 0] + u * np.exp(alpha), alpha
+        mu, alpha, _ = self._shift_and_scale(h)
+        return mu + u * np.exp(alpha), alpha
 
     def backward(self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         r"""Return d_h and d_x for ``normalize``, from d_u and the gradient of its log-derivative.
 
         .. math:: d_x = d_u e^{-\alpha}, \quad d_\mu = -d_x, \quad
-                  d_a = (-d_u\, u - d_{\log}) (1 - \tanh^2(a/B))
+                  d_a = (-d_u\, u - d_{\log})\, \frac{d\alpha}{da}
+
+        and where mu = (1 - sigma) m, also d_m = (1 - sigma) d_mu, and d_a gains -sigma mu d_mu.
         """
-        u, s, t = cache
+        u, s, slope, mu = cache
         d_x = d_u * s
         d_h = np.empty((*u.shape, 2), dtype=d_x.dtype)
         d_h[..., 0] = -d_x
-        d_h[..., 1] = (-d_u * u - d_log) * (1 - t * t)
+        d_h[..., 1] = (-d_u * u - d_log) * slope
+        if self.scale == "sigmoid":
+            d_h[..., 0] *= slope
+            d_h[..., 1] += d_u * mu  # sigma d_x = d_u
         return d_h, d_x
+
+
+class Additive:
+    r"""Shift alone, as in NICE.
+
+    .. math:: x = u + h, \qquad u = x - h, \qquad \log \frac{du}{dx} = 0
+
+    Volumes are kept, so a flow of these alone cannot change the density's height (arXiv 1410.8516, section 3.2).
+
+    Examples
+    --------
+    >>> u, log_derivative, _ = Additive().normalize(np.array([0.5]), np.array(2.0))
+    >>> float(u), float(log_derivative)
+    (1.5, 0.0)
+    """
+
+    numbers = 1
+    """K."""
+    support = (-math.inf, math.inf)
+    periodic = False
+
+    def config(self) -> dict:
+        """Return what rebuilds this object: nothing."""
+        return {}
+
+    def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        """Map x to u; also give log du/dx = 0 and an empty cache."""
+        u = x - h[..., 0]
+        return u, np.zeros_like(u), None
+
+    def generate(self, h: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map u to x; also give log dx/du = 0."""
+        x = u + h[..., 0]
+        return x, np.zeros_like(x)
+
+    def backward(self, cache: None, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        r"""Return :math:`d_h = -d_u` and :math:`d_x = d_u`."""
+        return -np.asarray(d_u)[..., None], d_u
