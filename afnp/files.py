@@ -34,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
+from afnp.discrete import MODELS
 from afnp.flows import Flow
 
 __all__ = ["ModelFileError", "load", "read", "save", "write", "write_bytes"]
@@ -218,13 +219,14 @@ def load(path: str | os.PathLike) -> Flow:
     try:
         theta = arrays["theta"]
         # a header that asks for more weights than the file holds would allocate for nothing
-        if (least := sum(map(_least_size, header["flow"]["layers"]))) > theta.size + 2**20:
+        config = header["flow"]
+        if (least := sum(map(_least_size, config.get("layers", [config])))) > theta.size + 2**20:
             raise ValueError(f"at least {least} numbers do not go with {theta.size} parameters")
         if not np.isfinite(theta).all():
             raise ValueError("a parameter is not finite")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            flow = Flow.from_config(header["flow"])
+            flow = MODELS.get(config.get("type"), Flow).from_config(config)
         if theta.dtype != flow.dtype:
             raise ValueError(f"parameters of {theta.dtype} for a flow of {flow.dtype}")
         flow.theta = theta
@@ -237,7 +239,7 @@ def _least_size(layer: dict) -> int:
     """Return how many numbers a configured layer has at least: weights of a network, or constants."""
     features = operator.index(layer.get("features", 0))
     options = (n for n in (layer.get("options") or {}).values() if isinstance(n, int))
-    outputs = features * max(1, *options, 1)
+    outputs = features * max(1, *options, operator.index(layer.get("levels", 2)) - 1)
     inputs = features + operator.index(layer.get("context", 0))
     widths = [inputs, *map(operator.index, layer.get("hidden", ())), outputs]
     if min(widths) < 0:

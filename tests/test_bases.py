@@ -1,0 +1,304 @@
+"""Base distributions: exact densities with the right gradients, and samples that follow them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import complex_step, norm_error
+
+import afnp
+from afnp.bases import BASES, Base, Logistic, MixtureOfGaussians, StandardNormal, UniformTorus, logsumexp
+from afnp.flows import Flow
+
+CASES = {
+    "normal": lambda D: StandardNormal(D),
+    "logistic": lambda D: Logistic(D),
+    "torus": lambda D: UniformTorus(D),
+    "mixture": lambda D: MixtureOfGaussians(D, components=3),
+    "one component": lambda D: MixtureOfGaussians(D, components=1),
+}
+
+GRADIENT = 1e-12
+"""Complex steps are exact to rounding, and the sums here have few terms."""
+
+
+def parameters(base, seed=0, dtype=np.float64):
+    """Random parameters of size one."""
+    theta = np.random.default_rng([seed, 1]).standard_normal(base.layout.size).astype(dtype)
+    return theta, base.layout.views(theta)
+
+
+def density(base, p, u):
+    return np.exp(base.log_prob(p, u))
+
+
+# Densities
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_density_integrates_to_one_in_one_dimension(name):
+    """Trapezoids are exact to rounding for what is smooth and falls to zero; e^-60 is below it."""
+    base = CASES[name](1)
+    ends = (-math.pi, math.pi) if name == "torus" else (-60.0, 60.0)
+    u, step = np.linspace(*ends, 60_001, retstep=True)
+    assert step * density(base, parameters(base)[1], u[:-1, None]).sum() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_density_integrates_to_one_in_two_dimensions(name):
+    base = CASES[name](2)
+    ends = (-math.pi, math.pi) if name == "torus" else (-45.0, 45.0)
+    u, step = np.linspace(*ends, 901, retstep=True)
+    grid = np.stack(np.meshgrid(u[:-1], u[:-1]), axis=-1).reshape(-1, 2)
+    assert step**2 * density(base, parameters(base)[1], grid).sum() == pytest.approx(1, abs=1e-10)
+
+
+def test_closed_forms():
+    u = np.array([[0.3, -1.2], [2.0, 0.5]])
+    gauss = lambda u, m, s: math.exp(-0.5 * ((u - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))  # noqa: E731
+    normal = [math.log(gauss(a, 0, 1) * gauss(b, 0, 1)) for a, b in u]
+    logistic = [sum(math.log(0.25 / math.cosh(v / 2) ** 2) for v in row) for row in u]
+    np.testing.assert_allclose(StandardNormal(2).log_prob({}, u), normal, rtol=1e-14)
+    np.testing.assert_allclose(Logistic(2).log_prob({}, u), logistic, rtol=1e-14)
+    np.testing.assert_allclose(UniformTorus(2).log_prob({}, u), [-2 * math.log(2 * math.pi)] * 2, rtol=1e-15)
+
+    base = MixtureOfGaussians(2, components=2, bound=2.0)
+    p = base.layout.views(np.array([0.0, 1.0, 0.1, 0.2, -0.3, 0.4, 0.5, -0.6, 0.7, -0.8]))
+    w = [1 / (1 + math.e), math.e / (1 + math.e)]
+    s = [[math.exp(2 * math.tanh(a / 2)) for a in row] for row in ([0.5, -0.6], [0.7, -0.8])]
+    m = [[0.1, 0.2], [-0.3, 0.4]]
+    mixture = [
+        math.log(sum(w[k] * gauss(a, m[k][0], s[k][0]) * gauss(b, m[k][1], s[k][1]) for k in (0, 1))) for a, b in u
+    ]
+    np.testing.assert_allclose(base.log_prob(p, u), mixture, rtol=1e-13)
+
+
+def test_equal_components_are_one_gaussian():
+    base, u = MixtureOfGaussians(3, components=4), np.random.default_rng(0).standard_normal((5, 3))
+    p = base.layout.views(np.zeros(base.layout.size))
+    p["logits"][:] = [3.0, -1.0, 0.0, 2.0]
+    np.testing.assert_allclose(base.log_prob(p, u), StandardNormal(3).log_prob({}, u), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["normal", "logistic", "mixture"])
+def test_far_tails_are_finite_and_fall(name):
+    base = CASES[name](1)
+    for sign in (-1, 1):
+        far = base.log_prob(parameters(base)[1], sign * np.array([[50.0], [800.0], [1e6], [1e150]]))
+        assert np.isfinite(far).all() and (np.diff(far) < 0).all()
+    assert Logistic(1).log_prob({}, np.array([[1e150]])) == -1e150
+
+
+def test_beyond_the_largest_square_the_density_is_zero_not_nan():
+    for base in (StandardNormal(1), MixtureOfGaussians(1, components=2)):
+        with np.errstate(over="ignore"):
+            assert base.log_prob(parameters(base)[1], np.array([[1e200]])) == -np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_torus_ends_at_pi(dtype):
+    base, pi = UniformTorus(2), dtype(math.pi)
+    below = np.nextafter(pi, dtype(0))
+    u = np.array([[0, -pi], [0, below], [0, pi], [-np.nextafter(pi, dtype(4)), 0], [7, 7]], dtype=dtype)
+    got = base.log_prob({}, u)
+    assert got.dtype == dtype
+    assert np.isfinite(got).tolist() == [True, True, False, False, False] and (got[2:] == -np.inf).all()
+
+
+def test_logsumexp_is_the_sum_and_never_nan():
+    a = np.array([[0.0, 1.0, -2.0], [-1e4, -1e4 + 1, -np.inf], [-np.inf] * 3, [1e4, 0.0, 0.0]])
+    got = logsumexp(a)
+    assert got[0] == pytest.approx(math.log(1 + math.e + math.exp(-2)), rel=1e-15)
+    assert got[1] == pytest.approx(-1e4 + math.log(1 + math.e), rel=1e-15)
+    assert got[2] == -np.inf and got[3] == 1e4
+    np.testing.assert_array_equal(logsumexp(a.T, axis=0), got)
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("D", [1, 2, 5])
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_the_derivatives(name, D):
+    base, rng = CASES[name](D), np.random.default_rng(D)
+    theta, p = parameters(base)
+    u, c = rng.uniform(-3, 3, size=(4, D)), rng.standard_normal(4)
+    grad = np.zeros_like(theta)
+    d_u = base.backward(p, u, c, base.layout.views(grad))
+    assert norm_error(d_u, complex_step(lambda u: (c * base.log_prob(p, u)).sum(), u)) < GRADIENT
+    if theta.size:
+        truth = complex_step(lambda t: (c * base.log_prob(base.layout.views(t), u)).sum(), theta)
+        for name, g in base.layout.views(grad).items():
+            assert norm_error(g, base.layout.views(truth)[name]) < GRADIENT, name
+
+
+def test_gradients_far_from_all_components():
+    base = MixtureOfGaussians(2, components=3)
+    theta, p = parameters(base)
+    u, c, grad = np.array([[1e5, -1e5]]), np.ones(1), np.zeros_like(theta)
+    d_u = base.backward(p, u, c, base.layout.views(grad))
+    truth = complex_step(lambda t: base.log_prob(base.layout.views(t), u).sum(), theta)
+    assert norm_error(grad, truth) < GRADIENT
+    assert norm_error(d_u, complex_step(lambda u: base.log_prob(p, u).sum(), u)) < GRADIENT
+
+
+def test_gradients_are_added():
+    base, u, c = MixtureOfGaussians(2, components=3), np.ones((2, 2)), np.ones(2)
+    theta, p = parameters(base)
+    once, twice = np.zeros_like(theta), np.zeros_like(theta)
+    base.backward(p, u, c, base.layout.views(once))
+    for _ in range(2):
+        base.backward(p, u, c, base.layout.views(twice))
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-15)
+    assert once.any()
+
+
+# Samples
+
+
+def cdf(base, p, u):
+    """Distribution function of one-dimensional u, from the density: trapezoids between far ends."""
+    grid, step = np.linspace(-60.0, 60.0, 120_001, retstep=True)
+    f = density(base, p, grid[:, None])
+    return np.interp(u, grid, np.concatenate([[0.0], np.cumsum((f[1:] + f[:-1]) / 2) * step]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_samples_follow_the_density(name, dtype):
+    """Kolmogorov-Smirnov: the largest gap of 20,000 draws exceeds 1.95 / sqrt(n) once in a thousand."""
+    base, n = CASES[name](1), 20_000
+    theta, p = parameters(base)
+    p_sample = base.layout.views(theta.astype(dtype))
+    u = base.sample(p_sample, n, np.random.default_rng(5), dtype)
+    assert u.shape == (n, 1) and u.dtype == dtype
+    F = np.sort(cdf(base, p, u[:, 0].astype(np.float64)))
+    gap = max((np.arange(1, n + 1) / n - F).max(), (F - np.arange(n) / n).max())
+    assert gap < 1.95 / math.sqrt(n)
+
+
+def test_features_of_a_mixture_share_their_component():
+    """Two far components: both features must tell the same one, and as often as its weight says."""
+    base, n = MixtureOfGaussians(2, components=2), 40_000
+    p = base.layout.views(np.array([0.0, math.log(3), -50, 50, 50, -50, 0.0, 0.5, 1.0, 0.0]))
+    u = base.sample(p, n, np.random.default_rng(0), np.float64)
+    second = u[:, 0] > 0
+    assert ((u[:, 1] > 0) == ~second).all()
+    assert second.mean() == pytest.approx(0.75, abs=4 * math.sqrt(0.75 * 0.25 / n))
+    sigma = np.exp(7 * np.tanh(p["log_scales"] / 7))
+    for k, rows in enumerate((~second, second)):
+        count = rows.sum()
+        np.testing.assert_allclose(u[rows].mean(axis=0), p["means"][k], atol=4 * sigma[k].max() / math.sqrt(count))
+        np.testing.assert_allclose(u[rows].std(axis=0), sigma[k], rtol=4 / math.sqrt(2 * count))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_come_from_the_generator_alone(name):
+    base = CASES[name](3)
+    p = parameters(base)[1]
+    draw = lambda seed: base.sample(p, 6, np.random.default_rng(seed), np.float64)  # noqa: E731
+    np.testing.assert_array_equal(draw(1), draw(1))
+    assert not np.isin(draw(1), draw(2)).any()
+    assert base.sample(p, 0, np.random.default_rng(0), np.float64).shape == (0, 3)
+
+
+class Edge:
+    """A generator that draws the ends of every interval."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def uniform(self, low, high, size):
+        return np.full(size, {"low": low, "high": np.nextafter(high, low)}[self.end])
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_angles_that_round_to_pi_stay_in_the_support(dtype, end):
+    base = UniformTorus(2)
+    u = base.sample({}, 3, Edge(end), dtype)
+    assert u.dtype == dtype and np.isfinite(base.log_prob({}, u)).all()
+
+
+def test_a_fresh_mixture_is_about_a_standard_normal():
+    base = MixtureOfGaussians(400, components=20)
+    p = base.layout.views(np.ones(base.layout.size))
+    base.initialize(p, np.random.default_rng(0))
+    u = base.sample(p, 4000, np.random.default_rng(1), np.float64)
+    assert np.mean(u**2) == pytest.approx(1, rel=0.05)  # 8000 means estimate a variance of 1/2 to 1.6 %
+
+
+# In flows
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dtypes_are_kept(name):
+    base = CASES[name](2)
+    theta, p = parameters(base, dtype=np.float32)
+    u = base.sample(p, 5, np.random.default_rng(0), np.float32)
+    grad = np.zeros_like(theta)
+    d_u = base.backward(p, u, np.ones(5, dtype=np.float32), base.layout.views(grad))
+    assert base.log_prob(p, u).dtype == d_u.dtype == np.float32
+    double = base.log_prob(base.layout.views(theta.astype(np.float64)), u.astype(np.float64))
+    np.testing.assert_allclose(base.log_prob(p, u), double, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_configuration_rebuilds_a_base(name):
+    base = CASES[name](2)
+    again = BASES[type(base).__name__](**json.loads(json.dumps(base.config())))
+    theta, u = parameters(base)[0], np.array([[0.1, -0.2]])
+    views = again.layout.views(theta)
+    np.testing.assert_array_equal(again.log_prob(views, u), base.log_prob(base.layout.views(theta), u))
+    assert again.config() == base.config()
+
+
+def test_the_registry_holds_every_base():
+    assert set(BASES.values()) == set(Base.__subclasses__())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_flow_on_a_base(name, tmp_path):
+    """Gradient by complex step through the whole flow; the same flow from its file; samples of its own density."""
+    layers = afnp.maf(2, hidden=(6,), transforms=1).layers
+    flow = Flow(layers, base=CASES[name](2))
+    flow.theta = np.random.default_rng(3).standard_normal(flow.theta.size) * 0.4
+    x = 0.3 * np.random.default_rng(4).standard_normal((5, 2))
+    loss, grad = flow.loss_and_grad(x)
+    c = np.empty((5, 0))
+    truth = complex_step(lambda t: -flow._log_prob(flow._split(t), x.astype(complex), c)[0].mean(), flow.theta)
+    assert norm_error(grad, truth) < 1e-10
+    assert loss == pytest.approx(-flow.log_prob(x).mean(), rel=1e-14)
+    afnp.save(flow, tmp_path / "flow.afnp")
+    np.testing.assert_array_equal(afnp.load(tmp_path / "flow.afnp").log_prob(x), flow.log_prob(x))
+    assert flow.sample(4, rng=1).shape == (4, 2)
+
+
+def test_fit_finds_two_clusters_that_a_gaussian_cannot():
+    """The best fit beats the truth on its own rows, by about 5 parameters / 2N = 0.001; one Gaussian needs 2.8."""
+    rng, sigma = np.random.default_rng(0), 0.5
+    x = rng.choice([-4.0, 4.0], size=(2000, 1)) + sigma * rng.standard_normal((2000, 1))
+    flow = Flow(afnp.made(1, hidden=()).layers, base=MixtureOfGaussians(1, components=2))
+    afnp.fit(flow, x, epochs=30, learning_rate=0.03, progress=False)
+    kernels = np.exp(-0.5 * ((x - [-4.0, 4.0]) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    truth = -np.log(kernels.mean(axis=1)).mean()
+    assert truth - 0.005 < -flow.log_prob(x).mean() < truth + 0.001
+
+
+# What makes no sense
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: StandardNormal(0), "features: expected an integer of at least 1, got 0"),
+        (lambda: Logistic(2.5), "features: expected an integer, got 2.5"),
+        (lambda: MixtureOfGaussians(2, components=0), "components: expected an integer of at least 1, got 0"),
+        (lambda: MixtureOfGaussians(2, components=2, bound=0.5), r"bound: expected a number in \[1, 80\], got 0.5"),
+        (lambda: MixtureOfGaussians(2, 2, bound=math.nan), r"bound: expected a number in \[1, 80\], got nan"),
+    ],
+)
+def test_bases_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
