@@ -1,0 +1,329 @@
+r"""Exercises that answer back: *not yet*, what differs, a hint, or *right*.
+
+.. math:: |y_k - \hat y_k| \le \epsilon \, \bigl(|\hat y_k| + \max_l |\hat y_l|\bigr) \quad \text{for all } k
+
+y is the reader's answer, the other the expected one, epsilon 1e-9 unless an exercise says otherwise: rounding stays
+far below it, and no mistake does. A wrong answer raises `Different`, so that it cannot be overlooked, but what the
+notebook shows is the explanation alone. The exercises of lesson NN live in ``exercises/lesson_NN.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import linecache
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["Different", "Exercise", "Lesson", "same"]
+
+WIDTH = 100
+"""Characters a line of an answer."""
+
+TRIES: dict[tuple[int, str], int] = {}
+"""Wrong answers so far; kept here, so that running a notebook's first cell again does not forget them."""
+
+
+class Different(Exception):
+    """An answer that is not right; the message explains."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show the message alone: IPython asks for this instead of a traceback."""
+        return str(self).splitlines()
+
+
+class _NotYet(Exception):
+    """The answer is still the stub."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: what is expected, on which cases, and what to say when something else comes.
+
+    Parameters
+    ----------
+    name : str
+        The exercise's cell id, and the first argument of ``check``.
+    answer : object
+        A function, compared on every case; or a value.
+    cases : sequence of tuples
+        Arguments.
+    hints : two strings
+        For the second and the third wrong try.
+    mistakes : dict
+        Plausible wrong answers by what makes them, as in "That is what one gets by ...".
+    because : str
+        Said when the answer is right.
+    judge : callable, optional
+        Where several answers are right: takes the reader's, returns what is wrong with it, or None.
+    prediction : bool
+        Keep the right answer to ourselves: the next cell will show it.
+    tolerance : float
+    """
+
+    name: str
+    answer: object
+    cases: Sequence[tuple] = ((),)
+    hints: tuple[str, str] = ("", "")
+    mistakes: Mapping[str, object] = field(default_factory=dict)
+    because: str = ""
+    judge: Callable[[object], str | None] | None = None
+    prediction: bool = False
+    tolerance: float = 1e-9
+
+    def examine(self, yours: object) -> str | None:
+        """Return what is wrong with an answer, or None; raise `_NotYet` for a stub."""
+        _stop_at_stub(yours)
+        if callable(self.answer):
+            return self._examine_function(yours)
+        wrong = self._wrong_value(yours)
+        return wrong and _paragraph(wrong, self._recognise(yours, None))
+
+    def _examine_function(self, yours: object) -> str | None:
+        if not callable(yours):
+            return f"expected a function, got {_described(yours)}"
+        for k, case in enumerate(self.cases):
+            got = _call(yours, self.name, case)
+            if got is None:
+                return f"{self.name}({_arguments(case)}) returned None: is the word return missing?"
+            _stop_at_stub(got)
+            expected = self.answer(*copy.deepcopy(case))  # type: ignore[operator]
+            wrong = difference(got, expected, self.tolerance)
+            if wrong:
+                where = f"case {k + 1} of {len(self.cases)}: {self.name}({_arguments(case)})"
+                return _paragraph(where, wrong, self._recognise(got, case))
+        return None
+
+    def _wrong_value(self, yours: object) -> str | None:
+        if self.judge is not None:
+            return self.judge(yours)
+        wrong = difference(yours, self.answer, self.tolerance)
+        return f"not {_described(yours)}" if wrong and self.prediction else wrong
+
+    def _recognise(self, got: object, case: tuple | None) -> str:
+        """Say which of the known mistakes gives this answer, if one does."""
+        for name, mistake in self.mistakes.items():
+            try:
+                made = mistake(*copy.deepcopy(case)) if case is not None else mistake  # type: ignore[operator]
+                if difference(got, made, self.tolerance) is None:
+                    return f"That is what one gets by {name}."
+            except Exception:
+                continue  # a mistake that fails on this case is not the one that was made
+        return ""
+
+
+class Lesson:
+    """The checker of one lesson: ``check("name", answer)`` after every exercise, ``check.summary()`` at the end.
+
+    Parameters
+    ----------
+    number : int
+    """
+
+    def __init__(self, number: int):
+        self.number = number
+        module = importlib.import_module(f"exercises.lesson_{number:02d}")
+        self.exercises = {exercise.name: exercise for exercise in module.EXERCISES}
+        self.state = dict.fromkeys(self.exercises, "open")
+
+    def __call__(self, name: str, yours: object) -> None:
+        """Examine an answer; print *not yet* or *right*, or raise `Different` with the explanation."""
+        if name not in self.exercises:
+            raise Different(
+                f"no exercise is called {name!r}; there are {', '.join(self.exercises)}"
+            )
+        exercise = self.exercises[name]
+        try:
+            with np.errstate(all="ignore"):  # what comes of it is explained below
+                wrong = exercise.examine(yours)
+        except _NotYet:
+            return print(f"... not yet: {name}")
+        except Different as error:
+            wrong = str(error)
+        except Exception as error:  # an answer that breaks when it is looked at
+            wrong = f"your answer cannot be examined: {type(error).__name__}: {error}"
+        if wrong:
+            self.state[name] = "open"
+            raise Different(self._explanation(exercise, wrong)) from None
+        self.state[name] = "right"
+        print(_wrapped(f"✓ right: {name}. {exercise.because}"))
+
+    def _explanation(self, exercise: Exercise, wrong: str) -> str:
+        key = self.number, exercise.name
+        TRIES[key] = TRIES.get(key, 0) + 1
+        hints = [f"Hint: {hint}" for hint in exercise.hints[: TRIES[key] - 1] if hint]
+        if TRIES[key] >= 3:
+            hints.append(f"A solution is in solutions/{self.number:02d}.py, under {exercise.name}.")
+        return _paragraph(f"✗ not right: {exercise.name}", wrong, *hints)
+
+    def summary(self) -> None:
+        """Print which exercises are right and which are open."""
+        still = [name for name, state in self.state.items() if state == "open"]
+        print(f"{len(self.state) - len(still)} of {len(self.state)} exercises are right.")
+        if still:
+            print(_wrapped(f"Still open: {', '.join(still)}."))
+
+
+def same(mine: object, theirs: object, tolerance: float = 1e-12) -> None:
+    """Print how well two results agree, or raise `Different` with the first entry that differs."""
+    wrong = difference(mine, theirs, tolerance)
+    if wrong:
+        raise Different(_paragraph("these should be the same", wrong))
+    a, b = np.asarray(mine, dtype=complex), np.asarray(theirs, dtype=complex)
+    with np.errstate(invalid="ignore"):
+        largest = np.max(np.where(a == b, 0, abs(a - b)), initial=0)
+    how_well = "exactly" if largest == 0 else f"to {largest:.1g}"
+    print(f"✓ the same: {how_well}, {b.size} number{'s' if b.size > 1 else ''}")
+
+
+# ---- what differs ------------------------------------------------------------------------------------------
+
+
+def difference(yours: object, expected: object, tolerance: float) -> str | None:
+    """Return the first difference between an answer and the expected one, in words, or None."""
+    if isinstance(expected, tuple):
+        return _difference_of_tuples(yours, expected, tolerance)
+    if isinstance(expected, str):
+        if not isinstance(yours, str):
+            return f"expected a string such as {expected!r}, got {_described(yours)}"
+        return (
+            None
+            if yours.strip().lower() == expected.lower()
+            else f"yours {yours!r}, expected {expected!r}"
+        )
+    return _difference_of_numbers(yours, np.asarray(expected), tolerance)
+
+
+def _difference_of_tuples(yours: object, expected: tuple, tolerance: float) -> str | None:
+    n = len(expected)
+    if not isinstance(yours, (tuple, list)) or len(yours) != n:
+        got = f"{len(yours)} results" if isinstance(yours, (tuple, list)) else _described(yours)
+        return f"expected {n} results, separated by commas after return, got {got}"
+    for k, (a, b) in enumerate(zip(yours, expected, strict=True)):
+        wrong = difference(a, b, tolerance)
+        if wrong:
+            return f"result {k + 1} of {n}: {wrong}"
+    return None
+
+
+def _difference_of_numbers(yours: object, expected: np.ndarray, tolerance: float) -> str | None:
+    try:
+        a = np.asarray(yours)
+    except ValueError:
+        return "expected an array, got lists of unequal lengths"
+    if a.dtype.kind not in "biufc":
+        return f"expected {_kind(expected)}, got {_described(yours)}"
+    if a.shape != expected.shape:
+        return f"shape: yours {a.shape}, expected {expected.shape}"
+    if a.dtype.kind == "c" and expected.dtype.kind != "c":
+        return "expected real numbers, got complex ones"
+    largest = np.abs(expected[np.isfinite(expected)]).max(initial=0) or 1
+    wrong = ~np.isclose(a, expected, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+    if not wrong.any():
+        return None
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    place = f"first difference at index {list(at)}: " if at else ""
+    count = f" ({wrong.sum()} of {a.size} entries differ)" if a.size > 1 else ""
+    return f"{place}yours {_number(a[at])}, expected {_number(expected[at])}{count}"
+
+
+def _number(value: np.generic) -> str:
+    return f"{value:.10g}" if value.dtype.kind in "fc" else str(value)
+
+
+def _kind(expected: np.ndarray) -> str:
+    return f"numbers in an array of shape {expected.shape}" if expected.ndim else "a number"
+
+
+# ---- the reader's code -------------------------------------------------------------------------------------
+
+
+def _stop_at_stub(value: object) -> None:
+    """Raise `_NotYet` for a stub: ``...``, nothing, or a tuple or list of such."""
+    if value is None or value is ...:
+        raise _NotYet
+    if (
+        isinstance(value, (tuple, list))
+        and len(value)
+        and all(item is None or item is ... for item in value)
+    ):
+        raise _NotYet
+
+
+def _call(function: Callable, name: str, case: tuple) -> object:
+    """Call the reader's function on copies; explain exceptions, and arguments that were changed."""
+    copies = copy.deepcopy(case)
+    try:
+        result = function(*copies)
+    except NotImplementedError:
+        raise _NotYet from None
+    except (Exception, SystemExit) as error:
+        place = _line_in(function, error)
+        raise Different(
+            _paragraph(f"{name}({_arguments(case)})", f"raised {_raised(error)}", place)
+        ) from None
+    for k, (before, after) in enumerate(zip(case, copies, strict=True)):
+        if isinstance(before, np.ndarray) and not np.array_equal(before, after, equal_nan=True):
+            raise Different(f"{name} changed its argument number {k + 1} in place: work on a copy")
+    return result
+
+
+def _raised(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _line_in(function: Callable, error: BaseException) -> str:
+    """Return the last line of the reader's own cell that the exception went through."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
+    ]
+    if not frames:
+        return ""
+    line = frames[-1].lineno or 0
+    return f"in line {line} of your cell: {linecache.getline(str(file), line).strip()}"
+
+
+def _arguments(case: tuple) -> str:
+    return ", ".join(_described(argument) for argument in case)
+
+
+def _described(value: object) -> str:
+    """Return a value in a few words, whatever it is."""
+    if isinstance(value, np.ndarray) and value.size > 9:
+        return f"array of shape {value.shape}"
+    if isinstance(value, np.ndarray):
+        with np.printoptions(precision=4):
+            return (
+                " ".join(repr(value).split())
+                .replace("array(", "")
+                .removesuffix(")")
+                .split(", dtype")[0]
+            )
+    if isinstance(value, (bool, int, float, complex, str, np.generic)):
+        return textwrap.shorten(repr(value), 60)
+    if callable(value):
+        return f"the function {getattr(value, '__name__', '?')}"
+    return f"a {type(value).__name__}"
+
+
+def _paragraph(first: str, *rest: str) -> str:
+    """Join what is said: the first as it is, what follows indented, nothing wider than `WIDTH`."""
+    return "\n".join(
+        [
+            _wrapped(first),
+            *(_wrapped(line, "  ") for text in rest if text for line in text.splitlines()),
+        ]
+    )
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    lines = [
+        textwrap.fill(line, WIDTH, initial_indent=indent, subsequent_indent=indent)
+        for line in text.splitlines()
+    ]
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,492 @@
+"""The lessons: well kept, run top to bottom as shipped and solved, with checkers that can tell right from wrong."""
+
+import ast
+import importlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+LESSONS = Path(__file__).parents[1] / "lessons"
+sys.path.insert(0, str(LESSONS))  # where a notebook runs
+checker, easel = importlib.import_module("checker"), importlib.import_module("easel")
+
+NOTEBOOKS = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
+NUMBERED = [path for path in NOTEBOOKS if not path.name.startswith("00")]
+BY_NUMBER = {int(path.name[:2]): path for path in NUMBERED}
+SECONDS = 60
+"""What a lesson may take, on two cores."""
+
+KNOWN = {"afnp", "numpy", "matplotlib", "ipywidgets", "checker", "easel", *sys.stdlib_module_names}
+"""What a lesson may import."""
+
+
+def name(path):
+    return path.stem
+
+
+def cells(path, kind="code"):
+    return [cell for cell in read(path)["cells"] if cell["cell_type"] == kind]
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def tagged(path, tag):
+    return [cell for cell in cells(path) if tag in cell["metadata"].get("tags", [])]
+
+
+def solutions(number):
+    """Return the code before the first section, and the sections of a solutions file by cell id."""
+    preamble, *sections = re.split(r"^# %% ", (LESSONS / f"solutions/{number:02d}.py").read_text(), flags=re.M)
+    return preamble, dict(section.split("\n", 1) for section in sections)
+
+
+def lesson(number):
+    checker.TRIES.clear()
+    return checker.Lesson(number)
+
+
+EXERCISES = [(number, exercise) for number in BY_NUMBER for exercise in lesson(number).exercises.values()]
+
+
+@pytest.fixture(params=EXERCISES, ids=lambda pair: f"{pair[0]:02d}-{pair[1].name}")
+def case(request):
+    """An exercise with its lesson's checker, and what is in the reader's notebook when he comes to it."""
+    number, exercise = request.param
+    path = BY_NUMBER[number]
+    stub = next(cell for cell in cells(path) if cell["id"] == exercise.name)
+    call = next(cell for cell in cells(path) if cell["id"] == f"check-{exercise.name}")
+    preamble, sections = solutions(number)
+    return SimpleNamespace(
+        check=lesson(number),
+        exercise=exercise,
+        stub=source(stub),
+        call=source(call),
+        preamble=preamble,
+        solution=sections[exercise.name],
+    )
+
+
+def run(case, code):
+    """Put code where the stub is, and run the cell below it."""
+    namespace = {"np": np, "check": case.check}
+    exec(case.preamble, namespace)
+    exec(code, namespace)
+    exec(case.call, namespace)
+
+
+def refusal(check, exercise, answer):
+    """Return what the checker says to a wrong answer; it must say so, and show no traceback of its own."""
+    with pytest.raises(checker.Different) as caught:
+        check(exercise.name, answer)
+    said = "\n".join(caught.value._render_traceback_())
+    assert f"not right: {exercise.name}" in said
+    assert "Traceback" not in said and "checker.py" not in said
+    assert max(map(len, said.splitlines())) <= checker.WIDTH
+    return said
+
+
+# ---- the files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_a_notebook_is_kept_without_outputs_and_diffs_well(path):
+    notebook = read(path)
+    assert path.read_text(encoding="utf-8") == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert notebook["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in cells(path):
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+        folded = {"jupyter": {"source_hidden": True}} if "picture" in cell["metadata"].get("tags", []) else {}
+        assert {k: v for k, v in cell["metadata"].items() if k != "tags"} == folded
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", id) and not re.fullmatch(r"[0-9a-f]{8}", id) for id in ids)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_a_notebook_imports_the_package_and_its_own_tools_only(path):
+    for cell in cells(path):
+        for node in ast.walk(ast.parse(source(cell))):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= KNOWN
+            if isinstance(node, ast.ImportFrom):
+                assert node.module.split(".")[0] in KNOWN
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_randomness_in_a_notebook_is_seeded(path):
+    for cell in cells(path):
+        assert "default_rng()" not in source(cell)
+        assert set(re.findall(r"np\.random\.(\w+)", source(cell))) <= {"default_rng", "Generator"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_links_between_lessons_lead_somewhere(path):
+    for cell in cells(path, "markdown"):
+        for target in re.findall(r"\]\(([^)#]+)\)", source(cell)):
+            assert target.startswith("http") or (LESSONS / target).exists(), target
+
+
+def test_the_contents_list_every_lesson():
+    listed = re.findall(r"\(([0-9]{2}_\w+\.ipynb)\)", "".join(source(c) for c in cells(NOTEBOOKS[0], "markdown")))
+    assert listed == [path.name for path in NUMBERED]
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=name)
+def test_a_lesson_opens_with_a_question_and_ends_with_the_next(path):
+    prose = [source(cell) for cell in cells(path, "markdown")]
+    assert prose[0].startswith(f"# {int(path.name[:2])} · ")
+    assert re.search(r"^\*\*[^*]+\?\*\*$", prose[0], flags=re.M) and "*You need:*" in prose[0]
+    for heading in ("## What was verified", "**To read.**", "**In the package:**", "**Next question.**"):
+        assert heading in prose[-1], heading
+    assert re.search(r"arXiv \d{4}\.\d{4,5}", prose[-1])
+    opening = "".join(source(cell) for cell in cells(path)[:3])
+    assert "plt.show()" in opening or "easel.play(" in opening
+    assert source(cells(path)[-1]) == "check.summary()"
+
+
+@pytest.mark.parametrize("number", BY_NUMBER)
+def test_every_exercise_has_a_stub_a_check_an_answer_and_a_solution(number):
+    path, exercises = BY_NUMBER[number], lesson(number).exercises
+    stubs = [cell["id"] for cell in tagged(path, "exercise")]
+    assert len(stubs) >= 4 and any(exercise.prediction for exercise in exercises.values())
+    assert set(stubs) == set(exercises) == set(solutions(number)[1])
+    ids = [cell["id"] for cell in read(path)["cells"]]
+    for stub in stubs:
+        assert ids[ids.index(stub) + 1] == f"check-{stub}"
+        assert re.search(rf'^check\("{stub}", \w+\)$', source(read(path)["cells"][ids.index(stub) + 1]))
+        assert len(exercises[stub].mistakes) >= 1 and all(exercises[stub].hints) and exercises[stub].because
+
+
+# ---- the checkers ------------------------------------------------------------------------------------------
+
+
+def test_the_stub_is_not_yet_an_answer(case, capsys):
+    run(case, case.stub)
+    assert capsys.readouterr().out == f"... not yet: {case.exercise.name}\n"
+    assert case.check.state[case.exercise.name] == "open"
+
+
+def test_the_solution_is_right(case, capsys):
+    run(case, case.solution)
+    assert capsys.readouterr().out.startswith(f"✓ right: {case.exercise.name}")
+    assert case.check.state[case.exercise.name] == "right"
+
+
+def test_every_plausible_mistake_is_refused(case):
+    for mistake in case.exercise.mistakes.values():
+        refusal(case.check, case.exercise, mistake)
+        assert case.check.state[case.exercise.name] == "open"
+
+
+def test_a_known_mistake_is_named(case):
+    for made, mistake in case.exercise.mistakes.items():
+        said = " ".join(refusal(case.check, case.exercise, mistake).split())
+        assert f"That is what one gets by {made}." in said or len(case.exercise.cases) > 1, said
+    named = [made for made, m in case.exercise.mistakes.items() if made in refused(case, m)]
+    assert named, "no mistake of this exercise is recognised"
+
+
+def refused(case, answer):
+    return " ".join(refusal(case.check, case.exercise, answer).split())
+
+
+def test_answers_of_the_wrong_kind_are_explained(case):
+    for strange in ("a text", object(), {"a": 1}, [[1, 2], [3]], np.array(["x"]), float("nan"), 3 + 4j, len, print):
+        refusal(case.check, case.exercise, strange)
+
+
+def test_hints_come_with_the_second_and_the_third_try(case):
+    first, second = case.exercise.hints
+    wrong = object()
+    told = [refused(case, wrong) for _ in range(3)]
+    assert [first in said for said in told] == [False, True, True]
+    assert [second in said for said in told] == [False, False, True]
+    assert ["solutions/" in said for said in told] == [False, False, True]
+
+
+FUNCTIONS = [(number, exercise) for number, exercise in EXERCISES if callable(exercise.answer)]
+
+
+@pytest.mark.parametrize("number, exercise", FUNCTIONS, ids=lambda value: getattr(value, "name", value))
+def test_functions_that_fail_are_explained(number, exercise):
+    check = lesson(number)
+
+    def divides(*_):
+        return 1 / 0
+
+    def nothing_but_nan(*case):
+        expected = exercise.answer(*case)
+        if isinstance(expected, tuple):
+            return tuple(np.full(np.shape(part), np.nan) for part in expected)
+        return np.full(np.shape(expected), np.nan)
+
+    def leaves(*_):
+        raise SystemExit
+
+    assert "raised ZeroDivisionError: division by zero" in refusal(check, exercise, divides)
+    assert "return 1 / 0" in refusal(check, exercise, divides)
+    assert "yours nan" in refusal(check, exercise, nothing_but_nan)
+    assert "SystemExit" in refusal(check, exercise, leaves)
+    assert "raised TypeError" in refusal(check, exercise, lambda: 0)
+    assert "expected a function" in refusal(check, exercise, 7)
+
+
+def toy(answer, **options):
+    check = lesson(1)
+    check.exercises = {"toy": checker.Exercise("toy", answer, **options)}
+    check.state = {"toy": "open"}
+    return check, check.exercises["toy"]
+
+
+def test_a_difference_is_located():
+    check, exercise = toy(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    said = refusal(check, exercise, np.array([[1.0, 2.0], [3.5, 4.5]]))
+    assert "first difference at index [1, 0]: yours 3.5, expected 3 (2 of 4 entries differ)" in said
+    assert "shape: yours (4,), expected (2, 2)" in refusal(check, exercise, np.arange(1.0, 5.0))
+    assert "expected real numbers" in refusal(check, exercise, np.array([[1.0, 2.0], [3.0, 4.0j]]))
+    assert "unequal lengths" in refusal(check, exercise, [[1.0], [2.0, 3.0]])
+    assert "got 'text'" in refusal(check, exercise, "text")
+
+
+def test_rounding_passes_and_a_millionth_does_not():
+    check, exercise = toy(np.array([1.0, 1e6, np.inf]))
+    check("toy", np.array([1.0 + 1e-12, 1e6 + 1e-7, np.inf]))
+    assert "index [1]" in refusal(check, exercise, np.array([1.0, 1e6 + 1, np.inf]))
+    assert "index [2]" in refusal(check, exercise, np.array([1.0, 1e6, 1e300]))
+
+
+def test_a_prediction_is_not_given_away():
+    check, exercise = toy("b", prediction=True, hints=("think", "think again"))
+    assert "expected" not in refusal(check, exercise, "a")
+    check("toy", " B ")
+    assert check.state["toy"] == "right"
+
+
+def test_results_in_the_wrong_number_are_counted():
+    check, exercise = toy(lambda: (np.zeros(2), 1.0))
+    assert "expected 2 results, separated by commas after return, got 3 results" in refusal(
+        check, exercise, lambda: (1, 2, 3)
+    )
+    assert "result 2 of 2: yours 5, expected 1" in refusal(check, exercise, lambda: (np.zeros(2), 5))
+
+
+def test_changing_an_argument_in_place_is_noticed():
+    def in_place(x):
+        x += 1
+        return x
+
+    check, exercise = toy(lambda x: x + 1, cases=[(np.zeros(2),), (np.ones(2),)])
+    assert "changed its argument number 1 in place" in refusal(check, exercise, in_place)
+    check("toy", lambda x: x + 1)  # the cases are as they were
+
+
+def test_an_answer_that_breaks_when_looked_at_is_explained():
+    class Mine:
+        def __array__(self, *_, **__):
+            raise RuntimeError("do not look")
+
+        def __repr__(self):
+            raise RuntimeError("do not print")
+
+    check, exercise = toy(1.0)
+    assert "do not look" in refusal(check, exercise, Mine())
+
+
+def test_an_unknown_exercise_is_named():
+    with pytest.raises(checker.Different, match="no exercise is called 'conditionel'; there are conditional, "):
+        lesson(1)("conditionel", 1)
+
+
+def test_the_summary_counts(capsys):
+    check = lesson(1)
+    check("underflow", "b")
+    check.summary()
+    said = capsys.readouterr().out
+    assert "1 of 6 exercises are right." in said and "underflow" not in said.split("Still open:")[1]
+
+
+def test_same_says_how_well_and_refuses(capsys):
+    checker.same(np.ones(3), np.ones(3))
+    checker.same(1.0 + 1e-15, 1.0)
+    assert capsys.readouterr().out == "✓ the same: exactly, 3 numbers\n✓ the same: to 1e-15, 1 number\n"
+    with pytest.raises(checker.Different, match="these should be the same"):
+        checker.same(np.ones(3), np.array([1.0, 1.0, 1.0 + 1e-9]))
+    with pytest.raises(checker.Different, match="yours nan"):
+        checker.same(np.nan, 1.0)
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agg(monkeypatch):
+    import matplotlib
+
+    matplotlib.use("agg")
+    easel.style()
+
+
+def line(height, name="a", thick=False):
+    figure, ax = easel.plt.subplots(figsize=(2, 1))
+    ax.plot([0, height], linewidth=5 if thick else 1, label=name)
+    return figure
+
+
+def test_a_control_changes_the_picture_at_once(agg):
+    widgets = pytest.importorskip("ipywidgets")
+    forms = easel.play(line, height=(0.0, 2.0, 0.5, 1.0), name=["a", "b"], thick=False)._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in forms and forms["image/png"].startswith("iVBORw0KGgo")
+    box = widgets.widget_serialization["from_json"](
+        "IPY_MODEL_" + forms["application/vnd.jupyter.widget-view+json"]["model_id"], None
+    )
+    image, height, menu, tick = box.children
+    assert (height.min, height.max, height.step, height.value) == (0.0, 2.0, 0.5, 1.0)
+    assert menu.options == ("a", "b") and tick.value is False
+    before = image.value
+    tick.value = True
+    assert image.value != before
+    tick.value = False
+    assert image.value == before
+    assert not easel.plt.get_fignums()
+
+
+def test_without_widgets_the_picture_stands_still(agg, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    forms = easel.play(line, height=(0.0, 2.0, 0.5, 1.0))._repr_mimebundle_()
+    assert list(forms) == ["image/png"] and forms["image/png"].startswith("iVBORw0KGgo")
+
+
+def test_the_course_has_things_to_move():
+    moving = [path for path in NUMBERED if any("easel.play(" in source(cell) for cell in cells(path))]
+    assert len(moving) >= 3
+
+
+# ---- opening -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_opens_the_contents_on_this_machine_alone():
+    main = importlib.import_module(".__main__", "lessons")
+    command = main.command(["--no-browser"])
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"] and command[-1] == "--no-browser"
+    assert (LESSONS / main.CONTENTS).exists() and any(main.CONTENTS in argument for argument in command)
+    assert not [argument for argument in command if "token" in argument or "ip=" in argument]
+
+
+def test_without_jupyter_the_command_says_what_to_install(monkeypatch, capsys):
+    main = importlib.import_module(".__main__", "lessons")
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
+    assert main.main([]) == 1
+    assert "pip install -e '.[lessons]'" in capsys.readouterr().err
+
+
+# ---- execution ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Return a function that executes a lesson in a fresh kernel, once, as shipped or with answers put in."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    kept = {}
+
+    def execute(path, answers=(), key="shipped"):
+        if (path, key) not in kept:
+            notebook = nbformat.read(path, as_version=4)
+            for cell in notebook.cells:
+                cell.source = dict(answers).get(cell.id, cell.source)
+            client = nbclient.NotebookClient(
+                notebook, timeout=SECONDS, allow_errors=True, resources={"metadata": {"path": str(LESSONS)}}
+            )
+            start = time.perf_counter()
+            client.execute(env=kernel_environment())
+            notebook.metadata["seconds"] = time.perf_counter() - start
+            kept[path, key] = notebook
+        return kept[path, key]
+
+    return execute
+
+
+def kernel_environment():
+    import os
+
+    above = [str(LESSONS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    inline = "module://matplotlib_inline.backend_inline"
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(above), "MPLBACKEND": inline}
+
+
+def printed(cell):
+    return "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout")
+
+
+def went_well(notebook):
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", f"{cell.id}: {output.ename}: {output.evalue}"
+            assert output.get("name") != "stderr", f"{cell.id}: {output.text}"
+    assert notebook.metadata["seconds"] < SECONDS
+
+
+@pytest.mark.lessons
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_a_lesson_runs_as_shipped(path, executed):
+    notebook = executed(path)
+    went_well(notebook)
+    for cell in notebook.cells:
+        if cell.id.startswith("check-"):
+            assert printed(cell) == f"... not yet: {cell.id.removeprefix('check-')}\n"
+
+
+@pytest.mark.lessons
+@pytest.mark.parametrize("number", BY_NUMBER)
+def test_a_lesson_runs_with_its_solutions(number, executed):
+    preamble, sections = solutions(number)
+    imports = "\n".join(line for line in preamble.splitlines() if line.startswith(("import", "from")))
+    notebook = executed(BY_NUMBER[number], {k: f"{imports}\n{v}" for k, v in sections.items()}, key="solved")
+    went_well(notebook)
+    for cell in notebook.cells:
+        if cell.id.startswith("check-"):
+            assert printed(cell).startswith("✓ right: ")
+    assert printed(notebook.cells[-1]) == f"{len(sections)} of {len(sections)} exercises are right.\n"
+
+
+@pytest.mark.lessons
+@pytest.mark.parametrize("number", BY_NUMBER)
+def test_a_lesson_says_the_same_every_time(number, executed):
+    """The two runs differ in the exercises, their checks, and what measures the machine, and in nothing else."""
+    preamble, sections = solutions(number)
+    runs = [executed(BY_NUMBER[number]), executed(BY_NUMBER[number], key="solved")]
+    for first, second in zip(*(run.cells for run in runs), strict=True):
+        moving = {"exercise", "timed"} & set(first.metadata.get("tags", []))
+        if first.cell_type == "code" and not moving and first.id != "summary" and "check-" not in first.id:
+            assert printed(first) == printed(second), first.id
+            assert pictures(first) == pictures(second), first.id
+
+
+def pictures(cell):
+    return [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+@pytest.mark.lessons
+def test_a_wrong_answer_in_a_notebook_shows_the_explanation_and_no_traceback(executed):
+    wrong = "def conditional(p):\n    return p / p.sum(axis=0)"
+    notebook = executed(BY_NUMBER[1], {"conditional": wrong}, key="wrong")
+    check = next(cell for cell in notebook.cells if cell.id == "check-conditional")
+    (error,) = [output for output in check.outputs if output.output_type == "error"]
+    shown = "\n".join(error.traceback)
+    assert "✗ not right: conditional" in shown and "dividing by p(x_2) instead of p(x_1)" in shown
+    assert "Traceback" not in shown and "checker.py" not in shown and "---" not in shown
