@@ -19,15 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from afnp import batches
 from afnp.bases import BASES, StandardNormal
-from afnp.batches import (
-    blocks_of_rows,
-    check_context,
-    choose_backend,
-    refuse_nan,
-    rows_worth_a_thread,
-)
-from afnp.inputs import check_rows, choose, integer
+from afnp.inputs import check_angles, check_rows, choose, integer
 from afnp.kernels.threads import in_threads, row_blocks
 from afnp.params import Parts
 from afnp.preprocess import Dequantize, Logit, Standardize
@@ -233,7 +227,7 @@ class Flow:
         backend = self._backend(backend, len(x))
         grads = [self._split(np.zeros_like(self._theta)) for _ in self._gradient_blocks(len(x), backend)]
         log_prob, square = self._gradient_in_blocks(x, context, grads, backend)
-        refuse_nan(log_prob, "x")
+        batches.refuse_nan(log_prob, "x")
         if np.isnan(square):
             raise FloatingPointError("the gradient of the loss is not a number")
         return -float(log_prob.mean(dtype=np.float64)), grads[0].flat
@@ -345,7 +339,9 @@ class Flow:
 
     def _check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
         x = check_rows(x, self.features, self.dtype, name)
-        return x, check_context(context, self.context, len(x), self.dtype)
+        if getattr(self.layers[-1 if name == "u" else 0], "periodic", False):
+            check_angles(x, name)
+        return x, batches.check_context(context, self.context, len(x), self.dtype)
 
     def _streamed(self, function, x, context, backend: str, name: str = "x") -> list[np.ndarray]:
         """Apply ``function(p, x, context, backend)``, which returns arrays of N rows, to blocks of rows."""
@@ -361,7 +357,7 @@ class Flow:
         parts = in_threads(work, blocks) if backend == "numba" else [work(rows) for rows in blocks]
         results = [np.concatenate(arrays) if len(parts) > 1 else arrays[0] for arrays in zip(*parts, strict=True)]
         for result in results:
-            refuse_nan(result, name)
+            batches.refuse_nan(result, name)
         return results
 
     def _gradient_in_blocks(self, x, context, grads: list[Parts], backend: str) -> tuple[np.ndarray, float]:
@@ -382,17 +378,17 @@ class Flow:
 
     def _backend(self, backend: str, n: int) -> str:
         """Return who works on n rows: the backend that was asked for, or the better one for this size."""
-        return choose_backend(backend, n, self._theta.size)
+        return batches.choose_backend(backend, n, self._theta.size)
 
     def _blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
         widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
-        return blocks_of_rows(n, backend, widest, self._theta.size)
+        return batches.blocks_of_rows(n, backend, widest, self._theta.size)
 
     def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into one block for NumPy, one a thread for compiled code; statistics need all rows at once."""
         whole = backend == "numpy" or any(hasattr(layer, "update") for layer in self.layers)
-        return [slice(0, n)] if whole else row_blocks(n, rows_worth_a_thread(self._theta.size), most=n)
+        return [slice(0, n)] if whole else row_blocks(n, batches.rows_worth_a_thread(self._theta.size), most=n)
 
 
 def _summary(layer) -> str:

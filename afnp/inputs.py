@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["check_rows", "choose", "integer"]
+__all__ = ["check_angles", "check_rows", "choose", "integer"]
 
 
 def check_rows(x, features: int | None, dtype, name: str = "x") -> np.ndarray:
@@ -38,6 +38,24 @@ def check_rows(x, features: int | None, dtype, name: str = "x") -> np.ndarray:
         value, kind = given[row, feature], "" if not np.isfinite(given[row, feature]) else f" as {np.dtype(dtype)}"
         raise ValueError(f"{name}: row {row}, feature {feature} is {value}; every value must be finite{kind}")
     return x
+
+
+def check_angles(x: np.ndarray, name: str = "x") -> None:
+    """Raise a ValueError that names row and feature unless all of x (N, D) lies in [-pi, pi].
+
+    Examples
+    --------
+    >>> check_angles(np.array([[0.0, 1.0], [3.0, 4.0]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: x: row 1, feature 1: expected an angle in [-pi, pi], got 4.0
+    """
+    outside = np.argwhere(np.abs(x) > x.dtype.type(np.pi))
+    if len(outside):
+        row, feature = outside[0]
+        raise ValueError(
+            f"{name}: row {row}, feature {feature}: expected an angle in [-pi, pi], got {x[row, feature]}"
+        )
 
 
 def integer(name: str, value, least: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from afnp.batches import check_context, refuse_nan
 from afnp.discrete.conditionals import Conditionals
 from afnp.inputs import check_rows, choose, integer
 from afnp.params import Views
@@ -116,7 +117,7 @@ class DiscreteModel:
         grad = np.zeros_like(self._theta)
         with np.errstate(over="ignore", invalid="ignore"):
             log_prob = self._gradient(self._split(self._theta), x, context, self._split(grad))
-        _refuse_nan(log_prob)
+        refuse_nan(log_prob, "x")
         if np.isnan(grad).any():
             raise FloatingPointError("the gradient of the loss is not a number")
         return -float(log_prob.mean(dtype=np.float64)), grad
@@ -141,7 +142,7 @@ class DiscreteModel:
         """
         choose("method", method, METHODS)
         n = integer("n", n, least=0)
-        context, rng = self._check_context(context, n), np.random.default_rng(rng)
+        context, rng = check_context(context, self.context, n, self.dtype), np.random.default_rng(rng)
         p, x = self._split(self._theta), np.empty((n, self.features), dtype=np.intp)
         for rows in self._blocks(n):
             with np.errstate(over="ignore", invalid="ignore"):
@@ -181,7 +182,9 @@ class DiscreteModel:
         p = self._split(self._theta)
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [function(p, x[rows], context[rows]) for rows in self._blocks(len(x))]
-        return _refuse_nan(np.concatenate(parts, axis=-1))
+        result = np.concatenate(parts, axis=-1)
+        refuse_nan(result.T, "x")
+        return result
 
     def _check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
         x = check_rows(x, self.features, np.float64, name)
@@ -190,18 +193,7 @@ class DiscreteModel:
             row, feature = wrong[0]
             expected = "0 or 1" if self.levels == 2 else f"a level 0, 1, ..., {self.levels - 1}"
             raise ValueError(f"{name}: row {row}, feature {feature}: expected {expected}, got {x[row, feature]:g}")
-        return x.astype(np.intp), self._check_context(context, len(x))
-
-    def _check_context(self, context, n: int) -> np.ndarray:
-        if (context is None) != (self.context == 0):
-            got = "none" if context is None else f"shape {np.shape(context)}"
-            raise ValueError(f"context: expected {self.context or 'no'} columns, got {got}")
-        if context is None:
-            return np.empty((n, 0), dtype=self.dtype)
-        context = check_rows(context, self.context, self.dtype, "context")
-        if len(context) not in (1, n):
-            raise ValueError(f"context: expected {n} rows (or 1), got {len(context)}")
-        return np.broadcast_to(context, (n, self.context))
+        return x.astype(np.intp), check_context(context, self.context, len(x), self.dtype)
 
     def _blocks(self, n: int) -> list[slice]:
         widest = sum(W.shape[1] for W in self._split(self._theta).values() if W.ndim == 2)
@@ -229,11 +221,3 @@ class DiscreteModel:
     def _step_gradient(self, p: Views, x: np.ndarray, context: np.ndarray, g: Views) -> np.ndarray:
         """Add a training step's gradient into g; return log p (N,)."""
         return self._gradient(p, x, context, g)
-
-
-def _refuse_nan(log_prob: np.ndarray) -> np.ndarray:
-    """Return log_prob (..., N), or raise a FloatingPointError that names the row."""
-    if np.isnan(log_prob).any():
-        row = int(np.argwhere(np.isnan(log_prob))[0, -1])
-        raise FloatingPointError(f"row {row} of x gives a result that is not a number")
-    return log_prob

@@ -19,7 +19,10 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["add_product", "exp", "fetch", "inline", "jit", "lanes", "set_product", "sincos", "tanh", "tile1", "tile4"]
+__all__ = [
+    *("add_product", "set_product", "tile1", "tile4", "fresh1", "fresh4"),
+    *("exp", "fetch", "inline", "jit", "lanes", "sincos", "tanh"),
+]
 
 AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 VECTOR = 64 if AVX512 else 32

@@ -75,8 +75,9 @@ class Autoregressive:
         self.rank = np.argsort(self.order)
         self.name = univariate
         self.univariate = univariate_of(univariate, options)
+        self.periodic = self.univariate.periodic
         self.conditioner = MaskedMLP(
-            features, self.univariate.numbers, hidden, context, activation, residual, self.univariate.periodic
+            features, self.univariate.numbers, hidden, context, activation, residual, self.periodic
         )
         self.layout = self.conditioner.layout
 

@@ -140,9 +140,11 @@ class Coupling:
         self.order, self.fixed = np.concatenate([self.A, self.B]), len(self.A)
         self.name = univariate
         self.univariate = univariate_of(univariate, options)
-        periodic = self.univariate.periodic
-        inputs = self.context + (2 if periodic else 1) * self.fixed
-        self.conditioner = MLP(len(self.B), self.univariate.numbers, hidden, inputs, activation, residual, periodic)
+        self.periodic = self.univariate.periodic
+        inputs = self.context + (2 if self.periodic else 1) * self.fixed
+        self.conditioner = MLP(
+            len(self.B), self.univariate.numbers, hidden, inputs, activation, residual, self.periodic
+        )
         self.layout = self.conditioner.layout
 
     def config(self) -> dict:

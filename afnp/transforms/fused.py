@@ -24,10 +24,8 @@ __all__ = ["Fused", "fuse"]
 
 def fuse(layers: Sequence) -> list:
     """Return the layers, with those that the kernels can run together replaced by one :class:`Fused`."""
-    stages: list = []
-    for shape, run in itertools.groupby(layers, _shape):
-        stages += run if shape is None else [Fused(list(run))]
-    return stages
+    runs = [(shape, list(run)) for shape, run in itertools.groupby(layers, _shape)]
+    return [stage for shape, run in runs for stage in (run if shape is None else [Fused(run)])]
 
 
 def _shape(layer) -> tuple | None:

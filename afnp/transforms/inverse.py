@@ -65,7 +65,7 @@ class Inverse:
         if not isinstance(inner, Autoregressive):
             raise ValueError(f"transform: expected an Autoregressive, got {type(inner).__name__}")
         self.transform, self.layout = inner, inner.layout
-        self.features, self.context = inner.features, inner.context
+        self.features, self.context, self.periodic = inner.features, inner.context, inner.periodic
         self.order, self.conditioner, self.univariate = inner.order, inner.conditioner, inner.univariate
 
     def config(self) -> dict:
