@@ -1,10 +1,11 @@
 """afnp: autoregressive normalizing flows in hand-written NumPy, verified, with fast exact sampling."""
 
-from afnp.constructors import iaf, made, maf, maf_mog, nice, nsf, realnvp
+from afnp.constructors import iaf, made, maf, maf_mog, nice, nsf, realnvp, tarflow
 from afnp.discrete import DiscreteMADE, OrderEnsemble
 from afnp.files import ModelFileError, load, save
 from afnp.flows import Flow
 from afnp.preprocess import preprocessing
+from afnp.series import wavenet_flow
 from afnp.train import fit
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "preprocessing",
     "realnvp",
     "save",
+    "tarflow",
+    "wavenet_flow",
 ]

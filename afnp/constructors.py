@@ -16,6 +16,7 @@ constructor    transform                                    density             
 ``nice``       coupling, additive                           a pass a transform     a pass a transform
 ``nsf``        autoregressive or coupling, splines          as above               as above
 ``maf_mog``    autoregressive, the last one of mixtures     a pass a transform     substitution
+``tarflow``    causal transformers, token by token           a pass a transform     substitution
 =============  ===========================================  =====================  ==========================
 """
 
@@ -30,8 +31,9 @@ from afnp.bases import UniformTorus
 from afnp.flows import Flow
 from afnp.inputs import choose, integer
 from afnp.transforms import ActNorm, Autoregressive, BatchNorm, Coupling, Inverse, LULinear, Permutation, split_of
+from afnp.transforms.attention import Attentive
 
-__all__ = ["BETWEEN", "iaf", "made", "maf", "maf_mog", "nice", "nsf", "realnvp"]
+__all__ = ["BETWEEN", "iaf", "made", "maf", "maf_mog", "nice", "nsf", "realnvp", "tarflow"]
 
 BETWEEN: dict[str, Callable] = {
     "actnorm": lambda features, rng: ActNorm(features),
@@ -357,3 +359,33 @@ def _check_torus(kwargs: dict, bound: float | None) -> None:
     between = kwargs.get("between", ())
     for name in [between] if isinstance(between, str) else between:
         choose("between (circular=True)", name, ("permutation", "reverse"))
+
+
+def tarflow(
+    features: int,
+    patch: int = 1,
+    width: int = 64,
+    heads: int = 4,
+    blocks: int = 2,
+    transforms: int = 4,
+    order: str | Sequence[int] | np.ndarray = "reverse",
+    **kwargs,
+) -> Flow:
+    """Build a flow of causal transformers in alternating directions (TarFlow, arXiv 2412.06329, in small).
+
+    Parameters
+    ----------
+    patch : int
+        Features a token, in the order; it divides D. Images: ``order=afnp.transforms.attention.image_order(...)``.
+    width, heads, blocks : int
+        Of each transform's transformer: numbers a token, attention heads, blocks.
+    **kwargs
+        As in :func:`maf`, but for ``hidden``, ``activation`` and ``residual``.
+
+    Examples
+    --------
+    >>> [layer.order.tolist() for layer in tarflow(4, patch=2, width=8, heads=2, transforms=2).layers]
+    [[0, 1, 2, 3], [3, 2, 1, 0]]
+    """
+    kwargs |= {"patch": patch, "width": width, "heads": heads, "blocks": blocks}
+    return _autoregressive(Attentive, features, transforms, order, **kwargs)

@@ -25,28 +25,12 @@ from afnp.inputs import check_angles, check_rows, choose, integer
 from afnp.kernels.threads import in_threads, row_blocks
 from afnp.params import Parts
 from afnp.preprocess import Dequantize, Logit, Standardize
-from afnp.transforms import (
-    METHODS,
-    ActNorm,
-    Autoregressive,
-    BatchNorm,
-    Coupling,
-    Inverse,
-    LULinear,
-    PassTable,
-    Permutation,
-)
+from afnp.transforms import KINDS, METHODS, Autoregressive, PassTable
 from afnp.transforms.fused import fuse
 
 __all__ = ["Flow"]
 
-TRANSFORMS = {
-    cls.__name__: cls
-    for cls in (
-        *(Autoregressive, Inverse, Coupling, Permutation, ActNorm, BatchNorm, LULinear),
-        *(Standardize, Dequantize, Logit),
-    )
-}
+TRANSFORMS = {cls.__name__: cls for cls in (*KINDS, Standardize, Dequantize, Logit)}
 """What a flow may be made of, by the name that model files use."""
 
 
@@ -242,6 +226,11 @@ class Flow:
         return Parts(layers, base, theta)
 
     @functools.cached_property
+    def _size(self) -> int:
+        """Parameters, or multiply-adds a row where there are more: how much work a row is."""
+        return max(self._theta.size, self.passes.total.normalize.multiply_adds)
+
+    @functools.cached_property
     def _own(self) -> Parts:
         """Return the views of ``theta``, made once."""
         return self._split(self._theta)
@@ -378,17 +367,19 @@ class Flow:
 
     def _backend(self, backend: str, n: int) -> str:
         """Return who works on n rows: the backend that was asked for, or the better one for this size."""
-        return batches.choose_backend(backend, n, self._theta.size)
+        return batches.choose_backend(backend, n, self._size)
 
     def _blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
-        widest = max([self.features, *(sum(s[0] for s in layer.layout.shapes.values()) for layer in self.layers)])
-        return batches.blocks_of_rows(n, backend, widest, self._theta.size)
+        rows = [sum(shape[0] for shape in layer.layout.shapes.values()) for layer in self.layers]
+        kept = [getattr(layer, "activations", size) for layer, size in zip(self.layers, rows, strict=True)]
+        widest = max([self.features, *kept])
+        return batches.blocks_of_rows(n, backend, widest, self._size)
 
     def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into one block for NumPy, one a thread for compiled code; statistics need all rows at once."""
         whole = backend == "numpy" or any(hasattr(layer, "update") for layer in self.layers)
-        return [slice(0, n)] if whole else row_blocks(n, batches.rows_worth_a_thread(self._theta.size), most=n)
+        return [slice(0, n)] if whole else row_blocks(n, batches.rows_worth_a_thread(self._size), most=n)
 
 
 def _summary(layer) -> str:

@@ -24,7 +24,7 @@ from figures import common  # noqa: E402
 
 EPS = np.finfo(np.float64).eps
 NAMES = sorted(path.stem for path in (ROOT / "figures").glob("[0-9][0-9]_*.py"))
-NEEDS_SKLEARN = {"03_jacobian", "07_digits", "10_training"}
+NEEDS_SKLEARN = {"03_jacobian", "07_digits", "10_training", "22_attention"}
 each_figure = pytest.mark.parametrize("name", NAMES)
 
 

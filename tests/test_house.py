@@ -33,6 +33,7 @@ FLOORS = {
     "data": 5,
     "files": 5,
     "adam": 1,
+    "series": 6,
     "train": 6,
     "verify": 6,
     "bench": 7,

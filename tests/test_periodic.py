@@ -76,11 +76,13 @@ def test_gradients_go_through_cosine_and_sine(kind, features, context):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_compiled_rendering_hears_the_same(kind, features, context, dtype):
     flow = flow_of(kind, features, context, dtype)
-    for n in (3, 70):
+    for n in (3, 70, 0):
         x, c = angles(flow, n)
         one, two = (flow.normalize(x, c, backend=backend) for backend in ("numba", "numpy"))
         for a, b in zip(one, two, strict=True):
-            np.testing.assert_allclose(a, b, atol=TOLERANCE[dtype] * (1 + np.abs(b).max()))
+            np.testing.assert_allclose(a, b, atol=TOLERANCE[dtype] * (1 + np.abs(b).max(initial=0)))
+        if n == 0:
+            continue
         generated = [flow.generate(two[0], c, backend=backend)[0] for backend in ("numba", "numpy")]
         if dtype == np.float64:  # in float32 rounding of u alone may move x further
             np.testing.assert_allclose(*generated, atol=1e-10)

@@ -138,7 +138,7 @@ class MaskedMLP:
     @staticmethod
     def embed(x: np.ndarray) -> np.ndarray:
         """Return (cos x, sin x) of each angle, (N, 2 D)."""
-        return np.stack([np.cos(x), np.sin(x)], axis=-1).reshape(len(x), -1)
+        return np.stack([np.cos(x), np.sin(x)], axis=-1).reshape(len(x), 2 * x.shape[1])
 
     def hear_backward(self, inputs: np.ndarray, d_inputs: np.ndarray, context: int) -> np.ndarray:
         """Return d_x (N, D) behind the first ``context`` inputs: for angles d_sin cos x - d_cos sin x."""

@@ -32,6 +32,7 @@ from afnp.kernels.univariate import generate, normalize
 
 __all__ = ["FEW", "product", "solve"]
 
+
 @jit
 def _rows(theta, stack, m, l, a, first, last):
     """Compute rows first..last-1 of layer l for all samples: z, and its activation; ``a`` is (N, tile rows)."""
@@ -41,7 +42,7 @@ def _rows(theta, stack, m, l, a, first, last):
     for r in range(first, last):
         heard, following = W[r, : stack.prefix[m, row[FIRST] + r]], r + last - first
         if following < len(W):
-            fetch(W[following], len(heard))
+            fetch(W[following], len(heard))  # type: ignore[call-arg]
         for n in range(len(a)):
             known = a[n, row[IN_AT] : row[IN_AT] + len(heard)]
             total = zero

@@ -8,7 +8,8 @@ compiles, so that each kernel is compiled with its univariate inside, and kept o
 h may be overwritten: the splines and mixtures keep in its memory what they have made of it. ``backward`` expects
 h as ``normalize`` left it, and to nobody else is it of use again.
 
-Letters: K numbers a feature, n runs over lanes, of which there are T at most; h is (K, lanes).
+Letters: K numbers a feature, n runs over lanes; h is (K, lanes). In C order the lanes must be whole vectors, as
+those of a tile are; any other h is worked on in a padded copy.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ CODE: dict[type, tuple] = {
 }
 ANY_LANES = (affine.Affine, affine.Additive)
 """Whose code takes any number of lanes, and any strides. The others want whole vectors in C order."""
+PARTIAL = "lanes: expected a whole number of vectors"
 
 
 @overload(normalize, jit_options=INLINE)
@@ -70,24 +72,38 @@ def _generate(tau, h, points, images, log_det):
 
 @overload(backward, jit_options=INLINE)
 def _backward(tau, h, x, d_u, d_log, d_h, d_x):
-    code = CODE[tau.instance_class][2]
-    return lambda tau, h, x, d_u, d_log, d_h, d_x: code(tau, h, x, d_u, d_log, d_h, d_x)
+    code, any_lanes = CODE[tau.instance_class][2], tau.instance_class in ANY_LANES
+
+    def whole(tau, h, x, d_u, d_log, d_h, d_x):
+        if not any_lanes and x.size % width_of(x):
+            raise ValueError(PARTIAL)
+        code(tau, h, x, d_u, d_log, d_h, d_x)
+
+    return whole
 
 
 def _mapping(tau, h, code):
     """Return how to call the code of either direction: with the arrays as they are, or with a padded copy."""
-    if h.layout == "C" or tau.instance_class in ANY_LANES:
-        return lambda tau, h, points, images, log_det: code(tau, h, points, images, log_det)
+    any_lanes = tau.instance_class in ANY_LANES
+
+    def whole(tau, h, points, images, log_det):
+        if not any_lanes and points.size % width_of(points):
+            raise ValueError(PARTIAL)
+        code(tau, h, points, images, log_det)
 
     def by_copy(tau, h, points, images, log_det):
         K, N, V = h.shape[0], h.shape[1], width_of(points)
         rows = np.zeros((K + 3, -(-N // V) * V), dtype=points.dtype)
-        rows[:K, :N], rows[K, :N] = h, points
+        for n in range(N):
+            rows[K, n] = points[n]
+            for k in range(K):
+                rows[k, n] = h[k, n]
         code(tau, rows[:K], rows[K], rows[K + 1], rows[K + 2])
-        images[:] = rows[K + 1, :N]
-        log_det += rows[K + 2, :N]
+        for n in range(N):
+            images[n] = rows[K + 1, n]
+            log_det[n] += rows[K + 2, n]
 
-    return by_copy
+    return whole if any_lanes or h.layout == "C" else by_copy
 
 
 # ---- from a univariate to its named tuple --------------------------------------------------------------------
@@ -108,8 +124,8 @@ FORMS: dict[tuple[str, str | None], Callable] = {
     ("logistic_mixture", None): functools.partial(mixture.of, mixture.Logistic),
     ("gaussian_mixture", None): functools.partial(mixture.of, mixture.Gaussian),
 }
-"""By the name in :data:`afnp.univariate.UNIVARIATES`, and the scale of those that have several: what makes the named
-tuple from ``config()``."""
+"""What makes the named tuple from ``config()``, by the name in :data:`afnp.univariate.UNIVARIATES` and the scale of
+those that have several."""
 
 
 def known(name: str, config: dict) -> bool:

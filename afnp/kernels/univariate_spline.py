@@ -50,8 +50,10 @@ class Spline(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """The bin that each point lies in: its number, first corner and sizes; what one numerator of a softmax adds to
-    the width and to the height of a bin; the slopes at both ends, and their derivatives by their logits."""
+    """The bin that each point lies in: number, first corner and sizes, slopes and their derivatives by the logits.
+
+    The units are what a softmax's numerator of 1 adds to the width and to the height of a bin.
+    """
 
     k: Any
     x0: Any
@@ -253,7 +255,13 @@ def _bin_backward(at, v, d_u, d_log):
     d_xi = d_xi + d_Q * (at.d0 + at.d1 - 2 * s) * (eta - xi)
     d_s = d_a * xi * xi + d_c * eta * eta + 2 * d_e * both + 2 * d_log / s
     slope, by_s = d_xi / at.w, d_s / at.w
-    return slope, -xi * slope - s * by_s, d_u * a / Q + by_s, d_a * both + d_e * eta * eta, d_c * both + d_e * xi * xi
+    return (
+        slope,
+        -xi * slope - s * by_s,
+        d_u * a / Q + by_s,
+        d_a * both + d_e * eta * eta,
+        d_c * both + d_e * xi * xi,
+    )
 
 
 @inline

@@ -4,9 +4,9 @@ r"""Vectors as numbers: code that reads like one sample's arithmetic and does V 
           x = 2^m f, \quad \log x = m \log 2 + 2\, \mathrm{artanh} \frac{f - 1}{f + 1}, \quad
           \log(1 + w) = 2\, \mathrm{artanh} \frac{w}{2 + w}
 
-LLVM vectorises a plain loop over lanes only if it is short and simple: no splines, which keep a dozen numbers a lane
-while they walk through the bins. So a :class:`Vector` is a type of its own here, V numbers in vector registers, and
-``+ - * / < >= & choose exp log`` work on it. Scalars are spread over all lanes, in the vector's own precision.
+LLVM vectorises a plain loop over lanes only if it is short and simple: not a spline, which keeps a dozen numbers a
+lane while it walks through the bins. So a :class:`Vector` is a type of its own here, V numbers in vector registers,
+and ``+ - * / < >= & choose exp log`` work on it. Scalars are spread over all lanes, in the vector's own precision.
 
 artanh is summed by its own series, f + f³/3 + f⁵/5 + ..., quick where |f| is at most 1/3.
 """
@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import extending, njit, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, lower_cast, models, overload, register_model
+from numba.extending import lower_builtin, lower_cast, models, overload, register_model
 
 from afnp.kernels.tile import FAST, VECTOR
 
@@ -51,9 +52,11 @@ REGISTERS = 2
 """Registers a vector: while one waits for its sums, the other's run."""
 EXACT = FAST - {"reassoc"}
 """(x - a) - b stays what it says, or the large parts of what ``exp`` subtracts would cancel no more."""
-INLINE = {"error_model": "numpy", "fastmath": EXACT, "forceinline": True}
+INLINE: Any = {"error_model": "numpy", "fastmath": EXACT, "forceinline": True}
 jit = njit(error_model="numpy", fastmath=EXACT, cache=True, nogil=True)
 inline = njit(cache=True, nogil=True, **INLINE)
+intrinsic: Any = extending.intrinsic
+"""Type checkers count the typing context among the arguments."""
 
 
 def width(dtype: Any) -> int:
@@ -72,11 +75,6 @@ class Vector(types.Type):
         """Take scalars, but as the worst of all matches: a function for scalars goes first."""
         numeric = isinstance(other, types.Number) and self.number != types.boolean
         return Conversion.unsafe if numeric else None
-
-
-def vector_of(number) -> Vector:
-    """Return the type of V float32 or float64."""
-    return Vector(number, width(number.name))
 
 
 @register_model(Vector)
@@ -132,10 +130,16 @@ for _operation, _sign in {operator.lt: "<", operator.le: "<=", operator.gt: ">",
 # ---- memory, choices, and what LLVM has an instruction for ----------------------------------------------------
 
 
+def _whole_rows(a) -> Vector:
+    if a.layout != "C":
+        raise TypingError(f"vectors: expected an array in C order, got {a}")
+    return Vector(a.dtype, width(a.dtype.name))
+
+
 @intrinsic
 def load(typing, a, k, n):
-    """Return the V numbers of row k of a C-ordered matrix from column n on."""
-    kind = vector_of(a.dtype)
+    """Return the V numbers of row k of a C-ordered matrix from column n on; a vector is a row 0."""
+    kind = _whole_rows(a)
 
     def build(context, builder, sig, args):
         return builder.load(_address(context, builder, a, kind, args), align=a.dtype.bitwidth // 8)
@@ -146,7 +150,7 @@ def load(typing, a, k, n):
 @intrinsic
 def store(typing, a, k, n, values):
     """Write V numbers into row k of a C-ordered matrix from column n on."""
-    kind = vector_of(a.dtype)
+    kind = _whole_rows(a)
 
     def build(context, builder, sig, args):
         builder.store(args[3], _address(context, builder, a, kind, args), align=a.dtype.bitwidth // 8)
@@ -229,7 +233,7 @@ def any_of(typing, mask):
 
 
 def maximum(a, b):
-    """The larger, lane by lane; what is not a number wins if it is in a."""
+    """Return the larger, lane by lane; what is not a number is returned if it is in a."""
 
 
 @overload(maximum, jit_options=INLINE)

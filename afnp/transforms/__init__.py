@@ -1,18 +1,23 @@
 """Transforms: the bijections that a flow puts in a row, from data to noise."""
 
+from afnp.transforms.attention import Attentive, image_order
 from afnp.transforms.autoregressive import METHODS, Autoregressive
 from afnp.transforms.batchnorm import BatchNorm
 from afnp.transforms.between import ActNorm, LULinear, Permutation
+from afnp.transforms.convolution import CausalConvolution
 from afnp.transforms.coupling import SPLITS, Coupling, split_of
 from afnp.transforms.inverse import Inverse
 from afnp.transforms.passes import Passes, PassTable, Work
 
 __all__ = [
+    "KINDS",
     "METHODS",
     "SPLITS",
     "ActNorm",
+    "Attentive",
     "Autoregressive",
     "BatchNorm",
+    "CausalConvolution",
     "Coupling",
     "Inverse",
     "LULinear",
@@ -20,5 +25,12 @@ __all__ = [
     "Passes",
     "Permutation",
     "Work",
+    "image_order",
     "split_of",
 ]
+
+KINDS = (
+    *(Autoregressive, Inverse, Coupling, Attentive, CausalConvolution),
+    *(Permutation, ActNorm, BatchNorm, LULinear),
+)
+"""All of them: what a flow may be made of, besides preprocessing."""

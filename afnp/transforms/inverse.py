@@ -62,7 +62,7 @@ class Inverse:
         if (transform is None) != bool(options):
             raise ValueError("transform: expected either an Autoregressive or the options of one")
         inner = Autoregressive(**options) if transform is None else transform
-        if not isinstance(inner, Autoregressive):
+        if type(inner) is not Autoregressive:
             raise ValueError(f"transform: expected an Autoregressive, got {type(inner).__name__}")
         self.transform, self.layout = inner, inner.layout
         self.features, self.context, self.periodic = inner.features, inner.context, inner.periodic
