@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     numbers: int
     tile_rows: int
     block: int
-    """Features a block of the solve."""
+    """Features a block of the solve: enough for some 16 rows of the narrowest layer, as fit a GPU's fast memory."""
     activation: int
     """0 for relu, 1 for tanh."""
 
@@ -103,7 +103,7 @@ def _plan(network, inputs: int, features: int) -> Plan:
         start=np.array(network.starts, dtype=np.int64),
         numbers=network.numbers,
         tile_rows=tile_at,
-        block=min(features, max(1, math.ceil(64 * features / narrowest))),
+        block=min(features, max(4, math.ceil(16 * features / narrowest))),
         activation=("relu", "tanh").index(network.activation),
     )
 
@@ -124,7 +124,7 @@ def stack_of(networks: list, orders: list[np.ndarray], context: int, fixed: int 
         fixed=fixed,
         numbers=plans[0].numbers,
         tile_rows=plans[0].tile_rows,
-        block=plans[0].block,
+        block=min(D, 4 * plans[0].block),
         activation=plans[0].activation,
         embedding=E,
     )
