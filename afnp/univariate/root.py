@@ -50,8 +50,9 @@ def increasing_root(
     """
     shape, eps = y.shape, float(np.finfo(y.dtype).eps)
     x, low, high, y = (np.array(a, dtype=y.dtype).ravel() for a in (start, low, high, y))
-    _refuse(~(np.isfinite(low) & np.isfinite(high)), shape, "the bracket of the root is not finite")
-    last, scale = high - low, high - low
+    with np.errstate(over="ignore", invalid="ignore"):
+        last, scale = high - low, high - low
+    _refuse(~np.isfinite(scale), shape, "the bracket of the root, or its width, is not finite")
     tolerance = 2 * eps * np.maximum(np.abs(y), 1)
     which = np.arange(y.size)
     for _ in range(ITERATIONS):
