@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import sys
 import warnings
@@ -28,7 +27,8 @@ from afnp.constructors import maf
 from afnp.data.dataset import random_split
 from afnp.flows import Flow
 from afnp.preprocess import Dequantize, preprocessing
-from afnp.verify import Report, check_flow
+from afnp.verify import LEVELS, Report, check_flow
+from afnp.verify.targets import found_object, made
 
 __all__ = ["main"]
 
@@ -44,6 +44,7 @@ examples:
   afnp score moons.afnp new.npy -o log_prob.csv     log-likelihood of each row, in nats
   afnp sample moons.afnp -n 1000 -o samples.csv --seed 7
   afnp verify moons.afnp                            is it really a normalizing flow?
+  afnp verify mine.flows:make_flow --features 3     is yours?
 
 Speed beside other flow libraries is measured by 'afnp bench', which has a --help of its own.
 DATA is a set that 'afnp data' lists, or a .npy, .npz or .csv file of numbers, one sample a row.
@@ -154,10 +155,27 @@ def sample(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check a flow, print the report, and fail if a check failed."""
-    report = check_flow(files.load(args.model), seed=args.seed, parameters=args.parameters)
-    print(_as_json(report) if args.json else report)
+    """Check a model, or anything that Python can import, print the report, and fail if a check failed."""
+    for path in filter(None, (args.json, args.markdown)):
+        _check_output(path, args.force)
+    report = _checked(args)
+    print(report)
+    for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
+        if path:
+            files.write_bytes(path, (text() + "\n").encode())
     return 0 if report.ok else 1
+
+
+def _checked(args: argparse.Namespace) -> Report:
+    """Check what the argument names: a model file, or package.module:object."""
+    options = {"seed": args.seed, "parameters": args.parameters, "level": args.level}
+    if ":" not in args.target or Path(args.target).exists():
+        if args.features is not None or args.context is not None:
+            raise ValueError(f"{args.target}: a model file knows its features and context; leave the options out")
+        return check_flow(files.load(args.target), **options)
+    known = {"features": args.features, "context": args.context}
+    options |= {name: value for name, value in known.items() if value is not None}
+    return check_flow(made(found_object(args.target)), **options)
 
 
 def sets(args: argparse.Namespace) -> int:
@@ -280,15 +298,6 @@ def _write_table(path: Path, x: np.ndarray) -> None:
     files.write_bytes(path, buffer.getvalue())
 
 
-def _as_json(report: Report) -> str:
-    """Return the report as JSON; numbers that are not finite, which JSON lacks, become strings."""
-    results = [
-        {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(result).items()}
-        for result in report.results
-    ]
-    return json.dumps({"ok": report.ok, "results": results}, indent=2, allow_nan=False)
-
-
 # ---- arguments -------------------------------------------------------------------------------------------
 
 
@@ -336,12 +345,7 @@ def _parser() -> Parser:
     p = command("sample", sample, model, forced, seeded)
     p.add_argument("-n", "--rows", type=_count, required=True, metavar="N", help="how many rows")
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npy, .npz or .csv")
-    p = command("verify", verify, model, seeded)
-    p.add_argument("--json", action="store_true", help="print the report as JSON")
-    p.add_argument(
-        "--parameters", choices=("random", "own"), default="random",
-        help="check at random parameters, which hide nothing (default), or at the model's own",
-    )  # fmt: skip
+    _add_verify_options(command("verify", verify, forced, seeded))
     command("data", sets, folder).add_argument("name", nargs="?", metavar="NAME", help="say all about this set")
     return parser
 
@@ -363,3 +367,19 @@ def _add_fit_options(p: Parser) -> None:
     p.add_argument("--checkpoint", type=Path, metavar="PATH", help="written after every epoch")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint, if it exists")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_verify_options(p: Parser) -> None:
+    p.add_argument(
+        "target", metavar="MODEL", help="a model file, or package.module:object: a flow of any library that "
+        "afnp.verify.adapt knows, a dictionary of functions, a function that makes one of these, or a module",
+    )  # fmt: skip
+    p.add_argument("--features", type=_count, metavar="D", help="of functions")
+    p.add_argument("--context", type=_count, metavar="C", help="of functions (default 0)")
+    p.add_argument("--level", choices=tuple(LEVELS), default="full", help="how long to look (default full)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    p.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown")
+    p.add_argument(
+        "--parameters", choices=("random", "own"), default="random",
+        help="check at random parameters, which hide nothing (default), or at the model's own",
+    )  # fmt: skip

@@ -186,7 +186,7 @@ def verified(flow: afnp.Flow, quick: bool = False) -> dict:
     AssertionError
         If a check fails: no figure is drawn of a flow that is not one.
     """
-    report = check_flow(flow, parameters="own", checks=QUICK_CHECKS if quick else None)
+    report = check_flow(flow, parameters="own", level="quick", checks=QUICK_CHECKS if quick else None)
     report.raise_if_failed()
     return {"passed": report.passed, "not_run": report.not_run}
 

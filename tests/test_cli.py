@@ -17,7 +17,7 @@ import pytest
 import afnp
 from afnp import data
 from afnp.cli import _parser, main
-from afnp.verify.results import Report, Result
+from afnp.verify import Report, Result
 
 FAST = ["--transforms", "2", "--hidden", "8", "--epochs", "3", "--quiet"]
 
@@ -255,12 +255,12 @@ def test_sample_leaves_the_old_file_when_writing_fails(cli, monkeypatch):
 
 @pytest.mark.parametrize("model", ["m.afnp", "conditional.afnp"])
 def test_verify_passes(cli, model):
-    code, out, err = cli("verify", f"{{}}/{model}", "--parameters", "own")
+    code, out, err = cli("verify", f"{{}}/{model}", "--parameters", "own", "--level", "quick")
     assert (code, err) == (0, "")
-    assert "round_trip          passed" in out and " 0 failed" in out
+    assert "round_trip          passed" in out and " 0 failed" in out and "(level quick," in out
 
 
-def test_verify_fails_with_code_1_and_valid_json(cli, monkeypatch):
+def test_verify_fails_with_code_1_and_writes_valid_json_and_markdown(cli, monkeypatch):
     seen = {}
 
     def fake(flow, **options):
@@ -268,12 +268,42 @@ def test_verify_fails_with_code_1_and_valid_json(cli, monkeypatch):
         return Report([Result("log_det", "C3", "failed", "sign", float("inf"), 1e-9, worst={"row": 3})])
 
     monkeypatch.setattr("afnp.cli.check_flow", fake)
-    code, out, _ = cli("verify", "{}/m.afnp", "--json", "--seed", 5)
-    assert code == 1 and seen == {"seed": 5, "parameters": "random"}
-    report = json.loads(out, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    code, out, _ = cli("verify", "{}/m.afnp", "--json", "r.json", "--markdown", "r.md", "--seed", 5)
+    assert code == 1 and seen == {"seed": 5, "parameters": "random", "level": "full"}
+    assert "C3  log_det             failed" in out
+    report = json.loads(Path("r.json").read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
     assert report["ok"] is False
     assert report["results"][0]["measured"] == "inf" and report["results"][0]["worst"] == {"row": 3}
-    assert cli("verify", "{}/m.afnp")[0] == 1
+    assert "| C3 | log_det | failed |" in Path("r.md").read_text()
+    assert cli("verify", "{}/m.afnp", "--json", "r.json")[0] == 2  # it exists
+    assert cli("verify", "{}/m.afnp", "--json", "r.json", "--force")[0] == 1
+
+
+STRANGER = """
+import numpy as np
+
+def normalize(x):
+    return 2 * x, np.full(len(x), x.shape[1] * np.log(2))
+
+def wrong():
+    return {"normalize": lambda x: (normalize(x)[0], 0 * normalize(x)[1]), "features": 2}
+
+def flow():
+    import afnp
+    return afnp.made(2, hidden=(4,))
+"""
+
+
+def test_verify_checks_what_python_can_import(cli, monkeypatch):
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+    Path("stranger.py").write_text(STRANGER)
+    options = ["--level", "quick"]
+    code, out, _ = cli("verify", "stranger:", "--features", 3, *options)
+    assert code == 0 and out.startswith("module: 3 features, context 0") and "log_det             passed" in out
+    code, out, _ = cli("verify", "stranger:wrong", *options)
+    assert code == 1 and "log_det             failed" in out
+    code, out, _ = cli("verify", "stranger:flow", *options)
+    assert code == 0 and out.startswith("Flow: 2 features") and "gradients           passed" in out
 
 
 def test_data_lists_every_set_on_its_line(cli):
@@ -338,6 +368,12 @@ REFUSED = {
     "context to sample": (["sample", "{}/conditional.afnp", "-n", 1, "-o", "s.npy"], "context of 3 columns"),
     "unknown suffix": (["sample", "{}/m.afnp", "-n", 1, "-o", "s.txt"], "s.txt: expected a name that ends in"),
     "unknown suffix to score": (["score", "{}/m.afnp", "{}/x.npy", "-o", "s"], "s: expected a name that ends in"),
+    "no such module": (["verify", "no_such.module:flow"], "no module named 'no_such'"),
+    "no such object": (["verify", "json:flow"], "json has no 'flow'"),
+    "functions of unknown width": (["verify", "json:"], "functions: expected at"),
+    "width of a model": (["verify", "{}/m.afnp", "--features", 3], "knows its features"),
+    "unknown level": (["verify", "{}/m.afnp", "--level", "slow"], "invalid choice: 'slow'"),
+    "report in no folder": (["verify", "{}/m.afnp", "--json", "nowhere/r.json"], "nowhere/r.json: expected a file"),
     "negative rows": (["sample", "{}/m.afnp", "-n", -1, "-o", "s.npy"], "-n/--rows"),
     "too many rows": (["sample", "{}/m.afnp", "-n", 10**15, "-o", "s.npy"], "not enough memory"),
 }  # fmt: skip

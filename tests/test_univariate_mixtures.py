@@ -191,7 +191,8 @@ def test_parameters_that_are_no_numbers_are_refused_by_name(kind):
     h, u = np.zeros((3, 2, 6)), np.zeros((3, 2))
     h[2, 1, 3] = np.nan
     with pytest.raises(
-        FloatingPointError, match="bracket of the root is not finite: 1 of 6, worst at row 2, feature 1$"
+        FloatingPointError,
+        match="bracket of the root, or its width, is not finite: 1 of 6, worst at row 2, feature 1$",
     ):
         kind(2).generate(h, u)
     with pytest.raises(FloatingPointError, match="worst at row 1$"):

@@ -10,7 +10,7 @@ from afnp.layers import MaskedLinear
 from afnp.preprocess import Standardize, preprocessing
 from afnp.univariate import Affine
 from afnp.verify import check_flow
-from afnp.verify.gradient import EVERY_PARAMETER
+from afnp.verify.levels import LEVELS
 
 CYCLE = [2, 0, 1]  # applied twice it is not undone
 PLANTED_IN = ["numpy"]  # the definition; the other renderings are compared with it
@@ -23,7 +23,7 @@ def small(**changes):
 
 
 def result_of(check, flow=None, **arguments):
-    return check_flow(flow, checks=[check], **arguments)[check]
+    return check_flow(flow, checks=[check], **{"level": "quick", **arguments})[check]
 
 
 # ---- clean flows pass ------------------------------------------------------------------------------------
@@ -43,28 +43,29 @@ def test_clean_flows_pass_every_check(features, dtype):
         dtype=dtype,
         seed=features,
     )
-    report = check_flow(flow, seed=features)
+    report = check_flow(flow, seed=features, level="quick", backends=["auto", "numpy", "numba"])
     assert report.ok, f"\n{report}"
-    assert set(report.not_run) <= {"normalisation"}
+    coarse = {"agreement"} if dtype == np.float32 else set()  # a line may be too steep for its few digits
+    assert set(report.not_run) <= {"normalisation"} | coarse
 
 
 @pytest.mark.parametrize("levels", [None, 17])
 def test_flows_with_their_preprocessing_pass(levels):
     x = np.random.default_rng(0).uniform(0, 17, size=(200, 3))
-    report = check_flow(small(preprocess=preprocessing(x, levels=levels)))
+    report = check_flow(small(preprocess=preprocessing(x, levels=levels)), level="quick")
     assert report.ok, f"\n{report}"
-    assert report.not_run == ["normalisation"]
+    assert set(report.not_run) <= {"normalisation", "agreement"}  # a logit's samples may round to its ends
 
 
 def test_a_large_flow_is_checked_along_random_directions():
     flow = afnp.maf(4, hidden=(80, 80), transforms=1)
-    assert flow.theta.size > EVERY_PARAMETER
+    assert flow.theta.size > LEVELS["full"].parameters
     assert result_of("gradients", flow).status == "passed"
 
 
 def test_a_fresh_flow_passes_at_its_own_parameters_although_some_relus_stand_on_their_kink():
     for seed in range(3):
-        report = check_flow(small(), parameters="own", seed=seed)
+        report = check_flow(small(), parameters="own", seed=seed, level="quick")
         assert report.ok, f"\n{report}"
 
 
@@ -222,9 +223,9 @@ def counts_calls(flow):
     """Every log_prob changes the next one a little."""
     log_prob = flow.log_prob
 
-    def stateful(x, context=None):
+    def stateful(x, context=None, **way):
         flow.theta[-1] *= 1 + 4 * np.finfo(flow.dtype).eps
-        return log_prob(x, context)
+        return log_prob(x, context, **way)
 
     flow.log_prob = stateful
 
@@ -232,7 +233,7 @@ def counts_calls(flow):
 def random_sampler(flow):
     """The seed is ignored."""
     sample, own = flow.sample, np.random.default_rng(0)
-    flow.sample = lambda n, rng=0, context=None: sample(n, own, context)
+    flow.sample = lambda n, rng=0, context=None, **way: sample(n, own, context, **way)
 
 
 def stale_copy(flow):
@@ -274,7 +275,7 @@ DEFECTS = [
     (order_not_undone, "round_trip"),
     (with_univariate(UnclampedSampler), "round_trip"),
     (counts_calls, "deterministic"),
-    (random_sampler, "deterministic"),
+    (random_sampler, "randomness"),
     (with_univariate(GradientWithoutLogDet), "gradients"),
     (gradient_of_masked_entry, "gradients"),
     (stale_copy, "staleness"),
@@ -296,7 +297,8 @@ def test_catching_does_not_hang_on_a_lucky_seed(seed):
     for plant, check in DEFECTS:
         flow = small(seed=seed)
         plant(flow)
-        assert check_flow(flow, checks=[check], seed=seed, backends=PLANTED_IN).failed == [check], plant.__name__
+        report = check_flow(flow, checks=[check], seed=seed, backends=PLANTED_IN, level="quick")
+        assert report.failed == [check], plant.__name__
 
 
 def test_a_wrong_sign_in_both_directions_hides_from_round_trip_and_antisymmetry():
@@ -309,7 +311,7 @@ def test_a_wrong_sign_in_both_directions_hides_from_round_trip_and_antisymmetry(
 def test_renderings_that_disagree_are_caught():
     flow = small()
     with_univariate(WrongSign)(flow)  # in NumPy only
-    report = check_flow(flow, checks=["antisymmetry", "log_det"])
+    report = check_flow(flow, checks=["antisymmetry", "log_det"], backends=["numpy", "numba"])
     assert report.failed == ["antisymmetry", "log_det"]
 
 
@@ -377,7 +379,8 @@ def test_honest_functions_pass():
     functions: dict = {"normalize": scale, "generate": unscale, "log_prob": density}
     for complex_step in (False, True):
         report = check_flow(**functions, features=2, allowed=np.eye(2), complex_step=complex_step)
-        assert report.ok and report.not_run == ["triangular", "gradients", "staleness"], f"\n{report}"
+        assert report.ok, f"\n{report}"
+        assert report.not_run == ["triangular", "agreement", "randomness", "gradients", "staleness"]
 
 
 @pytest.mark.parametrize(
@@ -436,6 +439,8 @@ def test_what_is_missing_is_not_run_and_never_passed():
         "round_trip",
         "antisymmetry",
         "normalisation",
+        "agreement",
+        "randomness",
         "gradients",
         "staleness",
     ]

@@ -10,31 +10,18 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 
 from afnp.verify.parameters import randomize, restored
-from afnp.verify.results import NotRun, Result, check, judge
+from afnp.verify.questions import answers, functions_of
+from afnp.verify.results import NotRun, Result, check, found, judge
+from afnp.verify.rows import Rows, batch_size
 from afnp.verify.subject import Subject
 
-__all__ = ["batch_independence", "deterministic", "pure", "shapes", "staleness"]
+__all__ = ["batch_independence", "deterministic", "pure", "staleness"]
 
-
-Call = tuple[str, Callable, np.ndarray, np.ndarray]
-"""Name, function, rows and context."""
-
-
-def _functions(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[Call]:
-    """Yield every function of rows that is there, with n rows for it; it returns arrays of as many rows."""
-    x, u, c = subject.rows(rng, n)
-    for name, normalize in subject.normalizers.items():
-        yield name, normalize, x, c
-    for name, generate in subject.generators.items():
-        yield name, generate, u, c
-    log_prob = subject.log_prob
-    if log_prob is not None:
-        yield "log_prob", lambda x, c: (log_prob(x, c),), x, c
+CROWD = 65, 321
+"""Rows of a batch that is longer than tiles usually are."""
 
 
 def _equal(one, two) -> bool:
@@ -46,51 +33,26 @@ def _copies(arrays) -> tuple[np.ndarray, ...]:
     return tuple(np.array(array) for array in arrays)
 
 
-def _found(problems: list[str], why: str) -> Result:
-    """Return failed with the first problem, if there is one."""
-    status = "failed" if problems else "passed"
-    return Result(status=status, reason="; ".join(problems[:3]), measured=len(problems), tolerance=0, why=why)
-
-
-@check("C15")
-def shapes(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""N rows give N rows of the same type, and N finite log-determinants.
-
-    .. math:: (N, D) \to (N, D), (N,)
-    """
-    problems = []
-    n = int(rng.integers(3, 9))
-    for name, function, x, c in _functions(subject, rng, n):
-        for array, shape in zip(function(x, c), [(n,)] if name == "log_prob" else [x.shape, (n,)], strict=True):
-            array = np.asarray(array)
-            if array.shape != shape or array.dtype != subject.dtype:
-                got = f"{array.shape} {array.dtype}"
-                problems.append(f"{name} gives {got} where {shape} {subject.dtype} is expected")
-            if not np.isfinite(array).all():
-                problems.append(f"{name} gives numbers that are not finite")
-    return _found(problems, "shapes and types are exact")
-
-
 @check("C7")
 def deterministic(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""Asked for A, then B, then A again, every function answers the same; parameters stay; a seed is a sample.
+    r"""Asked for A, then B, then A again, every function answers the same, and parameters stay.
 
     .. math:: f(A),\; f(B),\; f(A)' : \quad f(A) = f(A)' \text{ bitwise}, \quad \theta = \theta' \text{ bitwise}
     """
     problems = []
     theta = _theta(subject)
-    for name, function, x, c in _functions(subject, rng, n=int(rng.integers(4, 12))):
-        first = _copies(function(x.copy(), c.copy()))
-        function(x[:-1] + x[1:] / 8 if name != "log_prob" else x[1:].copy(), c[1:].copy())
-        if not _equal(first, function(x.copy(), c.copy())):
-            problems.append(f"{name} answers the same question differently")
-    if subject.sample is not None:
-        seed, c = int(rng.integers(2**31)), rng.standard_normal((5, subject.context)).astype(subject.dtype)
-        if not _equal([subject.sample(5, seed, c)], [subject.sample(5, seed, c)]):
-            problems.append("sample differs for the same seed")
+    for function, x, c in functions_of(subject, rng, batch_size(rng)):
+        given = answers(function, x.copy(), c.copy())
+        first = _copies(given)
+        answers(function, np.roll(x, 1, axis=0), c.copy())
+        if not _equal(first, given):
+            problems.append(f"{function.name} overwrites an answer that it gave before")
+        answers(function, x[1:].copy(), c[1:].copy())
+        if not _equal(first, answers(function, x.copy(), c.copy())):
+            problems.append(f"{function.name} answers the same question differently")
     if not np.array_equal(theta, _theta(subject)):
         problems.append("parameters changed")
-    return _found(problems, "bitwise: the same arithmetic twice")
+    return found(problems, "bitwise: the same arithmetic twice")
 
 
 def _theta(subject: Subject) -> np.ndarray:
@@ -104,62 +66,83 @@ def pure(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: x \to f(x), \qquad x \text{ as before, bitwise}
     """
     problems = []
-    for name, function, x, c in _functions(subject, rng, n=int(rng.integers(2, 9))):
+    for function, x, c in functions_of(subject, rng, batch_size(rng)):
         writeable, frozen = (x.copy(), c.copy()), (x.copy(), c.copy())
-        function(*writeable)
+        answers(function, *writeable)
         if not _equal(writeable, (x, c)):
-            problems.append(f"{name} changes its input")
+            problems.append(f"{function.name} changes its input")
         for array in frozen:
             array.setflags(write=False)
         try:
-            function(*frozen)
+            answers(function, *frozen)
         except (ValueError, TypeError) as exception:
-            problems.append(f"{name} refuses read-only input ({exception})")
-    return _found(problems, "bitwise: input is not output")
+            problems.append(f"{function.name} refuses read-only input ({exception})")
+    return found(problems, "bitwise: input is not output")
 
 
 @check("C9")
 def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""Rows do not hear each other: replacing the others changes nothing.
+    r"""Rows do not hear each other: neither replacing the others nor leaving them out changes anything.
 
     .. math:: f(x_1, \dots, x_n, \dots, x_N)_n = f(x_1', \dots, x_n, \dots, x_N')_n \text{ bitwise}, \quad
-              \approx f(x_n)_1
+              f(x)_n \approx f(\text{a part of } x)_n
+
+    Parts of 1, 2, D and D + 1 rows, and the rest; and a crowd of copies: the first and last rows of a batch, a
+    square one, and one that fills a tile and a bit, are where loops and broadcasting go wrong.
     """
     problems, errors, tolerances = [], [], []
-    n = int(rng.integers(4, 12))
+    n = batch_size(rng)
     row = int(rng.integers(n))
-    other = {name: rows for name, _, *rows in _functions(subject, rng, n)}
-    for name, function, x, c in _functions(subject, rng, n):
-        among, changed = _copies(function(x.copy(), c.copy())), [a.copy() for a in other[name]]
+    other = subject.rows(rng, n)
+    for function, x, c in functions_of(subject, rng, n):
+        among = _copies(answers(function, x.copy(), c.copy()))
+        changed = other[1 if _generates(subject, function) else 0].copy(), other[2].copy()
         changed[0][row], changed[1][row] = x[row], c[row]
-        if not _equal([a[row] for a in among], [np.asarray(a)[row] for a in function(*changed)]):
-            problems.append(f"{name}: row {row} of {n} moves when the others are replaced")
-        alone = function(x[row : row + 1].copy(), c[row : row + 1].copy())
-        differences = [np.ravel(a[row] - np.asarray(b)[0]) for a, b in zip(among, alone, strict=True)]
-        errors.append(np.concatenate(differences))
-        tolerances.append(_rounding_of_row(subject, name, x[row : row + 1], c[row : row + 1], rng))
+        if not _equal([a[row] for a in among], [a[row] for a in answers(function, *changed)]):
+            problems.append(f"{function.name}: row {row} of {n} moves when the others are replaced")
+        rounding = _rounding_of_rows(subject, function, x, c, rng)
+        crowd = rng.integers(n, size=int(rng.integers(*CROWD)))
+        for rows, given in (
+            (np.arange(n), _in_parts(function, x, c, rng)),
+            (crowd, answers(function, x[crowd], c[crowd])),
+        ):
+            gaps = [np.abs(subject.difference(a, b[rows])) for a, b in zip(given, among, strict=True)]
+            errors.append(np.hstack([gap.reshape(len(rows), -1) for gap in gaps]).ravel())
+            tolerances.append(rounding[rows].ravel())
     if problems:
-        return _found(problems, "")
+        return found(problems, "")
     if not errors:
         raise NotRun("needs normalize, generate or log_prob")
-    return judge(
-        np.abs(np.concatenate(errors)),
-        np.concatenate(tolerances),
-        "bitwise beside others; alone: eps x measured condition",
-        ("output",),
-    )
+    why = "bitwise beside others; in parts and in a crowd: eps x measured condition"
+    return judge(np.concatenate(errors), np.concatenate(tolerances), why, ("output",))
 
 
-def _rounding_of_row(subject: Subject, name: str, x: np.ndarray, c: np.ndarray, rng) -> np.ndarray:
-    """Return what rounding may do to one row's outputs, flat."""
+def _generates(subject: Subject, function: Rows) -> bool:
+    return function.name in subject.generators
+
+
+def _in_parts(function: Rows, x: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return the answer for all rows, asked for in parts, in another order."""
+    n, D = x.shape
+    sizes = [size for size in rng.permutation([1, 2, D, D + 1]).tolist() if size < n]
+    parts = np.split(rng.permutation(n), np.minimum(np.cumsum(sizes), n - 1))
+    given = [_copies(answers(function, x[part].copy(), c[part].copy())) for part in parts if len(part)]
+    back = np.argsort(np.concatenate(parts))
+    return [np.concatenate(arrays)[back] for arrays in zip(*given, strict=True)]
+
+
+def _rounding_of_rows(subject: Subject, function: Rows, x: np.ndarray, c: np.ndarray, rng) -> np.ndarray:
+    """Return what rounding may do to every row's outputs, (N, D + 1), or (N, 1) for a density."""
 
     def outputs(arithmetic) -> np.ndarray:
-        direction = arithmetic.generate if name in subject.generators else arithmetic.normalize
+        direction = arithmetic.generate if _generates(subject, function) else arithmetic.normalize
         y, log_det = direction(x.astype(subject.precise), c.astype(subject.precise))
-        if name == "log_prob":
-            return np.array([log_det[0] - (y[0] ** 2).sum() / 2])
-        return np.append(y[0], log_det[0]).astype(np.float64)
+        if function.scores:
+            return subject.score(y, log_det)[:, None]
+        return np.hstack([y, log_det[:, None]]).astype(np.float64)
 
+    if function.scores and subject.normalize is None:
+        return np.sqrt(subject.eps) * (1 + np.abs(function(x, c)))[:, None]
     size = subject.safety * subject.eps * (np.sqrt(subject.features) + np.abs(outputs(subject.reference)))
     return subject.rounding(outputs, rng) + size
 
@@ -174,36 +157,35 @@ def staleness(subject: Subject, rng: np.random.Generator) -> Result:
         raise NotRun("needs the parameters of an afnp flow")
     if not subject.flow.theta.size:
         raise NotRun("the flow has no parameters")
-    calls = list(_functions(subject, rng, n=int(rng.integers(2, 9))))
-    before = [_copies(function(x, c)) for _, function, x, c in calls]
+    calls = list(functions_of(subject, rng, batch_size(rng)))
+    before = [_copies(answers(*call)) for call in calls]
     with restored(subject.flow) as flow:
         randomize(flow, int(rng.integers(2**31)))
-        calls_after = list(_functions(subject, rng, n=4))
+        calls_after = list(functions_of(subject, rng, batch_size(rng)))
         parts = [_against_explicit(subject, *call, rng) for call in calls_after]
-        unmoved = [name for (name, f, x, c), old in zip(calls, before, strict=True) if _equal(f(x, c), old)]
+        unmoved = [call[0].name for call, old in zip(calls, before, strict=True) if _equal(answers(*call), old)]
     problems = [f"{name} did not notice new parameters" for name in unmoved]
-    again = [_copies(function(x, c)) for _, function, x, c in calls]
-    lost = [call[0] for call, a, b in zip(calls, before, again, strict=True) if not _equal(a, b)]
+    again = [_copies(answers(*call)) for call in calls]
+    lost = [call[0].name for call, a, b in zip(calls, before, again, strict=True) if not _equal(a, b)]
     problems += [f"{name} did not come back with the old parameters" for name in lost]
     if problems:
-        return _found(problems, "")
+        return found(problems, "")
     errors, tolerances = (np.concatenate([part[i] for part in parts]) for i in range(2))
     return judge(errors, tolerances, "eps x measured condition", ("output",), limit=np.sqrt(subject.eps))
 
 
-def _against_explicit(subject: Subject, name: str, function, x, c, rng) -> tuple[np.ndarray, np.ndarray]:
+def _against_explicit(subject: Subject, function: Rows, x, c, rng) -> tuple[np.ndarray, np.ndarray]:
     """Return relative errors against arithmetic with the parameters passed explicitly, and tolerances, flat."""
 
     def outputs(arithmetic) -> np.ndarray:
-        direction = arithmetic.generate if name in subject.generators else arithmetic.normalize
+        direction = arithmetic.generate if _generates(subject, function) else arithmetic.normalize
         y, log_det = direction(x.astype(subject.precise), c)
-        return np.hstack([y, log_det[:, None]])
+        return subject.score(y, log_det)[:, None] if function.scores else np.hstack([y, log_det[:, None]])
 
-    if name == "log_prob":
-        return np.empty(0), np.empty(0)
-    y, log_det = function(x, c)
-    expected = outputs(subject.reference)
-    error = np.abs(np.hstack([y, log_det[:, None]]) - expected)
+    given, expected = answers(function, x, c), outputs(subject.reference)
+    error = np.abs(given[-1][:, None] - expected[:, -1:])
+    if not function.scores:
+        error = np.hstack([np.abs(subject.difference(given[0], expected[:, :-1])), error])
     size = 1 + np.sqrt(subject.features) + np.abs(expected)
     tolerance = subject.rounding(outputs, rng) + subject.safety * subject.eps * size
     return (error / size).ravel(), (tolerance / size).ravel()

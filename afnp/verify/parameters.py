@@ -12,6 +12,7 @@ import numpy as np
 
 from afnp import masks
 from afnp.flows import Flow
+from afnp.params import Views
 
 __all__ = ["randomize", "randomize_layer", "restored"]
 
@@ -43,20 +44,36 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
     """
     rng = np.random.default_rng([seed, 2])
     theta = np.zeros(flow.theta.size)
+    p = flow._split(theta)
     depth = sum(layer.layout.size > 0 for layer in flow.layers)
-    for layer, p in zip(flow.layers, flow._split(theta), strict=True):
-        randomize_layer(layer, p, rng, gain, last=1 / np.sqrt(max(depth, 1) * max(1, flow.features / 8)))
+    for layer, p_layer in zip(flow.layers, p, strict=True):
+        randomize_layer(layer, p_layer, rng, gain, last=1 / np.sqrt(max(depth, 1) * max(1, flow.features / 8)))
+    flow.base.initialize(p.base, rng)
+    _stir(p.base, rng)
     flow.theta = theta
     return flow
 
 
-def randomize_layer(layer, p: dict, rng: np.random.Generator, gain: float = 1.0, last: float = 1.0) -> None:
-    """Write random parameters into p: the layer's own with these gains, random biases, large masked entries."""
-    layer.initialize(p, rng, gain=gain, last=last)
-    for linear in getattr(getattr(layer, "conditioner", None), "linears", []):
+def randomize_layer(layer, p: Views, rng: np.random.Generator, gain: float = 1.0, last: float = 1.0) -> None:
+    """Write random parameters into p: the layer's own with these gains, random biases, large masked entries.
+
+    What has no masked linear layers starts where it likes, and is stirred.
+    """
+    layer.initialize(p, rng, **({"gain": gain, "last": last} if hasattr(layer, "conditioner") else {}))
+    linears = getattr(getattr(layer, "conditioner", None), "linears", None)
+    if linears is None:
+        return _stir(p, rng)
+    for linear in linears:
         p[linear.b][:] = 0.5 * rng.standard_normal(p[linear.b].shape)
         masked = ~masks.mask(linear.prefix, p[linear.W].shape[1])
         p[linear.W][masked] = 1e3 * rng.standard_normal(masked.sum())
+
+
+def _stir(p: Views, rng: np.random.Generator) -> None:
+    """Move every parameter by less than 1/2: what starts at 1, as a variance does, stays positive; rows by less."""
+    for values in p.values():
+        terms = values.shape[-1] if values.ndim > 1 else 1
+        values += rng.uniform(-0.5, 0.5, values.shape) / np.sqrt(terms)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-r"""What a check says: one Result a check, one Report a flow.
+r"""What a check says: one Result.
 
 .. math:: \text{passed} \iff \mathrm{error}_i \le \mathrm{tolerance}_i \quad \text{for every } i
 
@@ -12,20 +12,24 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from afnp.verify.subject import Subject
 
-__all__ = ["NotRun", "Report", "Result", "check", "judge"]
+__all__ = ["Finding", "NotRun", "Result", "check", "found", "judge"]
 
-PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
+PASSED, FAILED, NOT_RUN, EXPECTED = "passed", "failed", "not run", "expected"
 
 
 class NotRun(Exception):
     """Raised inside a check that cannot decide: something it needs is missing, or too ill-conditioned."""
+
+
+class Finding(Exception):
+    """Raised inside a check that has seen enough: the message is the reason why it failed."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,21 @@ class Result:
     ----------
     name, code : str
         The check, and its number in the list C1 to C16.
-    status : {"passed", "failed", "not run"}
+    status : {"passed", "failed", "not run", "expected"}
+        "expected" is a failure that was announced.
     reason : str
-        Why it failed or was not run; what was compared, where it passed.
+        Why it failed or was not run.
     measured, tolerance : float or None
         Error and tolerance where error / tolerance is largest.
     why : str
-        Why that tolerance.
+        Why that tolerance; for a check that draws samples, the smallest error that it would see.
     worst : dict of str to int
         Where that was: row, feature, layer, ...
+    notes : tuple of str
+        What is worth knowing and no failure.
     seconds : float
+    evidence : dict of str to array
+        What :meth:`afnp.verify.Report.plot` draws.
     """
 
     name: str = ""
@@ -56,69 +65,51 @@ class Result:
     tolerance: float | None = None
     why: str = ""
     worst: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    evidence: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def note(self) -> str:
+        """What to say beside the numbers."""
+        place = ", ".join(f"{k} {v}" for k, v in self.worst.items())
+        said = {PASSED: self.why, NOT_RUN: self.reason}.get(self.status)
+        if said is None:
+            said = "; ".join(filter(None, [self.reason, self.why if self.tolerance else ""]))
+            said += f" [{place}]" if place else ""
+        return "; ".join(filter(None, [said, *self.notes]))
+
+    @property
+    def ratio(self) -> float:
+        """How large the error is in units of its tolerance."""
+        if self.measured is None or self.tolerance is None:
+            return 0.0
+        if not np.isfinite(self.measured):
+            return np.inf
+        return self.measured / self.tolerance if self.tolerance else (np.inf if self.measured else 0.0)
 
     def __str__(self) -> str:
         """Print one row of the report's table."""
         numbers = "".join(f"{'-' if v is None else format(v, '.1e'):>9s}" for v in (self.measured, self.tolerance))
-        place = ", ".join(f"{k} {v}" for k, v in self.worst.items())
-        note = {PASSED: self.why, NOT_RUN: self.reason}.get(self.status, f"{self.reason} [{place}]")
-        return f"{self.code:4s}{self.name:20s}{self.status:8s}{numbers}{self.seconds:8.2f} s  {note}"
+        return f"{self.code:4s}{self.name:20s}{self.status:9s}{numbers}{self.seconds:8.2f} s  {self.note}"
 
 
-@dataclass(frozen=True)
-class Report:
-    """The results of all checks on one flow; print it.
+def found(problems: list[str], why: str, notes: tuple[str, ...] = ()) -> Result:
+    """Return failed with the first problems, if there are any.
 
     Examples
     --------
-    >>> report = Report([Result("round_trip"), Result("log_det", status="failed", reason="sign")])
-    >>> report.ok, report.passed, report.failed
-    (False, ['round_trip'], ['log_det'])
+    >>> found([], "exact").status, found(["a sign"], "exact").reason
+    ('passed', 'a sign')
     """
-
-    results: list[Result]
-
-    def _names(self, status: str) -> list[str]:
-        return [result.name for result in self.results if result.status == status]
-
-    @property
-    def passed(self) -> list[str]:
-        """Names of the checks that passed."""
-        return self._names(PASSED)
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the checks that failed."""
-        return self._names(FAILED)
-
-    @property
-    def not_run(self) -> list[str]:
-        """Names of the checks that could not run; they have not passed."""
-        return self._names(NOT_RUN)
-
-    @property
-    def ok(self) -> bool:
-        """Whether something passed and nothing failed."""
-        return bool(self.passed) and not self.failed
-
-    def __getitem__(self, name: str) -> Result:
-        """Return the result of one check by name."""
-        for result in self.results:
-            if result.name == name:
-                return result
-        raise KeyError(f"no check {name!r} in this report; it has {', '.join(r.name for r in self.results)}")
-
-    def __str__(self) -> str:
-        """Print the table: a row a check, then the count."""
-        head = f"{'':4s}{'check':20s}{'status':8s}{'error':>9s}{'allowed':>9s}{'time':>10s}  note"
-        count = f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.not_run)} not run"
-        return "\n".join([head, *map(str, self.results), count])
-
-    def raise_if_failed(self) -> None:
-        """Raise an AssertionError that shows the table, unless ``ok``."""
-        if not self.ok:
-            raise AssertionError(f"\n{self}")
+    return Result(
+        status=FAILED if problems else PASSED,
+        reason="; ".join(problems[:3]),
+        measured=len(problems),
+        tolerance=0,
+        why=why,
+        notes=notes,
+    )
 
 
 def judge(error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reason: str = "") -> Result:
@@ -159,7 +150,7 @@ Check = Callable[["Subject", np.random.Generator], Result]
 
 
 def check(code: str) -> Callable[[Check], Check]:
-    """Turn a function into a check: it is timed, and every exception in it becomes a Result."""
+    """Turn a function into a check: in disguise, timed, and every exception in it becomes a Result."""
 
     def decorate(function: Check) -> Check:
         @functools.wraps(function)
@@ -167,14 +158,17 @@ def check(code: str) -> Callable[[Check], Check]:
             start = time.perf_counter()
             try:
                 with np.errstate(all="ignore"):  # what is not finite is found as a number, not as a warning
-                    result = function(subject, rng)
+                    result = function(subject.disguised(rng), rng)
             except NotRun as exception:
                 result = Result(status=NOT_RUN, reason=str(exception))
-            except Exception as exception:  # whatever a stranger's code raises is a finding, not a crash
+            except Finding as exception:
+                result = Result(status=FAILED, reason=str(exception))
+            except (Exception, SystemExit) as exception:  # what a stranger's code raises is a finding, no crash
                 result = Result(status=FAILED, reason=f"raised {type(exception).__name__}: {exception}")
             seconds = time.perf_counter() - start
             return dataclasses.replace(result, name=function.__name__, code=code, seconds=seconds)
 
+        timed.code = code  # type: ignore[attr-defined]
         return timed
 
     return decorate

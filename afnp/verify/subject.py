@@ -1,26 +1,29 @@
 r"""What is checked: one face for afnp's flows and for anybody's functions.
 
-.. math:: f_{\theta}(x) \;\approx\; f_{\theta (1 + \delta \xi)}\big(x (1 + \delta \xi')\big), \qquad
-          \xi, \xi' \in \{-1, 1\}
+.. math:: x \leftrightarrow u, \qquad u \sim p_{\mathrm{base}}, \qquad \log p(x)
 
-Rounding acts as if every input and every parameter had been multiplied by 1 + ε, up to a modest factor
-(Wilkinson's backward error). So a subject can be *shaken*: how far its results move says how much rounding they
-may show, and every tolerance comes from that.
+A subject draws the points at which it is looked at, and can be *shaken* (see :mod:`afnp.verify.arithmetic`): how
+far its results move says how much rounding they may show, and every tolerance comes from that.
 
 Letters: N rows, D features, C context inputs, P parameters.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from afnp.bases import StandardNormal, UniformTorus
 from afnp.flows import Flow
-from afnp.verify.results import NotRun
+from afnp.verify.arithmetic import Arithmetic, flow_arithmetic
+from afnp.verify.levels import LEVELS, Level
+from afnp.verify.results import Finding, NotRun
+from afnp.verify.rows import Rows
 
-__all__ = ["Arithmetic", "Subject", "shake"]
+__all__ = ["Subject"]
 
 SCALES = (0.1, 0.5, 1.0, 2.0)
 """Standard deviations of the noise from which points are drawn, in turn."""
@@ -37,44 +40,11 @@ TERMS = 16
 STRANGER = 4
 """More safety where parameters cannot be shaken, and widths are unknown."""
 
-BACKENDS = ("auto", "numpy", "numba")
-"""Renderings of an afnp flow that are checked; "auto" is what users call."""
+REACH = 6.5
+"""Noise of a standard normal lies in (-REACH, REACH), up to a probability of 1e-10."""
 
 NAIVE_FEATURES = 32
 """The D-pass loop is checked up to this D."""
-
-
-class Arithmetic:
-    """Both directions in the precision in which tolerances are estimated, shaken by δ if that is not 0."""
-
-    def __init__(self, normalize: Callable | None, generate: Callable | None, dtype, rng=None, delta: float = 0.0):
-        self._normalize, self._generate, self.dtype, self.rng, self.delta = (
-            normalize,
-            generate,
-            dtype,
-            rng,
-            delta,
-        )
-
-    def _shake(self, x: np.ndarray) -> np.ndarray:
-        return shake(x, self.rng, self.delta) if self.delta else x
-
-    def normalize(self, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Map x (N, D), shaken, to u and log|det du/dx|."""
-        if self._normalize is None:
-            raise NotRun("needs normalize")
-        return self._normalize(self._shake(x), context)
-
-    def generate(self, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Map u (N, D), shaken, to x and log|det dx/du|."""
-        if self._generate is None:
-            raise NotRun("needs generate")
-        return self._generate(self._shake(u), context)
-
-
-def shake(x: np.ndarray, rng: np.random.Generator, delta: float) -> np.ndarray:
-    """Return x (1 + δ ξ) with random signs ξ."""
-    return (x * (1 + delta * rng.choice([-1.0, 1.0], x.shape))).astype(x.dtype)
 
 
 class Subject:
@@ -93,10 +63,19 @@ class Subject:
     flow : Flow or None
     backends : list of str
         Renderings of the flow, by name.
-    analytic : callable or None
-        ``normalize`` for complex x.
+    analytic, jacobian : callable or None
+        ``normalize`` for complex x; or du/dx (N, D, D) of the rows of x, from whoever knows it.
     allowed : (D, D) bool array or None
         Which u_i may depend on which x_j.
+    base : callable or None
+        ``base(n, rng)`` draws noise (n, D); standard normal if None.
+    bounded : tuple of float or None
+        Where noise and data lie, if that is not everywhere.
+    periodic : bool
+        Whether the features are angles: the ends of ``bounded`` are one point.
+    level : Level
+    plain : Subject
+        The same without disguise.
     """
 
     def __init__(
@@ -109,27 +88,40 @@ class Subject:
         log_prob: Callable | None = None,
         sample: Callable | None = None,
         analytic: Callable | None = None,
+        jacobian: Callable | None = None,
         allowed: np.ndarray | None = None,
         flow: Flow | None = None,
         data: np.ndarray | None = None,
+        base: Callable | None = None,
+        bounded: tuple[float, float] | None = None,
+        periodic: bool = False,
         backends: Sequence[str] = (),
+        level: Level = LEVELS["full"],
     ):
         self.features, self.context, self.dtype, self.flow = features, context, np.dtype(dtype), flow
-        self.normalizers, self.generators = normalizers or {}, generators or {}
-        self.normalize = next(iter(self.normalizers.values()), None)
-        self.generate = next(iter(self.generators.values()), None)
-        self.log_prob, self.sample, self.analytic = log_prob, sample, analytic
+        self.normalizers = {name: Rows(name, f) for name, f in (normalizers or {}).items()}
+        self.generators = {name: Rows(name, f) for name, f in (generators or {}).items()}
+        self.log_prob = None if log_prob is None else Rows("log_prob", log_prob, scores=True)
+        self._first()
+        self.sample, self.analytic, self.jacobian, self.plain = sample, analytic, jacobian, self
         self.allowed = None if allowed is None else np.asarray(allowed, dtype=bool)
-        self.data, self.backends = data, [backend for backend in backends if backend != "auto"]
+        self.data, self.backends, self.level = data, [b for b in backends if b != "auto"], level
+        self.base, self.bounded, self.periodic = base, bounded, periodic
         self.precise = np.dtype(np.float64) if flow else self.dtype
         self.safety = SAFETY * (np.sqrt(max(1, _widest(flow) / TERMS)) if flow else STRANGER)
         self.eps = float(np.finfo(self.dtype).eps)
         # large against rounding where it is measured, small against what bends; and a kink nearby should be met
         self.delta = max(16 * self.eps if flow else 0, float(np.sqrt(np.finfo(self.precise).eps)))
 
+    def _first(self) -> None:
+        self.normalize = next(iter(self.normalizers.values()), None)
+        self.generate = next(iter(self.generators.values()), None)
+
     @classmethod
-    def of_flow(cls, flow: Flow, backends: Sequence[str] = BACKENDS) -> Subject:
+    def of_flow(cls, flow: Flow, backends: Sequence[str] | None = None, level: Level = LEVELS["full"]) -> Subject:
         """Wrap an afnp flow, in every rendering; its parameters are read whenever a function is called."""
+        backends = level.backends if backends is None else backends
+        usual = "auto" if set(backends) - {"numpy"} else "numpy"
 
         def optional(context):
             return context if flow.context else None
@@ -139,6 +131,9 @@ class Subject:
 
         def generator(method, backend):
             return lambda u, c: flow.generate(u, optional(c), method=method, backend=backend)
+
+        def base(n, rng):
+            return flow.base.sample(flow._split(flow.theta.astype(np.float64)).base, n, rng, np.float64)
 
         generators = {f"generate, {backend}": generator("substitution", backend) for backend in backends}
         if flow.features <= NAIVE_FEATURES:
@@ -150,12 +145,16 @@ class Subject:
             flow.dtype,
             normalizers={f"normalize, {backend}": normalizer(backend) for backend in backends},
             generators=generators,
-            log_prob=lambda x, c: flow.log_prob(x, optional(c)),
-            sample=lambda n, seed, c: flow.sample(n, rng=seed, context=optional(c)),
+            log_prob=lambda x, c: flow.log_prob(x, optional(c), backend=usual),
+            sample=lambda n, rng, c: flow.sample(n, rng=rng, context=optional(c), backend=usual),
             analytic=lambda x, c: flow._normalize(flow._split(flow.theta.astype(np.float64)), x, c)[:2],
             allowed=_composite(flow),
             flow=flow,
+            base=None if isinstance(flow.base, StandardNormal) else base,
+            bounded=_bounds(flow),
+            periodic=any(getattr(part, "periodic", False) for part in (flow.base, *_univariates(flow))),
             backends=backends,
+            level=level,
         )
 
     @classmethod
@@ -167,10 +166,15 @@ class Subject:
         generate: Callable | None = None,
         log_prob: Callable | None = None,
         sample: Callable | None = None,
+        jacobian: Callable | None = None,
         allowed: Sequence | np.ndarray | None = None,
         complex_step: bool = False,
         dtype=np.float64,
         data: np.ndarray | None = None,
+        noise: Callable | None = None,
+        support: tuple[float, float] | None = None,
+        periodic: bool = False,
+        level: Level = LEVELS["full"],
     ) -> Subject:
         """Wrap plain functions, which take the context as last argument if it is there at all."""
 
@@ -188,15 +192,37 @@ class Subject:
             log_prob=uniform(log_prob),
             sample=uniform(sample),
             analytic=uniform(normalize) if complex_step else None,
+            jacobian=uniform(jacobian),
             allowed=None if allowed is None else np.asarray(allowed),
             data=None if data is None else np.asarray(data, dtype=dtype),
+            base=noise,
+            bounded=support,
+            periodic=periodic,
+            level=level,
         )
 
     @property
-    def pairs(self) -> list[tuple[Callable, Callable]]:
+    def pairs(self) -> Sequence[tuple[Callable, Callable]]:
         """Ways to go in both directions, in which every normalizer and every generator occurs."""
         there, back = list(self.normalizers.values()), list(self.generators.values())
         return [(there[0], generate) for generate in back] + [(normalize, back[0]) for normalize in there[1:]]
+
+    def disguised(self, rng: np.random.Generator) -> Subject:
+        """Return the same subject with every function of rows called in disguise; this one stays as ``plain``."""
+        other = copy.copy(self)
+        other.plain = self.plain
+        other.normalizers = {name: f.disguised(rng) for name, f in self.normalizers.items()}
+        other.generators = {name: f.disguised(rng) for name, f in self.generators.items()}
+        other.log_prob = None if self.log_prob is None else self.log_prob.disguised(rng)
+        other._first()
+        return other
+
+    @property
+    def calculus(self) -> str:
+        """Say how derivatives are taken."""
+        if self.analytic is not None:
+            return "derivatives by complex step"
+        return "derivatives by the caller's jacobian" if self.jacobian else "derivatives by central differences"
 
     def need(self, *names: str) -> None:
         """Raise NotRun unless everything named is there."""
@@ -204,13 +230,50 @@ class Subject:
         if missing:
             raise NotRun("needs " + " and ".join(missing))
 
+    def draw(self, n: int, rng: np.random.Generator, context: np.ndarray) -> np.ndarray:
+        """Return n samples (n, D) that the subject draws with this generator."""
+        self.need("sample")
+        x = np.array(self.sample(n, rng, context))  # type: ignore[misc]
+        if x.shape != (n, self.features):
+            raise Finding(f"sample gives shape {x.shape} where {(n, self.features)} is expected")
+        return x
+
     # ---- points ------------------------------------------------------------------------------------------
 
+    def contexts(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Draw a context (n, C)."""
+        return rng.standard_normal((n, self.context)).astype(self.dtype)
+
     def noise(self, rng: np.random.Generator, n: int = 16, scales=SCALES) -> tuple[np.ndarray, np.ndarray]:
-        """Draw noise u (n, D) of several scales, and a context (n, C)."""
-        scale = np.resize(scales, n)[:, None]
-        u = scale * rng.standard_normal((n, self.features))
-        return u.astype(self.dtype), rng.standard_normal((n, self.context)).astype(self.dtype)
+        """Draw noise u (n, D), of several scales where its support allows, and a context (n, C)."""
+        u = rng.standard_normal((n, self.features)) if self.base is None else np.array(self.base(n, rng))
+        if self.base is None or (self.flow is not None and self.bounded is None):
+            u = np.resize(scales, n)[:, None] * u
+        return u.astype(self.dtype), self.contexts(rng, n)
+
+    def box(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return between what corners (D,) and (D,) noise lies, up to what no quadrature notices."""
+        if self.bounded is not None:
+            return np.full(self.features, self.bounded[0]), np.full(self.features, self.bounded[1])
+        if self.base is None:
+            return np.full(self.features, -REACH), np.full(self.features, REACH)
+        u = np.asarray(self.base(2**15, rng), dtype=np.float64)
+        return u.min(axis=0), u.max(axis=0)
+
+    def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return a - b in float64: for angles the short way round."""
+        gap = np.asarray(a).astype(np.float64) - b
+        if not self.periodic or self.bounded is None:
+            return gap
+        turn = self.bounded[1] - self.bounded[0]
+        return gap - turn * np.round(gap / turn)
+
+    def score(self, u: np.ndarray, log_det: np.ndarray) -> np.ndarray:
+        """Return the log-density (N,) that noise and log-determinants stand for; a stranger's up to a constant."""
+        if self.flow is None:
+            return log_det - np.square(u).sum(axis=1) / 2
+        base = self.flow._split(self.flow.theta.astype(np.float64)).base
+        return self.flow.base.log_prob(base, np.asarray(u, dtype=np.float64)) + log_det
 
     def rows(
         self, rng: np.random.Generator, n: int = 16, scales=SCALES
@@ -272,22 +335,7 @@ class Subject:
     def _arithmetic(self, dtype: np.dtype, rng=None, delta: float = 0.0) -> Arithmetic:
         if self.flow is None:
             return Arithmetic(self.normalize, self.generate, dtype, rng, delta)
-        flow, theta = self.flow, self.flow.theta.astype(dtype)
-
-        def moved(x):
-            return shake(x, rng, delta) if delta else x
-
-        def through(steps, x, c):
-            x, c, log_det = x.astype(np.complex128 if np.iscomplexobj(x) else dtype), c.astype(dtype), 0
-            for step, p in steps:
-                x, more = step(p, moved(x), c)[:2]
-                log_det = log_det + more
-            return x, log_det
-
-        p = flow._split(moved(theta))
-        there = [(layer.normalize, p_layer) for layer, p_layer in zip(flow.layers, p, strict=True)]
-        back = [(layer.generate, p_layer) for layer, p_layer in zip(flow.layers[::-1], p[::-1], strict=True)]
-        return Arithmetic(lambda x, c: through(there, x, c), lambda u, c: through(back, u, c), dtype)
+        return flow_arithmetic(self.flow, dtype, rng, delta)
 
     def rounding(self, compute: Callable[[Arithmetic], np.ndarray], rng: np.random.Generator, count=SHAKES):
         r"""Return how far ``compute(arithmetic)`` may be off by rounding, elementwise.
@@ -303,6 +351,22 @@ class Subject:
 def _widest(flow: Flow) -> int:
     """Return how many terms the longest sum of a flow has."""
     return max((shape[-1] for layer in flow.layers for shape in layer.layout.shapes.values()), default=1)
+
+
+def _univariates(flow: Flow) -> list:
+    """Return the univariate of every layer that has one."""
+    return [layer.univariate for layer in flow.layers if hasattr(layer, "univariate")]
+
+
+def _bounds(flow: Flow) -> tuple[float, float] | None:
+    """Return between what numbers a flow's noise has to lie, as its base or a univariate says; None: anywhere."""
+    if isinstance(flow.base, UniformTorus):
+        return -np.pi, np.pi
+    for part in (flow.base, *_univariates(flow)):
+        low, high = getattr(part, "support", (-np.inf, np.inf))
+        if np.isfinite(low) and np.isfinite(high):
+            return float(low), float(high)
+    return None
 
 
 def _composite(flow: Flow) -> np.ndarray:

@@ -11,28 +11,41 @@ Letters: N rows, D features, C context inputs, P parameters.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
+from afnp.verify.arithmetic import shake
 from afnp.verify.derivatives import central_jacobian, complex_step_jacobian
-from afnp.verify.results import Result, check, judge
+from afnp.verify.results import Finding, Result, check, judge
 from afnp.verify.subject import SHAKES, Subject
 
-__all__ = ["antisymmetry", "log_det", "round_trip"]
+__all__ = ["antisymmetry", "log_det", "log_det_of", "measured_jacobian", "round_trip"]
 
 
-def _rows(subject: Subject, most: int = 16) -> int:
+def _rows(subject: Subject) -> int:
     """Return how many points are worth their D-row Jacobians."""
-    return int(np.clip(4096 // subject.features, 2, most))
+    return int(np.clip(4096 // subject.features, 2, subject.level.jacobians))
 
 
 def _jacobian(subject: Subject, normalize, x: np.ndarray, c: np.ndarray, h: float | None = None) -> np.ndarray:
-    """Return du/dx (N, D, D): by complex step where the code allows it, else by central differences."""
+    """Return du/dx (N, D, D): by complex step where the code allows it, else the caller's, else by differences."""
     repeated = np.repeat(c, x.shape[1], axis=0)
 
     def f(z):
         return normalize(z, repeated)[0]
 
+    if subject.analytic is None and subject.jacobian is not None:
+        return _callers(subject, x, c)
     return complex_step_jacobian(f, x) if subject.analytic else central_jacobian(f, x, h)
+
+
+def _callers(subject: Subject, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the Jacobian that the caller knows, if it has the right shape."""
+    J = np.asarray(subject.jacobian(x, c))  # type: ignore[misc]
+    if J.shape != (*x.shape, x.shape[1]):
+        raise Finding(f"jacobian gives shape {J.shape} where {(*x.shape, x.shape[1])} is expected")
+    return J.astype(np.float64)
 
 
 @check("C3")
@@ -47,16 +60,23 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
     """
     subject.need("normalize")
     x, _, c = subject.rows(rng, _rows(subject))
-    determinant, spread = _log_det_of(*_measured_jacobian(subject, x, c, rng))
+    J, error = measured_jacobian(subject, x, c, rng)
+    determinant, spread = log_det_of(J, error)
     rounding = subject.rounding(lambda a: a.normalize(x, c)[1], rng)
     floor = subject.safety * (np.sqrt(subject.features) + np.abs(determinant))
     errors, tolerances = [], []
     for claimed, eps in _claims(subject, x, c):
         errors.append(np.abs(claimed - determinant))
         tolerances.append(rounding * eps / subject.eps + eps * floor + spread)
-    how = "complex step: eps x measured condition" if subject.analytic else "central differences: two step sizes"
     limit = _limit(subject) * (np.sqrt(subject.features) + np.abs(determinant))
-    return judge(errors, tolerances, how, ("claim", "row"), limit=limit)
+    result = judge(errors, tolerances, f"{subject.calculus}: {_trust(subject)}", ("claim", "row"), limit=limit)
+    evidence = {"jacobian": np.sqrt(np.mean(np.square(J), axis=0)), "allowed": subject.allowed}
+    return dataclasses.replace(result, evidence=evidence)
+
+
+def _trust(subject: Subject) -> str:
+    """Say where the tolerance of a Jacobian comes from."""
+    return "eps x measured condition" if subject.analytic or subject.jacobian else "two step sizes"
 
 
 def _claims(subject: Subject, x: np.ndarray, c: np.ndarray):
@@ -67,24 +87,25 @@ def _claims(subject: Subject, x: np.ndarray, c: np.ndarray):
         yield subject.reference.normalize(x, c)[1], float(np.finfo(subject.precise).eps)
 
 
-def _log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return log|det J| (N,), and how far it may be off; rows and columns are scaled to 1 before LU."""
     r = np.abs(J).max(axis=2, keepdims=True)
     s = np.abs(J / r).max(axis=1, keepdims=True)
     scaled = J / r / s
+    if not np.isfinite(scaled).all():
+        raise Finding("the Jacobian du/dx has entries that are not finite, or is zero")
     inverse = np.abs(np.linalg.pinv(scaled)).transpose(0, 2, 1)
     error = error_of_J / r / s + 4 * np.finfo(np.float64).eps
-    return np.linalg.slogdet(scaled)[1] + np.log(r).sum((1, 2)) + np.log(s).sum((1, 2)), (inverse * error).sum(
-        (1, 2)
-    )
+    log_det = np.linalg.slogdet(scaled)[1] + np.log(r).sum((1, 2)) + np.log(s).sum((1, 2))
+    return log_det, (inverse * error).sum((1, 2))
 
 
 def _limit(subject: Subject) -> float:
     """Return the relative tolerance above which a log-determinant says nothing: half the digits."""
-    return np.sqrt(subject.eps) if subject.analytic else 1e-2
+    return np.sqrt(subject.eps) if subject.analytic or subject.jacobian else 1e-2
 
 
-def _measured_jacobian(subject: Subject, x: np.ndarray, c: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:
+def measured_jacobian(subject: Subject, x: np.ndarray, c: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:
     """Return J (N, D, D) and how far each entry may be off."""
     count = SHAKES if subject.features <= 64 else 2
     if subject.analytic:
@@ -92,6 +113,11 @@ def _measured_jacobian(subject: Subject, x: np.ndarray, c: np.ndarray, rng) -> t
         moves = [_jacobian(subject, shaken.normalize, x, c) - J for shaken in subject.shaken(rng, count)]
         eps = np.finfo(np.float64).eps
         return J, subject.safety * eps * (np.sqrt(np.mean(np.square(moves), axis=0)) / subject.delta + np.abs(J))
+    if subject.jacobian:
+        J = _callers(subject, x, c)
+        moves = [_callers(subject, shake(x, rng, subject.delta), c) - J for _ in range(count)]
+        scale = subject.safety * subject.eps
+        return J, scale * (np.sqrt(np.mean(np.square(moves), axis=0)) / subject.delta + np.abs(J))
     h = float(np.cbrt(np.finfo(x.dtype).eps))
     fine, coarse = (_jacobian(subject, subject.normalize, x, c, step) for step in (h, 3 * h))
     noise = subject.eps / h * (1 + np.abs(subject.normalize(x, c)[0]))[:, :, None]  # type: ignore[misc]
@@ -115,12 +141,13 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
     for normalize, generate in subject.pairs:
         trips = _trip(generate, normalize, u, c, rng), _trip(normalize, generate, x, c_x, rng)
         for (start, rounding), end in zip(exact, trips, strict=True):
-            errors.append(np.abs(end.astype(np.float64) - start))
+            errors.append(np.abs(subject.difference(end, start)))
             scales.append(1 + np.abs(start))
             tolerances.append(rounding + subject.safety * subject.eps * scales[-1])
     limit = np.sqrt(subject.eps) * np.array(scales)
     why = "eps x measured condition; points that lose half the digits left out"
-    return judge(errors, tolerances, why, ("trip", "row", "feature"), limit=limit)
+    result = judge(errors, tolerances, why, ("trip", "row", "feature"), limit=limit)
+    return dataclasses.replace(result, evidence={"round_trip": np.array(errors)[1::2].max(axis=(0, 1))})
 
 
 def _again(x: np.ndarray, context: np.ndarray, subject: Subject) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,141 @@
+r"""Check of randomness: samples come from the generator that is given, and from nowhere else.
+
+.. math:: x(\text{seed}) = x(\text{seed}) \text{ bitwise}, \qquad x(\text{seed}) \ne x(\text{seed}'), \qquad
+          \operatorname{corr}(x_n, x_{n + k}) \approx 0
+
+Letters: n samples, D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from afnp.verify.results import Result, check, found, judge
+from afnp.verify.rows import batch_size
+from afnp.verify.subject import Subject
+
+__all__ = ["atoms", "randomness", "rounded_to_atoms"]
+
+LAGS = (1, 2, 3, 7)
+"""Distances at which rows are compared; half of all rows is one more."""
+
+FALSE_ALARM = 1e-6
+"""Probability that independent rows look correlated, over all lags and features together."""
+
+COLLISIONS = 10
+"""So many pairs of equal rows are luck where none are expected."""
+
+
+@check("C12")
+def randomness(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Equal seeds give equal samples, different ones different samples; no row repeats, and none hears another.
+
+    .. math:: |r_k| \le \sqrt{2 \log(2 m / \alpha) / (n - k)}, \qquad
+              \text{pairs of equal rows} \le 10 + \tfrac{n^2}{2} / \text{distinct rows that rounding leaves}
+
+    r_k is the correlation of ranks at lag k, of m in all, so tails do not matter.
+    """
+    subject.need("sample")
+    n = int(np.clip(subject.level.samples, 200, 4000)) + batch_size(rng)
+    c = np.repeat(subject.contexts(rng, 1), n, axis=0)
+    problems = _wrong_seeds(subject, rng)
+    generator = np.random.default_rng(rng.integers(2**63))
+    state = generator.bit_generator.state
+    x = subject.draw(n, generator, c)
+    if generator.bit_generator.state == state:
+        problems.append("sample takes nothing from the generator that it is given")
+    again = subject.draw(n, generator, c)
+    if np.isin(_row_keys(again), _row_keys(x)).mean() > 0.5 and not _coarse(x, n):
+        problems.append("the next sample from one generator repeats the last one")
+    pairs = _equal_pairs(x)
+    if pairs > COLLISIONS + n**2 / 2 / _distinct(x) and not atoms(_images(subject, rng, n)):
+        problems.append(f"{pairs} pairs of equal rows among {n}")
+    if problems:
+        return found(problems, "exact")
+    return _correlations(x, again)
+
+
+def atoms(x: np.ndarray) -> int:
+    """Return how many rows of x share their value of some feature with more others than rounding explains, or 0.
+
+    Examples
+    --------
+    >>> atoms(np.random.default_rng(0).normal(size=(100, 2))), atoms(np.ones((100, 2)))
+    (0, 100)
+    """
+    counts = [np.unique(column, return_counts=True)[1].max(initial=0) for column in x.T]
+    allowed = [COLLISIONS + 10 * len(x) / _distinct(column[:, None]) for column in x.T]
+    return max((int(c) for c, most in zip(counts, allowed, strict=True) if c > min(most, len(x) / 2)), default=0)
+
+
+def _images(subject: Subject, rng: np.random.Generator, n: int) -> np.ndarray:
+    """Return rows generated from noise, none of them if that is not possible."""
+    if subject.generate is None:
+        return np.empty((0, subject.features))
+    return subject.generate(*subject.noise(rng, n, scales=(1.0,)))[0]
+
+
+def rounded_to_atoms(subject: Subject, rng: np.random.Generator, x: np.ndarray) -> int:
+    """Return how many samples rounding puts into one place: where noise that is generated lands there too."""
+    found = atoms(x)
+    return found if found and atoms(_images(subject, rng, len(x))) else 0
+
+
+def _wrong_seeds(subject: Subject, rng: np.random.Generator) -> list[str]:
+    """Say what is wrong with how seeds are used."""
+    n, seed = batch_size(rng), int(rng.integers(2**31))
+    c = subject.contexts(rng, n)
+    one, same, other = (subject.draw(n, np.random.default_rng(s), c) for s in (seed, seed, seed + 1))
+    problems = [] if np.array_equal(one, same, equal_nan=True) else ["sample differs for the same seed"]
+    if (one == other).all(axis=1).mean() > 0.5:
+        problems.append("sample is the same for another seed")
+    return problems
+
+
+def _row_keys(x: np.ndarray) -> np.ndarray:
+    """Return each row as one thing that can be compared."""
+    rows = np.ascontiguousarray(x)
+    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+
+
+def _equal_pairs(x: np.ndarray) -> int:
+    """Count the pairs of rows that are equal, bit by bit."""
+    counts = np.unique(_row_keys(x), return_counts=True)[1]
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _distinct(x: np.ndarray) -> float:
+    """Return how many different rows rounding leaves, roughly: each feature's width in units of its last digit."""
+    low, high = np.quantile(x.astype(np.float64), [0.1, 0.9], axis=0)
+    digit = np.finfo(x.dtype).eps * np.maximum(np.abs(low), np.abs(high))
+    return float(np.prod(np.clip((high - low) / np.maximum(digit, 1e-300), 1, 2.0**23)))
+
+
+def _coarse(x: np.ndarray, n: int) -> bool:
+    """Return whether rounding leaves so few rows that equal ones say nothing."""
+    return _distinct(x) < n
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Return the ranks of each feature, of mean 0 and variance 1, equal numbers in a random but fixed order."""
+    ranks = np.argsort(np.argsort(x, axis=0, kind="stable"), axis=0) - (len(x) - 1) / 2
+    return ranks / np.sqrt((len(x) ** 2 - 1) / 12)
+
+
+def _correlations(x: np.ndarray, again: np.ndarray) -> Result:
+    """Judge rank correlations at every lag, and between two samples from one generator."""
+    r, n = _ranks(x), len(x)
+    lags = (*LAGS, n // 2)
+    products = [r[:-k] * r[k:] for k in lags] + [r * _ranks(again)]
+    measured = np.abs([product.mean(axis=0) for product in products])
+    counts = np.array([len(product) for product in products])[:, None]
+    bound = np.sqrt(2 * np.log(2 * measured.size / FALSE_ALARM) / counts) * np.ones_like(measured)
+    why = f"false alarms < {FALSE_ALARM:.0e}; {n} rows show a correlation of {2 * bound.max():.2f}"
+    result = judge(measured, bound, why, ("lag", "feature"))
+    if result.status == "passed":
+        return dataclasses.replace(result, worst={})
+    k = result.worst["lag"]
+    between = f"rows {lags[k]} apart" if k < len(lags) else "successive samples"
+    return dataclasses.replace(result, reason=f"{between} are correlated: {result.measured:.2f}")

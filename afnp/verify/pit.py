@@ -1,0 +1,226 @@
+r"""Check of the sampler against the density, which share no noise: probability integral transforms.
+
+.. math:: x \sim p \;\Longrightarrow\; F_i(x) = \frac{\int_{-\infty}^{x_i} p(t, x_{-i})\, dt}
+          {\int_{-\infty}^{\infty} p(t, x_{-i})\, dt} \sim \mathrm{Uniform}(0, 1) \quad \text{for every } i
+
+The density is integrated numerically along lines through the samples, so D does not matter; in the plane a marginal
+is integrated too, which a sampler that misses a far mode cannot satisfy. Comparing samples with the images of the
+flow's own noise instead would be a tautology.
+
+Whether F is uniform is asked of its distribution function (Dvoretzky, Kiefer and Wolfowitz 1956, with Massart's
+constant 1990, doi 10.1214/aop/1176990746) and of its first Legendre moments (Neyman's smooth test), which see a
+shift or a scale sooner. Both bounds hold for every number of samples.
+
+Letters: R samples, D features, C context inputs, K nodes along a line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from afnp.verify.densities import REACHES, density_along, first_nodes, marginal
+from afnp.verify.draws import rounded_to_atoms
+from afnp.verify.lines import along_lines, distribution
+from afnp.verify.results import FAILED, Finding, NotRun, Result, check, judge
+from afnp.verify.subject import Subject
+
+__all__ = ["agreement", "thresholds"]
+
+FALSE_ALARM = 1e-6
+"""Probability that a correct sampler fails, over all tests together, at most."""
+
+ORDERS = 4
+"""Legendre moments: location, scale, skewness, tails."""
+
+GROUPS = 8
+"""At most so many features are also judged alone."""
+
+FEWEST = 100
+"""Below so many samples a feature is not judged alone."""
+
+NODES = 17
+"""Of a marginal, between its extreme samples."""
+
+RESOLVED = 0.01
+"""A marginal that is farther from a total of 1 says nothing about samples."""
+
+
+class Statistic(NamedTuple):
+    """One statistic with its bound."""
+
+    what: str
+    measured: float
+    bound: float
+
+
+@check("C11")
+def agreement(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Draw samples, integrate the density along a line through each, and ask whether they lie uniformly.
+
+    .. math:: \sup_q |\hat F(q) - q| \le \sqrt{\frac{\log(2 / \alpha)}{2 R}}, \qquad
+              F_{(1)}, 1 - F_{(R)} \le \frac{\log(2 / \alpha)}{R}, \qquad
+              \Big| \frac1R \sum_n \sqrt{2k + 1}\, P_k(2 F_n - 1) \Big| \le t_k
+
+    The result says how small a discrepancy it would have seen, in 99 of 100 cases.
+    """
+    subject.need("sample", "log_prob")
+    count = _count(subject)
+    c = subject.contexts(rng, count)
+    x = subject.draw(count, np.random.default_rng(rng.integers(2**63)), c)
+    if not np.isfinite(x).all():
+        raise Finding("sample gives numbers that are not finite")
+    lost = _lost(subject, rng, x, c)
+    x, c, count = x[~lost], c[~lost], int((~lost).sum())
+    which = rng.permutation(np.arange(count) % subject.features)
+    F, error = _places(subject, x, c, which)
+    error += lost.mean()
+    groups = [("all features", F, error)]
+    for i in range(min(subject.features, GROUPS) if subject.features > 1 else 0):
+        if (which == i).sum() >= FEWEST:
+            groups.append((f"feature {i} given the others", F[which == i], error[which == i]))
+    if subject.features == 2:
+        groups += _in_marginal(subject, rng)
+    return dataclasses.replace(_judged(groups), evidence={"pit": F, "feature": which})
+
+
+def _count(subject: Subject) -> int:
+    """Return how many samples one repeat of the level draws."""
+    return max(subject.level.samples // subject.level.repeats, 2)
+
+
+def _lost(subject: Subject, rng: np.random.Generator, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return which samples rounding has put outside the support, (R,) bool; images of noise must land there too."""
+    merged = rounded_to_atoms(subject, rng, x)
+    if merged:
+        raise NotRun(f"rounding makes one point of {merged} of {len(x)} samples")
+    lost = np.asarray(subject.log_prob(x, c)) == -np.inf  # type: ignore[misc]
+    if not lost.any():
+        return lost
+    images = np.zeros(0) if subject.generate is None else subject.generate(*subject.noise(rng, len(x), (1.0,)))[0]
+    if not len(images) or not np.isneginf(subject.log_prob(images, c)).any():  # type: ignore[misc]
+        raise Finding(f"sample draws {lost.sum()} rows that have no density, as log_prob says")
+    if lost.mean() > 0.01:
+        raise NotRun(f"rounding puts {lost.sum()} of {len(x)} samples outside the support")
+    return lost
+
+
+def thresholds(n: int, alpha: float) -> tuple[float, np.ndarray]:
+    r"""Return what the distance and the mean moments of n uniform numbers exceed with probability < alpha each.
+
+    .. math:: \epsilon = \sqrt{\frac{\log(2/\alpha)}{2 n}}, \qquad
+              n t = \tfrac{M q}{3} + \sqrt{\big(\tfrac{M q}{3}\big)^2 + 2 n q}, \quad
+              q = \log(2 / \alpha), \; M = \sqrt{2k + 1}
+
+    The second is Bernstein's inequality for numbers of variance 1 that never exceed M.
+
+    Examples
+    --------
+    >>> distance, moments = thresholds(1000, 1e-6)
+    >>> round(distance, 3), moments.round(3)
+    (0.085, array([0.179, 0.182, 0.184, 0.185]))
+    """
+    q = np.log(2 / alpha)
+    M = np.sqrt(2 * np.arange(1, ORDERS + 1) + 1)
+    return float(np.sqrt(q / (2 * n))), (M * q / 3 + np.sqrt((M * q / 3) ** 2 + 2 * n * q)) / n
+
+
+def _judged(groups: list) -> Result:
+    """Judge every statistic of every group."""
+    alpha = FALSE_ALARM / (len(groups) * (2 + ORDERS))
+    tests = [test for name, F, error in groups for test in _tests(name, F, error, alpha)]
+    result = judge(
+        [t.measured for t in tests], [t.bound for t in tests], _power(len(groups[0][1]), alpha), ("test",)
+    )
+    what = tests[result.worst["test"]].what
+    reason = f"samples and density disagree: {what}" if result.status == FAILED else ""
+    return dataclasses.replace(result, reason=reason, worst={})
+
+
+def _tests(name: str, F: np.ndarray, error: np.ndarray, alpha: float) -> list[Statistic]:
+    """Return the distance from uniform, and the moments; the quadrature's errors widen the bounds."""
+    n, F = len(F), np.sort(F)
+    distance, moments = thresholds(n, alpha)
+    steps = np.arange(n + 1) / n
+    gap = max(np.max(steps[1:] - F), np.max(F - steps[:-1]))
+    ends = float(max(F[0], 1 - F[-1]))
+    tests = [
+        Statistic(f"distance of {name}", float(gap), distance + _slack(error)),
+        Statistic(f"extremes of {name}", ends, float(np.log(2 / alpha) / n + 2 * _slack(error))),
+    ]
+    for k, name_k in zip(range(1, ORDERS + 1), ("location", "scale", "skewness", "tails"), strict=True):
+        P_k = np.polynomial.legendre.Legendre.basis(k)
+        moment = np.sqrt(2 * k + 1) * float(np.mean(P_k(2 * F - 1)))
+        slack = np.sqrt(2 * k + 1) * float(np.mean(np.minimum(k * (k + 1) * error, 2)))
+        tests.append(Statistic(f"{name_k} of {name}", abs(moment), float(moments[k - 1] + slack)))
+    return tests
+
+
+def _power(n: int, alpha: float) -> str:
+    """Say what would have been seen: slopes of the first two moments for a normal that is shifted or scaled."""
+    distance, moments = thresholds(n, alpha)
+    seen = moments + 2.33 / np.sqrt(n)
+    shift, scale = seen[0] / 0.977, seen[1] / 1.23
+    return (
+        f"false alarms < {FALSE_ALARM:.0e}; {n} samples show a shift of {shift:.2f} standard deviations, "
+        f"a scale off by {scale:.0%}, a distance of {2 * distance:.2f}"
+    )
+
+
+# ---- lines through samples -------------------------------------------------------------------------------
+
+
+def _places(subject: Subject, x: np.ndarray, c: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return F of each sample along its feature ``which``, and how far off that may be; (R,) each."""
+    F, error = np.zeros(len(x)), np.zeros(len(x))
+    for i in np.unique(which).tolist():
+        rows = np.flatnonzero(which == i)
+        found = _line(subject, x[rows], c[rows], i, x[:, i])
+        seen = np.isfinite(found.below)
+        F[rows], error[rows] = np.where(seen, found.below, 0.5), np.where(seen, found.error, 1.0)
+    if _slack(error) > 0.02 + 0.1 * thresholds(len(x), FALSE_ALARM)[0]:
+        raise NotRun(f"the quadrature did not converge: it is {_slack(error):.1e} off")
+    return F, error
+
+
+def _slack(error: np.ndarray) -> float:
+    r"""Return how far errors of single places may move a distribution function: the least ε + share(error > ε)."""
+    error = np.sort(np.minimum(error, 1))
+    return float(np.min(error + 1 - np.arange(1, len(error) + 1) / len(error)))
+
+
+def _line(subject: Subject, x: np.ndarray, c: np.ndarray, i: int, seen: np.ndarray):
+    """Integrate along feature i through every row of x, as far out as the density can be asked for."""
+    for k, reach in enumerate(REACHES):
+        try:
+            nodes = first_nodes(subject, x[:, [i]], seen, reach)
+            place = x[:, i].astype(np.float64)
+            return along_lines(density_along(subject, x, c, i), nodes, place, subject.level.refinements)
+        except (ArithmeticError, Finding):
+            if k == len(REACHES) - 1:
+                raise
+    raise NotRun("no line could be integrated")
+
+
+# ---- in the plane: a marginal ----------------------------------------------------------------------------
+
+
+def _in_marginal(subject: Subject, rng: np.random.Generator) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    r"""Return the places of samples, at one context, in the marginal of a random feature of two.
+
+    .. math:: F(x_i) = \int_{-\infty}^{x_i} m(t)\, dt, \qquad m(t) = \int p(t, s)\, ds
+
+    A marginal that does not integrate to 1 was not resolved, and is left out: ``normalisation`` looks at that.
+    """
+    count, i = _count(subject), int(rng.integers(2))
+    c = subject.contexts(rng, 1)
+    x = subject.draw(count, np.random.default_rng(rng.integers(2**63)), np.repeat(c, count, axis=0))
+    own = np.quantile(x[:, [i]].astype(np.float64), np.linspace(0, 1, NODES), axis=0).T
+    nodes = first_nodes(subject, own, x[:, i], REACHES[0])[0]
+    F, total, error = distribution(marginal(subject, x, c, i), nodes, subject.level.refinements)
+    if not abs(total - 1) < RESOLVED or error > RESOLVED:
+        return []
+    doubt = np.full(count, error + abs(total - 1))
+    return [(f"the marginal of feature {i}", F(x[:, i].astype(np.float64)), doubt)]

@@ -1,0 +1,199 @@
+r"""What all checks say of one flow: the Report, as text, HTML, Markdown, JSON or a picture.
+
+.. math:: \text{ok} \iff \text{nothing failed and something passed}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afnp.verify.results import EXPECTED, FAILED, NOT_RUN, PASSED, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["KILL_MATRIX", "Report", "mutation_score"]
+
+KILL_MATRIX = Path(__file__).with_name("kill_matrix.json")
+"""What ``python -m afnp.verify.mutants`` measured: how many planted defects each level catches."""
+
+COLOURS = {PASSED: "#dff0e4", FAILED: "#f7d4d0", NOT_RUN: "#eeeeee", EXPECTED: "#fdf0cf"}
+"""Of a row in a notebook; the word stands in it too."""
+
+
+def mutation_score(level: str, path: Path = KILL_MATRIX) -> str:
+    """Return what is known of a level's sharpness, in a line; nothing where nothing was measured."""
+    if not path.exists():
+        return ""
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    parts = []
+    killed = measured.get("levels", {}).get(level)
+    if killed:
+        parts.append(f"this level catches {killed['killed']} of {killed['of']} planted defects")
+    alarms = measured.get("false_alarms")
+    if alarms:
+        where = f" (level {alarms['level']})" if "level" in alarms else ""
+        parts.append(f"{alarms['alarms']} false alarms in {alarms['flows']:,} clean flows{where}")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of all checks on one flow; print it.
+
+    Attributes
+    ----------
+    results : list of Result
+    level : str
+        At which they were found.
+    subject : str
+        What was checked.
+
+    Examples
+    --------
+    >>> report = Report([Result("round_trip"), Result("log_det", status="failed", reason="sign")])
+    >>> report.ok, report.passed, report.failed
+    (False, ['round_trip'], ['log_det'])
+    """
+
+    results: list[Result]
+    level: str = ""
+    subject: str = ""
+
+    def _names(self, status: str) -> list[str]:
+        return [result.name for result in self.results if result.status == status]
+
+    @property
+    def passed(self) -> list[str]:
+        """Names of the checks that passed."""
+        return self._names(PASSED)
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the checks that failed, and of those that were expected to and did not."""
+        return self._names(FAILED)
+
+    @property
+    def not_run(self) -> list[str]:
+        """Names of the checks that could not run; they have not passed."""
+        return self._names(NOT_RUN)
+
+    @property
+    def expected(self) -> list[str]:
+        """Names of the checks that failed as announced by ``expected_failures``."""
+        return self._names(EXPECTED)
+
+    @property
+    def ok(self) -> bool:
+        """Whether something passed, or failed as it had to, and nothing failed."""
+        return bool(self.passed or self.expected) and not self.failed
+
+    @property
+    def seconds(self) -> float:
+        """How long all checks took."""
+        return sum(result.seconds for result in self.results)
+
+    def __getitem__(self, name: str) -> Result:
+        """Return the result of one check by name."""
+        for result in self.results:
+            if result.name == name:
+                return result
+        raise KeyError(f"no check {name!r} in this report; it has {', '.join(r.name for r in self.results)}")
+
+    def raise_if_failed(self) -> None:
+        """Raise an AssertionError that shows the table, unless ``ok``."""
+        if not self.ok:
+            raise AssertionError(f"\n{self}")
+
+    # ---- how it is shown ---------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """Return the counts in a line, and what the level is known to catch."""
+        count = f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.not_run)} not run"
+        if self.expected:
+            count += f", {len(self.expected)} failed as expected"
+        where = f" (level {self.level}, {self.seconds:.1f} s)" if self.level else ""
+        return "\n".join(filter(None, [count + where, mutation_score(self.level)]))
+
+    def __str__(self) -> str:
+        """Print the table: a row a check, then the count."""
+        head = f"{'':4s}{'check':20s}{'status':9s}{'error':>9s}{'allowed':>9s}{'time':>10s}  note"
+        return "\n".join([*filter(None, [self.subject]), head, *map(str, self.results), self.summary()])
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the cells of the table."""
+        return [
+            (r.code, r.name, r.status, _number(r.measured), _number(r.tolerance), f"{r.seconds:.2f} s", r.note)
+            for r in self.results
+        ]
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown.
+
+        Examples
+        --------
+        >>> print(Report([Result("log_det", "C3", measured=1e-16, tolerance=1e-12, why="rounding")]).to_markdown())
+        | | check | status | error | allowed | time | note |
+        |---|---|---|---:|---:|---:|---|
+        | C3 | log_det | passed | 1.0e-16 | 1.0e-12 | 0.00 s | rounding |
+        <BLANKLINE>
+        1 passed, 0 failed, 0 not run
+        """
+        head = "| | check | status | error | allowed | time | note |\n|---|---|---|---:|---:|---:|---|"
+        rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self._rows()]
+        title = [f"**{self.subject}**", ""] if self.subject else []
+        return "\n".join([*title, head, *rows, "", self.summary()])
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        head = "".join(f"<th>{h}</th>" for h in ("", "check", "status", "error", "allowed", "time", "note"))
+        body = "".join(
+            f'<tr style="background:{COLOURS[result.status]};color:black">'
+            + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row)
+            + "</tr>"
+            for result, row in zip(self.results, self._rows(), strict=True)
+        )
+        caption = html.escape(" | ".join(filter(None, [self.subject, *self.summary().splitlines()])))
+        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def to_json(self) -> str:
+        """Return everything but the evidence as JSON; numbers that are not finite become strings.
+
+        Examples
+        --------
+        >>> json.loads(Report([Result("pure")]).to_json())["ok"]
+        True
+        """
+        fields = [field.name for field in dataclasses.fields(Result) if field.name != "evidence"]
+        results = [{name: _plain(getattr(result, name)) for name in fields} for result in self.results]
+        known = {"ok": self.ok, "subject": self.subject, "level": self.level, "score": mutation_score(self.level)}
+        return json.dumps({**known, "results": results}, indent=2, allow_nan=False)
+
+    def plot(self) -> Figure:
+        """Draw the Jacobian, the round trip's error a feature, and the PIT histograms, as far as they are known.
+
+        Raises
+        ------
+        ValueError
+            If no check with a picture ran.
+        """
+        from afnp.verify.picture import draw
+
+        return draw(self)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else format(value, ".1e")
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,82 @@
+r"""A thread that may be given up: what hangs must not hang the checker.
+
+.. math:: \text{answer} = \begin{cases} f() & \text{within the limit} \\ \text{none} & \text{beyond} \end{cases}
+
+Python cannot stop a thread from outside. One that takes too long is left behind, and a new one takes its place;
+it is a daemon, so the process can still end. Only code that never lets Python's lock go escapes this.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """One daemon thread that runs one function at a time.
+
+    Parameters
+    ----------
+    limit : float or None
+        Seconds a function may take; with None it runs in the caller's own thread, as long as it likes.
+
+    Examples
+    --------
+    >>> with Worker(limit=5.0) as worker:
+    ...     worker.run(lambda: 6 * 7)
+    42
+    """
+
+    def __init__(self, limit: float | None):
+        self.limit = limit
+        self.tasks: queue.SimpleQueue | None = None
+
+    def __enter__(self) -> Worker:
+        """Return the worker; its thread starts with the first function."""
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Send the thread home."""
+        self._leave()
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Return what the function returns.
+
+        Raises
+        ------
+        TimeoutError
+            If it took too long; its thread is left behind.
+        """
+        if self.limit is None:
+            return function()
+        if self.tasks is None:
+            self.tasks = queue.SimpleQueue()
+            threading.Thread(target=_work, args=(self.tasks,), daemon=True).start()
+        answers: queue.SimpleQueue = queue.SimpleQueue()
+        self.tasks.put((function, answers))
+        try:
+            answer, exception = answers.get(timeout=self.limit)
+        except queue.Empty:
+            self._leave()
+            raise TimeoutError(f"gave no answer within {self.limit:g} seconds") from None
+        if exception is not None:
+            raise exception
+        return answer
+
+    def _leave(self) -> None:
+        if self.tasks is not None:
+            self.tasks.put(None)
+            self.tasks = None
+
+
+def _work(tasks: queue.SimpleQueue) -> None:
+    """Run functions until there are no more."""
+    for function, answers in iter(tasks.get, None):
+        try:
+            answers.put((function(), None))
+        except BaseException as exception:
+            answers.put((None, exception))
