@@ -10,7 +10,9 @@ Letters: N rows, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +23,30 @@ from afnp.data import Dataset
 from afnp.train import History
 from figures.common import trained
 
-__all__ = ["SPLITS", "Recipe", "digits", "galaxies", "gaussian", "log_probs", "standardize", "two_moons"]
+__all__ = [
+    "FAMILY",
+    "SPLITS",
+    "Recipe",
+    "digits",
+    "digits_family",
+    "galaxies",
+    "galaxies_family",
+    "gaussian",
+    "log_probs",
+    "standardize",
+    "two_moons",
+]
 
 SPLITS = ("train", "val", "test")
+
+FAMILY: dict[str, Callable[..., afnp.Flow]] = {
+    "MADE": partial(afnp.maf, transforms=1),
+    "MAF": partial(afnp.maf, transforms=5),
+    "RealNVP": partial(afnp.realnvp, transforms=6),
+    "spline flow": partial(afnp.nsf, transforms=3),
+    "MAF MoG": partial(afnp.maf_mog, transforms=5),
+}
+"""The members that the figures of real data compare, each as deep as it is usually built."""
 
 
 class Recipe(NamedTuple):
@@ -43,15 +66,33 @@ def two_moons(quick: bool = False) -> Recipe:
 
 def digits(quick: bool = False) -> Recipe:
     """MADE and MAF(5) on 1,297 digits, stopped early by validation."""
+    return _digits(quick, ("MADE", "MAF"))
+
+
+def digits_family(quick: bool = False) -> Recipe:
+    """Every member on 1,297 digits, pixels in raster order and in random orders, stopped early by validation."""
+    return _digits(quick, FAMILY, ("", ", random orders"))
+
+
+def _digits(quick: bool, members: Iterable[str], orders: Iterable[str] = ("",)) -> Recipe:
     data = afnp.data.load("digits")
-    flows = _made_and_maf(data, hidden=(256, 256))
+    flows = {name + order: flow for order in orders for name, flow in _flows(data, members, 256, order).items()}
     return _train(data, flows, epochs=3 if quick else 60, batch_size=100, learning_rate=1e-3, patience=10)
 
 
 def galaxies(quick: bool = False) -> Recipe:
     """MADE and MAF(5) on 16,000 galaxies."""
+    return _galaxies(quick, ("MADE", "MAF"))
+
+
+def galaxies_family(quick: bool = False) -> Recipe:
+    """Every member on 16,000 galaxies."""
+    return _galaxies(quick, FAMILY)
+
+
+def _galaxies(quick: bool, members: Iterable[str]) -> Recipe:
     data = _fewer(afnp.data.load("galaxies"), 3000 if quick else None)
-    flows = _made_and_maf(data, hidden=(128, 128))
+    flows = _flows(data, members, 128)
     return _train(data, flows, epochs=4 if quick else 60, batch_size=100, learning_rate=2e-3)
 
 
@@ -59,12 +100,16 @@ def _fewer(data: Dataset, rows: int | None) -> Dataset:
     return replace(data, train=data.train[:rows])
 
 
-def _made_and_maf(data: Dataset, hidden: tuple[int, ...]) -> dict[str, afnp.Flow]:
+def _flows(data: Dataset, members: Iterable[str], width: int, order: str = "") -> dict[str, afnp.Flow]:
+    """Build members with two hidden layers of a width; generation orders, or halves of couplings, may be random."""
     fixed = afnp.preprocessing(data.train, levels=data.levels)
     return {
-        name: afnp.maf(data.train.shape[1], hidden, transforms, dtype=np.float32, preprocess=fixed)
-        for name, transforms in (("MADE", 1), ("MAF", 5))
-    }
+        name: FAMILY[name](
+            data.train.shape[1], (width, width), dtype=np.float32, preprocess=fixed,
+            **({"split" if name == "RealNVP" else "order": "random"} if order else {}),
+        )
+        for name in members
+    }  # fmt: skip
 
 
 def _train(data: Dataset, flows: dict[str, afnp.Flow], **fit_options) -> Recipe:
@@ -93,7 +138,7 @@ def gaussian(recipe: Recipe) -> GaussianChain:
 
 
 def log_probs(recipe: Recipe) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Score Gaussian, MADE and MAF on every split: log p(z) and log p(x), each (N,), nats."""
+    """Score the Gaussian and every flow on every split: log p(z) and log p(x), each (N,), nats."""
     normal, scores = gaussian(recipe), {name: {} for name in ("Gaussian", *recipe.flows)}
     for split in SPLITS:
         x = getattr(recipe.data, split)

@@ -178,7 +178,7 @@ def test_a_forked_child_works_with_threads_of_its_own():
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     env = {**os.environ, "NUMBA_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
-    assert subprocess.run([sys.executable, "-c", program], env=env, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], env=env, timeout=600).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ CASES = {
     "gaussian_mixture": {"components": 5},
     "gaussian_mixture, 2": {"components": 2, "bound": 3.0},
 }
+COMPILE_LONG = ("affine,", "additive", "gaussian_mixture")
+"""What shares its way through the kernels with the others, and takes minutes to compile in all its variants."""
+EVERY = [pytest.param(case, marks=[pytest.mark.slow] if case.startswith(COMPILE_LONG) else []) for case in CASES]
 SPLINES = [case for case in CASES if case.startswith("spline")]
 MIXTURES = [case for case in CASES if "mixture" in case]
 DTYPES = [np.float64, np.float32]
@@ -106,7 +109,7 @@ def test_every_univariate_is_compiled():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_layer_equals_its_numpy_rendering(kind, case, dtype):
     flow = flow_of([LAYERS[kind](**univariate(case))], dtype)
@@ -121,7 +124,7 @@ def test_a_layer_equals_its_numpy_rendering(kind, case, dtype):
 
 
 @pytest.mark.parametrize("n", [3, 131])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_a_stack_keeps_what_the_gradient_needs_of_every_layer_and_tile(case, n):
     orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]]
     flow = flow_of(
@@ -234,7 +237,7 @@ def test_a_root_that_cannot_be_found_is_refused(case, n, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_what_is_not_a_number_is_refused(case, dtype):
     flow, _ = with_numbers(case, dtype)
     flow.theta[:] = np.nan
@@ -260,7 +263,7 @@ def test_scales_from_nothing_to_overflow(scale, dtype):
             np.testing.assert_allclose(got_log, log_det, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_rows_do_not_influence_each_other(case):
     flow = flow_of([LAYERS["autoregressive"](**univariate(case))], np.float64)
     x, _ = rows_of(flow, 70, np.float64)

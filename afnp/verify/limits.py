@@ -64,6 +64,12 @@ def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
         ways = itertools.cycle(back.values() or [None])
         for (name, function), way in zip(there.items(), ways, strict=False):
             yield _at(subject, name, function, way, placed, context, size, rng)
+        if subject.context:
+            contexts = np.concatenate([_placed(c, size, (-np.inf, np.inf), rng) for size in sizes])
+            each = len(contexts) // len(sizes)
+            usual = np.tile(np.repeat(rows, each // len(rows), axis=0), (len(sizes), 1))
+            for name, function in there.items():
+                yield _at(subject, name, function, None, usual, contexts, np.repeat(sizes, each), rng)
 
 
 def _ends(subject: Subject, which: str) -> tuple[float, float, list[float]]:
@@ -144,9 +150,10 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
         np.isneginf(log_det)[:, None], 0.0, np.abs(subject.difference(end, x))
     )  # rounded out of support
     scale = 1 + np.abs(x)
-    rounding = subject.rounding(trip, rng).max(
-        axis=1, keepdims=True
-    )  # far out, one feature's rounding is everybody's
+    each = subject.rounding(trip, rng)
+    # far out, one feature's rounding is everybody's; and where one is lost, how far it moved says nothing
+    lost = (each > np.sqrt(subject.eps) * scale).any(axis=1, keepdims=True)
+    rounding = np.where(lost, np.inf, each.max(axis=1, keepdims=True))
     tolerance = 2 * rounding + subject.safety * subject.eps * scale
     try:
         result = judge(error, tolerance, "", ("row", "feature"), limit=np.sqrt(subject.eps) * scale)

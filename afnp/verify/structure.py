@@ -85,7 +85,9 @@ def _hears_back(subject: Subject) -> np.ndarray:
     """Return which x_i of the whole sampler hear the context, (D,) bool."""
     heard = np.full(subject.features, subject.flow is None)
     for layer in subject.flow.layers[::-1] if subject.flow is not None else ():
-        heard = _closure(layer.allowed()) @ (heard | _listens(layer))
+        allowed = layer.allowed()
+        triangle = allowed.diagonal().all()  # or else a permutation, whose inverse is its transpose
+        heard = (_closure(allowed) if triangle else allowed.T) @ (heard | _listens(layer))
     return heard
 
 
