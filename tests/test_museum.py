@@ -391,6 +391,18 @@ def test_zuko_an_empty_batch_crashes():
     assert result.status == "failed" and "empty" in result.reason
 
 
+def test_tfp_1203_exp_overflows_under_a_large_context():
+    class Wrong(Chain):
+        context, generate, log_prob, sample = 1, None, None, None
+
+        def normalize(self, x, context):
+            u, log_det = super().normalize(x)
+            return u * np.exp(context), log_det + 3 * context[:, 0]
+
+    assert report_of(Wrong(), "log_det").ok
+    assert caught(Wrong(), "edges")
+
+
 def test_freia_a_tolerance_that_is_infinite_says_nothing_and_never_passes():
     with pytest.raises(NotRun, match="ill-conditioned"):
         judge(np.array([1e9]), np.array([np.inf]), "as FrEIA's tests had it", ("row",), limit=1.0)
