@@ -4,20 +4,25 @@ import json
 import os
 import re
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import pytest
 
-from afnp import bench
-from afnp.bench import command, proof, report
+from afnp import bench, constructors
+from afnp.bench import command, proof, report, splines
 from afnp.bench.asking import Failure, Missing, Worker, clean_environment, dropped_variables, measure
 from afnp.bench.configurations import CONFIGURATIONS, QUICK, Configuration, Operation
 from afnp.bench.libraries import LIBRARIES, PEERS
 from afnp.bench.worker import COMMANDS, Session, answer
-from afnp.constructors import maf
+from afnp.constructors import maf, nsf
+from afnp.univariate.rational_quadratic import RationalQuadratic
 
 TINY = Configuration("tiny", features=2, hidden=8, samples=(10, 100))
 """Small enough for plain NumPy: nothing is compiled."""
+
+BENT = Configuration("bent", features=3, hidden=8, transforms=2, bins=4)
+"""Splines, small enough as well."""
 
 BREAKS = 'import os, sys\nprint("out of luck", file=sys.stderr, flush=True)\nos._exit(7)\n'
 HANGS = "import time\ntime.sleep(60)\n"
@@ -150,10 +155,11 @@ def test_wrong_arguments_are_refused(arguments, capsys):
 # Sizes
 
 
-@pytest.mark.parametrize("name", ["toy", "power", "miniboone"])
+@pytest.mark.parametrize("name", ["toy", "power", "miniboone", "galaxies-spline", "miniboone-spline"])
 def test_parameters_are_counted_by_the_formula(name):
     c = CONFIGURATIONS[name]
-    assert maf(c.features, (c.hidden,) * 2, c.transforms, dtype=np.float32).theta.size == c.parameters
+    of, options = (nsf, {"bins": c.bins}) if c.bins else (maf, {})
+    assert of(c.features, (c.hidden,) * 2, c.transforms, dtype=np.float32, **options).theta.size == c.parameters
 
 
 def test_a_few_samples_come_before_many():
@@ -341,7 +347,84 @@ def test_a_mask_that_is_no_staircase_is_refused():
         proof.in_afnp(network)
 
 
+# The proof of splines
+
+
+def test_the_proof_accepts_afnps_splines(tmp_path):
+    arrays, parameters = shown(tmp_path, "afnp", BENT)
+    found = check(tmp_path, arrays, parameters, configuration=BENT)
+    assert found.parameters == 2 * (4 * 8 + 9 * 8 + 9 * 11 * 3) and found.own_degrees
+    assert max(found.raw_error, found.log_prob_error, found.afnp_error) < 1e-6
+    assert 0.02 < (np.abs(arrays["x"]) > splines.BOUND).mean() < 0.3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"bound": 4.99}, {"bound": 5.01}, {"min_slope": 0.01}, {"min_width": 0.01}, {"min_height": 0.01}],
+    ids=str,
+)
+def test_the_proof_refuses_other_splines(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(constructors, "nsf", partial(nsf, options=options))
+    with pytest.raises(proof.NotTheSame, match="log_prob_error"):
+        check(tmp_path, *shown(tmp_path, "afnp", BENT), configuration=BENT)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a["1_raw"].__iadd__(0.01), "raw_error"),
+        (lambda a: a["0_W1"].__imul__(1.01), "raw_error"),
+        (lambda a: a["log_prob"].__iadd__(0.01), "log_prob_error"),
+        (lambda a: a.update({"0_W2": a["0_W2"][3:]}), "weights"),
+    ],
+)
+def test_the_proof_refuses_what_differs_in_splines(tmp_path, change, message):
+    arrays, parameters = shown(tmp_path, "afnp", BENT)
+    change(arrays)
+    with pytest.raises(proof.NotTheSame, match=message):
+        check(tmp_path, arrays, parameters, configuration=BENT)
+
+
+@pytest.mark.parametrize("name", ["zuko", "nflows", "flowjax"])
+def test_a_library_is_held_to_its_own_splines(name, tmp_path):
+    """afnp's numbers under another library's name: knots, or their count, must be that one's."""
+    arrays, parameters = shown(tmp_path, "afnp", BENT)
+    with pytest.raises(proof.NotTheSame, match="parameters" if name == "flowjax" else "log_prob_error"):
+        check(tmp_path, arrays, parameters, name, BENT)
+
+
+def test_the_plain_curve_is_monotone_and_has_its_slope():
+    rng = np.random.default_rng(0)
+    for name, reading in splines.SPLINES.items():
+        univariate, h = proof.univariate_of(name, 5), rng.standard_normal((1, reading.numbers(5)))
+        x = np.linspace(-5.5, 5.5, 1101) + 1e-3  # no point on a knot at the ends
+        u, log_slope = univariate(np.repeat(h, len(x), axis=0), x)
+        ahead, behind = (univariate(np.repeat(h, len(x), axis=0), x + step)[0] for step in (1e-5, -1e-5))
+        assert (np.diff(u) > 0).all()
+        np.testing.assert_allclose((ahead - behind) / 2e-5, np.exp(log_slope), rtol=1e-3)
+        outside = np.abs(x) > 5
+        assert (u[outside] == x[outside]).all() and outside.sum() > 90
+
+
+def test_the_plain_curve_is_afnps():
+    rng = np.random.default_rng(1)
+    x, h = 3 * rng.standard_normal(500), 2 * rng.standard_normal((500, 23))
+    expected = RationalQuadratic(bins=8, bound=5.0).normalize(h, x)[:2]
+    np.testing.assert_allclose(proof.univariate_of("afnp", 8)(h, x), expected, rtol=1e-10, atol=1e-10)
+
+
 # The report
+
+
+def test_the_report_names_splines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(CONFIGURATIONS, "bent", BENT)
+    monkeypatch.setitem(CONFIGURATIONS, "tiny", TINY)
+    monkeypatch.setattr(command, "MACHINE", [])
+    monkeypatch.setattr(Configuration, "operations", [Operation("log_prob", 10)])
+    assert bench.main(["--quick", "--quiet", "--configs", "bent,tiny", "--libraries", "afnp"]) == 0
+    text = capsys.readouterr().out
+    assert "## bent: splines of 4 bins on [-5, 5], D = 3, H = 8, T = 2, 802 parameters" in text
+    assert "## tiny: affine, D = 2" in text and "Splines: nsf(bins=K, bound=5)" in text
 
 
 def test_ratios_compare_with_the_fastest_other():
@@ -366,7 +449,9 @@ def test_alternating_is_compared_with_its_parts():
 @pytest.mark.slow
 @pytest.mark.parametrize("library", PEERS)
 @pytest.mark.parametrize(
-    "configuration", [Configuration("d2", 2, 7), Configuration("d5", 5, 12)], ids=lambda c: c.name
+    "configuration",
+    [Configuration("d2", 2, 7), Configuration("d5", 5, 12), BENT._replace(features=5), BENT],
+    ids=lambda c: f"{c.name}-{c.features}",
 )
 def test_a_peer_is_the_same_flow(library, configuration, tmp_path):
     pytest.importorskip(library)

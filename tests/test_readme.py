@@ -1,5 +1,6 @@
 """What the README shows runs as it stands."""
 
+import json
 import re
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_second_example_checks_a_strangers_flow():
     shift = afnp.made(3, hidden=(8,))
-    names = {"afnp": afnp, "f": shift.normalize, "g": shift.generate}
+    names = {"afnp": afnp, "f": shift.normalize, "g": shift.generate, "their_flow": shift}
     exec(compile("import afnp.verify\n" + PYTHON[1], "README.md", "exec"), names)
     assert names["report"].ok
 
@@ -34,3 +35,18 @@ def test_every_file_that_is_named_exists():
     root = Path(__file__).parents[1]
     for name in re.findall(r"\]\(([^):]+)\)", README):
         assert (root / name).exists(), name
+
+
+def test_the_speed_table_is_what_the_benchmark_recorded():
+    """Median milliseconds, and the fastest other library's over them, to three digits."""
+    record = json.loads((Path(__file__).parents[1] / "figures" / "benchmark.json").read_text(encoding="utf-8"))
+    for name, one in record["configurations"].items():
+        row = re.search(rf"^\| {name}: D = {one['features']}\b.*|^\| {name}: splines.*", README, flags=re.MULTILINE)
+        cells = [cell.replace(",", "") for cell in row[0].split("|")[2:-1]]
+        few = min(int(n) for kind, n in map(str.split, one["operations"]) if kind == "sample" and n != "1")
+        operations = (f"log_prob {few}", f"sample {few}", "train 100", "train 1000", "sample 1")
+        for cell, operation in zip(cells, operations, strict=True):
+            mine, *others = (of[operation]["median"] for of in one["seconds"].values() if operation in of)
+            milliseconds, ratio = map(float, re.fullmatch(r" (\S+) \((\S+)\) ", cell).groups())
+            assert milliseconds == pytest.approx(1e3 * mine, rel=5e-3)
+            assert ratio == pytest.approx(min(others) / mine, rel=5e-3)

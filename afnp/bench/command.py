@@ -64,7 +64,8 @@ class Benchmark:
         self.say(f"{configuration.name}: proof")
         found: dict = {
             "features": configuration.features, "hidden": configuration.hidden,
-            "transforms": configuration.transforms, "parameters": configuration.parameters,
+            "transforms": configuration.transforms, "bins": configuration.bins,
+            "parameters": configuration.parameters,
             "operations": [operation.name for operation in configuration.operations],
             "proofs": {}, "start": {}, "seconds": {}, "peak_memory": {}, "failed": {}, "others": None,
         }  # fmt: skip

@@ -1,11 +1,13 @@
 r"""What is measured: sizes, operations, and how long.
 
-.. math:: P = T \, \big[ (D + 1) H + (H + 1) H + (H + 1)\, 2 D \big]
+.. math:: P = T \, \big[ (D + 1) H + (H + 1) H + (H + 1)\, n D \big]
 
-P numbers in a MAF of T transforms, each a MADE with two hidden layers of H and two numbers a feature: every library
-must have exactly as many. The widths are those in use for the data sets that the configurations are named after.
+P numbers in a flow of T transforms, each a MADE with two hidden layers of H and n numbers a feature: every library
+must have exactly as many. An affine transform (arXiv 1705.07057) has n = 2, a rational-quadratic spline of K bins
+between linear tails (arXiv 1906.04032) n = 3 K - 1; a library with free slopes at the ends as well has n = 3 K + 1.
+The widths are those in use for the data sets that the configurations are named after.
 
-Letters: D features, H hidden units, T transforms, P parameters.
+Letters: D features, H hidden units, T transforms, K bins, n numbers a feature, P parameters.
 """
 
 from __future__ import annotations
@@ -43,18 +45,29 @@ class Configuration(NamedTuple):
     hidden: int
     samples: tuple[int, ...] = (1000,)
     transforms: int = 5
+    bins: int = 0
+    """K of splines, 0 for affine transforms."""
+
+    @property
+    def numbers(self) -> int:
+        """n, as afnp has it."""
+        return 3 * self.bins - 1 if self.bins else 2
 
     @property
     def parameters(self) -> int:
-        """P, see the module's formula.
+        """P, as afnp has it.
 
         Examples
         --------
         >>> Configuration("power", 6, 100).parameters
         60060
         """
+        return self.parameters_of(self.numbers)
+
+    def parameters_of(self, numbers: int) -> int:
+        """Return P for so many numbers a feature, see the module's formula."""
         D, H = self.features, self.hidden
-        return self.transforms * ((D + 1) * H + (H + 1) * H + (H + 1) * 2 * D)
+        return self.transforms * ((D + 1) * H + (H + 1) * H + (H + 1) * numbers * D)
 
     @property
     def operations(self) -> list[Operation]:
@@ -74,7 +87,9 @@ class Configuration(NamedTuple):
 
     def request(self) -> dict:
         """Return what a worker needs to know."""
-        return {"features": self.features, "hidden": self.hidden, "transforms": self.transforms}
+        return {
+            "features": self.features, "hidden": self.hidden, "transforms": self.transforms, "bins": self.bins,
+        }  # fmt: skip
 
 
 class Effort(NamedTuple):
@@ -103,6 +118,8 @@ CONFIGURATIONS = {
         Configuration("miniboone", 43, 512),
         Configuration("bsds", 63, 512),
         Configuration("mnist", 784, 1024, samples=(100, 1000)),
+        Configuration("galaxies-spline", 7, 128, transforms=3, bins=8),
+        Configuration("miniboone-spline", 43, 512, transforms=3, bins=8),
     )
 }
 

@@ -1,10 +1,10 @@
 r"""The flow in JAX: flowjax.
 
-.. math:: u = s \odot x + t, \qquad (t, a) = \mathrm{MADE}(x), \qquad s = s(a)
+.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad \tau \text{ affine, or a spline of K bins}
 
 Every call is compiled by XLA, once a shape, at the first call.
 
-Letters: N rows, D features, H hidden units, T transforms.
+Letters: N rows, D features, H hidden units, T transforms, n numbers a feature.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ __all__ = ["LIBRARIES"]
 RATE = 1e-5
 """Learning rate of the training step: the flow stays where it is, however often it is timed."""
 
+BOUND = 5.0
+"""Splines bend within [-5, 5]."""
+
 
 class Flowjax:
     """flowjax: compiled by XLA for every shape, at the first call."""
@@ -26,10 +29,15 @@ class Flowjax:
         "everything under filter_jit, one compilation a shape; StandardNormal as base (Normal(...), as in its "
         "examples, adds 2 D trainable numbers); its own random permutations between transforms"
     )
+    spline = (
+        "RationalQuadraticSpline(knots=K - 1, interval=5): knots are those within, so that there are K bins; the "
+        "slopes at -5 and 5 are free (not 1 as in the tails): 3 K + 1 numbers a feature"
+    )
 
     def load(self) -> None:
         """Import the library."""
         import equinox
+        import flowjax.bijections
         import flowjax.distributions
         import flowjax.flows
         import flowjax.train.losses
@@ -40,13 +48,14 @@ class Flowjax:
 
         self.flowjax, self.jax, self.eqx, self.paramax, self.optax = flowjax, jax, equinox, paramax, optax
 
-    def build(self, D: int, H: int, T: int, seed: int) -> None:
+    def build(self, D: int, H: int, T: int, seed: int, bins: int = 0) -> None:
         """Make the flow and the optimiser."""
-        self.transforms = T
         base = self.flowjax.distributions.StandardNormal((D,))
+        spline = self.flowjax.bijections.RationalQuadraticSpline
         self.flow = self.flowjax.flows.masked_autoregressive_flow(
-            self.jax.random.key(seed), base_dist=base, flow_layers=T, nn_width=H, nn_depth=2
-        )
+            self.jax.random.key(seed), base_dist=base, flow_layers=T, nn_width=H, nn_depth=2,
+            transformer=spline(knots=bins - 1, interval=BOUND) if bins else None,
+        )  # fmt: skip
         self.compiled_log_prob = self.eqx.filter_jit(lambda flow, x: flow.log_prob(x))
         self.compiled_sample = self.eqx.filter_jit(lambda flow, key, n: flow.sample(key, (n,)))
         self.optimizer, self.key = self.optax.adam(RATE), self.jax.random.key(seed + 1)
@@ -110,7 +119,7 @@ class Flowjax:
         return found
 
     def raw(self, k: int, x):
-        """Return transform k's raw conditioner outputs, (N, 2 D), from the features as it takes them."""
+        """Return transform k's raw conditioner outputs, (N, n D), from the features as it takes them."""
         made, _ = self.paramax.unwrap(self._layer(k))
         return self.jax.vmap(made.masked_autoregressive_mlp)(x)
 

@@ -1,10 +1,10 @@
 r"""The flow in PyTorch: zuko, nflows and normflows.
 
-.. math:: u = s \odot x + t, \qquad (t, a) = \mathrm{MADE}(x), \qquad s = s(a)
+.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad \tau \text{ affine, or a spline of K bins}
 
 Each as its documentation has it, eager, on the CPU; densities and samples without gradients.
 
-Letters: N rows, D features, H hidden units, T transforms.
+Letters: N rows, D features, H hidden units, T transforms, n numbers a feature.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ __all__ = ["LIBRARIES"]
 
 RATE = 1e-5
 """Learning rate of the training step: the flow stays where it is, however often it is timed."""
+
+BOUND = 5.0
+"""Splines bend within [-5, 5]."""
 
 
 class Torch:
@@ -27,10 +30,10 @@ class Torch:
 
         self.torch = torch
 
-    def build(self, D: int, H: int, T: int, seed: int) -> None:
+    def build(self, D: int, H: int, T: int, seed: int, bins: int = 0) -> None:
         """Make the flow and the optimiser."""
         self.torch.manual_seed(seed)
-        self.flow = self.made(D, H, T)
+        self.flow = self.made(D, H, T, bins)
         self.parameters = sum(p.numel() for p in self.flow.parameters() if p.requires_grad)
         self.optimizer = self.torch.optim.Adam(self.flow.parameters(), lr=RATE)
 
@@ -38,7 +41,7 @@ class Torch:
         """Import the package, before torch: what is missing is then named after it."""
         raise NotImplementedError
 
-    def made(self, D: int, H: int, T: int) -> Any:
+    def made(self, D: int, H: int, T: int, bins: int) -> Any:
         """Return the flow."""
         raise NotImplementedError
 
@@ -91,7 +94,7 @@ class Torch:
         return found
 
     def raw(self, k: int, x):
-        """Return transform k's raw conditioner outputs, (N, 2 D), from the features as it takes them."""
+        """Return transform k's raw conditioner outputs, (N, n D), from the features as it takes them."""
         with self.torch.no_grad():
             return self.nets()[k][1](self.data(x)).numpy()
 
@@ -110,7 +113,10 @@ class Zuko(Torch):
     """zuko: the flow alternates the order inside its masks."""
 
     package = "zuko"
-    setup = "as it comes (MAF, hidden_features=(H, H), transforms=5)"
+    setup = "as it comes (MAF, hidden_features=(H, H))"
+    spline = (
+        "NSF(bins=K), passes=None: autoregressive; its bound of 5 is not to be chosen; 3 K - 1 numbers a feature"
+    )
 
     def imported(self):
         """Import the package."""
@@ -118,8 +124,10 @@ class Zuko(Torch):
 
         return zuko
 
-    def made(self, D: int, H: int, T: int):
+    def made(self, D: int, H: int, T: int, bins: int):
         """Return the flow."""
+        if bins:
+            return self.library.flows.NSF(D, bins=bins, transforms=T, hidden_features=(H, H))
         return self.library.flows.MAF(D, transforms=T, hidden_features=(H, H))
 
     def density(self, x):
@@ -140,18 +148,37 @@ class Nflows(Torch):
 
     package = "nflows"
     setup = "residual blocks switched off (the default); one block beside the initial layer makes two hidden layers"
+    spline = (
+        'no flow of them ready made: MaskedPiecewiseRationalQuadraticAutoregressiveTransform(tails="linear", '
+        "tail_bound=5), as above, in the places of the affine ones of its flow; 3 K - 1 numbers a feature"
+    )
 
     def imported(self):
         """Import the package."""
+        import nflows.distributions
         import nflows.flows.autoregressive
+        import nflows.transforms
 
-        return nflows.flows.autoregressive
+        return nflows
 
-    def made(self, D: int, H: int, T: int):
+    def made(self, D: int, H: int, T: int, bins: int):
         """Return the flow."""
-        return self.library.MaskedAutoregressiveFlow(
+        if bins:
+            return self._of_splines(D, H, T, bins)
+        return self.library.flows.autoregressive.MaskedAutoregressiveFlow(
             D, hidden_features=H, num_layers=T, num_blocks_per_layer=1, use_residual_blocks=False
         )
+
+    def _of_splines(self, D: int, H: int, T: int, bins: int):
+        """Return the flow of splines, put together as the library puts together its affine one."""
+        of, steps = self.library.transforms, []
+        for _ in range(T):
+            spline = of.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+                D, H, num_bins=bins, tails="linear", tail_bound=BOUND, num_blocks=1, use_residual_blocks=False
+            )
+            steps += [of.ReversePermutation(D), spline]
+        base = self.library.distributions.StandardNormal([D])
+        return self.library.flows.Flow(of.CompositeTransform(steps), base)
 
     def nets(self) -> list[tuple]:
         """Return (order of the features in front of it, module) of each transform."""
@@ -171,6 +198,11 @@ class Normflows(Torch):
         "round with its Reverse. Without residual blocks its MADE has no activation between the initial layer and "
         "the first block: a ReLU put there. Base not trainable; features reversed between transforms"
     )
+    spline = (
+        "AutoregressiveRationalQuadraticSpline takes one pass for log_prob as it comes. It fixes residual blocks, "
+        "and begins as the identity, its network deaf to its inputs: in place of that network, the library's MADE "
+        "without residual blocks, a ReLU put into it as above; 3 K - 1 numbers a feature"
+    )
 
     def imported(self):
         """Import the package."""
@@ -178,17 +210,28 @@ class Normflows(Torch):
 
         return normflows
 
-    def made(self, D: int, H: int, T: int):
+    def made(self, D: int, H: int, T: int, bins: int):
         """Return the flow."""
-        nf, nn, steps = self.library, self.torch.nn, []
+        nf, self.conditioners, steps = self.library, [], []
         for k in range(T):
-            affine = nf.flows.MaskedAffineAutoregressive(D, H, num_blocks=1, use_residual_blocks=False)
-            net = affine.autoregressive_net
-            net.initial_layer = nn.Sequential(net.initial_layer, nn.ReLU())
-            if k:
-                steps.append(self._reversal(D))
-            steps.append(nf.flows.Reverse(affine))
+            step, net = self._spline(D, H, bins) if bins else self._affine(D, H)
+            net.initial_layer = self.torch.nn.Sequential(net.initial_layer, self.torch.nn.ReLU())
+            self.conditioners.append(net)
+            steps += [self._reversal(D), step] if k else [step]
         return nf.NormalizingFlow(nf.distributions.DiagGaussian(D, trainable=False), steps)
+
+    def _affine(self, D: int, H: int) -> tuple:
+        """Return an affine transform and its network."""
+        flows = self.library.flows
+        affine = flows.MaskedAffineAutoregressive(D, H, num_blocks=1, use_residual_blocks=False)
+        return flows.Reverse(affine), affine.autoregressive_net
+
+    def _spline(self, D: int, H: int, bins: int) -> tuple:
+        """Return a spline transform and its network."""
+        step = self.library.flows.AutoregressiveRationalQuadraticSpline(D, 1, H, num_bins=bins, tail_bound=BOUND)
+        net = self.library.nets.MADE(D, H, num_blocks=1, output_multiplier=3 * bins - 1, use_residual_blocks=False)
+        step.mprqat.autoregressive_net = net
+        return step, net
 
     def _reversal(self, D: int):
         """Return the permutation that its Permute, which offers shuffle and swap, does not offer."""
@@ -203,10 +246,9 @@ class Normflows(Torch):
 
     def nets(self) -> list[tuple]:
         """Return (order of the features in front of it, module) of each transform; the data meet the last first."""
-        steps = list(self.flow.flows)[::2][::-1]
         D = self.flow.q0.shape[0]
-        orders = [list(range(D))] + [list(range(D))[::-1]] * (len(steps) - 1)
-        return [(order, s.flow.autoregressive_net) for order, s in zip(orders, steps, strict=True)]
+        orders = [list(range(D))] + [list(range(D))[::-1]] * (len(self.conditioners) - 1)
+        return list(zip(orders, self.conditioners[::-1], strict=True))
 
 
 LIBRARIES: dict[str, Any] = {"zuko": Zuko, "nflows": Nflows, "normflows": Normflows}

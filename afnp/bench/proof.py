@@ -2,15 +2,16 @@ r"""Proof that the libraries compute the same thing: counts, masks, and numbers.
 
 .. math::
     h = W_2 \phi(W_1 \phi(W_0 x + b_0) + b_1) + b_2 \;\;(\text{every } W \text{ under its mask}), \qquad
-    u = s(a) \odot x + t, \qquad
-    \log p = \log \mathcal N(u) + \sum \log s
+    u = \tau(h, x), \qquad
+    \log p = \log \mathcal N(u) + \sum \log \partial \tau / \partial x
 
 From what a worker wrote (weights, masks, some rows, its own raw outputs and log-densities) three things follow:
 the raw outputs are those of the masked network above, in plain NumPy; the log-densities, by the call that is timed,
-are those of the flow above with the library's own s(a), in plain NumPy; and the same weights, hidden units sorted
-by degree, give the same raw outputs in afnp's network, whose staircases are then exactly the library's masks.
+are those of the flow above in plain NumPy, where tau is affine with the library's own scale, or a spline with its
+own knots (:mod:`afnp.bench.splines`); and the same weights, hidden units sorted by degree, give the same raw
+outputs in afnp's network, whose staircases are then exactly the library's masks.
 
-Letters: N rows, D features, H hidden units, T transforms.
+Letters: N rows, D features, H hidden units, T transforms, n numbers a feature.
 """
 
 from __future__ import annotations
@@ -24,16 +25,22 @@ import numpy as np
 
 from afnp import masks
 from afnp.bench.configurations import Configuration
+from afnp.bench.splines import SPLINES, curve
 from afnp.conditioners import MaskedMLP
 from afnp.layers import MaskedLinear
 
-__all__ = ["ROWS", "SCALES", "TOLERANCE", "Network", "NotTheSame", "Proof", "in_afnp", "prove", "read"]
+__all__ = [
+    "ROWS", "SCALES", "SPLINE_TOLERANCE", "TOLERANCE", "Network", "NotTheSame", "Proof", "in_afnp", "prove", "read",
+]  # fmt: skip
 
 ROWS = 64
 """N, how many rows a worker shows."""
 
 TOLERANCE = 1e-4
 """Largest difference allowed, in units of the largest number: float32 sums of 1000 terms, T of them in a row."""
+
+SPLINE_TOLERANCE = 1e-5
+"""The same of log-densities of splines: a least slope of 0.01 in place of 0.001 moves them by less than 1e-4."""
 
 
 class NotTheSame(ValueError):
@@ -49,7 +56,12 @@ class Network(NamedTuple):
     mask: list[np.ndarray]
     b: list[np.ndarray]
     raw: np.ndarray
-    """(N, 2 D) what the library made of the rows, two numbers a feature side by side."""
+    """(N, n D) what the library made of the rows, the numbers of a feature side by side."""
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a feature: n."""
+        return len(self.b[-1]) // len(self.before)
 
 
 class Proof(NamedTuple):
@@ -103,6 +115,24 @@ SCALES: dict[str, tuple[Callable, str]] = {
 """Library: the function from raw numbers (N, D, 2) to log s and t, (N, D) each, and s(a) in words."""
 
 
+def numbers_of(name: str, configuration: Configuration) -> int:
+    """Return n, as the library has it."""
+    return SPLINES[name].numbers(configuration.bins) if configuration.bins else 2
+
+
+def univariate_of(name: str, bins: int) -> Callable:
+    """Return tau as the library has it: from raw numbers (N, D, n) and x (N, D) to u and log du/dx, (N, D) each."""
+
+    def affine(h, x):
+        log_s, t = SCALES[name][0](h)
+        return x * np.exp(log_s) + t, log_s
+
+    def spline(h, x):
+        return curve(SPLINES[name].knots(*np.split(h, [bins, 2 * bins], axis=-1)), x)
+
+    return spline if bins else affine
+
+
 # ---- plain NumPy ---------------------------------------------------------------------------------------------
 
 
@@ -123,7 +153,7 @@ def read(path: str | Path) -> tuple[list[Network], np.ndarray, np.ndarray]:
 
 
 def plain_network(network: Network, x: np.ndarray) -> np.ndarray:
-    """Map rows (N, D) to raw outputs (N, 2 D)."""
+    """Map rows (N, D) to raw outputs (N, n D)."""
     a = x
     for l, (W, mask, b) in enumerate(zip(network.W, network.mask, network.b, strict=True)):
         z = a @ np.where(mask, W, 0).T + b
@@ -131,13 +161,13 @@ def plain_network(network: Network, x: np.ndarray) -> np.ndarray:
     return a
 
 
-def plain_log_prob(networks: list[Network], scale: Callable, x: np.ndarray) -> np.ndarray:
+def plain_log_prob(networks: list[Network], univariate: Callable, x: np.ndarray) -> np.ndarray:
     """Return the flow's log-density of rows, (N,), in float64."""
     x, total = x.astype(np.float64), np.zeros(len(x))
     for network in networks:
         x = x[:, network.before]
-        log_s, t = scale(plain_network(network, x).reshape(*x.shape, 2))
-        x, total = (x * np.exp(log_s) + t)[:, network.after], total + log_s.sum(axis=1)
+        u, log_derivative = univariate(plain_network(network, x).reshape(*x.shape, -1), x)
+        x, total = u[:, network.after], total + log_derivative.sum(axis=1)
     return total - (x * x).sum(axis=1) / 2 - x.shape[1] * math.log(2 * math.pi) / 2
 
 
@@ -176,10 +206,10 @@ def in_afnp(network: Network) -> tuple[MaskedMLP, dict[str, np.ndarray], list[np
     NotTheSame
         If the sorted masks are not the staircases of these degrees.
     """
-    D, degrees = len(network.before), _degrees(network)
-    order = np.argsort(degrees.pop()[::2], kind="stable")
-    units = [order, *(np.argsort(d, kind="stable") for d in degrees), (2 * order[:, None] + [0, 1]).ravel()]
-    net, own = _network_of(D, [np.sort(d) for d in degrees])
+    n, degrees = network.numbers, _degrees(network)
+    order = np.argsort(degrees.pop()[::n], kind="stable")
+    units = [order, *(np.argsort(d, kind="stable") for d in degrees), (n * order[:, None] + np.arange(n)).ravel()]
+    net, own = _network_of(len(order), n, [np.sort(d) for d in degrees])
     p = {}
     for l, (linear, columns, rows) in enumerate(zip(net.linears, units[:-1], units[1:], strict=True)):
         sorted_mask, W = (array[l][rows][:, columns] for array in (network.mask, network.W))
@@ -198,9 +228,9 @@ def _degrees(network: Network) -> list[np.ndarray]:
     return degrees
 
 
-def _network_of(D: int, hidden_degrees: list[np.ndarray]) -> tuple[MaskedMLP, bool]:
+def _network_of(D: int, n: int, hidden_degrees: list[np.ndarray]) -> tuple[MaskedMLP, bool]:
     """Return afnp's network with these degrees, and whether they are those that it chooses."""
-    net = MaskedMLP(D, 2, [len(d) for d in hidden_degrees])
+    net = MaskedMLP(D, n, [len(d) for d in hidden_degrees])
     own = all(np.array_equal(a, b) for a, b in zip(hidden_degrees, net.degrees[1:-1], strict=True))
     net.degrees[1:-1] = hidden_degrees
     last = len(net.linears) - 1
@@ -212,7 +242,7 @@ def _network_of(D: int, hidden_degrees: list[np.ndarray]) -> tuple[MaskedMLP, bo
 
 
 def afnp_raw(network: Network, x: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return raw outputs (N, 2 D) of the same weights in afnp, where the library has them; and ``own``."""
+    """Return raw outputs (N, n D) of the same weights in afnp, where the library has them; and ``own``."""
     net, p, units, own = in_afnp(network)
     raw = np.empty((len(x), len(units[-1])), dtype=x.dtype)
     raw[:, units[-1]] = net.forward(p, x[:, units[0]])[0].reshape(len(x), -1)
@@ -232,24 +262,28 @@ def prove(name: str, configuration: Configuration, parameters: int, path: str | 
     """
     networks, x, log_prob = read(path)
     D, H, T = configuration.features, configuration.hidden, configuration.transforms
-    _expect("parameters", configuration.parameters, parameters)
+    n, univariate = numbers_of(name, configuration), univariate_of(name, configuration.bins)
+    _expect("parameters", configuration.parameters_of(n), parameters)
     _expect("transforms", T, len(networks))
     for network in networks:
-        _expect("weights", [(H, D), (H, H), (2 * D, H)], [W.shape for W in network.W])
-        _expect("biases", [(H,), (H,), (2 * D,)], [b.shape for b in network.b])
+        _expect("weights", [(H, D), (H, H), (n * D, H)], [W.shape for W in network.W])
+        _expect("biases", [(H,), (H,), (n * D,)], [b.shape for b in network.b])
     in_numpy = [error(network.raw, plain_network(network, x)) for network in networks]
     in_afnp_too = [afnp_raw(network, x) for network in networks]
     found = Proof(
         parameters,
         connections=sum(int(mask.sum()) for network in networks for mask in network.mask),
         raw_error=max(in_numpy),
-        log_prob_error=error(log_prob, plain_log_prob(networks, SCALES[name][0], x)),
+        log_prob_error=error(log_prob, plain_log_prob(networks, univariate, x)),
         afnp_error=max(error(raw, n.raw) for (raw, _), n in zip(in_afnp_too, networks, strict=True)),
         own_degrees=all(own for _, own in in_afnp_too),
     )
-    for what in ("raw_error", "log_prob_error", "afnp_error"):
-        if not getattr(found, what) <= TOLERANCE:
-            raise NotTheSame(f"{what}: expected at most {TOLERANCE}, got {getattr(found, what):.1e}")
+    limits = {"raw_error": TOLERANCE, "log_prob_error": TOLERANCE, "afnp_error": TOLERANCE}
+    if configuration.bins:
+        limits["log_prob_error"] = SPLINE_TOLERANCE
+    for what, limit in limits.items():
+        if not getattr(found, what) <= limit:
+            raise NotTheSame(f"{what}: expected at most {limit:g}, got {getattr(found, what):.1e}")
     return found
 
 

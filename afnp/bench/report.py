@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from afnp.bench.libraries import LIBRARIES
-from afnp.bench.proof import SCALES, TOLERANCE
+from afnp.bench.proof import SCALES, SPLINE_TOLERANCE, TOLERANCE
+from afnp.bench.splines import BOUND, SPLINES
 
 __all__ = ["markdown", "ratios", "sampling_ratio"]
 
@@ -140,7 +141,7 @@ def _preface(result: dict) -> str:
 def _title(name: str, found: dict) -> str:
     others = found["others"]
     text = (
-        f"## {name}: D = {found['features']}, H = {found['hidden']}, T = {found['transforms']}, "
+        f"## {name}: {_kind(found)}, D = {found['features']}, H = {found['hidden']}, T = {found['transforms']}, "
         f"{found['parameters']:,} parameters\n\n"
         f"The machine in the same run: matrix product {three_digits(found.get('machine_gflops'))} GFLOP/s, copy "
         f"{three_digits(found.get('machine_gbytes'))} GB/s. Cores that other programs kept busy meanwhile: "
@@ -149,6 +150,10 @@ def _title(name: str, found: dict) -> str:
     if others is not None and others > BUSY:
         text += " **The machine was not quiet: these times are no result.**"
     return text
+
+
+def _kind(found: dict) -> str:
+    return f"splines of {found['bins']} bins on [-{BOUND:g}, {BOUND:g}]" if found["bins"] else "affine"
 
 
 def _times(found: dict) -> str:
@@ -209,15 +214,20 @@ def _proofs(result: dict) -> str:
             ])  # fmt: skip
     return table(head, rows) + (
         "\n\nLargest differences in units of the largest number, to the same weights in plain NumPy and in afnp; "
-        f"more than {TOLERANCE:g} is refused. *: afnp spreads the degrees of hidden units a little differently "
-        "(the ones in the masks tell how little), and was given the library's for this comparison."
+        f"more than {TOLERANCE:g} is refused (log_prob of splines: {SPLINE_TOLERANCE:g}). *: afnp spreads the "
+        "degrees of hidden units a little differently (the ones in the masks tell how little), and was given the "
+        "library's for this comparison."
     )
 
 
 def _setups(result: dict) -> str:
-    lines = ["## How each was set up", ""]
+    lines, splines = ["## How each was set up", ""], any(c["bins"] for c in result["configurations"].values())
     for name in result["libraries"]:
         lines.append(f"- {name}: {LIBRARIES[name].setup}. Scale: {SCALES[name][1]}.")
+        if splines:
+            lines.append(
+                f"  Splines: {LIBRARIES[name].spline}; shares of widths and heights: {SPLINES[name].words}."
+            )
     lines += [
         "",
         '"in turn / apart": log_prob 1000, train 100 and sample called in turn (the column "alternating"), over '

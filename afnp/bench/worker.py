@@ -33,18 +33,20 @@ class Session:
     """
 
     def __init__(self, library):
-        self.library, self.calls, self.seed = library, {}, 0
+        self.library, self.calls, self.seed, self.bins = library, {}, 0, 0
 
-    def setup(self, features: int, hidden: int, transforms: int, seed: int = 0, threads: int = 0) -> dict:
+    def setup(
+        self, features: int, hidden: int, transforms: int, bins: int = 0, seed: int = 0, threads: int = 0
+    ) -> dict:
         """Import the library and build the flow; return the seconds of both."""
         if threads:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         start = time.perf_counter()
         self.library.load()
         loaded = time.perf_counter()
-        self.library.build(features, hidden, transforms, seed)
+        self.library.build(features, hidden, transforms, seed, bins)
         built = time.perf_counter()
-        self.features, self.seed = features, seed
+        self.features, self.seed, self.bins = features, seed, bins
         return {"import": loaded - start, "build": built - loaded, "parameters": self.library.parameters}
 
     def about(self) -> dict:
@@ -63,6 +65,8 @@ class Session:
         import numpy as np
 
         x = self._normal(rows)
+        if self.bins:
+            x *= 3  # one number in ten then lies beyond the splines' bound
         arrays: dict = {}
         for k, network in enumerate(self.library.networks()):
             arrays[f"{k}_before"], arrays[f"{k}_after"] = network["before"], network["after"]
