@@ -52,7 +52,7 @@ LEVELS = {
     level.name: level
     for level in (
         Level("quick", 1, 2, 8, 300, 40, 1000, (48, 96, 192), ("numpy",)),
-        Level("full", 2, 4, 16, 10_000, 50, 5000, (64, 128, 256, 512), ("auto", "numpy", "numba")),
+        Level("full", 2, 4, 16, 10_000, 50, 1200, (64, 128, 256, 512), ("auto", "numpy", "numba")),
         Level("paranoid", 6, 8, 32, 60_000, 60, 20_000, (64, 128, 256, 512, 1024), ("auto", "numpy", "numba")),
     )
 }

@@ -25,6 +25,12 @@ SIZES = 10.0 ** np.arange(-8, 5)
 FAR = 100.0
 """Beyond this, a refusal that says why is an answer."""
 
+FINE = 1e-15
+"""Below such an ε, one digit beside the end of a spline is as good as the end."""
+
+LOST = 1 / 16
+"""A point is left out where rounding may move it by this part of half its digits: it may move it further, too."""
+
 FEATURES = 8
 """At most so many features are brought to their edges."""
 
@@ -152,7 +158,7 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
     scale = 1 + np.abs(x)
     each = subject.rounding(trip, rng)
     # far out, one feature's rounding is everybody's; and where one is lost, how far it moved says nothing
-    lost = (each > np.sqrt(subject.eps) * scale).any(axis=1, keepdims=True)
+    lost = (each > LOST * np.sqrt(subject.eps) * scale).any(axis=1, keepdims=True)
     rounding = np.where(lost, np.inf, each.max(axis=1, keepdims=True))
     tolerance = 2 * rounding + subject.safety * subject.eps * scale
     try:
@@ -226,7 +232,9 @@ def _wrong_ends(univariate, h: np.ndarray) -> list[str]:
                 problems.append(f"{name} moves the end {end:g} of its spline by {np.abs(kept - x).max():.1e}")
         just_inside = np.nextafter(x, h.dtype.type(0))
         u, log_derivative = univariate.normalize(h, just_inside)[:2]
-        # the slope changes within a bin of min_width; log slope within one digit, times the bins' steepness
-        if np.abs(log_derivative).max() > SAFETY * np.sqrt(eps) or np.abs(u - x).max() > SAFETY * eps * B:
+        # the slope changes within a bin of min_width: in few digits a steep bin bends much within the last one
+        bend = np.abs(univariate.normalize(h.astype(np.float64), just_inside.astype(np.float64))[1])
+        corner = np.abs(log_derivative) > SAFETY * (np.sqrt(eps) + (bend if eps > FINE else 0))
+        if corner.any() or np.abs(u - x).max() > SAFETY * eps * max(B, np.exp(bend).max()):
             problems.append(f"normalize has a corner at the end {end:g} of its spline")
     return problems

@@ -38,6 +38,9 @@ ORDERS = 4
 GROUPS = 8
 """At most so many features are also judged alone."""
 
+BLUR, BLUR_ROWS = 0.01, 200
+"""Noise of so many rows is looked at; rounding may move it by so much, there and back, in 1 of 100 rows."""
+
 FEWEST = 100
 """Below so many samples a feature is not judged alone."""
 
@@ -67,6 +70,7 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     The result says how small a discrepancy it would have seen, in 99 of 100 cases.
     """
     subject.need("sample", "log_prob")
+    _refuse_blurred(subject, rng)
     count = _count(subject)
     c = subject.contexts(rng, count)
     x = subject.draw(count, np.random.default_rng(rng.integers(2**63)), c)
@@ -84,6 +88,21 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     if subject.features == 2:
         groups += _in_marginal(subject, rng)
     return dataclasses.replace(_judged(groups), evidence={"pit": F, "feature": which})
+
+
+def _refuse_blurred(subject: Subject, rng: np.random.Generator) -> None:
+    """Raise NotRun where rounding alone parts sampler and density: noise does not survive there and back."""
+    if subject.normalize is None or subject.generate is None:
+        return
+    u, c = subject.noise(rng, BLUR_ROWS, (1.0,))
+
+    def there_and_back(arithmetic) -> np.ndarray:
+        return arithmetic.normalize(arithmetic.generate(u.astype(arithmetic.dtype), c)[0], c)[0]
+
+    moves = subject.rounding(there_and_back, rng, count=2) / subject.safety
+    blurred = np.mean(~(moves < BLUR).all(axis=1))
+    if blurred > 0.01:
+        raise NotRun(f"rounding moves the noise of {blurred:.0%} of the samples by more than {BLUR:g}")
 
 
 def _count(subject: Subject) -> int:

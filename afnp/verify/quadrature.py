@@ -23,7 +23,7 @@ __all__ = ["normalisation"]
 ERROR = 5e-3
 """What the quadrature is trusted to; corners of ReLUs and of the mesh keep it from less."""
 
-MOST_DOUBT = 0.02
+MOST_DOUBT = 0.005
 """A quadrature that is less certain is not believed at all."""
 
 CORNERS = (slice(None, -1), slice(1, None))
@@ -55,8 +55,8 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     doubt = max(error, float(np.ptp(totals)))
     if not doubt < MOST_DOUBT:
         raise NotRun(f"the quadrature did not converge: it is {doubt:.1e} off")
-    why = "lines of lines, in both orders: 5 times their disagreement"
-    return judge([np.abs(totals - 1).min()], [ERROR + 5 * doubt], why, ("context",))
+    why = "lines of lines, in both orders: 25 times their disagreement"
+    return judge([np.abs(totals - 1).min()], [ERROR + 25 * doubt], why, ("context",))
 
 
 def _by_lines(subject: Subject, context: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:

@@ -54,6 +54,8 @@ class Sweep(NamedTuple):
     """(L, S) its derivative, where the code takes complex numbers."""
     inside: np.ndarray
     """(L, S) whether there is any density."""
+    exact: np.ndarray
+    """(L, S) u in the precision of the reference."""
 
 
 @check("C4")
@@ -126,7 +128,9 @@ def _stands_still(sweep: Sweep, steps: np.ndarray, direction: np.ndarray) -> np.
         wrong = ~(direction * sweep.slope > 0)
         return wrong[:, 1:] | wrong[:, :-1]
     long = np.diff(sweep.t, axis=1) > 0.01 * np.maximum(1, np.abs(sweep.t[:, 1:]))
-    still = long & (steps == 0)
+    eps = float(np.finfo(sweep.t.dtype).eps)
+    flat = np.abs(np.diff(sweep.exact, axis=1)) < SAFETY * eps * (1 + np.abs(sweep.u[:, 1:]))
+    still = long & (steps == 0) & ~(flat & (np.diff(sweep.exact, axis=1) != 0))
     return still & (still.sum(axis=1, keepdims=True) >= STILL)
 
 
@@ -157,7 +161,8 @@ def _swept(subject: Subject, k: int, normalize, x: np.ndarray, c: np.ndarray, rn
         u, log_det = (np.asarray(a) for a in normalize(z, context)[:2])
         slope = _slope(normalize, z, context, i).reshape(t.shape) if k >= 0 else None
         inside = ~np.isneginf(log_det).reshape(t.shape)
-        yield Sweep(k, i, t, u[:, i].astype(np.float64).reshape(t.shape), slope, inside)
+        exact = subject.reference.normalize(z, context)[0][:, i] if k < 0 else u[:, i]
+        yield Sweep(k, i, t, u[:, i].astype(np.float64).reshape(t.shape), slope, inside, exact.reshape(t.shape))
 
 
 def _slope(normalize, z: np.ndarray, context: np.ndarray, i: int) -> np.ndarray:

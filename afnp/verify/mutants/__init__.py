@@ -1,0 +1,31 @@
+"""Mutants: defects planted in small flows, to see that the checks of :mod:`afnp.verify` see them."""
+
+from afnp.verify.mutants import (
+    behaviour,
+    compiled,
+    derivatives,
+    inverses,
+    layers,
+    log_dets,
+    sampling,
+    structure,
+    univariates,
+)
+from afnp.verify.mutants.registry import MUTANTS, Mutant, check_planted, mutant, replace
+
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "behaviour",
+    "check_planted",
+    "compiled",
+    "derivatives",
+    "inverses",
+    "layers",
+    "log_dets",
+    "mutant",
+    "replace",
+    "sampling",
+    "structure",
+    "univariates",
+]

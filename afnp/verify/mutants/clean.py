@@ -1,0 +1,185 @@
+r"""The small clean flows in which mutants are planted, and a random one for counting false alarms.
+
+.. math:: x \leftrightarrow u, \qquad D \in \{2, 3\}, \quad C \in \{0, 1\}
+
+They follow the rules that make a defect visible: at least two layers, an order that is not its own inverse, a
+context where there can be one. A fresh flow every time: what one mutant breaks, no other sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from afnp.constructors import maf, nsf
+from afnp.flows import Flow
+from afnp.preprocess import Standardize
+from afnp.transforms import ActNorm, Autoregressive, BatchNorm, Coupling, Inverse, LULinear, Permutation
+from afnp.verify.parameters import randomize
+
+__all__ = ["FLOWS", "clean", "random_flow"]
+
+FLOWS: dict[str, Callable[[], Any]] = {}
+"""Makers of the clean flows, by family."""
+
+CYCLE = (2, 0, 1)
+"""An order that is not its own inverse."""
+
+
+def clean(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Enter a maker into ``FLOWS`` under its name."""
+    FLOWS[make.__name__] = make
+    return make
+
+
+@clean
+def affine() -> Flow:
+    """Build an affine MAF of three features, with a context."""
+    return maf(3, hidden=(6, 6), transforms=2, order=CYCLE, context=1, seed=3)
+
+
+@clean
+def plane() -> Flow:
+    """Build an affine MAF of two features: quadrature can integrate its density."""
+    return maf(2, hidden=(6,), transforms=2, activation="tanh", context=1, seed=3)
+
+
+@clean
+def residual() -> Flow:
+    """Build an affine MAF with residual blocks."""
+    return maf(3, hidden=(6, 6, 6), transforms=2, order=CYCLE, residual=True, seed=3)
+
+
+@clean
+def scaled() -> Flow:
+    """Build an affine MAF behind a standardisation."""
+    front = Standardize([1.0, 2.0, 3.0], [2.0, 0.5, 3.0])
+    return maf(3, hidden=(6, 6), transforms=2, order=CYCLE, context=1, preprocess=[front], seed=3)
+
+
+@clean
+def narrow() -> Flow:
+    """Build a MAF with just enough hidden units for every dependency."""
+    return maf(4, hidden=(3,), transforms=1, seed=3)
+
+
+@clean
+def spline() -> Flow:
+    """Build a flow of two rational-quadratic splines a feature."""
+    spline: dict[str, Any] = {"univariate": "spline", "options": {"bins": 4}, "activation": "tanh"}
+    return Flow([Autoregressive(2, (4,), order=order, **spline) for order in ((0, 1), (1, 0))], seed=3)
+
+
+@clean
+def mixture() -> Flow:
+    """Build a flow of a mixture of Gaussians and one of logistics: their inverses are iterations."""
+    kinds = [("gaussian_mixture", (0, 1)), ("logistic_mixture", (1, 0))]
+    options: dict[str, Any] = {"options": {"components": 2}, "activation": "tanh"}
+    return Flow([Autoregressive(2, (4,), order=order, univariate=kind, **options) for kind, order in kinds], seed=3)
+
+
+@clean
+def torus() -> Flow:
+    """Build a coupling flow of circular splines on two angles."""
+    return nsf(2, hidden=(6,), transforms=2, coupling=True, circular=True, options={"bins": 4}, seed=3)
+
+
+ACTNORM, PERMUTATION, BATCHNORM, LU = 0, 2, 3, 5
+"""Where these layers stand in ``mixed``."""
+
+
+@clean
+def mixed() -> Flow:
+    """Build a flow with all that stands between networks."""
+    networks = [Autoregressive(3, (6,), order=order) for order in (CYCLE, CYCLE[::-1])]
+    matrix = LULinear.rotation(3, np.random.default_rng(3))
+    return Flow([ActNorm(3), networks[0], Permutation(CYCLE), BatchNorm(3), networks[1], matrix], seed=3)
+
+
+@clean
+def coupling() -> Flow:
+    """Build an affine coupling flow of four features, with a context."""
+    splits = [[True, False, True, False], [False, True, True, False]]
+    return Flow([Coupling(4, (6,), split=split, context=1) for split in splits], context=1, seed=3)
+
+
+@clean
+def inverse() -> Flow:
+    """Build an inverse autoregressive flow."""
+    orders = (CYCLE, CYCLE[::-1])
+    return Flow([Inverse(features=3, hidden=(6,), order=order, context=1) for order in orders], context=1, seed=3)
+
+
+@clean
+def functions() -> SimpleNamespace:
+    """Return a stranger's flow: plain functions of a smooth MAF with fixed random parameters."""
+    flow = randomize(maf(2, hidden=(6,), transforms=2, activation="tanh", context=1, seed=3), seed=5)
+
+    def sample(n, rng, context):
+        return flow.sample(n, np.random.default_rng(rng), context, backend="numpy")
+
+    return SimpleNamespace(
+        normalize=lambda x, context: flow.normalize(x, context, backend="numpy"),
+        generate=lambda u, context: flow.generate(u, context, backend="numpy"),
+        log_prob=lambda x, context: flow.log_prob(x, context, backend="numpy"),
+        sample=sample,
+        features=2,
+        context=1,
+    )
+
+
+NETWORKS = ("maf", "maf", "iaf", "coupling")
+UNIVARIATES = ("affine", "affine", "additive", "spline", "spline", "gaussian_mixture", "logistic_mixture")
+ITERATED = 2
+"""Mixtures are inverted by iteration, feature by feature: up to this D."""
+
+BETWEEN: tuple[Any, ...] = (None, None, None, Permutation, ActNorm, BatchNorm, LULinear)
+
+
+def random_flow(seed: int) -> Flow:
+    """Draw a clean flow with random parameters: kinds of layers, D from 1 to 8, depth, context, gain, precision."""
+    rng = np.random.default_rng([seed, 11])
+    features, context, depth = int(rng.integers(1, 9)), int(rng.integers(3)), int(rng.integers(1, 4))
+    layers: list = [Standardize(rng.standard_normal(features), rng.uniform(0.1, 9, features))] * int(
+        rng.integers(2)
+    )
+    for _ in range(depth):
+        layers += [_network(rng, features, context), *_between(rng, features)]
+    dtype = [np.float32, np.float64][int(rng.integers(2))]
+    flow = Flow(layers, context=context, dtype=dtype, seed=int(rng.integers(2**31)))
+    return randomize(flow, int(rng.integers(2**31)), gain=float(rng.uniform(0.5, 1.5)))
+
+
+def _network(rng: np.random.Generator, features: int, context: int):
+    """Draw a transform with a network."""
+    kind, univariate = (
+        str(rng.choice(NETWORKS)),
+        str(rng.choice(UNIVARIATES[: None if features <= ITERATED else -2])),
+    )
+    residual, width = bool(rng.integers(2)), int(rng.integers(max(features, 4), 11))
+    options: dict[str, Any] = {
+        "hidden": (width,) * (int(rng.choice([1, 3])) if residual else int(rng.integers(1, 3))),
+        "context": context,
+        "activation": str(rng.choice(["relu", "tanh"])),
+        "residual": residual,
+        "univariate": univariate,
+        "options": {"spline": {"bins": 4}}.get(univariate, {"components": 2} if "mixture" in univariate else {}),
+    }
+    if kind == "coupling" and features > 1:
+        passing = rng.permutation(features) < int(rng.integers(1, features))
+        return Coupling(features, split=passing, **options)
+    transform = Autoregressive(features, order=rng.permutation(features), **options)
+    return Inverse(transform) if kind == "iaf" else transform
+
+
+def _between(rng: np.random.Generator, features: int) -> list:
+    """Draw what follows a network, if anything."""
+    kind = BETWEEN[int(rng.integers(len(BETWEEN)))]
+    if kind is Permutation:
+        return [Permutation(rng.permutation(features))]
+    if kind is LULinear:
+        return [LULinear.rotation(features, rng)]
+    return [] if kind is None else [kind(features)]
