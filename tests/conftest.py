@@ -1,9 +1,14 @@
 """What the tests share: parameters that hide nothing, derivatives that share nothing with the package."""
 
+import signal
+
 import numpy as np
 import pytest
 
 from afnp import masks
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = ["numpy", "numba"]
 """Who may do the arithmetic; whatever takes a backend is tested with each."""

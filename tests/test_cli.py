@@ -164,11 +164,14 @@ def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
 def test_fit_saves_on_a_real_ctrl_c(folder, tmp_path):
     running = process("fit", folder / "x.npy", "-o", tmp_path / "m.afnp", "--epochs", 10**6, "--hidden", 8,
                       "--checkpoint", tmp_path / "c.ckpt", "--quiet")  # fmt: skip
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "c.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=20)
+    deadline = time.monotonic() + 60
+    try:
+        while not (tmp_path / "c.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130, err
     assert "saved the model so far" in err and err.count("\n") == 1
     assert np.isfinite(afnp.load(tmp_path / "m.afnp").log_prob(gaussian())).all()

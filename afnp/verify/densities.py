@@ -25,19 +25,24 @@ REACHES = ((1.5, 2.5, 4, 8, 16, 40, 120), (1.5, 2.5, 4, 8, 16), (1.5, 2.5, 4))
 LEVELS_OF_NODES = np.linspace(0.01, 0.99, 13)
 NEAR = np.array([0.02, 0.1, 0.4, 1.0])
 
+FINE_LEVELS = np.linspace(0.002, 0.998, 125)
+FINE_NEAR = np.geomspace(1e-4, 1, 13)
+"""For a second look: narrow peaks that a first one may miss."""
+
 
 NEIGHBOURS = 6
 """So many samples near a place say where the other feature lies."""
 
 
-def first_nodes(subject: Subject, places: np.ndarray, seen: np.ndarray, reach) -> np.ndarray:
+def first_nodes(subject: Subject, places: np.ndarray, seen: np.ndarray, reach, fine: bool = False) -> np.ndarray:
     """Return where each line is cut at first: at quantiles of its feature, in its tails, and near places (L, K)."""
     seen = seen.astype(np.float64)
     low, middle, high = np.quantile(seen, [0.1, 0.5, 0.9])
     width = high - low or np.abs(middle) or 1.0
     tails = width * np.array(reach)
-    common = np.concatenate([middle - tails, np.quantile(seen, LEVELS_OF_NODES), middle + tails])
-    near = places.astype(np.float64)[:, :, None] + width * np.concatenate([-NEAR, [0.0], NEAR])
+    levels, near = (FINE_LEVELS, FINE_NEAR) if fine else (LEVELS_OF_NODES, NEAR)
+    common = np.concatenate([middle - tails, np.quantile(seen, levels), middle + tails])
+    near = places.astype(np.float64)[:, :, None] + width * np.concatenate([-near, [0.0], near])
     nodes = np.hstack([np.broadcast_to(common, (len(places), len(common))), near.reshape(len(places), -1)])
     return np.sort(np.clip(nodes, *limits(subject, seen)), axis=1)
 
