@@ -23,6 +23,9 @@ __all__ = ["batch_independence", "deterministic", "pure", "staleness"]
 CROWD = 65, 321
 """Rows of a batch that is longer than tiles usually are."""
 
+STALE = 0.1
+"""Relative errors of what is stale may be no larger: where rounding alone is, nothing can be seen."""
+
 
 def _equal(one, two) -> bool:
     """Compare two tuples of arrays bit by bit, NaN equal to NaN."""
@@ -171,7 +174,7 @@ def staleness(subject: Subject, rng: np.random.Generator) -> Result:
     if problems:
         return found(problems, "")
     errors, tolerances = (np.concatenate([part[i] for part in parts]) for i in range(2))
-    return judge(errors, tolerances, "eps x measured condition", ("output",), limit=np.sqrt(subject.eps))
+    return judge(errors, tolerances, "half the digits, and eps x measured condition", ("output",), limit=STALE)
 
 
 def _against_explicit(subject: Subject, function: Rows, x, c, rng) -> tuple[np.ndarray, np.ndarray]:
@@ -187,6 +190,6 @@ def _against_explicit(subject: Subject, function: Rows, x, c, rng) -> tuple[np.n
     if not function.scores:
         error = np.hstack([np.abs(subject.difference(given[0], expected[:, :-1])), error])
     size = 1 + np.sqrt(subject.features) + np.abs(expected)
-    ended = subject.eps**0.75 * size  # inverses that are iterations may end elsewhere; what is stale is far off
+    ended = 16 * np.sqrt(subject.eps) * size  # iterations may end elsewhere; what is stale is far off
     tolerance = subject.rounding(outputs, rng) + subject.safety * subject.eps * size + ended
     return (error / size).ravel(), (tolerance / size).ravel()

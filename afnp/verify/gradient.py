@@ -145,12 +145,17 @@ def _tolerance(subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Ge
     def moved(a: np.ndarray) -> np.ndarray:
         return shake(a, rng, subject.delta)
 
-    still = _gradient(flow, flow.theta.astype(np.float64), x, c)
+    theta = flow.theta.astype(np.float64)
+    rows = [_gradient(flow, theta, x[k : k + 1], c[k : k + 1]) / len(x) for k in range(len(x))]
+    still, size = (
+        np.sum(rows, axis=0),
+        np.abs(rows).max(axis=0),
+    )  # rows may cancel, their rounding does not
     squares = [np.square(_layer_by_layer(flow, x, c, moved) - still) for _ in range(SHAKES)]
     rounding = np.sqrt(np.mean(squares, axis=0)) / subject.delta
-    largest = [np.abs(still[a:b]).max(initial=0.0) for a, b in _layers(flow)]
+    largest = [size[a:b].max(initial=0.0) for a, b in _layers(flow)]
     floor = np.repeat(largest, [b - a for a, b in _layers(flow)])
-    passed_on = 4 * eps * np.abs(still).max()  # what goes through a layer rounds in it, even if it cancels there
+    passed_on = 16 * eps * (1 + size.max())  # what goes through a layer rounds in it, even if it cancels there
     return subject.safety * eps * (rounding + floor) + passed_on
 
 

@@ -23,7 +23,7 @@ __all__ = ["normalisation"]
 ERROR = 5e-3
 """What the quadrature is trusted to; corners of ReLUs and of the mesh keep it from less."""
 
-MOST_DOUBT = 0.005
+MOST_DOUBT = 0.02
 """A quadrature that is less certain is not believed at all."""
 
 CORNERS = (slice(None, -1), slice(1, None))

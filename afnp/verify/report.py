@@ -119,7 +119,7 @@ class Report:
         if self.expected:
             count += f", {len(self.expected)} failed as expected"
         where = f" (level {self.level}, {self.seconds:.1f} s)" if self.level else ""
-        return "\n".join(filter(None, [count + where, mutation_score(self.level)]))
+        return "\n".join(filter(None, [count + where, mutation_score(self.level) if self.level else ""]))
 
     def __str__(self) -> str:
         """Print the table: a row a check, then the count."""

@@ -36,6 +36,12 @@ SWEEP = np.concatenate([-TAIL[::-1], FINE, TAIL])
 NEAR = 1e-5
 """How far apart neighbours are."""
 
+UNDERFLOW = -600.0
+"""Below such a log-determinant derivatives underflow: there is no density, and no telling whether u moves."""
+
+PLATEAU = -30.0
+"""So many nats below a line's usual log-determinant, as between modes, u moves by less than its last digit."""
+
 STILL = 4
 """So many long steps that move nothing are a standstill."""
 
@@ -129,8 +135,8 @@ def _stands_still(sweep: Sweep, steps: np.ndarray, direction: np.ndarray) -> np.
         return wrong[:, 1:] | wrong[:, :-1]
     long = np.diff(sweep.t, axis=1) > 0.01 * np.maximum(1, np.abs(sweep.t[:, 1:]))
     eps = float(np.finfo(sweep.t.dtype).eps)
-    flat = np.abs(np.diff(sweep.exact, axis=1)) < SAFETY * eps * (1 + np.abs(sweep.u[:, 1:]))
-    still = long & (steps == 0) & ~(flat & (np.diff(sweep.exact, axis=1) != 0))
+    moves = np.abs(np.diff(sweep.exact, axis=1))
+    still = long & (steps == 0) & ((moves == 0) | (moves > np.sqrt(eps) * (1 + np.abs(sweep.u[:, 1:]))))
     return still & (still.sum(axis=1, keepdims=True) >= STILL)
 
 
@@ -160,7 +166,8 @@ def _swept(subject: Subject, k: int, normalize, x: np.ndarray, c: np.ndarray, rn
         z[:, i] = t.ravel()
         u, log_det = (np.asarray(a) for a in normalize(z, context)[:2])
         slope = _slope(normalize, z, context, i).reshape(t.shape) if k >= 0 else None
-        inside = ~np.isneginf(log_det).reshape(t.shape)
+        log_det = log_det.reshape(t.shape)
+        inside = log_det > (UNDERFLOW if k >= 0 else np.median(log_det, axis=1, keepdims=True) + PLATEAU)
         exact = subject.reference.normalize(z, context)[0][:, i] if k < 0 else u[:, i]
         yield Sweep(k, i, t, u[:, i].astype(np.float64).reshape(t.shape), slope, inside, exact.reshape(t.shape))
 

@@ -95,7 +95,7 @@ def caught_by(style: str, flow: Any, backend: str = "numpy", seed: int = SEED) -
     Examples
     --------
     >>> from afnp.constructors import maf
-    >>> caught_by("round trip and Jacobian", maf(2, hidden=(4,), transforms=2))
+    >>> caught_by("round trip and Jacobian", maf(2, hidden=(8,), transforms=2))
     False
     """
     with np.errstate(all="ignore"), warnings.catch_warnings():
