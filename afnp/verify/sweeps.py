@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp.verify.results import FAILED, NotRun, Result, check, judge
-from afnp.verify.structure import acyclic
+from afnp.verify.structure import UNDERFLOW, acyclic
 from afnp.verify.subject import SAFETY, Subject
 from afnp.verify.values import log_det_of, measured_jacobian
 
@@ -35,9 +35,6 @@ SWEEP = np.concatenate([-TAIL[::-1], FINE, TAIL])
 
 NEAR = 1e-5
 """How far apart neighbours are."""
-
-UNDERFLOW = -600.0
-"""Below such a log-determinant derivatives underflow: there is no density, and no telling whether u moves."""
 
 PLATEAU = -30.0
 """So many nats below a line's usual log-determinant, as between modes, u moves by less than its last digit."""
