@@ -30,7 +30,8 @@ CASES = {
 }
 COMPILE_LONG = ("affine,", "additive", "gaussian_mixture")
 """What shares its way through the kernels with the others, and takes minutes to compile in all its variants."""
-EVERY = [pytest.param(case, marks=[pytest.mark.slow] if case.startswith(COMPILE_LONG) else []) for case in CASES]
+SLOW = pytest.mark.slow
+EVERY = [pytest.param(case, marks=[SLOW] if case.startswith(COMPILE_LONG) else []) for case in CASES]
 SPLINES = [case for case in CASES if case.startswith("spline")]
 MIXTURES = [case for case in CASES if "mixture" in case]
 DTYPES = [np.float64, np.float32]
@@ -222,7 +223,7 @@ def test_mixtures_far_out(case):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [2, 70])
-@pytest.mark.parametrize("case", ["gaussian_mixture, 2", "logistic_mixture"])
+@pytest.mark.parametrize("case", [pytest.param("gaussian_mixture, 2", marks=SLOW), "logistic_mixture"])
 def test_a_root_that_cannot_be_found_is_refused(case, n, dtype):
     C, largest = UNIVARIATES[case.split(",")[0]](**CASES[case]).components, np.finfo(dtype).max
     for means, u in (
@@ -248,7 +249,7 @@ def test_what_is_not_a_number_is_refused(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scale", ["exp", "softplus", "sigmoid"])
+@pytest.mark.parametrize("scale", ["exp", *(pytest.param(s, marks=SLOW) for s in ("softplus", "sigmoid"))])
 def test_scales_from_nothing_to_overflow(scale, dtype):
     case = f"affine, {scale}"
     for a in (-800.0, -100.0, -50.0, -37.5, -20.0, 0.0, 20.0, 60.0, 100.0, 800.0):
