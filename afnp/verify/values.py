@@ -63,7 +63,8 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
     J, error = measured_jacobian(subject, x, c, rng)
     determinant, spread = log_det_of(J, error)
     rounding = subject.rounding(lambda a: a.normalize(x, c)[1], rng)
-    floor = subject.safety * (np.sqrt(subject.features) + np.abs(determinant))
+    score = np.square(subject.own.normalize(x, c)[0]).sum(axis=1) / 2  # far out, what is added to it rounds like it
+    floor = subject.safety * (np.sqrt(subject.features) + np.abs(determinant) + score)
     errors, tolerances = [], []
     for claimed, eps in _claims(subject, x, c):
         errors.append(np.abs(claimed - determinant))
