@@ -82,7 +82,7 @@ def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.n
 
 
 def _far(subject: Subject, flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows of data far out, where splines have ended, of 16 the mildest: what is steep hides them, or overflows."""
+    """Draw rows of data far out, where splines have ended, of 16 the mildest: one huge gradient would hide them."""
     x, _, c = subject.rows(rng, 16, scales=(4.0, 8.0))
     theta = flow.theta.astype(np.float64)
     steep = np.array([np.abs(_gradient(flow, theta, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))])
