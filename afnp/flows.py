@@ -21,16 +21,18 @@ import numpy as np
 
 from afnp import batches
 from afnp.bases import BASES, StandardNormal
-from afnp.inputs import check_angles, check_rows, choose, integer
+from afnp.fixed_point import Sweeps, method_of
+from afnp.inputs import check_angles, check_rows, integer
 from afnp.kernels.threads import in_threads, row_blocks
+from afnp.linear_prediction import LinearPrediction
 from afnp.params import Parts
 from afnp.preprocess import Dequantize, Logit, Standardize
-from afnp.transforms import KINDS, METHODS, Autoregressive, PassTable
+from afnp.transforms import KINDS, CausalConvolution, PassTable
 from afnp.transforms.fused import fuse
 
 __all__ = ["Flow"]
 
-TRANSFORMS = {cls.__name__: cls for cls in (*KINDS, Standardize, Dequantize, Logit)}
+TRANSFORMS = {cls.__name__: cls for cls in (*KINDS, Standardize, Dequantize, Logit, LinearPrediction)}
 """What a flow may be made of, by the name that model files use."""
 
 
@@ -167,13 +169,13 @@ class Flow:
         ----------
         u : (N, D) array
         context : (N, C) or (1, C) array, optional
-        method : {"substitution", "naive"}
-            Each hidden unit once, or the textbook loop of D full passes; the same numbers.
+        method : {"substitution", "naive", "jacobi", "gauss-seidel"}, or one of :mod:`afnp.fixed_point`
+            Each hidden unit once, the textbook loop of D full passes, or sweeps over all features or blocks of
+            them until nothing changes; the same numbers. ``GaussSeidel(block=8)`` names a block, ``Jacobi(1e-6)``
+            a tolerance.
         backend : {"auto", "numpy", "numba", "cuda"}
         """
-        choose("method", method, METHODS)
-        if method == "naive" and backend in ("numba", "cuda"):
-            raise ValueError(f"backend: method 'naive' is the NumPy definition; got backend {backend!r}")
+        method = method_of(method, backend)
         x, log_det = self._streamed(
             lambda p, u, c, backend: self._generate(p, u, c, method, backend), u, context, backend, name="u"
         )
@@ -276,26 +278,29 @@ class Flow:
             caches.append(cache)
         return x, log_det, caches
 
-    def _generate(self, p: Parts, u, context, method: str = "substitution", backend: str = "numpy") -> tuple:
+    def _generate(self, p: Parts, u, context, method="substitution", backend: str = "numpy") -> tuple:
         if backend == "cuda":
-            return self._generate_cuda(p, u, context)
+            return self._generate_cuda(p, u, context, method)
         log_det = 0
         for layer, p_layer in reversed(self._stages(p, "numpy" if method == "naive" else backend)):
             u, log_det_layer = layer.generate(p_layer, u, context, method, backend)
             log_det = log_det + log_det_layer
         return u, log_det
 
-    def _generate_cuda(self, p: Parts, u, context) -> tuple:
+    def _generate_cuda(self, p: Parts, u, context, method: str | Sweeps) -> tuple:
         """Take transforms that follow each other to the GPU together; the fixed ones stay in NumPy."""
-        from afnp.kernels import cuda
+        from afnp.kernels import cuda, cuda_queues, cuda_sweeps
 
-        log_det, pairs = np.zeros(len(u), u.dtype), zip(reversed(self.layers), reversed(p), strict=True)
-        for solved, run in itertools.groupby(pairs, lambda pair: isinstance(pair[0], Autoregressive)):
-            if solved:
-                u, log_det_run = cuda.solve_all([layer.step(p_layer) for layer, p_layer in run], context, u)
+        sweep, walk = functools.partial(cuda_sweeps.solve_all, method=method), cuda_queues.walk_all
+        solvers = {cuda.Step: sweep if isinstance(method, Sweeps) else cuda.solve_all, cuda_queues.Step: walk}
+        pairs, log_det = zip(reversed(self.layers), reversed(p), strict=True), np.zeros(len(u), u.dtype)
+        stages = [(*pair, _step(*pair, method)) for pair in pairs]
+        for kind, run in itertools.groupby(stages, lambda stage: type(stage[-1])):
+            if kind in solvers:
+                u, log_det_run = solvers[kind]([step for *_, step in run], context, u)
                 log_det = log_det + log_det_run
                 continue
-            for layer, p_layer in run:
+            for layer, p_layer, _ in run:
                 u, log_det_layer = layer.generate(p_layer, u, context)
                 log_det = log_det + log_det_layer
         return u, log_det
@@ -380,6 +385,13 @@ class Flow:
         """Cut n rows into one block for NumPy, one a thread for compiled code; statistics need all rows at once."""
         whole = backend == "numpy" or any(hasattr(layer, "update") for layer in self.layers)
         return [slice(0, n)] if whole else row_blocks(n, batches.rows_worth_a_thread(self._size), most=n)
+
+
+def _step(layer, p_layer, method: str | Sweeps):
+    """Return what the GPU's kernels take of a transform, or None if it stays in NumPy."""
+    if isinstance(layer, CausalConvolution) and isinstance(method, Sweeps):
+        raise ValueError("backend: convolutions are swept by 'numpy' (also as 'auto' or 'numba'), got 'cuda'")
+    return layer.step(p_layer) if hasattr(layer, "step") else None
 
 
 def _summary(layer) -> str:

@@ -279,6 +279,14 @@ def test_the_layer_keeps_the_type_of_its_rows():
         assert values.dtype == log_det.dtype == np.float32
 
 
+def test_a_flow_with_the_layer_comes_back_from_its_file(tmp_path):
+    predictor = LinearPredictor(np.array([0.5, -0.2]), 0.3, 0.1)
+    flow = afnp.Flow([LinearPrediction(5, predictor.coefficients, predictor.variance, predictor.mean)])
+    afnp.save(flow, tmp_path / "flow.afnp")
+    u = np.random.default_rng(0).standard_normal((4, 5))
+    np.testing.assert_array_equal(afnp.load(tmp_path / "flow.afnp").generate(u)[0], flow.generate(u)[0])
+
+
 def test_a_flow_with_the_layer_passes_the_checks():
     layers = wavenet_flow(9, channels=3, layers=2, transforms=1).layers
     flow = afnp.Flow([LinearPrediction(9, [0.8, -0.3], scale=2.0, mean=0.5), *layers], base=Logistic(9))

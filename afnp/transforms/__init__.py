@@ -1,7 +1,7 @@
 """Transforms: the bijections that a flow puts in a row, from data to noise."""
 
 from afnp.transforms.attention import Attentive, image_order
-from afnp.transforms.autoregressive import METHODS, Autoregressive
+from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.batchnorm import BatchNorm
 from afnp.transforms.between import ActNorm, LULinear, Permutation
 from afnp.transforms.convolution import CausalConvolution
@@ -11,7 +11,6 @@ from afnp.transforms.passes import Passes, PassTable, Work
 
 __all__ = [
     "KINDS",
-    "METHODS",
     "SPLITS",
     "ActNorm",
     "Attentive",

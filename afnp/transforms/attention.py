@@ -25,6 +25,7 @@ import numpy as np
 from afnp import masks
 from afnp.conditioners.transformer import CausalTransformer
 from afnp.inputs import integer
+from afnp.kernels.sweeps import Whole
 from afnp.params import Views
 from afnp.transforms.autoregressive import Autoregressive, univariate_of
 from afnp.transforms.passes import Passes, Work
@@ -167,6 +168,10 @@ class Attentive(Autoregressive):
             x[:, token] = known
             log_det += log_derivative.sum(axis=1)
         return x, log_det
+
+    def _blocks(self, p: Views, context: np.ndarray) -> Whole:
+        """Return the network as sweeps run it: whole."""
+        return Whole(self.conditioner, p, context, self.conditioner.work)
 
     def _naive(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run the whole transformer once a token: the definition that the cache must match."""

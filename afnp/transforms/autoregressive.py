@@ -21,17 +21,16 @@ import numpy as np
 
 from afnp import masks
 from afnp.conditioners import MaskedMLP
+from afnp.fixed_point import Sweeps
 from afnp.inputs import choose
 from afnp.kernels.substitution import substitute, substitute_back
+from afnp.kernels.sweeps import Staircases
 from afnp.layers import ACTIVATIONS
 from afnp.params import Views
 from afnp.transforms.passes import Passes, network_work
 from afnp.univariate import UNIVARIATES
 
-__all__ = ["METHODS", "Autoregressive", "univariate_of"]
-
-METHODS = ("substitution", "naive")
-"""How ``generate`` may work; both give the same numbers."""
+__all__ = ["Autoregressive", "univariate_of"]
 
 
 def univariate_of(name: str, options: dict | None = None):
@@ -143,20 +142,26 @@ class Autoregressive:
         p: Views,
         u: np.ndarray,
         context: np.ndarray,
-        method: str = "substitution",
+        method: str | Sweeps = "substitution",
         backend: str = "numpy",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
-        sampler = self._substitution if method == "substitution" else self._naive
-        x, log_det = sampler(p, u[:, self.order], context)
+        ordered = u[:, self.order]
+        if isinstance(method, Sweeps):
+            x, log_det = method.solve(self._blocks(p, context), self.univariate.generate, ordered)
+        else:
+            sampler = self._substitution if method == "substitution" else self._naive
+            x, log_det = sampler(p, ordered, context)
         return x[:, self.rank], log_det
 
     def step(self, p: Views):
         """Return what :func:`afnp.kernels.cuda.solve_all` takes of this transform."""
         from afnp.kernels import cuda
 
-        if self.name != "affine":
-            raise ValueError(f"backend 'cuda' samples the univariate 'affine', got {self.name!r}")
+        options = self.univariate.config()
+        if (self.name, options.get("scale")) != ("affine", "tanh"):
+            got = f"{self.name!r} with {options}"
+            raise ValueError(f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}")
         return cuda.Step(p.flat, cuda.plan_of(self.conditioner), self.univariate.bound, self.order)
 
     def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +169,12 @@ class Autoregressive:
         phi = ACTIVATIONS[net.activation].forward
         embed = net.embed if net.embedding == 2 else None
         return substitute(net.staircases(p), phi, self.univariate.generate, u, context, embed)
+
+    def _blocks(self, p: Views, context: np.ndarray):
+        """Return the network as sweeps run it, block by block of features."""
+        net = self.conditioner
+        embed = net.embed if net.embedding == 2 else None
+        return Staircases(net.staircases(p), ACTIVATIONS[net.activation].forward, embed, context)
 
     def _naive(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run the textbook loop of D full network passes: the definition that everything else must match."""

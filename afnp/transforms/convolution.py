@@ -14,8 +14,10 @@ density      NumPy: one pass, in chunks            work O(D), memory O(chunk) be
 density      compiled: a walk along queues         work O(D), memory O(F) beside x and u
 sampling     "naive": D passes, the definition     work O(D²)
 sampling     "substitution": a walk along queues   work O(D), each unit once (Fast WaveNet, arXiv 1611.09482)
+sampling     "jacobi": passes until nothing moves  work O(D) a sweep, at most D sweeps (afnp.fixed_point)
 ===========  ====================================  ================================================================
 
+Compiled walks are :mod:`afnp.kernels.queues` and, on a GPU for sampling alone, :mod:`afnp.kernels.cuda_queues`.
 Gradients keep all activations, in NumPy, on any backend: cut long series into rows for training.
 
 Letters: N rows, D features (steps), C context inputs.
@@ -28,6 +30,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.conditioners.causal_conv import CausalConv
+from afnp.fixed_point import Sweeps
+from afnp.kernels.sweeps import Whole
 from afnp.params import Views
 from afnp.transforms.autoregressive import univariate_of
 from afnp.transforms.passes import Passes, Work
@@ -162,15 +166,29 @@ class CausalConvolution:
         p: Views,
         u: np.ndarray,
         context: np.ndarray,
-        method: str = "substitution",
+        method: str | Sweeps = "substitution",
         backend: str = "numpy",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
         if method == "substitution" and backend == "numba":
             return self._compiled(p, u, context, sampling=True)
+        if isinstance(method, Sweeps):
+            whole = Whole(self.conditioner, p, context, self.conditioner.multiply_adds)
+            x, log_det = method.solve(whole, self.univariate.generate, u[:, self._way])
+            return x[:, self._way], log_det
         sampler = self._queues if method == "substitution" else self._naive
         x, log_derivative = sampler(p, u[:, self._way], context)
         return x[:, self._way], log_derivative.sum(axis=1)
+
+    def step(self, p: Views):
+        """Return what :func:`afnp.kernels.cuda_queues.walk_all` takes of this transform."""
+        from afnp.kernels import cuda_queues
+
+        options = self.univariate.config()
+        if (self.name, options.get("scale")) != ("affine", "tanh"):
+            got = f"{self.name!r} with {options}"
+            raise ValueError(f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}")
+        return cuda_queues.Step(p, self.conditioner, self.univariate.bound, self.reverse)
 
     def _queues(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Walk step by step; also give the log-derivatives, (N, D)."""

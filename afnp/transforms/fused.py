@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from afnp.fixed_point import Sweeps
 from afnp.params import Layout, Views
 from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.coupling import Coupling
@@ -73,7 +74,18 @@ class Fused:
         self, p: Views, u: np.ndarray, context: np.ndarray, method="substitution", backend="numba"
     ) -> tuple:
         """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        if isinstance(method, Sweeps) and not self.stack.fixed:
+            return self._sweep(p, u, context, method)
         return self._run("solve", p, u, context)
+
+    def _sweep(self, p: Views, u: np.ndarray, context: np.ndarray, method: Sweeps) -> tuple:
+        """Do the same by fixed-point sweeps, and note what they took."""
+        from afnp.kernels import sweeps_compiled
+
+        tau, network = self._tau(u.dtype), self.layers[0].conditioner
+        x, log_det, *taken = sweeps_compiled.solve(p.flat, self.stack, tau, network, method, context, u)
+        method.note(*taken)
+        return x, log_det
 
     def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
