@@ -1,4 +1,4 @@
-"""The CUDA sampler compiles for real chips, and into what it should: no GPU is needed for that.
+"""The CUDA samplers compile for real chips, and into what they should: no GPU is needed for that.
 
 Numba writes PTX; NVIDIA's ``ptxas`` turns it into each chip's machine code and says what that takes. Spills, a
 stack frame (an array that fell out of the registers) or double precision would be correct and slow: no other test
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from afnp.conditioners import MaskedMLP
-from afnp.kernels import compiled, cuda
+from afnp.kernels import compiled, cuda, cuda_queues, cuda_sweeps
 
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 pytestmark = [
@@ -28,20 +28,52 @@ CHIPS = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_120": (12, 0)}
 """A100, H100 and H200, RTX 50."""
 CEILING = {"float32": 128, "float64": 192}
 """Registers a thread; a multiprocessor has 65,536, and BLOCKS blocks in single precision must fit."""
-KERNELS = ["_solve_shared", "_solve_global"]
 
 
-def signature(real):
-    from numba import types
+def masked(types, real):
+    """Parameters and tables of a masked network, as substitution and sweeps take them."""
+    return [real[::1], types.int32[:, ::1], types.int32[::1], types.int32[:, ::1], types.int32[::1]]
 
-    i, real = types.int64, getattr(types, real)
-    arrays = [real[::1], types.int32[:, ::1], types.int32[::1], types.int32[:, ::1], types.int32[::1]]
-    network = types.NamedTuple([*arrays, i, i, i, real], cuda.Network)
+
+def substitution(types, real):
+    i, network = types.int64, masked(types, real)
+    network = types.NamedTuple([*network, i, i, i, real], cuda.Network)
     return types.void(network, real[:, ::1], real[:, ::1], real[::1], real[:, ::1], real[:, ::1])
+
+
+def queues(types, real):
+    dimensions = {"E": 2, "F": 2, "e": 1, "W": 3, "V": 3, "U": 3, "b": 2, "S": 3, "s": 2, "H": 2, "h": 1}
+    weights = [types.Array(real, n, "C") for n in dimensions.values()]
+    others = [types.int32[::1], types.int64, types.int64, types.boolean, real]
+    assert cuda_queues.Network._fields[: len(weights)] == tuple(dimensions)
+    network = types.NamedTuple([*weights, *others], cuda_queues.Network)
+    return types.void(network, real[:, ::1], real[:, ::1], real[::1], real[:, :, ::1])
+
+
+def sweeps(types, real):
+    i = types.int64
+    network = types.NamedTuple([*masked(types, real), i, i, real], cuda_sweeps.Network)
+    method = [real, types.int32[::1], i[:, ::1], i[::1], i[::1]]
+    return types.void(network, real[:, ::1], real[:, ::1], real[::1], real[:, :, ::1], *method)
+
+
+KERNELS = {
+    "substitution, shared": (cuda._solve_shared, substitution),
+    "substitution, global": (cuda._solve_global, substitution),
+    "queues": (cuda_queues._walk, queues),
+    "sweeps": (cuda_sweeps._solve, sweeps),
+}
 
 
 def compile_ptx(function, signature, cc):
     return cuda.cuda.compile_ptx(function, signature, device=False, cc=cc)[0]
+
+
+def ptx_of(kernel, real, cc):
+    from numba import types
+
+    function, signature = KERNELS[kernel]
+    return compile_ptx(function.py_func, signature(types, getattr(types, real)), cc)
 
 
 def ptxas():
@@ -84,7 +116,7 @@ def check(ptx, real, chip, tmp_path):
 @pytest.mark.parametrize("real", CEILING)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_kernels_compile_for_every_chip(kernel, real, tmp_path):
-    ptx = compile_ptx(getattr(cuda, kernel).py_func, signature(real), min(CHIPS.values()))
+    ptx = ptx_of(kernel, real, min(CHIPS.values()))
     for chip in CHIPS:
         check(ptx, real, chip, tmp_path)
 
@@ -94,13 +126,14 @@ def test_the_kernels_compile_for_every_chip(kernel, real, tmp_path):
 @pytest.mark.parametrize("real", CEILING)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_kernels_compile_for_each_chip_with_its_own_instructions(kernel, real, chip, tmp_path):
-    ptx = compile_ptx(getattr(cuda, kernel).py_func, signature(real), CHIPS[chip])
+    ptx = ptx_of(kernel, real, CHIPS[chip])
     check(ptx, real, chip, tmp_path)
 
 
 def test_registers_leave_room_for_the_blocks_that_the_launch_counts_on():
     assert CEILING["float32"] * cuda.LANES * cuda.GROUPS * cuda.BLOCKS <= 65536
     assert CEILING["float64"] * cuda.LANES * cuda.GROUPS <= 65536
+    assert cuda_queues.THREADS == cuda_sweeps.THREADS == cuda.LANES * cuda.GROUPS
 
 
 @pytest.mark.parametrize(
