@@ -1,6 +1,7 @@
 """Build figures: ``python -m figures`` all of them, ``python -m figures NAME ...`` some.
 
-Each becomes NAME.png, NAME.svg, and NAME.json with its numbers. From another directory: ``python path/to/figures``.
+Each becomes NAME.png, NAME.svg, and NAME.json with its numbers; sounds, if it makes any, lie beside them. From
+another directory: ``python path/to/figures``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import inspect
 import io
 import sys
 import time
@@ -45,8 +47,13 @@ def find(wanted: str) -> str | None:
     return None
 
 
-def build(name: str, out: str | Path = common.OUT, quick: bool = False) -> float:
-    """Compute and draw one figure; write its picture twice and its numbers once.
+def takes_folder(name: str) -> bool:
+    """Return whether a figure reads a data set that the user brings."""
+    return "folder" in inspect.signature(importlib.import_module(f"figures.{name}").data).parameters
+
+
+def build(name: str, out: str | Path = common.OUT, quick: bool = False, **given: Path) -> float:
+    """Compute and draw one figure; write its picture twice, its numbers once, and whatever ``data`` calls files.
 
     Returns
     -------
@@ -56,7 +63,7 @@ def build(name: str, out: str | Path = common.OUT, quick: bool = False) -> float
     start = time.perf_counter()
     module = importlib.import_module(f"figures.{name}")
     with common.style():
-        data = module.data(quick=quick)
+        data = module.data(quick=quick, **given)
         pictures = {kind: _render(module.draw(data), kind) for kind in ("png", "svg")}
     seconds = time.perf_counter() - start
     record = {
@@ -68,11 +75,12 @@ def build(name: str, out: str | Path = common.OUT, quick: bool = False) -> float
         "versions": common.versions(),
         "machine": data.get("machine") or common.machine(),
     }
-    text = common.as_json(record).encode()
+    pictures["json"] = common.as_json(record).encode()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, content in {**pictures, "json": text}.items():
-        common.write_bytes(folder / f"{name}.{kind}", content)
+    written = {f"{name}.{kind}": content for kind, content in pictures.items()}
+    for file, content in {**written, **data.get("files", {})}.items():
+        common.write_bytes(folder / file, content)
     return seconds
 
 
@@ -82,14 +90,14 @@ def _render(figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def build_all(chosen: Sequence[str], out: Path, quick: bool) -> list[str]:
+def build_all(chosen: Sequence[str], out: Path, quick: bool, **given: Path) -> list[str]:
     """Build figure after figure; return the names of those that failed."""
     failed = []
     with tqdm(chosen, unit="figure") as bar:
         for name in bar:
             bar.set_description(name)
             try:
-                seconds = build(name, out, quick)
+                seconds = build(name, out, quick, **given)
             except Exception:
                 failed.append(name)
                 tqdm.write(f"{name}: FAILED\n{traceback.format_exc()}", file=sys.stderr)
@@ -105,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="name the figures and their claims")
     parser.add_argument("--quick", action="store_true", help="small settings, to see that everything runs")
     parser.add_argument("--out", type=Path, default=common.OUT, help="folder to write to (figures/out)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of a full data set, for the figure mnist")
     options = parser.parse_args(arguments)
     if options.list:
         for name in names():
@@ -115,7 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"unknown figure {', '.join(unknown)}; there are {', '.join(names())}", file=sys.stderr)
         return 2
-    failed = build_all(sorted({name for name in chosen.values() if name}) or names(), options.out, options.quick)
+    wanted = sorted({name for name in chosen.values() if name}) or names()
+    if options.data is not None and not (len(wanted) == 1 and takes_folder(wanted[0])):
+        print(
+            "--data: expected one figure that reads a folder: python -m figures mnist --data DIR", file=sys.stderr
+        )
+        return 2
+    given = {} if options.data is None else {"folder": options.data}
+    failed = build_all(wanted, options.out, options.quick, **given)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -6,8 +6,9 @@ Dataset('galaxies', train (16000, 7), val (2000, 7), test (2000, 7), levels=None
 >>> data.license
 'MIT, Copyright (c) 2021 John Franklin Crenshaw (pzflow)'
 
-Toy densities and the small real sets need nothing but NumPy; ``digits``, ``patches`` and ``mnist_5k`` need
-the extra ``data``; the rest is read from a folder that the user names. Nothing is ever downloaded.
+Toy densities and the small real sets need nothing but NumPy; ``digits``, ``patches``, ``patches_63`` and
+``mnist_5k`` need the extra ``data``; the rest is read from a folder that the user names. Nothing is ever
+downloaded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 
 from .dataset import Dataset, bits_per_dim, dequantize, quantize
 from .idx import ABOUT, idx_folder, read_idx
-from .images import digits, mnist_5k, patches
+from .images import digits, mnist_5k, patches, patches_63
+from .molecules import alanine_frames
 from .shipped import alanine, galaxies, old_faithful, speech, speech_waveform, wav
 from .tables import read_table
 from .toy import TOYS, toy_set
@@ -47,9 +49,11 @@ HERE: dict[str, tuple[str, Callable[..., Dataset]]] = {
     "galaxies": ("simulated galaxies, 20,000 x 7: redshift and magnitudes", galaxies),
     "alanine_300K": ("a molecule's two torsion angles at 300 K, 25,000 x 2, radians", partial(alanine, 300)),
     "alanine_600K": ("a molecule's two torsion angles at 600 K, 12,000 x 2, radians", partial(alanine, 600)),
+    "alanine_frames": ("a whole molecule at 300 K, 8,334 frames of 22 atoms by 3, nanometres", alanine_frames),
     "speech": ("read English, 2,522 windows of 64 samples at 16 kHz", speech),
     "digits": ("handwritten digits, 1,797 x 64, 17 levels (extra: data)", digits),
     "patches": ("natural image patches, 18,254 x 64, 256 levels (extra: data)", patches),
+    "patches_63": ("natural image patches without their mean, 60,750 x 63 (extra: data)", patches_63),
     "mnist_5k": ("MNIST digits, 5,000 x 784, 256 levels (extra: data)", mnist_5k),
 }
 IN_FOLDER: dict[str, tuple[str, Callable[..., Dataset]]] = {

@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 from .dataset import Dataset, dequantize, extra, generator, one_hot, pixel_names, random_split
 
 SIDE = 8
+REGION, STEP = 64, 4  # pixels: squares that belong to one part only, and from one of their patches to the next
 LUMA = (0.2125, 0.7154, 0.0721)  # ITU-R BT.709, to three places
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket")
+RIGHTS = (
+    "CC0 (camera: Lav Varshney; chelsea: Stefan van der Walt; coffee: Rachel Michetti) and public "
+    "domain (astronaut: NASA; rocket: SpaceX)",
+    "photographs inside scikit-image",
+)
 
 
 def image_set(
@@ -97,8 +103,65 @@ def patches(seed: int = 0) -> Dataset:
     about = (
         "Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, rocket), "
         "256 levels, dequantised",
-        "CC0 (camera: Lav Varshney; chelsea: Stefan van der Walt; coffee: Rachel Michetti) and public "
-        "domain (astronaut: NASA; rocket: SpaceX)",
-        "photographs inside scikit-image",
+        *RIGHTS,
     )
     return image_set("patches", pixels, 256, (2_000, 2_000), seed, about)
+
+
+def regions(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squares of 64 x 64 pixels, (n, 64, 64); what is left over at the right and below is dropped."""
+    height, width = (n // REGION for n in image.shape)
+    cut = image[: height * REGION, : width * REGION].reshape(height, REGION, width, REGION)
+    return cut.swapaxes(1, 2).reshape(-1, REGION, REGION)
+
+
+def windows(region: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All 8 x 8 patches of a square whose corners are 4 pixels apart, one a row: 225 of 64 x 64 pixels.
+
+    Examples
+    --------
+    >>> windows(np.arange(12 * 12.0).reshape(12, 12))[:, 0]
+    array([ 0.,  4., 48., 52.])
+    """
+    views = np.lib.stride_tricks.sliding_window_view(region, (SIDE, SIDE))[::STEP, ::STEP]
+    return views.reshape(-1, SIDE * SIDE)
+
+
+def without_mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    r"""Subtract each row's mean and drop the last column, which is minus the sum of the others.
+
+    .. math:: y_i = x_i - \frac1D \sum_j x_j, \quad i = 1, \dots, D - 1
+
+    Examples
+    --------
+    >>> without_mean(np.array([[1.0, 2.0, 6.0]]))
+    array([[-2., -1.]])
+    """
+    return (x - x.mean(axis=1, keepdims=True))[:, :-1]
+
+
+def patches_63(seed: int = 0) -> Dataset:
+    """Natural 8 x 8 patches without their mean and last pixel, 63 columns; 48,600 / 6,075 / 6,075.
+
+    Prepared as BSDS300 is in the MAF paper (arXiv 1705.07057, appendix): grey levels with uniform noise, over 256,
+    minus the patch's mean, without the last pixel, which the others determine. Whole regions of 64 x 64 pixels are
+    dealt to train, validation and test, so that no pixel is in two parts; within a region, patches overlap. Rows
+    lie region by region, 225 of each.
+    """
+    photos, rng = extra("skimage.data", "patches_63"), generator(seed)
+    squares = np.concatenate([regions(grey(getattr(photos, name)())) for name in PHOTOS])
+    parts = random_split(len(squares), len(squares) // 10, len(squares) // 10, rng)
+    train, val, test = (
+        without_mean(dequantize(np.concatenate([windows(s) for s in squares[part]]), 256, rng) / 256)
+        for part in parts
+    )
+    return Dataset(
+        "patches_63",
+        train,
+        val,
+        test,
+        "Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, rocket), dequantised, "
+        "over 256, without their mean and last pixel; the parts are disjoint regions of the photographs",
+        *RIGHTS,
+        columns=pixel_names(SIDE, SIDE)[:-1],
+    )
