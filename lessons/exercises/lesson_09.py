@@ -1,0 +1,227 @@
+"""Exercises of lesson 09: better bends."""
+
+from statistics import NormalDist
+
+import numpy as np
+from checker import Exercise
+
+_rng = np.random.default_rng(9)
+_cdf, _pdf, _quantile = (
+    np.vectorize(f) for f in (NormalDist().cdf, NormalDist().pdf, NormalDist().inv_cdf)
+)
+
+
+def _parts(x, pi, mu, sigma):
+    z = (x[:, None] - mu) / sigma
+    return (pi * _cdf(z)).sum(axis=1), z
+
+
+def _mixture(x, pi, mu, sigma):
+    F, z = _parts(x, pi, mu, sigma)
+    u = _quantile(F)
+    return u, np.log((pi / sigma * _pdf(z)).sum(axis=1)) - np.log(_pdf(u))
+
+
+def _without_sigma(x, pi, mu, sigma):
+    F, z = _parts(x, pi, mu, sigma)
+    u = _quantile(F)
+    return u, np.log((pi * _pdf(z)).sum(axis=1)) - np.log(_pdf(u))
+
+
+def _stopped_at_uniform(x, pi, mu, sigma):
+    F, z = _parts(x, pi, mu, sigma)
+    return F, np.log((pi / sigma * _pdf(z)).sum(axis=1))
+
+
+def _mixed_noise(x, pi, mu, sigma):
+    _, z = _parts(x, pi, mu, sigma)
+    u = (pi * z).sum(axis=1)
+    return u, np.full(len(x), np.log((pi / sigma).sum()))
+
+
+def _some_mixture(K):
+    pi = _rng.uniform(0.2, 1, K)
+    return np.linspace(-1.5, 2, 6), pi / pi.sum(), _rng.normal(0, 1, K), _rng.uniform(0.5, 1.5, K)
+
+
+def _share(xi, s, d0, d1):
+    a, c = xi * (s * xi + d0 * (1 - xi)), (1 - xi) * (s * (1 - xi) + d1 * xi)
+    return a, c, d1 * xi**2 + 2 * s * xi * (1 - xi) + d0 * (1 - xi) ** 2
+
+
+def _one_bin(xi, s, d0, d1):
+    a, c, e = _share(xi, s, d0, d1)
+    return a / (a + c), s**2 * e / (a + c) ** 2
+
+
+def _slope_of_the_share(xi, s, d0, d1):
+    a, c, e = _share(xi, s, d0, d1)
+    return a / (a + c), s * e / (a + c) ** 2
+
+
+def _places(h, B, m):
+    p = np.exp(h - h.max()) / np.exp(h - h.max()).sum()
+    return -B + 2 * B * np.concatenate([[0.0], np.cumsum(m + (1 - len(h) * m) * p)])
+
+
+def _overflowing_places(h, B, m):
+    p = np.exp(h) / np.exp(h).sum()
+    return -B + 2 * B * np.concatenate([[0.0], np.cumsum(m + (1 - len(h) * m) * p)])
+
+
+def _factors(share, s, d0, d1):
+    t = d0 + d1 - 2 * s
+    return s - d0 + share * t, d0 - share * t, -s * share
+
+
+def _undo_bin(share, s, d0, d1):
+    A, b, C = _factors(share, s, d0, d1)
+    return -2 * C / (b + np.sqrt(b * b - 4 * A * C))
+
+
+def _school_root(share, s, d0, d1):
+    A, b, C = _factors(share, s, d0, d1)
+    return (-b + np.sqrt(b * b - 4 * A * C)) / (2 * A)
+
+
+_SHARES = np.array([0.0, 0.1, 0.5, 0.8, 1.0])
+
+EXERCISES = [
+    Exercise(
+        "mixture",
+        answer=_mixture,
+        cases=[
+            (np.array([-1.0, 0.0, 2.0]), np.array([1.0]), np.array([0.5]), np.array([2.0])),
+            _some_mixture(2),
+            _some_mixture(4),
+        ],
+        hints=(
+            "z = (x[:, None] - mu) / sigma has a row for each x, a column for each component.",
+            "u = quantile((pi * cdf(z)).sum(axis=1)); log du/dx is log F' minus log of pdf(u).",
+        ),
+        mistakes={
+            "leaving out the 1 / sigma of each component's density": _without_sigma,
+            "stopping at F(x), which is uniform and not yet normal": _stopped_at_uniform,
+            "mixing the components' noise instead of their distribution functions": _mixed_noise,
+        },
+        because="With one component it is shift and scale again.",
+        tolerance=1e-7,
+    ),
+    Exercise(
+        "halvings",
+        answer=33,
+        prediction=True,
+        hints=(
+            "After n halvings the interval is 8 / 2**n long. When is that below 1e-9?",
+            "2**n > 8e9: n is the logarithm of 8e9 to the base 2, rounded up.",
+        ),
+        mistakes={
+            "rounding down": 32,
+            "counting in decimal places, one for each power of ten": 10,
+            "starting from an interval of length 1": 30,
+        },
+        because="Every one of them a look at the whole mixture, for every feature of every sample.",
+    ),
+    Exercise(
+        "one_bin",
+        answer=_one_bin,
+        cases=[
+            (0.25, 1.0, 1.0, 1.0),
+            (np.linspace(0, 1, 5), 2.0, 0.5, 3.0),
+            (_rng.uniform(0, 1, 6), *_rng.uniform(0.2, 3, (3, 6))),
+        ],
+        hints=(
+            "Write a, c and e as three lines, just as the formulas stand there.",
+            "return a / (a + c), s**2 * e / (a + c) ** 2",
+        ),
+        mistakes={
+            "giving the slope of the share by xi: by x it is s times as steep, as w and h differ": (
+                _slope_of_the_share
+            ),
+            "exchanging the slopes of the two ends": lambda xi, s, d0, d1: _one_bin(xi, s, d1, d0),
+        },
+        because="All terms are positive, so the curve can only rise.",
+    ),
+    Exercise(
+        "places",
+        answer=_places,
+        cases=[
+            (np.zeros(4), 1.0, 0.0),
+            (np.array([1.0, -2.0, 0.5]), 3.0, 0.05),
+            (_rng.normal(0, 2, 8), 4.0, 1e-3),
+            (np.array([800.0, 0.0]), 4.0, 1e-3),
+        ],
+        hints=(
+            "The shares are a softmax; np.cumsum adds them up; the first knot is -B, so begin with a 0.",
+            "Subtract h.max() before np.exp: the shares stay the same, and nothing overflows.",
+        ),
+        mistakes={
+            "leaving out the first knot": lambda h, B, m: _places(h, B, m)[1:],
+            "forgetting the least share": lambda h, B, m: _places(h, B, 0.0),
+            "taking np.exp of large numbers, which overflows": _overflowing_places,
+        },
+        because="Any numbers at all become knots that rise.",
+    ),
+    Exercise(
+        "undo_bin",
+        answer=_undo_bin,
+        cases=[
+            (_SHARES, 2.0, 0.5, 3.0),
+            (_SHARES, 1.5, 1.5, 1.5),
+            (_rng.uniform(0, 1, 6), *_rng.uniform(0.2, 3, (3, 6))),
+        ],
+        hints=(
+            "t, then A = s - d0 + share * t, b = d0 - share * t, C = -s * share.",
+            "Of the two ways to write the root, take the one that does not divide by A.",
+        ),
+        mistakes={
+            "dividing by A, which is zero where the piece is straight": _school_root,
+            "going there once more instead of back": lambda share, s, d0, d1: _one_bin(
+                share, s, d0, d1
+            )[0],
+        },
+        because="A square root and a division: as cheap as the way there.",
+    ),
+    Exercise(
+        "wrap",
+        answer=lambda x: np.remainder(x + np.pi, 2 * np.pi) - np.pi,
+        cases=[
+            (np.array([0.5, -3.0, 3.0]),),
+            (np.array([4.0, -4.0, 100.0, -100.0]),),
+            (np.array([[np.pi, -np.pi], [0.0, 2 * np.pi]]),),
+        ],
+        hints=(
+            "np.remainder(x, 2 * np.pi) is in [0, 2 pi). What must happen before and after?",
+            "Add pi first, and subtract it again at the end.",
+        ),
+        mistakes={
+            "wrapping to [0, 2 pi)": lambda x: np.remainder(x, 2 * np.pi),
+            "cutting off what is outside": lambda x: np.clip(x, -np.pi, np.pi),
+            "using arctan2, which leaves pi as it is; on the circle it is -pi": lambda x: (
+                np.arctan2(np.sin(x), np.cos(x))
+            ),
+        },
+        because="Turn, take the remainder, turn back.",
+    ),
+    Exercise(
+        "integral",
+        answer=lambda log_p: float(np.mean(np.exp(log_p)) * (2 * np.pi) ** 2),
+        cases=[
+            (np.full(9, -2 * np.log(2 * np.pi)),),
+            (_rng.normal(-4, 1, 50),),
+            (_rng.normal(-3, 2, 400),),
+        ],
+        hints=(
+            "An integral is the mean of the density times the area.",
+            "The mean of np.exp(log_p), not of log_p; the area is (2 * np.pi) ** 2.",
+        ),
+        mistakes={
+            "leaving out the area": lambda log_p: np.mean(np.exp(log_p)),
+            "averaging the logarithms": lambda log_p: np.exp(np.mean(log_p)) * (2 * np.pi) ** 2,
+            "adding up the densities, as if each point had the area 1": lambda log_p: np.sum(
+                np.exp(log_p)
+            ),
+        },
+        because="Evenly spread points are enough: a torus has no edge that they could miss.",
+    ),
+]
