@@ -4,8 +4,9 @@ r"""The inverse autoregressive transform (IAF): an autoregressive one, read the 
           \log\left|\det \frac{\partial u}{\partial x}\right| = -\log|\det J_f(u)|
 
 f is the map from data to noise of an :class:`afnp.transforms.Autoregressive`. Here it runs from noise to data, so
-*sampling* is one network pass, and *density* is the triangular solve (arXiv 1606.04934; sections 3.2
-and 3.3 of 1705.07057 compares the two). Both classes describe the same family of triangular maps; which direction is quick differs.
+*sampling* is one network pass, and *density* is the triangular solve (arXiv 1606.04934; sections 3.2 and 3.3 of
+1705.07057 compare the two). Both classes describe the same family of triangular maps; which direction is quick
+differs.
 
 The derivative of a solve is a transposed solve. With :math:`\lambda(u) = \log|\det J_f(u)|` and the implicit
 function u = f^{-1}(x),

@@ -1,0 +1,161 @@
+"""The reference: one page for each module or package of afnp, made of its docstrings.
+
+A name is described where a user imports it from: ``afnp.maf``, though it lives in ``afnp.constructors``. Every
+module whose ``__all__`` has it lists it, with a link to that place.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+import afnp
+
+__all__ = ["page", "units", "write"]
+
+COMMANDS = ("afnp.bench", "afnp.verify.mutants", "afnp.cli")
+"""Used by their commands: of these the docstring is enough, and whatever is below them stays unmentioned."""
+
+
+def units() -> list[str]:
+    """Return the modules and packages that get a page, in the order of the README's map, then by name."""
+    names = [f"afnp.{m.name}" for m in pkgutil.iter_modules(afnp.__path__) if m.name[0] != "_"]
+    readme = Path(__file__).parents[2] / "README.md"
+    table = readme.read_text(encoding="utf-8").partition("## The map of the code")[2]
+    order = {f"afnp.{name}": k for k, name in enumerate(re.findall(r"`(\w+)(?:\.py|/)`", table))}
+    return ["afnp", *sorted(names, key=lambda name: (order.get(name, len(order)), name))]
+
+
+def modules(unit: str) -> list[str]:
+    """Return a unit and, if it is a package, the modules below it; not those of afnp itself."""
+    path = getattr(importlib.import_module(unit), "__path__", None)
+    if path is None or unit == "afnp" or unit in COMMANDS:
+        return [unit]
+    below = [
+        name
+        for _, name, _ in pkgutil.walk_packages(path, f"{unit}.")
+        if not any(part.startswith("_") for part in name.split("."))
+        and not any(name.startswith(f"{command}.") for command in COMMANDS)
+    ]
+    return [unit, *below]
+
+
+def homes() -> dict[str, str]:
+    """Return, for the full name of everything public where it is defined, the module that describes it."""
+    described: dict[str, str] = {}
+    for unit in units():
+        for module in modules(unit):
+            for name in public(module):
+                described.setdefault(f"{definer(module, name)}.{name}", module)
+    return described
+
+
+def public(module: str) -> list[str]:
+    """Return the names in a module's ``__all__`` that are not modules themselves."""
+    loaded = importlib.import_module(module)
+    names = [] if module in COMMANDS else getattr(loaded, "__all__", [])
+    return [name for name in names if not isinstance(getattr(loaded, name), ModuleType)]
+
+
+def definer(module: str, name: str) -> str:
+    """Return the module that a public name was imported from, through however many packages."""
+    loaded = importlib.import_module(module)
+    for node in ast.parse(inspect.getsource(loaded)).body:
+        if isinstance(node, ast.ImportFrom) and name in [a.asname or a.name for a in node.names]:
+            above = module if hasattr(loaded, "__path__") else module.rpartition(".")[0]
+            start = above.split(".")[: len(above.split(".")) - node.level + 1]
+            source = ".".join([*(start if node.level else []), *filter(None, [node.module])])
+            return definer(source, name)
+    return module
+
+
+def write(folder: Path) -> list[str]:
+    """Write all pages and their index; return the units."""
+    folder.mkdir(parents=True)
+    described = homes()
+    for unit in units():
+        (folder / f"{unit}.rst").write_text(page(unit, described), encoding="utf-8")
+    toctree = "\n".join(f"   {unit}" for unit in units())
+    rows = "\n".join(f":doc:`{unit}`\n   {_first_line(unit)}\n" for unit in units())
+    text = f"{_title('Reference', '=')}{INTRODUCTION}\n{rows}\n.. toctree::\n   :hidden:\n\n{toctree}\n"
+    (folder / "index.rst").write_text(text, encoding="utf-8")
+    return units()
+
+
+INTRODUCTION = """
+Every public name, as its docstring says it; **[source]** shows the code. After ``afnp`` itself, which has what most
+users need, the order is that of the map on the front page: from the mathematics up to the checks.
+"""
+
+
+def page(unit: str, described: dict[str, str]) -> str:
+    """Return the page of a module or package."""
+    parts = [
+        _section(module, described, "=" if module == unit else "-") for module in modules(unit)
+    ]
+    return "\n".join(parts)
+
+
+def _section(module: str, described: dict[str, str], line: str) -> str:
+    names = public(module)
+    where = {name: described[f"{definer(module, name)}.{name}"] for name in names}
+    named_twice = module in described_names(described)  # afnp.verify.cases, a function too
+    index = "   :no-index:\n" if named_twice else ""
+    head = f"{_title(module, line)}\n.. automodule:: {module}\n   :no-members:\n{index}"
+    rows = "".join(_row(module, name, f"{where[name]}.{name}") for name in names)
+    table = f".. list-table::\n   :class: names\n\n{rows}" if rows else ""
+    entries = [_entry(module, name) for name in names if where[name] == module]
+    return "\n".join([head, table, f".. currentmodule:: {module}\n", *entries])
+
+
+def described_names(described: dict[str, str]) -> set[str]:
+    """Return the full names under which things are described."""
+    return {f"{module}.{name.rpartition('.')[2]}" for name, module in described.items()}
+
+
+def _row(module: str, name: str, address: str) -> str:
+    line = documentation(module, name).strip().split("\n")[0]
+    return f"   * - :py:obj:`{name} <{address}>`\n     - {line}\n"
+
+
+def _entry(module: str, name: str) -> str:
+    thing = getattr(importlib.import_module(module), name)
+    if not callable(thing):
+        text = textwrap.indent(documentation(module, name), "   ")
+        return f".. py:data:: {name}\n\n{text}\n"
+    kind, options = "function", ""
+    if inspect.isclass(thing):
+        exception = issubclass(thing, BaseException)
+        kind, options = ("exception", "") if exception else ("class", "   :members:\n")
+        fields = ", ".join(getattr(thing, "_fields", ()))
+        options += f"   :exclude-members: {fields}\n" if fields else ""
+    return f".. auto{kind}:: {module}.{name}\n{options}"
+
+
+def documentation(module: str, name: str) -> str:
+    """Return a docstring; that of a constant is the string below it."""
+    thing = getattr(importlib.import_module(module), name)
+    if callable(thing):
+        return inspect.getdoc(thing) or ""
+    body = ast.parse(inspect.getsource(importlib.import_module(definer(module, name)))).body
+    for node, below in zip(body, body[1:], strict=False):
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            text = below.value if isinstance(below, ast.Expr) else None
+            return inspect.cleandoc(text.value) if isinstance(text, ast.Constant) else ""
+    return ""
+
+
+def _first_line(module: str) -> str:
+    text = inspect.getdoc(importlib.import_module(module)) or ""
+    return text.split("\n")[0].partition(": ")[2 if module == "afnp" else 0] or text.split("\n")[0]
+
+
+def _title(text: str, line: str) -> str:
+    return f"{text}\n{line * len(text)}\n"
