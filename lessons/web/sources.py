@@ -17,7 +17,7 @@ from lessons.web import gallery, reference
 __all__ = ["lesson", "write"]
 
 ROOT = Path(__file__).parents[2]
-ABOUT = ("CONTRIBUTING.md", "CHANGELOG.md", "THIRD_PARTY.md")
+ABOUT = ("CONTRIBUTING.md", "CHANGELOG.md", "afnp/verify/PEERS.md", "THIRD_PARTY.md")
 
 
 def write(folder: Path) -> None:
@@ -29,7 +29,8 @@ def write(folder: Path) -> None:
     gallery.write(folder / "figures")
     (folder / "index.md").write_text(front(names), encoding="utf-8")
     for name in (*ABOUT, "LICENSE"):
-        shutil.copy(ROOT / name, folder)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     kept = ROOT / "figures" / "gallery"
     shutil.copytree(kept, folder / "figures" / "gallery")
 
@@ -40,7 +41,7 @@ def front(names: list[str]) -> str:
     trees = {
         "The course": [f"lessons/{name}" for name in names],
         "Look up": ["figures/index", "reference/index"],
-        "About": [Path(name).stem for name in ABOUT],
+        "About": [name.removesuffix(".md") for name in ABOUT],
     }
     return readme + "".join(
         f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(entries) + "\n```\n"
