@@ -22,6 +22,7 @@ from tqdm import tqdm
 if not __package__:  # run by its path: only this folder is known to Python, its parent is what it needs
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from afnp.files import write_bytes  # noqa: E402
 from figures import common  # noqa: E402
 
 __all__ = ["build", "main", "names"]
@@ -80,7 +81,7 @@ def build(name: str, out: str | Path = common.OUT, quick: bool = False, **given:
     folder.mkdir(parents=True, exist_ok=True)
     written = {f"{name}.{kind}": content for kind, content in pictures.items()}
     for file, content in {**written, **data.get("files", {})}.items():
-        common.write_bytes(folder / file, content)
+        write_bytes(folder / file, content)
     return seconds
 
 

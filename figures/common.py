@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +44,6 @@ __all__ = [
     "trained",
     "verified",
     "versions",
-    "write_bytes",
 ]
 
 OUT = Path(__file__).resolve().parent / "out"
@@ -344,17 +342,3 @@ def _plain(value):
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"expected JSON or NumPy values, got {type(value).__name__}")
-
-
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file in one act: a reader finds the old one or the new one, never half of one."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

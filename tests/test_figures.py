@@ -338,19 +338,6 @@ def test_a_figure_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, cap
     assert len(list(tmp_path.glob("01_chain_rule.*"))) == 3
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "picture"
-    common.write_bytes(path, b"old")
-
-    def full(*paths):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(common.os, "replace", full)
-    with pytest.raises(OSError, match="no space"):
-        common.write_bytes(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
 def test_runs_from_any_directory(tmp_path):
     run = subprocess.run(
         [sys.executable, str(ROOT / "figures"), "no_such_figure"], cwd=tmp_path, capture_output=True, text=True

@@ -68,7 +68,7 @@ def write(path, channels=1, width=2, rate=16_000, samples=4):
 
 def test_a_sound_survives_the_file_bit_for_bit(tmp_path):
     signal = np.array([-(2**15), -1, 0, 1, 258, 2**15 - 1], dtype=np.int16)
-    audio.save_wav(tmp_path / "a.wav", signal, 8_000)
+    (tmp_path / "a.wav").write_bytes(audio.encode(signal, 8_000))
     (again,), rate = audio.load_wavs(tmp_path / "a.wav")
     assert again.dtype == np.int16 and np.array_equal(again, signal) and rate == 8_000
     with wave.open(str(tmp_path / "a.wav")) as sound:
@@ -80,15 +80,6 @@ def test_steps_are_what_dequantisation_came_from():
     signal = np.random.default_rng(0).integers(-(2**15), 2**15, 1000).astype(np.int16)
     assert np.array_equal(audio.to_steps(signal + np.random.default_rng(1).random(1000)), signal)
     assert audio.to_steps([-1e9, 1e9]).tolist() == [-(2**15), 2**15 - 1]
-
-
-def test_a_failed_write_leaves_the_old_sound_and_nothing_else(tmp_path, monkeypatch):
-    path, old = tmp_path / "a.wav", np.zeros(3, dtype=np.int16)
-    audio.save_wav(path, old, 16_000)
-    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("no space")))
-    with pytest.raises(OSError, match="no space"):
-        audio.save_wav(path, np.ones(3, dtype=np.int16), 16_000)
-    assert np.array_equal(wav(path)[0], old) and os.listdir(tmp_path) == ["a.wav"]
 
 
 @pytest.mark.parametrize(

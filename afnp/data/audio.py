@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import wave
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .shipped import wav
 
-__all__ = ["encode", "load_wavs", "save_wav", "to_steps"]
+__all__ = ["encode", "load_wavs", "to_steps"]
 
 LOWEST, HIGHEST = -(2**15), 2**15 - 1
 
@@ -105,27 +103,3 @@ def encode(signal: NDArray[Any], rate: int) -> bytes:
         sound.setframerate(int(rate))
         sound.writeframes(np.asarray(signal).astype("<i2").tobytes())
     return buffer.getvalue()
-
-
-def save_wav(path: str | os.PathLike[str], signal: NDArray[Any], rate: int) -> None:
-    """Write a signal (T,) int16 as a WAV file, in one act: a reader finds the old file or the new one.
-
-    Raises
-    ------
-    ValueError
-        As ``encode``.
-    OSError
-        If the folder does not exist or cannot be written to.
-    """
-    path, content = Path(path), encode(signal, rate)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from afnp.files import write_bytes
 from afnp.verify.levels import LEVELS
 from afnp.verify.mutants.clean import random_flow
 from afnp.verify.mutants.registry import MUTANTS, Mutant, check_planted
@@ -41,16 +41,7 @@ def read(path: str | os.PathLike = PATH) -> dict[str, Any]:
 
 def write(record: dict[str, Any], path: str | os.PathLike = PATH) -> None:
     """Write a record in one act, so that a reader finds the old one or the new one."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(_text(record))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(Path(path), _text(record).encode())
 
 
 def _text(record: dict[str, Any]) -> str:
