@@ -1,6 +1,9 @@
-"""What the tests share: parameters that hide nothing, derivatives that share nothing with the package."""
+"""What the tests share: parameters that hide nothing, derivatives independent of the package, a browser."""
 
+import os
+import shutil
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -55,3 +58,24 @@ def norm_error(got, true):
     largest = np.abs(true).max(initial=0.0)
     difference = np.abs(got - true).max(initial=0.0)
     return difference / largest if largest else difference
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A chromium: Debian's, installed if it can be; one for all tests, because its driver allows no second."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found and os.geteuid() == 0 and shutil.which("apt-get"):
+        quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]):
+            subprocess.run(command, env=quietly, check=False, timeout=600)
+        found = shutil.which("chromium")
+    if not found:
+        who = "apt-get could not install it" if os.geteuid() == 0 else "not root, so it cannot be installed here"
+        pytest.skip(f"NO BROWSER TEST WAS RUN: chromium is missing; {who}: apt-get install chromium")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="NO BROWSER TEST WAS RUN: pip install playwright"
+    )
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()

@@ -29,21 +29,6 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    """Return the path of a chromium, installed if it can be."""
-    quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]):
-            subprocess.run(command, env=quietly, check=False, timeout=600)
-        found = shutil.which("chromium")
-    if not found:
-        who = "apt-get could not install it" if os.geteuid() == 0 else "not root, so it cannot be installed here"
-        pytest.skip(f"NO BROWSER TEST WAS RUN: chromium is missing; {who}: apt-get install chromium")
-    return found
-
-
-@pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """Serve a copy of the lessons with the command that readers use; return the address."""
     for module in ("jupyterlab", "ipywidgets"):
@@ -107,17 +92,6 @@ def wait_for(address, process, log):
         except OSError:
             time.sleep(0.2)
     pytest.fail(f"no answer from {address}:\n{log.read_text()}")
-
-
-@pytest.fixture(scope="session")
-def browser(chromium):
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="NO BROWSER TEST WAS RUN: pip install playwright"
-    )
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

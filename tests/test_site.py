@@ -3,7 +3,6 @@
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -221,26 +220,6 @@ def test_a_warning_fails_the_build(tmp_path):
 
 
 # ---- in a browser ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A chromium; installed, if it can be, as for the lessons."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found and os.geteuid() == 0 and shutil.which("apt-get"):
-        quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]):
-            subprocess.run(command, env=quietly, check=False, timeout=600)
-        found = shutil.which("chromium")
-    if not found:
-        pytest.skip("NO BROWSER TEST WAS RUN: chromium is missing: apt-get install chromium")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="NO BROWSER TEST WAS RUN: pip install playwright"
-    )
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -17,7 +17,17 @@ import numpy as np
 from afnp.constructors import maf, nsf
 from afnp.flows import Flow
 from afnp.preprocess import Standardize
-from afnp.transforms import ActNorm, Autoregressive, BatchNorm, Coupling, Inverse, LULinear, Permutation
+from afnp.transforms import (
+    ActNorm,
+    Attentive,
+    Autoregressive,
+    BatchNorm,
+    CausalConvolution,
+    Coupling,
+    Inverse,
+    LULinear,
+    Permutation,
+)
 from afnp.verify.parameters import randomize
 
 __all__ = ["FLOWS", "clean", "random_flow"]
@@ -111,6 +121,19 @@ def inverse() -> Flow:
     """Build an inverse autoregressive flow."""
     orders = (CYCLE, CYCLE[::-1])
     return Flow([Inverse(features=3, hidden=(6,), order=order, context=1) for order in orders], context=1, seed=3)
+
+
+@clean
+def attention() -> Flow:
+    """Build a flow of two small transformers, sampled with keys and values kept."""
+    small: dict[str, Any] = {"width": 4, "heads": 2, "blocks": 1, "context": 1}
+    return Flow([Attentive(3, order=order, **small) for order in (CYCLE, CYCLE[::-1])], context=1, seed=3)
+
+
+@clean
+def convolution() -> Flow:
+    """Build a flow of two causal convolutions, sampled by queues."""
+    return Flow([CausalConvolution(5, 3, (1, 2), reverse=r, context=1) for r in (False, True)], context=1, seed=3)
 
 
 @clean
