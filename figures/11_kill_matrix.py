@@ -1,4 +1,4 @@
-r"""Usual tests of flows catch a quarter to a half of planted defects; no check sees half, together they see all.
+r"""Usual tests of flows catch a third to a half of planted defects; no check sees half, together they see all.
 
 .. math:: K_{km} = [\,\text{check } k \text{ fails on mutant } m\,]
 
@@ -22,6 +22,7 @@ THEMES = {
     "structure": "structure",
     "log_dets": "log-dets",
     "inverses": "inverses",
+    "memories": "memories",
     "sampling": "densities, samples",
     "behaviour": "behaviour",
     "derivatives": "gradients",

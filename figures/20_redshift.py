@@ -192,10 +192,12 @@ def _rivals(train: Part, val: Part) -> dict[str, Callable]:
     """Return estimates of z: nearest neighbours, boosted trees, linear."""
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.neighbors import KNeighborsRegressor
+    from threadpoolctl import threadpool_limits
 
     near = [KNeighborsRegressor(k, weights="distance").fit(train.m, train.z[:, 0]) for k in (2, 4, 8, 16, 32)]
     trees = HistGradientBoostingRegressor(max_iter=1000, learning_rate=0.05, early_stopping=True, random_state=0)
-    trees.fit(train.m, train.z[:, 0])
+    with threadpool_limits(1):  # its threads wait for each other, 3,000 times, and on a busy machine for long
+        trees.fit(train.m, train.z[:, 0])
     best = min(near, key=lambda model: np.mean(_scaled(model.predict(val.m), val.z[:, 0]) ** 2))
     return {"nearest neighbours": best.predict, "boosted trees": trees.predict, "linear regression": _linear(train)}
 

@@ -319,7 +319,7 @@ def test_samples_need_the_right_context(flow, conditional):
 
 def test_unknown_method_and_backend(flow):
     for call in (flow.generate, lambda x, **kwargs: flow.sample(2, **kwargs)):
-        with pytest.raises(ValueError, match="^method: expected one of 'substitution', 'naive', got 'newton'$"):
+        with pytest.raises(ValueError, match="^method: expected one of 'substitution', .*, got 'newton'$"):
             call(rows_of(), method="newton")
         with pytest.raises(ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"):
             call(rows_of(), backend="abacus")

@@ -25,7 +25,12 @@ from figures import common  # noqa: E402
 EPS = np.finfo(np.float64).eps
 NAMES = sorted(path.stem for path in (ROOT / "figures").glob("[0-9][0-9]_*.py"))
 NEEDS_SKLEARN = {"03_jacobian", "07_digits", "10_training", "22_attention"}
+LONG = {"16_gallery", "17_round_trip", "20_redshift", "22_attention", "24_speech", "26_molecules", "30_mnist"}
+"""Several seconds each, and each with tests of its own elsewhere."""
 each_figure = pytest.mark.parametrize("name", NAMES)
+each_drawn = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES]
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,7 +71,7 @@ def test_states_its_claim_first_and_does_nothing_on_import(name):
     assert not calls
 
 
-@each_figure
+@each_drawn
 def test_numbers_are_plain_and_finite_and_the_picture_is_a_figure(name):
     data = quick(name)
     again = json.loads(common.as_json(data["numbers"]))
