@@ -23,7 +23,7 @@ THEMES = {
     "log_dets": "log-dets",
     "inverses": "inverses",
     "memories": "memories",
-    "sampling": "densities, samples",
+    "sampling": "densities",
     "behaviour": "behaviour",
     "derivatives": "gradients",
     "layers": "layers",

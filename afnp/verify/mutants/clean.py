@@ -133,7 +133,7 @@ def attention() -> Flow:
 @clean
 def convolution() -> Flow:
     """Build a flow of two causal convolutions, sampled by queues."""
-    return Flow([CausalConvolution(5, 3, (1, 2), reverse=r, context=1) for r in (False, True)], context=1, seed=3)
+    return Flow([CausalConvolution(4, 2, (1, 2), reverse=r, context=1) for r in (False, True)], context=1, seed=3)
 
 
 @clean
