@@ -123,7 +123,7 @@ def test_clean_flows_raise_no_alarm_at_the_full_level():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("level", "every"), [("quick", 1), ("full", 5), ("paranoid", 30)])
+@pytest.mark.parametrize(("level", "every"), [("quick", 1), ("full", 5), ("paranoid", 60)])
 def test_the_record_is_what_a_run_gives(level, every):
     """All mutants at the lowest level, some at the others: ``--matrix`` runs all at all, which takes longer."""
     for name, planted in list(MUTANTS.items())[::every]:
