@@ -27,7 +27,7 @@ from afnp.kernels.threads import in_threads, row_blocks
 from afnp.linear_prediction import LinearPrediction
 from afnp.params import Parts
 from afnp.preprocess import Dequantize, Logit, Standardize
-from afnp.transforms import KINDS, CausalConvolution, PassTable
+from afnp.transforms import KINDS, PassTable
 from afnp.transforms.fused import fuse
 
 __all__ = ["Flow"]
@@ -291,10 +291,14 @@ class Flow:
         """Take transforms that follow each other to the GPU together; the fixed ones stay in NumPy."""
         from afnp.kernels import cuda, cuda_queues, cuda_sweeps
 
-        sweep, walk = functools.partial(cuda_sweeps.solve_all, method=method), cuda_queues.walk_all
-        solvers = {cuda.Step: sweep if isinstance(method, Sweeps) else cuda.solve_all, cuda_queues.Step: walk}
+        solve = (
+            functools.partial(cuda_sweeps.solve_all, method=method)
+            if isinstance(method, Sweeps)
+            else cuda.solve_all
+        )
+        solvers = {cuda.Step: solve, cuda_queues.Step: functools.partial(cuda_queues.walk_all, method=method)}
         pairs, log_det = zip(reversed(self.layers), reversed(p), strict=True), np.zeros(len(u), u.dtype)
-        stages = [(*pair, _step(*pair, method)) for pair in pairs]
+        stages: list[tuple] = [(a, p_a, a.step(p_a) if hasattr(a, "step") else None) for a, p_a in pairs]
         for kind, run in itertools.groupby(stages, lambda stage: type(stage[-1])):
             if kind in solvers:
                 u, log_det_run = solvers[kind]([step for *_, step in run], context, u)
@@ -385,13 +389,6 @@ class Flow:
         """Cut n rows into one block for NumPy, one a thread for compiled code; statistics need all rows at once."""
         whole = backend == "numpy" or any(hasattr(layer, "update") for layer in self.layers)
         return [slice(0, n)] if whole else row_blocks(n, batches.rows_worth_a_thread(self._size), most=n)
-
-
-def _step(layer, p_layer, method: str | Sweeps):
-    """Return what the GPU's kernels take of a transform, or None if it stays in NumPy."""
-    if isinstance(layer, CausalConvolution) and isinstance(method, Sweeps):
-        raise ValueError("backend: convolutions are swept by 'numpy' (also as 'auto' or 'numba'), got 'cuda'")
-    return layer.step(p_layer) if hasattr(layer, "step") else None
 
 
 def _summary(layer) -> str:

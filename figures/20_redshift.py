@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from matplotlib.figure import Figure
 
 import afnp
 from afnp.data import load
+from afnp.forecast import pit
 from afnp.preprocess import Standardize
 from afnp.train import History
 from figures.common import COLORS, caption, note, trained, verified
@@ -53,15 +55,15 @@ def data(quick: bool = False) -> dict:
     train, val, test = _parts(1500 if quick else None)
     raw, history = _fitted(train, val, quick)
     flow = calibrated(raw, val)
-    q, pit, z = _quantiles(flow, test.m), cumulative(flow, test), test.z[:, 0]
+    q, z = _quantiles(flow, test.m), test.z[:, 0]
     shown = _by_width(q)
     curves, checks = _curves(flow, Part(test.z[shown], test.m[shown]))
     numbers = {
         "rows": {"train": len(train.z), "val": len(val.z), "test": len(test.z)},
         "test_nats_and_standard_error": _likelihoods({FLOW: flow, BEFORE: raw}, train, test),
         **_errors({"mean": q.mean(axis=1), "median": np.median(q, axis=1)}, _rivals(train, val), test),
-        "calibration": {name: calibration(F) for name, F in ((FLOW, pit), (BEFORE, cumulative(raw, test)))},
-        "kolmogorov_distance_5_percent": CRITICAL / math.sqrt(len(pit)),
+        "calibration": {name: calibration(pit(f, *test)) for name, f in ((FLOW, flow), (BEFORE, raw))},
+        "kolmogorov_distance_5_percent": CRITICAL / math.sqrt(len(z)),
         "noise_of_validation": {"mean": flow.layers[-1].mean[0], "std": flow.layers[-1].std[0]},
         "seconds": history.seconds,
         "epochs": len(history.train_loss),
@@ -103,20 +105,9 @@ def calibrated(flow: afnp.Flow, val: Part) -> afnp.Flow:
     return again
 
 
-def _cdf(u: np.ndarray) -> np.ndarray:
-    """Φ, the standard normal's cumulative distribution."""
-    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in u.ravel().tolist()]).reshape(u.shape)
-
-
-def cumulative(flow: afnp.Flow, part: Part) -> np.ndarray:
-    """Return F(z | m) (N,), the PIT of the true redshifts."""
-    return _cdf(flow.normalize(part.z, part.m)[0][:, 0])
-
-
 def _quantiles(flow: afnp.Flow, m: np.ndarray, pieces: int = 101) -> np.ndarray:
     """Return each density's quantiles (N, pieces) at the middles of equal shares of probability."""
-    grid = np.linspace(-6, 6, 24001)
-    u = np.interp((np.arange(pieces) + 0.5) / pieces, _cdf(grid), grid)
+    u = np.array([NormalDist().inv_cdf((k + 0.5) / pieces) for k in range(pieces)])
     rows = flow.generate(np.tile(u, len(m))[:, None], np.repeat(m, pieces, axis=0))[0]
     return rows.astype(np.float64).reshape(len(m), pieces)
 
@@ -133,7 +124,7 @@ def _curves(flow: afnp.Flow, part: Part, nodes: int = 4001) -> tuple[list[dict],
     exact = afnp.Flow(flow.layers, context=flow.context, dtype=np.float64)
     exact.theta = flow.theta
     curves, off, apart = [], [], []
-    for z, m, F in zip(part.z[:, 0], part.m, cumulative(exact, part), strict=True):
+    for z, m, F in zip(part.z[:, 0], part.m, pit(exact, *part), strict=True):
         grid, p = _density(exact, m, nodes)
         below = np.concatenate([[0], np.cumsum((p[1:] + p[:-1]) / 2 * np.diff(grid))])
         curves.append({"grid": grid, "p": p, "truth": float(z)})
@@ -149,19 +140,19 @@ def _density(flow: afnp.Flow, m: np.ndarray, nodes: int) -> tuple[np.ndarray, np
     return z, np.exp(flow.log_prob(z[:, None], np.tile(m, (len(z), 1))))
 
 
-def calibration(pit: np.ndarray) -> dict:
+def calibration(F: np.ndarray) -> dict:
     """Return how far PIT values are from uniform, and the share of galaxies in the middle shares of probability."""
-    middle = np.abs(pit - 0.5)
+    middle = np.abs(F - 0.5)
     return {
-        "kolmogorov_distance": _kolmogorov(pit),
-        "counts": np.histogram(pit, BINS, (0, 1))[0],
+        "kolmogorov_distance": _kolmogorov(F),
+        "counts": np.histogram(F, BINS, (0, 1))[0],
         "coverage": {f"{100 * share:.0f} %": (middle < share / 2).mean() for share in (0.5, 0.9, 0.99)},
     }
 
 
-def _kolmogorov(pit: np.ndarray) -> float:
+def _kolmogorov(F: np.ndarray) -> float:
     """Return the greatest distance of an empirical cumulative distribution from the uniform's."""
-    values, steps = np.sort(pit), np.arange(len(pit) + 1) / len(pit)
+    values, steps = np.sort(F), np.arange(len(F) + 1) / len(F)
     return float(max((steps[1:] - values).max(), (values - steps[:-1]).max()))
 
 

@@ -15,8 +15,8 @@ Why it fails: a density counts volume. Under a model of pictures, a simple pictu
 can have a higher density than every typical one and still never be drawn, as the zero vector under a Gaussian of
 many dimensions: the points near it have no volume. Nalisnick et al. (arXiv 1810.09136) found that deep models of
 photos give house numbers, and those of clothes (Fashion-MNIST) digits (MNIST), the higher likelihoods.
-``data(fashion=DIR)`` repeats the latter with DIR the folder of the four idx files, and ``mnist=DIR`` for all of
-MNIST instead of 5,000; for the command, the environment names the folders: AFNP_FASHION_MNIST and AFNP_MNIST.
+``python -m figures outliers --data DIR`` repeats the latter: DIR has a folder ``fashion_mnist`` of the four idx
+files, and may have ``mnist`` for all of MNIST instead of 5,000 images.
 
 Letters: N rows, D columns.
 """
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ LOOKS = {
 }  # fmt: skip
 SPLITS = 5
 BANDWIDTHS = np.geomspace(0.1, 4, 14)
-FOLDERS = {"fashion_mnist": "AFNP_FASHION_MNIST", "mnist": "AFNP_MNIST"}
+BROUGHT = ("fashion_mnist", "mnist")
 
 
 class Parts(NamedTuple):
@@ -55,8 +56,8 @@ class Parts(NamedTuple):
     anomalies: np.ndarray
 
 
-def data(quick: bool = False, fashion: str | None = None, mnist: str | None = None) -> dict:
-    folders = _folders(fashion, mnist)
+def data(quick: bool = False, folder: str | os.PathLike | None = None) -> dict:
+    folders = _folders(folder)
     cells = [_scores(cell_parts(seed), _cell_flow, quick) for seed in range(2 if quick else SPLITS)]
     left_out = [_scores(digit_parts(c), _digit_flow, quick, 17) for c in range(1 if quick else 10)]
     simple, pictures = _simple_pictures(quick)
@@ -72,27 +73,22 @@ def data(quick: bool = False, fashion: str | None = None, mnist: str | None = No
         },
     }
     clothes = None
-    if folders["fashion_mnist"]:
+    if folders:
         numbers["clothes"], clothes = _clothes(folders, quick)
     return {"numbers": numbers, "pictures": pictures, "clothes": clothes}
 
 
-def _folders(fashion: str | None, mnist: str | None) -> dict[str, str | None]:
-    """Return where the sets are that must be brought; say what to do where there is none."""
-    given = {"fashion_mnist": fashion, "mnist": mnist}
-    folders = {name: given[name] or os.environ.get(FOLDERS[name]) for name in FOLDERS}
-    if folders["mnist"] and not folders["fashion_mnist"]:
+def _folders(folder: str | os.PathLike | None) -> dict[str, Path]:
+    """Return where the sets are that must be brought; say what to do where the clothes are missing."""
+    if folder is None:
+        return {}
+    found = {name: Path(folder) / name for name in BROUGHT if (Path(folder) / name).is_dir()}
+    if "fashion_mnist" not in found:
         raise ValueError(
-            "mnist: expected a folder of Fashion-MNIST too, which the flow is trained on; pass fashion=DIR, or set "
-            f"{FOLDERS['fashion_mnist']}"
+            f"folder: expected {Path(folder) / 'fashion_mnist'} with the four idx files of the set, found no such "
+            f"folder; put {', '.join(FILES)} (or the same with .gz) there"
         )
-    for name, folder in folders.items():
-        if folder is not None and not os.path.isdir(folder):
-            raise ValueError(
-                f"{name}: expected a folder with the four idx files of the set, found none at {folder!r}; put "
-                f"{', '.join(FILES)} (or the same with .gz) there, or unset {FOLDERS[name]}"
-            )
-    return folders
+    return found
 
 
 # ---- parts -------------------------------------------------------------------------------------------------
@@ -253,7 +249,7 @@ def _simple_pictures(quick: bool) -> tuple[dict, dict]:
 def _clothes(folders: dict[str, str | None], quick: bool) -> tuple[dict, dict]:
     """Train a MAF on clothes, and score other clothes and digits."""
     clothes = load("fashion_mnist", folder=folders["fashion_mnist"])
-    digits = load("mnist", folder=folders["mnist"]) if folders["mnist"] else load("mnist_5k")
+    digits = load("mnist", folder=folders["mnist"]) if "mnist" in folders else load("mnist_5k")
     D, few = clothes.train.shape[1], 200 if quick else None
     parts = Parts(
         clothes.train[: few or 10_000], clothes.val[: few or 1_000], clothes.test[:few], digits.test[:few]

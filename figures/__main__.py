@@ -114,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="name the figures and their claims")
     parser.add_argument("--quick", action="store_true", help="small settings, to see that everything runs")
     parser.add_argument("--out", type=Path, default=common.OUT, help="folder to write to (figures/out)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of a full data set, for the figure mnist")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of full data sets, for the figures mnist and outliers"
+    )
     options = parser.parse_args(arguments)
     if options.list:
         for name in names():

@@ -326,19 +326,13 @@ def test_simple_pictures_are_what_they_are_called():
     assert np.array_equal(made["smoothed"].reshape(5, 8, 8)[:, 3, 4], np.rint(image[:, 2:5, 3:6].mean(axis=(1, 2))))
 
 
-@pytest.mark.parametrize("argument", [True, False])
-def test_folders_without_the_data_say_what_to_do(argument, tmp_path, monkeypatch):
-    def ask(**folders):
-        if argument:
-            return outliers.data(quick=True, **folders)
-        for name, folder in folders.items():
-            monkeypatch.setenv({"fashion": "AFNP_FASHION_MNIST", "mnist": "AFNP_MNIST"}[name], folder)
-        return outliers.data(quick=True)
-
-    with pytest.raises(ValueError, match="Fashion-MNIST too.*pass fashion=DIR, or set AFNP_FASHION_MNIST"):
-        ask(mnist=str(tmp_path))
-    with pytest.raises(ValueError, match="four idx files.*train-images-idx3-ubyte.*unset AFNP_FASHION_MNIST"):
-        ask(fashion=str(tmp_path / "nothing"))
+def test_a_folder_without_the_data_says_what_to_do(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(
+            ValueError, match="expected .*fashion_mnist with the four idx files.*put train-images-idx3"
+        ):
+            outliers.data(quick=True, folder=folder)
 
 
 def write_idx(path, array):
@@ -357,14 +351,14 @@ def two_folders(tmp_path, monkeypatch):
     def strokes(n):
         return 200 * (np.arange(6) == rng.integers(0, 6, (n, 1, 1))) * np.ones((1, 6, 1), int)
 
-    for name, images in (("fashion", noise), ("mnist", strokes)):
+    for name, images in (("fashion_mnist", noise), ("mnist", strokes)):
         (tmp_path / name).mkdir()
         for file, array in zip(
             idx.FILES, (images(300), np.arange(300) % 10, images(60), np.arange(60) % 10), strict=True
         ):
             write_idx(tmp_path / name / file, array.astype(np.uint8))
     monkeypatch.setattr(idx, "MD5", {name: (None,) * 4 for name in idx.MD5})
-    return {"fashion_mnist": str(tmp_path / "fashion"), "mnist": str(tmp_path / "mnist")}
+    return outliers._folders(tmp_path)
 
 
 def test_sets_from_folders_are_scored(two_folders, tmp_path):
@@ -372,7 +366,7 @@ def test_sets_from_folders_are_scored(two_folders, tmp_path):
     assert {name: len(values) for name, values in bits.items()} == {"clothes": 60, "digits": 60}
     assert numbers["auroc"]["flow"] == outliers.auroc(bits["clothes"], bits["digits"])
     assert 7 < numbers["bits_per_dim"]["clothes"] < 9  # noise of 256 levels takes 8 bits
-    (tmp_path / "fashion" / idx.FILES[0]).unlink()
+    (tmp_path / "fashion_mnist" / idx.FILES[0]).unlink()
     with pytest.raises(ValueError, match=f"expected a file {idx.FILES[0]}"):
         outliers._clothes(two_folders, quick=True)
 

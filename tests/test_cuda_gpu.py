@@ -12,7 +12,7 @@ from conftest import lively, norm_error
 
 import afnp
 from afnp.fixed_point import GaussSeidel, Jacobi, sweep
-from afnp.kernels import cuda, cuda_queues, cuda_sweeps
+from afnp.kernels import cuda
 from afnp.transforms import Autoregressive, CausalConvolution
 
 pytestmark = pytest.mark.gpu
@@ -194,7 +194,7 @@ def test_queues_are_streamed_and_give_the_same_bits(monkeypatch):
     context, u = noise(flow, 5000)
     whole, again = (flow.generate(u, context, backend="cuda") for _ in range(2))
     assert np.array_equal(whole[0], again[0]) and np.array_equal(whole[1], again[1])
-    monkeypatch.setattr(cuda_queues, "BATCH_BYTES", 2**18)
+    monkeypatch.setattr(cuda, "BATCH_BYTES", 2**18)
     parts = flow.generate(u, context, backend="cuda")
     assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
 
@@ -265,7 +265,7 @@ def test_sweeps_are_streamed_and_give_the_same_bits(monkeypatch):
     context, u = noise(flow, 5000)
     whole, again = (flow.generate(u, context, "jacobi", "cuda") for _ in range(2))
     assert np.array_equal(whole[0], again[0]) and np.array_equal(whole[1], again[1])
-    monkeypatch.setattr(cuda_sweeps, "BATCH_BYTES", 2**16)
+    monkeypatch.setattr(cuda, "BATCH_BYTES", 2**16)
     parts = flow.generate(u, context, "jacobi", "cuda")
     assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
 

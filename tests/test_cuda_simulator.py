@@ -188,7 +188,7 @@ else:
         u = np.asfortranarray(np.random.default_rng(0).standard_normal((4, 3)))
         u.flags.writeable = False
         (step,) = steps(flow)
-        x, log_det = cuda.solve(*step[:3], np.empty((4, 0)), u, step.order)
+        x, log_det = cuda.solve_all([step], np.empty((4, 0)), u)
         expected = flow._generate(flow._split(flow.theta), u, np.empty((4, 0)))
         assert norm_error(x, expected[0]) < 1e-12 and norm_error(log_det, expected[1]) < 1e-12
 
@@ -243,7 +243,7 @@ else:
 
     def test_few_tiles_take_all_series_in_turn(monkeypatch):
         """Rings are empty again, and sums of logarithms begin anew, for every tile."""
-        monkeypatch.setattr(cuda_queues, "BATCH_BYTES", 1)
+        monkeypatch.setattr(cuda, "BATCH_BYTES", 1)
         monkeypatch.setattr(cuda_queues, "LANES", 1)
         flow = series(4, dilations=(1,), context=1)
         u, context = noise(flow, 3)
@@ -361,5 +361,5 @@ else:
 
     def test_sweeps_are_streamed_and_few_tiles_take_all_samples(monkeypatch):
         flow = maf(4, (5,), transforms=2, context=1)
-        monkeypatch.setattr(cuda_sweeps, "BATCH_BYTES", 3 * (4 + 1 + 1) * 8)
+        monkeypatch.setattr(cuda, "BATCH_BYTES", 3 * (4 + 1 + 1) * 8)
         check_flow(flow, n=7, method=GaussSeidel(block=2))

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 pytest.importorskip("sklearn")
 
+from scipy.special import ndtr  # noqa: E402
+
 import afnp  # noqa: E402
+from afnp.forecast import pit  # noqa: E402
 from figures import common, recipes  # noqa: E402
 
 NAMES = ("07_digits", "08_galaxies", "18_torus", "19_conditional_digits", "20_redshift", "21_orders")
@@ -292,10 +295,10 @@ def small_redshift():
 
 def test_pit_is_a_cumulative_distribution(small_redshift):
     _, flow, _, test = small_redshift
-    pit = redshift.cumulative(flow, test)
-    assert pit.shape == (2000,) and 0 <= pit.min() < 0.1 and 0.9 < pit.max() <= 1
+    F = pit(flow, *test)
+    assert F.shape == (2000,) and 0 <= F.min() < 0.1 and 0.9 < F.max() <= 1
     rising = np.linspace(0, 2, 50)[:, None]
-    assert (np.diff(redshift.cumulative(flow, redshift.Part(rising, np.tile(test.m[0], (50, 1))))) >= 0).all()
+    assert (np.diff(pit(flow, rising, np.tile(test.m[0], (50, 1)))) >= 0).all()
 
 
 def test_quantiles_are_the_inverse_of_the_cumulative_distribution(small_redshift):
@@ -303,9 +306,7 @@ def test_quantiles_are_the_inverse_of_the_cumulative_distribution(small_redshift
     q = redshift._quantiles(flow, test.m[:20], pieces=5)
     part = redshift.Part(q.reshape(-1, 1), np.repeat(test.m[:20], 5, axis=0))
     # float32 there and back
-    assert redshift.cumulative(flow, part).reshape(20, 5) == pytest.approx(
-        np.tile([0.1, 0.3, 0.5, 0.7, 0.9], (20, 1)), abs=1e-3
-    )
+    assert pit(flow, *part).reshape(20, 5) == pytest.approx(np.tile([0.1, 0.3, 0.5, 0.7, 0.9], (20, 1)), abs=1e-3)
 
 
 def test_calibration_standardises_the_noise_of_validation_and_adds_likelihood(small_redshift):
@@ -318,7 +319,7 @@ def test_calibration_standardises_the_noise_of_validation_and_adds_likelihood(sm
 
 def test_calibration_of_right_and_of_too_narrow_densities():
     u = np.random.default_rng(0).standard_normal(20_000)
-    right, narrow = (redshift.calibration(redshift._cdf(scale * u)) for scale in (1, 1.5))
+    right, narrow = (redshift.calibration(ndtr(scale * u)) for scale in (1, 1.5))
     assert right["kolmogorov_distance"] < redshift.CRITICAL / np.sqrt(20_000) < narrow["kolmogorov_distance"]
     assert right["coverage"]["90 %"] == pytest.approx(0.9, abs=0.01)
     assert narrow["coverage"]["90 %"] == pytest.approx(0.727, abs=0.01)  # |u| < 1.645 / 1.5

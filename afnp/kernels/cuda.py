@@ -23,7 +23,7 @@ import math
 import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ try:
 except ImportError:
     cuda = None
 
-__all__ = ["Plan", "Step", "plan_of", "solve", "solve_all"]
+__all__ = ["Plan", "Step", "plan_of", "solve_all"]
 
 LANES, GROUPS = 32, 8
 """Threads of a block: side by side on samples, times rows."""
@@ -347,6 +347,17 @@ def _multiprocessors() -> int:
     return cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
+def _room(each: int) -> int:
+    """Return how many things of so many bytes fit into ``BATCH_BYTES``: at least one."""
+    return max(1, BATCH_BYTES // each)
+
+
+def _batches(context, u) -> Iterator[slice]:
+    """Cut rows into batches that fit."""
+    rows = _room((u.shape[1] + context.shape[1] + 1) * u.itemsize)
+    return (slice(begin, begin + rows) for begin in range(0, len(u), rows))
+
+
 def _solve_batch(steps: Sequence[Step], multiprocessors: int, context, u, x, log_det) -> None:
     """Solve all steps on the GPU, where x stays between them."""
     # narrow tiles are slower, but better than idle multiprocessors or windows in global memory
@@ -356,8 +367,7 @@ def _solve_batch(steps: Sequence[Step], multiprocessors: int, context, u, x, log
     T, row_bytes = samples * LANES, samples * LANES * u.itemsize
     tables = [step.plan.tables(row_bytes) for step in steps]
     heights = [max(step.plan.known_rows for step in steps), max(0 if fits else rows for *_, rows, fits in tables)]
-    room = max(1, BATCH_BYTES // (sum(heights) * row_bytes))
-    grid = min(-(-len(u) // T), BLOCKS * multiprocessors, room)
+    grid = min(-(-len(u) // T), BLOCKS * multiprocessors, _room(sum(heights) * row_bytes))
     memories = [cuda.device_array((grid, max(1, height) * T), u.dtype) for height in heights]
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
     for step, (table, prefix, start, block, rows, fits) in zip(steps, tables, strict=True):
@@ -383,14 +393,7 @@ def solve_all(steps: Sequence[Step], context, u) -> tuple[np.ndarray, np.ndarray
     """
     multiprocessors = _multiprocessors()
     x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
-    rows = max(1, BATCH_BYTES // ((u.shape[1] + context.shape[1] + 1) * u.itemsize))
     with _lock:
-        for begin in range(0, len(u), rows):
-            batch = slice(begin, begin + rows)
+        for batch in _batches(context, u):
             _solve_batch(steps, multiprocessors, context[batch], u[batch], x[batch], log_det[batch])
     return x, log_det
-
-
-def solve(theta, plan: Plan, bound: float, context, u, order) -> tuple[np.ndarray, np.ndarray]:
-    """Map noise u (N, D) to data x (N, D) and log|det dx/du| (N,)."""
-    return solve_all([Step(theta, plan, bound, order)], context, u)

@@ -26,7 +26,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afnp.kernels.compiled import plain
-from afnp.kernels.cuda import _activate, _affine_generate, _device, _kernel, _lock, _multiprocessors, cuda
+from afnp.kernels.cuda import (
+    _activate,
+    _affine_generate,
+    _batches,
+    _device,
+    _kernel,
+    _lock,
+    _multiprocessors,
+    _room,
+    cuda,
+)
 from afnp.kernels.queues import KINDS
 
 __all__ = ["Network", "Step", "lanes", "walk_all"]
@@ -35,8 +45,6 @@ LANES, THREADS = 32, 256
 """The widest tile, and threads of a block: lanes times groups."""
 SHARED_BYTES = 48 * 1024
 """Shared memory that every GPU gives a block without being asked for more."""
-BATCH_BYTES = 2**30
-"""Samples on the GPU at a time, and memory of all tiles, each; longer inputs are streamed."""
 
 
 class Network(NamedTuple):
@@ -259,7 +267,7 @@ def _network(step: Step, dtype: np.dtype) -> Network:
 def _walk_batch(steps: Sequence[Step], T: int, context, u, x, log_det) -> None:
     """Sample all steps on the GPU, where x stays between them."""
     window, rows = (max(f(step.net) for step in steps) * u.itemsize * T for f in (_window_rows, _memory_rows))
-    grid = min(-(-len(u) // T), max(1, BATCH_BYTES // rows))
+    grid = min(-(-len(u) // T), _room(rows))
     groups = min(THREADS // T, max(step.net.channels for step in steps))
     memories = cuda.device_array((grid, rows // (u.itemsize * T), T), u.dtype)
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
@@ -272,7 +280,7 @@ def _walk_batch(steps: Sequence[Step], T: int, context, u, x, log_det) -> None:
     arrays[2].copy_to_host(log_det)
 
 
-def walk_all(steps: Sequence[Step], context, u) -> tuple[np.ndarray, np.ndarray]:
+def walk_all(steps: Sequence[Step], context, u, method="substitution") -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
 
     Raises
@@ -280,14 +288,14 @@ def walk_all(steps: Sequence[Step], context, u) -> tuple[np.ndarray, np.ndarray]
     RuntimeError
         If numba-cuda or a GPU is missing.
     ValueError
-        If a network has more channels than shared memory holds.
+        If a network has more channels than shared memory holds, or for a method that sweeps.
     """
+    if method != "substitution":
+        raise ValueError("backend: convolutions are swept by 'numpy' (also as 'auto' or 'numba'), got 'cuda'")
     multiprocessors = _multiprocessors()
     T = _fitting(lanes(len(u), multiprocessors), max(_window_rows(step.net) for step in steps), u.itemsize)
     x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
-    rows = max(1, BATCH_BYTES // ((u.shape[1] + context.shape[1] + 1) * u.itemsize))
     with _lock:
-        for begin in range(0, len(u), rows):
-            batch = slice(begin, begin + rows)
+        for batch in _batches(context, u):
             _walk_batch(steps, T, context[batch], u[batch], x[batch], log_det[batch])
     return x, log_det

@@ -24,7 +24,18 @@ import numpy as np
 
 from afnp.kernels import compiled
 from afnp.kernels.compiled import B_AT, COLUMNS, FIRST, IN_AT, ROWS, SKIP, W_AT, Z_AT, plain
-from afnp.kernels.cuda import Step, _activate, _affine_generate, _device, _kernel, _lock, _multiprocessors, cuda
+from afnp.kernels.cuda import (
+    Step,
+    _activate,
+    _affine_generate,
+    _batches,
+    _device,
+    _kernel,
+    _lock,
+    _multiprocessors,
+    _room,
+    cuda,
+)
 from afnp.kernels.cuda_queues import lanes
 from afnp.kernels.sweeps import block_work, places
 
@@ -32,8 +43,6 @@ __all__ = ["Network", "solve_all"]
 
 THREADS = 256
 """Threads of a block: lanes times groups."""
-BATCH_BYTES = 2**30
-"""Samples on the GPU at a time, and memory of all tiles, each; longer inputs are streamed."""
 MOVED, WAITING = range(2)
 """Of each lane: whether its last sweep changed something, and whether it still sweeps."""
 
@@ -229,7 +238,7 @@ def _solve_batch(steps: Sequence[Step], method, T: int, context, u, x, log_det, 
     """Solve all steps on the GPU, where x stays between them."""
     (N, D), C, blocks = u.shape, context.shape[1], method.blocks(u.shape[1])
     height = max(2 * step.plan.host.tile_rows for step in steps) + 2 * D + len((MOVED, WAITING))
-    grid = min(-(-N // T), max(1, BATCH_BYTES // (height * T * u.itemsize)))
+    grid = min(-(-N // T), _room(height * T * u.itemsize))
     memories = cuda.device_array((grid, height, T), u.dtype)
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
     cuts = cuda.to_device(np.array([0, *(last for _, last in blocks)], dtype=np.int32))
@@ -258,10 +267,8 @@ def solve_all(steps: Sequence[Step], context, u, method) -> tuple[np.ndarray, np
     T = lanes(len(u), _multiprocessors())
     x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
     sweeps, work = (np.zeros((len(u), len(steps)), dtype=np.int64) for _ in range(2))
-    rows = max(1, BATCH_BYTES // ((u.shape[1] + context.shape[1] + 1) * u.itemsize))
     with _lock:
-        for begin in range(0, len(u), rows):
-            batch = slice(begin, begin + rows)
+        for batch in _batches(context, u):
             results = (a[batch] for a in (x, log_det, sweeps, work))
             _solve_batch(steps, method, T, context[batch], u[batch], *results)
     method.note(sweeps[:, ::-1], work[:, ::-1])

@@ -30,7 +30,7 @@ from afnp.params import Views
 from afnp.transforms.passes import Passes, network_work
 from afnp.univariate import UNIVARIATES
 
-__all__ = ["Autoregressive", "univariate_of"]
+__all__ = ["Autoregressive", "bound_on_gpu", "univariate_of"]
 
 
 def univariate_of(name: str, options: dict | None = None):
@@ -40,6 +40,15 @@ def univariate_of(name: str, options: dict | None = None):
     for option in options or {}:
         choose(f"options of {name!r}", option, known)
     return UNIVARIATES[name](**(options or {}))
+
+
+def bound_on_gpu(name: str, univariate) -> float:
+    """Return the bound of the one univariate that the GPU's kernels know; refuse any other."""
+    options = univariate.config()
+    if (name, options.get("scale")) != ("affine", "tanh"):
+        got = f"{name!r} with {options}"
+        raise ValueError(f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}")
+    return univariate.bound
 
 
 class Autoregressive:
@@ -158,11 +167,8 @@ class Autoregressive:
         """Return what :func:`afnp.kernels.cuda.solve_all` takes of this transform."""
         from afnp.kernels import cuda
 
-        options = self.univariate.config()
-        if (self.name, options.get("scale")) != ("affine", "tanh"):
-            got = f"{self.name!r} with {options}"
-            raise ValueError(f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}")
-        return cuda.Step(p.flat, cuda.plan_of(self.conditioner), self.univariate.bound, self.order)
+        bound = bound_on_gpu(self.name, self.univariate)
+        return cuda.Step(p.flat, cuda.plan_of(self.conditioner), bound, self.order)
 
     def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         net = self.conditioner

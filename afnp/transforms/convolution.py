@@ -33,7 +33,7 @@ from afnp.conditioners.causal_conv import CausalConv
 from afnp.fixed_point import Sweeps
 from afnp.kernels.sweeps import Whole
 from afnp.params import Views
-from afnp.transforms.autoregressive import univariate_of
+from afnp.transforms.autoregressive import bound_on_gpu, univariate_of
 from afnp.transforms.passes import Passes, Work
 
 __all__ = ["CausalConvolution"]
@@ -184,11 +184,7 @@ class CausalConvolution:
         """Return what :func:`afnp.kernels.cuda_queues.walk_all` takes of this transform."""
         from afnp.kernels import cuda_queues
 
-        options = self.univariate.config()
-        if (self.name, options.get("scale")) != ("affine", "tanh"):
-            got = f"{self.name!r} with {options}"
-            raise ValueError(f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}")
-        return cuda_queues.Step(p, self.conditioner, self.univariate.bound, self.reverse)
+        return cuda_queues.Step(p, self.conditioner, bound_on_gpu(self.name, self.univariate), self.reverse)
 
     def _queues(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Walk step by step; also give the log-derivatives, (N, D)."""
