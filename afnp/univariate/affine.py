@@ -172,4 +172,4 @@ class Additive:
 
     def backward(self, cache: None, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         r"""Return :math:`d_h = -d_u` and :math:`d_x = d_u`."""
-        return -np.asarray(d_u)[..., None], d_u
+        return -np.asanyarray(d_u)[..., None], d_u

@@ -30,7 +30,7 @@ def wrap(x: np.ndarray) -> np.ndarray:
     >>> wrap(np.array([0.5, np.pi, 0.5 + 2 * np.pi, -np.pi])).round(12).tolist()
     [0.5, -3.14159265359, 0.5, -3.14159265359]
     """
-    x = np.asarray(x)
+    x = np.asanyarray(x)
     step = x - x.real  # 0, or the imaginary part of a complex step
     turned = np.remainder(x.real + math.pi, 2 * math.pi) - math.pi + step
     turned = np.where((x.real >= -math.pi) & (x.real < math.pi), x, turned)
@@ -95,7 +95,7 @@ class CircularRationalQuadratic(RationalQuadratic):
 
     def _clip(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return that every point of a circle is inside."""
-        return np.ones(np.shape(v), dtype=bool), np.asarray(v)
+        return np.ones(np.shape(v), dtype=bool), np.asanyarray(v)
 
     def _slopes(self, a: np.ndarray) -> np.ndarray:
         """Return the table (n + 1, ...) that the slopes are made of, its last row the first again."""

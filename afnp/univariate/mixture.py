@@ -79,7 +79,7 @@ class Mixture:
         FloatingPointError
             If there is no finite x to be found: names the worst row and feature.
         """
-        u, parts = np.asarray(u), self._parts(h)
+        u, parts = np.asanyarray(u), self._parts(h)
         flat = [part.real.reshape(self.components, -1) for part in parts]
         log_pi, mu, s = flat
         alone = mu + u.real.ravel() * np.exp(s)
@@ -116,7 +116,7 @@ class Mixture:
 
     def _parts(self, h: np.ndarray) -> list[np.ndarray]:
         """Return log pi, mu and s, each (C, ...)."""
-        logits, means, a = np.split(np.ascontiguousarray(np.moveaxis(h, -1, 0)), 3)
+        logits, means, a = np.split(np.moveaxis(h, -1, 0).copy(), 3)
         C = self.components
         places = np.linspace(-2, 2, C, dtype=h.real.dtype) if C > 1 else np.zeros(1, dtype=h.real.dtype)
         means = means + places.reshape(C, *[1] * (h.ndim - 1))

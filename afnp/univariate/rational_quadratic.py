@@ -200,7 +200,7 @@ class RationalQuadratic:
 
     def _clip(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which points the spline bends, and those points, with 0 in place of all others."""
-        v = np.asarray(v)
+        v = np.asanyarray(v)
         inside = (v.real > -self.bound) & (v.real < self.bound)
         return inside, np.where(inside, v, np.zeros_like(v))
 
@@ -210,7 +210,7 @@ class RationalQuadratic:
         Also returns how the bin came from h: the flat position of its left knot in a table (n + 1, ...), where the
         right knot is one row below, the shares of all bins, and the derivatives of its two slopes.
         """
-        h, n = np.ascontiguousarray(np.moveaxis(h, -1, 0)), self.bins
+        h, n = np.moveaxis(h, -1, 0).copy(), self.bins
         widths, heights = softmax(h[:n]), softmax(h[n : 2 * n])
         x, y = self._places(widths, self.min_width), self._places(heights, self.min_height)
         tables = x, y, self._slopes(h[2 * n :])

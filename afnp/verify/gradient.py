@@ -8,12 +8,10 @@ Letters: N rows, P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from afnp.flows import Flow
-from afnp.verify.arithmetic import shake
+from afnp.verify.arithmetic import shaken_arrays
 from afnp.verify.results import NotRun, Result, check, judge
 from afnp.verify.subject import SHAKES, Subject
 
@@ -84,8 +82,7 @@ def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.n
 def _far(subject: Subject, flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw rows of data far out, where splines have ended, of 16 the mildest: one huge gradient would hide them."""
     x, _, c = subject.rows(rng, 16, scales=(4.0, 8.0))
-    theta = flow.theta.astype(np.float64)
-    steep = np.array([np.abs(_gradient(flow, theta, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))])
+    steep = np.array([np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))])
     mild = np.argsort(steep, kind="stable")[: BATCHES[-1]]
     mild = mild[steep[mild] <= 1 / np.sqrt(subject.eps)]
     return x[mild], c[mild]
@@ -123,10 +120,14 @@ def _expected(flow: Flow, batches: list, directions, step: float = STEP) -> list
     return [part.mean(axis=1) for part in np.split(derivatives, cuts, axis=1)]
 
 
-def _gradient(flow: Flow, theta: np.ndarray, x: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return the hand-written gradient in float64 at any parameters."""
-    gradient = np.zeros(theta.size)
-    flow._gradient(flow._split(theta), x.astype(np.float64), c.astype(np.float64), flow._split(gradient))
+def _gradient(flow: Flow, x: np.ndarray, c: np.ndarray, arithmetic: type = np.ndarray) -> np.ndarray:
+    """Return the hand-written gradient in float64, by the arithmetic of a kind of array."""
+
+    def cast(a: np.ndarray) -> np.ndarray:
+        return a.astype(np.float64).view(arithmetic)
+
+    gradient = np.zeros(flow.theta.size)
+    flow._gradient(flow._split(cast(flow.theta)), cast(x), cast(c), flow._split(gradient))
     return gradient
 
 
@@ -137,42 +138,23 @@ def _claims(subject: Subject, flow: Flow, x: np.ndarray, c: np.ndarray):
     if "numba" in subject.backends:
         yield flow.loss_and_grad(x, context, backend="numba")[1].astype(np.float64), subject.eps
     if subject.precise != subject.dtype:
-        yield _gradient(flow, flow.theta.astype(np.float64), x, c), float(np.finfo(np.float64).eps)
+        yield _gradient(flow, x, c), float(np.finfo(np.float64).eps)
 
 
 def _tolerance(subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Generator) -> np.ndarray:
-    """Return how far rounding may move each entry: by shaking, and relative to the layer's largest entry."""
-    x, c = x.astype(np.float64), c.astype(np.float64)
-
-    def moved(a: np.ndarray) -> np.ndarray:
-        return shake(a, rng, subject.delta)
-
-    theta = flow.theta.astype(np.float64)
-    rows = [_gradient(flow, theta, x[k : k + 1], c[k : k + 1]) / len(x) for k in range(len(x))]
+    """Return how far rounding may move each entry: by shaken arithmetic, and by the layer's largest entry."""
+    rows = [_gradient(flow, x[k : k + 1], c[k : k + 1]) / len(x) for k in range(len(x))]
     still, size = (
         np.sum(rows, axis=0),
         np.abs(rows).max(axis=0),
     )  # rows may cancel, their rounding does not
-    squares = [np.square(_layer_by_layer(flow, x, c, moved) - still) for _ in range(SHAKES)]
+    shaken = shaken_arrays(rng, subject.delta)
+    squares = [np.square(_gradient(flow, x, c, shaken) - still) for _ in range(SHAKES)]
     rounding = np.sqrt(np.mean(squares, axis=0)) / subject.delta
     largest = [size[a:b].max(initial=0.0) for a, b in _layers(flow)]
     floor = np.repeat(largest, [b - a for a, b in _layers(flow)])
     passed_on = subject.safety * eps * (1 + size.max())  # it rounds in every layer, even if it cancels
     return subject.safety * eps * (rounding + floor) + passed_on
-
-
-def _layer_by_layer(flow: Flow, x: np.ndarray, c: np.ndarray, moved: Callable) -> np.ndarray:
-    """Return the gradient with parameters moved, and all that goes from layer to layer, there and back."""
-    theta, caches = moved(flow.theta.astype(np.float64)), []
-    gradient, d_log_det = np.zeros(theta.size), np.full(len(x), -1 / len(x))
-    p, g = flow._split(theta), flow._split(gradient)
-    for layer, p_layer in zip(flow.layers, p, strict=True):
-        x, _, cache = layer.normalize(p_layer, moved(x), c)
-        caches.append(cache)
-    d_x = flow.base.backward(p.base, moved(x), d_log_det, g.base)
-    for k in reversed(range(len(caches))):
-        d_x = flow.layers[k].backward(p[k], caches[k], moved(d_x), d_log_det, g[k])
-    return gradient
 
 
 def _layers(flow: Flow) -> list[tuple[int, int]]:

@@ -154,7 +154,10 @@ def functions() -> SimpleNamespace:
     )
 
 
-NETWORKS = ("maf", "maf", "iaf", "coupling")
+NETWORKS = ("maf", "maf", "iaf", "coupling", "convolution", "attention")
+ATTENDED = 4
+"""Transformers are slow: up to this D."""
+
 UNIVARIATES = ("affine", "affine", "additive", "spline", "spline", "gaussian_mixture", "logistic_mixture")
 ITERATED = 2
 """Mixtures are inverted by iteration, feature by feature: up to this D."""
@@ -178,24 +181,42 @@ def random_flow(seed: int) -> Flow:
 
 def _network(rng: np.random.Generator, features: int, context: int):
     """Draw a transform with a network."""
-    kind, univariate = (
-        str(rng.choice(NETWORKS)),
-        str(rng.choice(UNIVARIATES[: None if features <= ITERATED else -2])),
-    )
-    residual, width = bool(rng.integers(2)), int(rng.integers(max(features, 4), 11))
+    kind = str(rng.choice(NETWORKS[: None if features <= ATTENDED else -1]))
+    univariate = str(rng.choice(UNIVARIATES[: None if features <= ITERATED else -2]))
     options: dict[str, Any] = {
-        "hidden": (width,) * (int(rng.choice([1, 3])) if residual else int(rng.integers(1, 3))),
         "context": context,
-        "activation": str(rng.choice(["relu", "tanh"])),
-        "residual": residual,
         "univariate": univariate,
         "options": {"spline": {"bins": 4}}.get(univariate, {"components": 2} if "mixture" in univariate else {}),
+    }
+    if kind == "attention":
+        return _attentive(rng, features, options)
+    if kind == "convolution":
+        return _convolution(rng, features, options)
+    residual, width = bool(rng.integers(2)), int(rng.integers(max(features, 4), 11))
+    options |= {
+        "hidden": (width,) * (int(rng.choice([1, 3])) if residual else int(rng.integers(1, 3))),
+        "activation": str(rng.choice(["relu", "tanh"])),
+        "residual": residual,
     }
     if kind == "coupling" and features > 1:
         passing = rng.permutation(features) < int(rng.integers(1, features))
         return Coupling(features, split=passing, **options)
     transform = Autoregressive(features, order=rng.permutation(features), **options)
     return Inverse(transform) if kind == "iaf" else transform
+
+
+def _attentive(rng: np.random.Generator, features: int, options: dict) -> Attentive:
+    """Draw a transformer, small beside the usual ones."""
+    patch = int(rng.choice([patch for patch in (1, 2) if features % patch == 0]))
+    blocks, order = int(rng.integers(1, 3)), rng.permutation(features)
+    return Attentive(features, patch, width=4, heads=2, blocks=blocks, order=order, **options)
+
+
+def _convolution(rng: np.random.Generator, features: int, options: dict) -> CausalConvolution:
+    """Draw a stack of causal convolutions."""
+    dilations = (1, 2, 4)[: int(rng.integers(1, 4))]
+    options |= {"reverse": bool(rng.integers(2)), "activation": str(rng.choice(["gated", "relu"]))}
+    return CausalConvolution(features, int(rng.integers(2, 6)), dilations, **options)
 
 
 def _between(rng: np.random.Generator, features: int) -> list:
