@@ -2,10 +2,12 @@ r"""Mixtures of logistic or normal distributions as univariates, V samples at a 
 
 .. math::
     \log T = \log \sum_k \pi_k\, B(-t_k), \qquad B(-t) = T, \qquad
-    \log \frac{du}{dx} = \log \sum_k \pi_k\, b(t_k)\, e^{-s_k} - \log T - \log \lambda(t)
+    \log \frac{du}{dx} = \log \sum_k \frac{\pi_k\, B(-|z_k|)}{T}\, \lambda(|z_k|)\, e^{-s_k} - \log \lambda(t)
 
 The definition, with all letters, is :mod:`afnp.univariate.mixture`; its tails are ``normal``, its root ``root``.
-Sums of exponentials are taken term by term, against the largest term so far. A root that is not found is NaN.
+Sums of exponentials are taken term by term, against the largest term so far. Far out log B and log T are huge and
+log lambda is lost in their last digit: exponents are kept in these two parts, and like is subtracted from like. A
+root that is not found is NaN.
 
 ``normalize`` leaves log pi, mu and s in h, for ``backward`` to find.
 
@@ -150,6 +152,14 @@ def _add(top, total, a):
 
 
 @inline
+def _add_product(large, small, total, a, b):
+    """Add e^(a + b) to a sum of exponentials e^(large + small) · total, where b would be lost in a's last digit."""
+    up = (a - large) + (b - small)
+    e = exp(-size(up))
+    return choose(up > 0, a, large), choose(up > 0, b, small), choose(up > 0, total * e + 1, total + e)
+
+
+@inline
 def _read(tau, h, i):
     """Replace the logits, means and raw log-scales of h by log pi, mu and s."""
     C, B = tau.components, tau.bound
@@ -178,27 +188,27 @@ def _component(tau, h, i, k, x):
 
 @jit
 def _sums(tau, h, i, x):
-    """Return log T, whether it is the upper tail, and the log of the density's sum."""
+    """Return log T, whether it is the upper tail, and the log of the density's sum in two parts."""
     zero = x * 0
-    above = below = density = zero
-    above_top = below_top = density_top = zero - math.inf
+    above = below = density = small = zero
+    above_top = below_top = large = zero - math.inf
     for k in range(tau.components):
         log_pi, s, _, z, near, far, log_hazard, _ = _component(tau, h, i, k, x)
         above_top, above = _add(above_top, above, log_pi + choose(z > 0, near, far))
         below_top, below = _add(below_top, below, log_pi + choose(z > 0, far, near))
-        density_top, density = _add(density_top, density, log_pi + near + log_hazard - s)
+        large, small, density = _add_product(large, small, density, log_pi + near, log_hazard - s)
     up, down = above_top + log(above), below_top + log(below)
     positive = up <= down
-    return choose(positive, up, down), positive, density_top + log(density)
+    return choose(positive, up, down), positive, large, small + log(density)
 
 
 @inline
 def _map(tau, h, i, x):
     """Return u and log du/dx."""
-    log_T, positive, log_density = _sums(tau, h, i, x)
+    log_T, positive, large, small = _sums(tau, h, i, x)
     t = _quantile(tau, log_T)
     _, log_hazard, _ = _tail(tau, t)
-    return choose(positive, t, -t), log_density - log_T - log_hazard
+    return choose(positive, t, -t), (large - log_T) + (small - log_hazard)
 
 
 # ---- normalize, generate, backward ---------------------------------------------------------------------------
@@ -267,14 +277,14 @@ def backward(tau, h, x, d_u, d_log, d_h, d_x):
     C, B = tau.components, tau.bound
     for i in range(0, x.size, width_of(x)):
         point, g, l = load(x, 0, i), load(d_u, 0, i), load(d_log, 0, i)
-        log_T, positive, log_density = _sums(tau, h, i, point)
+        log_T, positive, large, small = _sums(tau, h, i, point)
         _, log_hazard_u, kappa_u = _tail(tau, _quantile(tau, log_T))
         through_u = (l * kappa_u - choose(positive, g, -g)) * exp(-log_hazard_u)
         total = slope = point * 0
         for k in range(C):
             log_pi, s, shrink, z, near, far, log_hazard, kappa = _component(tau, h, i, k, point)
             out = (z > 0) & positive | ~(z > 0) & ~positive
-            q = exp(log_pi + near + log_hazard - s - log_density)
+            q = exp((log_pi + near - large) + (log_hazard - s - small))
             r = exp(log_pi + choose(out, near, far) - log_T)
             hazard, other = exp(log_hazard), exp(log_hazard + near - far)
             c = l * (q - r) + r * through_u

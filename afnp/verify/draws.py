@@ -47,7 +47,7 @@ def randomness(subject: Subject, rng: np.random.Generator) -> Result:
     if generator.bit_generator.state == state:
         problems.append("sample takes nothing from the generator that it is given")
     again = subject.draw(n, generator, c)
-    if np.isin(_row_keys(again), _row_keys(x)).mean() > 0.5 and not _coarse(x, n):
+    if _repeated(again, x):
         problems.append("the next sample from one generator repeats the last one")
     pairs = _equal_pairs(x)
     if pairs > COLLISIONS + n**2 / 2 / _distinct(x) and not _rounded_to_pairs(subject, rng, c, pairs):
@@ -120,9 +120,11 @@ def _distinct(x: np.ndarray) -> float:
     return float(np.prod(np.clip((high - low) / np.maximum(digit, 1e-300), 1, 2.0**23)))
 
 
-def _coarse(x: np.ndarray, n: int) -> bool:
-    """Return whether rounding leaves so few rows that equal ones say nothing."""
-    return _distinct(x) < n
+def _repeated(again: np.ndarray, x: np.ndarray) -> bool:
+    """Return whether half of the rows come again, beyond chance: halves of x show what rounding brings together."""
+    keys, half = _row_keys(x), len(x) // 2
+    chance = np.isin(keys[half:], keys[:half]).mean()
+    return bool(np.isin(_row_keys(again), keys).mean() > 0.5 + 2 * chance)
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
