@@ -37,7 +37,8 @@ NEAR = 1e-5
 """How far apart neighbours are."""
 
 PLATEAU = -30.0
-"""So many nats below a line's usual log-determinant, as between modes, u moves by less than its last digit."""
+"""So many nats below a line's usual log-determinant, as between modes, u moves by less than its last digit, if it
+usually moves as fast as it is large."""
 
 STILL = 4
 """So many long steps that move nothing are a standstill."""
@@ -164,9 +165,21 @@ def _swept(subject: Subject, k: int, normalize, x: np.ndarray, c: np.ndarray, rn
         u, log_det = (np.asarray(a) for a in normalize(z, context)[:2])
         slope = _slope(normalize, z, context, i).reshape(t.shape) if k >= 0 else None
         log_det = log_det.reshape(t.shape)
-        inside = log_det > (UNDERFLOW if k >= 0 else np.median(log_det, axis=1, keepdims=True) + PLATEAU)
         exact = subject.reference.normalize(z, context)[0][:, i] if k < 0 else u[:, i]
-        yield Sweep(k, i, t, u[:, i].astype(np.float64).reshape(t.shape), slope, inside, exact.reshape(t.shape))
+        exact = exact.reshape(t.shape)
+        inside = log_det > (UNDERFLOW if k >= 0 else _plateau(t, exact, log_det))
+        yield Sweep(k, i, t, u[:, i].astype(np.float64).reshape(t.shape), slope, inside, exact)
+
+
+def _plateau(t: np.ndarray, u: np.ndarray, log_det: np.ndarray) -> np.ndarray:
+    r"""Return the log-determinant (L, S) below which rounding hides that u moves along its line.
+
+    .. math:: m - 30 + \max\Big(0, \log \frac{1 + |u|}{v \max(1, |t|)}\Big), \qquad
+              m, v \text{ the medians of } \log \det \text{ and of } |\Delta u / \Delta t|
+    """
+    usual = np.median(_quotients(t, np.diff(u, axis=1))[0], axis=1, keepdims=True)
+    size = (1 + np.abs(u)) / (np.where(usual > 0, usual, 1.0) * np.maximum(1, np.abs(t)))
+    return np.median(log_det, axis=1, keepdims=True) + PLATEAU + np.log(np.maximum(1, size))
 
 
 def _slope(normalize, z: np.ndarray, context: np.ndarray, i: int) -> np.ndarray:
