@@ -14,7 +14,7 @@ import numpy as np
 
 from afnp.verify.parameters import randomize, restored
 from afnp.verify.questions import answers, functions_of
-from afnp.verify.results import NotRun, Result, check, found, judge
+from afnp.verify.results import NotRun, Result, beyond_rounding, check, found, judge
 from afnp.verify.rows import Rows, batch_size
 from afnp.verify.subject import Subject
 
@@ -146,8 +146,8 @@ def _rounding_of_rows(subject: Subject, function: Rows, x: np.ndarray, c: np.nda
 
     if function.scores and subject.normalize is None:
         return np.sqrt(subject.eps) * (1 + np.abs(function(x, c)))[:, None]
-    size = subject.safety * subject.eps * (np.sqrt(subject.features) + np.abs(outputs(subject.reference)))
-    return subject.rounding(outputs, rng) + size
+    size = np.sqrt(subject.features) + np.abs(outputs(subject.reference))
+    return beyond_rounding(subject.rounding(outputs, rng), size) + subject.safety * subject.eps * size
 
 
 @check("C16")
@@ -191,5 +191,6 @@ def _against_explicit(subject: Subject, function: Rows, x, c, rng) -> tuple[np.n
         error = np.hstack([np.abs(subject.difference(given[0], expected[:, :-1])), error])
     size = 1 + np.sqrt(subject.features) + np.abs(expected)
     ended = 16 * np.sqrt(subject.eps) * size  # iterations may end elsewhere; what is stale is far off
-    tolerance = subject.rounding(outputs, rng) + subject.safety * subject.eps * size + ended
+    rounding = beyond_rounding(subject.rounding(outputs, rng), size)
+    tolerance = rounding + subject.safety * subject.eps * size + ended
     return (error / size).ravel(), (tolerance / size).ravel()

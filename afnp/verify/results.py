@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from afnp.verify.subject import Subject
 
-__all__ = ["Finding", "NotRun", "Result", "check", "found", "judge"]
+__all__ = ["Finding", "NotRun", "Result", "beyond_rounding", "check", "found", "judge"]
 
 PASSED, FAILED, NOT_RUN, EXPECTED = "passed", "failed", "not run", "expected"
 
@@ -144,6 +144,20 @@ def judge(error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reaso
         why=why,
         worst=dict(zip(axes, map(int, place), strict=True)),
     )
+
+
+def beyond_rounding(tolerance: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return tolerances (N, D), without limit in rows of which rounding may move any number by all its size.
+
+    Far from where it was measured, how such a row moves says nothing, not of its other numbers either.
+
+    Examples
+    --------
+    >>> beyond_rounding(np.array([[1e-9, 2.0], [1e-9, 1e-9]]), np.ones((2, 2)))
+    array([[   inf,    inf],
+           [1.e-09, 1.e-09]])
+    """
+    return np.where((tolerance > size).any(axis=1, keepdims=True), np.inf, tolerance)
 
 
 Check = Callable[["Subject", np.random.Generator], Result]

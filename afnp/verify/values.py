@@ -17,7 +17,7 @@ import numpy as np
 
 from afnp.verify.arithmetic import shake
 from afnp.verify.derivatives import central_jacobian, complex_step_jacobian
-from afnp.verify.results import Finding, Result, check, judge
+from afnp.verify.results import Finding, Result, beyond_rounding, check, judge
 from afnp.verify.subject import SHAKES, Subject
 
 __all__ = ["antisymmetry", "log_det", "log_det_of", "measured_jacobian", "round_trip"]
@@ -144,7 +144,7 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
         for (start, rounding), end in zip(exact, trips, strict=True):
             errors.append(np.abs(subject.difference(end, start)))
             scales.append(1 + np.abs(start))
-            tolerances.append(rounding + subject.safety * subject.eps * scales[-1])
+            tolerances.append(beyond_rounding(rounding, scales[-1]) + subject.safety * subject.eps * scales[-1])
     limit = np.sqrt(subject.eps) * np.array(scales)
     why = "eps x measured condition; points that lose half the digits left out"
     result = judge(errors, tolerances, why, ("trip", "row", "feature"), limit=limit)
