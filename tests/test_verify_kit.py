@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp import bases, verify
+from afnp import bases, preprocess, verify
 from afnp.flows import Flow
 from afnp.transforms import Autoregressive
 from afnp.univariate import RationalQuadratic
 from afnp.verify import check_flow
+from afnp.verify.draws import _distinct, _repeated
 from afnp.verify.lines import along_lines, distribution
 from afnp.verify.pit import thresholds
 from afnp.verify.report import mutation_score
@@ -138,6 +139,15 @@ def test_a_layer_that_stands_still_is_caught():
     assert result.status == "failed" and result.worst["layer"] == 1 and "stands still" in result.reason
 
 
+def test_a_plateau_between_modes_is_no_standstill():
+    """Behind a wide standardisation u moves slowly, and between narrow modes by less than its last digit."""
+    mixture = Autoregressive(1, (), univariate="gaussian_mixture", options={"components": 2})
+    flow = Flow([preprocess.Standardize([0.0], [8.0]), mixture], dtype=np.float32)
+    flow._split(flow.theta)[1]["b0"][:] = [0.0, -2.0, 0.5, 0.5, -1.5, -1.5]
+    result = check_flow(flow, checks=["monotone"], parameters="own")["monotone"]
+    assert result.status == "passed", result
+
+
 # ---- C11 sampler and density -----------------------------------------------------------------------------
 
 
@@ -249,6 +259,11 @@ def ignores_its_generator(n, rng):
     return np.random.default_rng(7).standard_normal((n, 2))
 
 
+def repeats_itself(n, rng):
+    rng.random()
+    return np.random.default_rng(rng.bit_generator.seed_seq.entropy).standard_normal((n, 2)) / 2
+
+
 def repeats_rows(n, rng):
     return rng.standard_normal((max(n // 4, 1), 2))[np.arange(n) % max(n // 4, 1)]
 
@@ -268,6 +283,7 @@ def antithetic(n, rng):
     [
         (ignores_its_seed, "differs for the same seed"),
         (ignores_its_generator, "same for another seed"),
+        (repeats_itself, "repeats the last one"),
         (repeats_rows, "equal rows"),
         (walks, "rows 1 apart are correlated"),
         (antithetic, "apart are correlated"),
@@ -276,6 +292,20 @@ def antithetic(n, rng):
 def test_a_sampler_that_is_not_random_is_caught(sampler, reason):
     result = result_of("randomness", level="full", sample=sampler)
     assert result.status == "failed" and reason in result.reason, result
+
+
+def test_samples_that_rounding_brings_together_repeat_nothing():
+    """Float32 leaves some hundred numbers to most of these samples: they come again, as half of one batch does."""
+
+    def sample(seed):
+        z = np.random.default_rng(seed).standard_normal((4000, 1))
+        return (0.5 + np.where(np.abs(z) < 1.2, 1e-5, 1e-3) * z).astype(np.float32)
+
+    x, again = sample(0), sample(1)
+    assert np.isin(again, x).mean() > 0.5 and _distinct(x) > len(x)
+    assert not _repeated(again, x)
+    wide = np.random.default_rng(0).standard_normal((4000, 1))
+    assert _repeated(wide[::-1], wide) and not _repeated(wide + 1, wide)
 
 
 # ---- C14 edges -------------------------------------------------------------------------------------------
