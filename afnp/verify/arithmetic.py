@@ -4,7 +4,8 @@ r"""Arithmetic that may be shaken: how far results move says how much rounding t
           \xi, \xi' \in \{-1, 1\}
 
 Rounding acts as if every input and every parameter had been multiplied by 1 + ε, up to a modest factor
-(Wilkinson's backward error).
+(Wilkinson's backward error): so a flow is shaken at every layer. That misses what rounds badly inside of one, and
+where it matters every single operation is shaken (:func:`shaken_arrays`).
 
 Letters: N rows, D features, C context inputs, P parameters.
 """
@@ -19,7 +20,7 @@ import numpy as np
 from afnp.flows import Flow
 from afnp.verify.results import NotRun
 
-__all__ = ["Arithmetic", "flow_arithmetic", "shake"]
+__all__ = ["Arithmetic", "flow_arithmetic", "shake", "shaken_arrays"]
 
 EXACT = {np.maximum, np.minimum, np.negative, np.absolute, np.conjugate, np.sign, np.floor, np.rint}
 """What does not round."""
