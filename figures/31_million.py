@@ -127,7 +127,8 @@ def draw(data: dict) -> Figure:
     time.legend(loc="lower right")
     found = numbers["megabytes"]
     memory.semilogx(found["D"], found["peak"], "s-", color=COLORS["red"])
-    memory.set(xlabel="dimensions D", ylabel="MiB", title="peak memory of the whole process", ylim=(0, None))
+    memory.set(xlabel="dimensions D", ylabel="MiB", title="peak memory of the whole process")
+    memory.set_ylim(0, 1.1 * max(found["peak"]))
     last, seconds = found["D"][-1], numbers["seconds"]["queues"]["minimum"][-1]
     gate = list(numbers["loop_over_queues"].items())[-1]
     caption(
