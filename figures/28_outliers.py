@@ -246,7 +246,7 @@ def _simple_pictures(quick: bool) -> tuple[dict, dict]:
     return numbers, {"log_p": of_flow, "images": images}
 
 
-def _clothes(folders: dict[str, str | None], quick: bool) -> tuple[dict, dict]:
+def _clothes(folders: dict[str, Path], quick: bool) -> tuple[dict, dict]:
     """Train a MAF on clothes, and score other clothes and digits."""
     clothes = load("fashion_mnist", folder=folders["fashion_mnist"])
     digits = load("mnist", folder=folders["mnist"]) if "mnist" in folders else load("mnist_5k")

@@ -8,10 +8,12 @@ from afnp import masks, verify
 from afnp.conditioners import MaskedMLP
 from afnp.layers import MaskedLinear
 from afnp.preprocess import Standardize, preprocessing
+from afnp.transforms import Attentive, Autoregressive, CausalConvolution
 from afnp.univariate import Affine, RationalQuadratic
 from afnp.verify import check_flow
 from afnp.verify.arithmetic import shake, shaken_arrays
 from afnp.verify.levels import LEVELS
+from afnp.verify.results import NotRun, beyond_rounding, judge
 
 CYCLE = [2, 0, 1]  # applied twice it is not undone
 PLANTED_IN = ["numpy"]  # the definition; the other renderings are compared with it
@@ -573,3 +575,28 @@ def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
     outside = off([gradient(shake(h64, rng, delta), shake(x64, rng, delta)) for _ in range(8)]) / delta
     assert 0.1 < np.median(rounded / inside) < 1 and (rounded / inside).max() < 2
     assert (rounded / outside).max() > 20
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Autoregressive(4, (6, 6), univariate="spline"),
+        Autoregressive(4, (6, 6, 6), residual=True, univariate="logistic_mixture"),
+        Attentive(4, width=4, heads=2),
+        CausalConvolution(4, univariate="gaussian_mixture"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_shaken_arithmetic_reaches_the_inside_of_networks_and_univariates(layer):
+    """Were it lost on the way, as in a plain buffer, what follows would count as exact."""
+    rng = np.random.default_rng(0)
+    shaken = shaken_arrays(rng, 1e-8)
+    theta, x = (rng.standard_normal(shape).view(shaken) for shape in (layer.layout.size, (3, 4)))
+    net = layer.conditioner
+    h, _ = net.forward(layer.layout.views(theta), net.hear(np.empty((3, 0)).view(shaken), x))
+    assert type(h) is shaken and type(layer.univariate.normalize(h, x)[0]) is shaken
+
+
+def test_points_without_a_tolerance_are_no_success():
+    with pytest.raises(NotRun, match="too ill-conditioned"):
+        judge(np.ones((2, 2)), beyond_rounding(np.full((2, 2), 2.0), np.ones((2, 2))), "", ("row", "feature"))

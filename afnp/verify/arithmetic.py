@@ -83,7 +83,9 @@ def shaken_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]:
 
     .. math:: a \oplus b = (a + b)(1 + \delta \xi), \qquad \xi \in \{-1, 1\}
 
-    So it meets what rounds inside a layer too. (Monte Carlo arithmetic: Parker 1997, UCLA report CSD-970002.)
+    So it meets what rounds inside a layer too. (Monte Carlo arithmetic: Parker 1997, UCLA report CSD-970002.) A
+    product of matrices is one operation. Code hands the kind on unless it makes plain arrays of it: by
+    ``np.asarray``, where ``np.asanyarray`` does not, or by writing results into ``np.empty``.
 
     Examples
     --------

@@ -121,7 +121,11 @@ def _distinct(x: np.ndarray) -> float:
 
 
 def _repeated(again: np.ndarray, x: np.ndarray) -> bool:
-    """Return whether half of the rows come again, beyond chance: halves of x show what rounding brings together."""
+    """Return whether half of the rows come again, beyond chance.
+
+    How many of one half of x stand in its other half, too, is what rounding brings together; twice as many of all
+    rows may stand among all.
+    """
     keys, half = _row_keys(x), len(x) // 2
     chance = np.isin(keys[half:], keys[:half]).mean()
     return bool(np.isin(_row_keys(again), keys).mean() > 0.5 + 2 * chance)

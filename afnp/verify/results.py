@@ -115,7 +115,8 @@ def found(problems: list[str], why: str, notes: tuple[str, ...] = ()) -> Result:
 def judge(error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reason: str = "") -> Result:
     """Compare errors with tolerances of the same shape, elementwise; name the worst place by ``axes``.
 
-    Entries whose tolerance is above ``limit`` say nothing and are left out, unless their error is not finite.
+    Entries whose tolerance is above ``limit``, or infinite, say nothing and are left out, unless their error is not
+    finite.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def judge(error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reaso
     ('failed', 0.003, {'row': 1})
     """
     error, tolerance = np.broadcast_arrays(np.asarray(error, dtype=float), np.asarray(tolerance, dtype=float))
-    informative = (tolerance <= limit) | ~np.isfinite(error)
+    informative = (tolerance <= limit) & (tolerance < np.inf) | ~np.isfinite(error)
     if not informative.any():
         raise NotRun("too ill-conditioned: no tolerance is small enough to see anything")
     with np.errstate(divide="ignore", invalid="ignore"):
