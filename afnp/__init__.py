@@ -1,12 +1,11 @@
 """afnp: autoregressive normalizing flows in hand-written NumPy, verified, with fast exact sampling."""
 
-from afnp.constructors import iaf, made, maf, maf_mog, nice, nsf, realnvp, tarflow
+from afnp.constructors import iaf, made, maf, maf_mog, nice, nsf, realnvp, tarflow, wavenet_flow
 from afnp.discrete import DiscreteMADE, OrderEnsemble
 from afnp.files import ModelFileError, load, save
-from afnp.flows import Flow
-from afnp.preprocess import preprocessing
-from afnp.series import wavenet_flow
+from afnp.flow import Flow
 from afnp.train import fit
+from afnp.transforms.preprocess import preprocessing
 
 __all__ = [
     "DiscreteMADE",

@@ -44,7 +44,9 @@ class Adam:
         self.t = 0
         self.beta1, self.beta2, self.epsilon, self.backend = beta1, beta2, epsilon, backend
 
-    def step(self, theta: np.ndarray, g: np.ndarray, rate: float, weight_decay: float = 0.0) -> None:
+    def step(
+        self, theta: np.ndarray, g: np.ndarray, rate: float, weight_decay: float = 0.0
+    ) -> None:
         """Move ``theta`` (P,) in place against the gradient ``g`` (P,)."""
         self.t += 1
         m, v, s = self.m, self.v, self.scratch
@@ -52,9 +54,19 @@ class Adam:
         root = math.sqrt(1 - self.beta2**self.t)
         rate_t, epsilon_t = rate * root / (1 - self.beta1**self.t), self.epsilon * root
         if self.backend == "numba":
-            from afnp.kernels.adam import step
+            from afnp.compiled.adam import step
 
-            step(theta, g, m, v, self.beta1, self.beta2, rate_t, epsilon_t, keep=1 - rate * weight_decay)
+            step(
+                theta,
+                g,
+                m,
+                v,
+                self.beta1,
+                self.beta2,
+                rate_t,
+                epsilon_t,
+                keep=1 - rate * weight_decay,
+            )
             return
         m += np.multiply(np.subtract(g, m, out=s), 1 - self.beta1, out=s)
         np.multiply(g, g, out=s)

@@ -3,9 +3,9 @@ r"""Base distributions: what the noise u is drawn from.
 .. math:: \log p(u) = \sum_i \log p(u_i) \quad \text{(independent features)}, \qquad
           \log p(u) = \log \sum_k w_k \prod_i \mathcal N(u_i;\, m_{ki}, \sigma_{ki}^2) \quad \text{(mixture)}
 
-A base distribution is the last factor of a flow's density; its parameters, if it has any, lie at the end of the
-flow's theta and are trained with it. Densities are in nats and never NaN: -inf outside the support, and finite as
-long as u² is.
+A base distribution is the last factor of a flow's density; its parameters, if it has any, lie at
+the end of the flow's theta and are trained with it. Densities are in nats and never NaN: -inf
+outside the support, and finite as long as u² is.
 
 Letters: N rows, D features, K components.
 """
@@ -19,7 +19,15 @@ import numpy as np
 from afnp.inputs import integer
 from afnp.params import Layout, Views
 
-__all__ = ["BASES", "Base", "Logistic", "MixtureOfGaussians", "StandardNormal", "UniformTorus", "logsumexp"]
+__all__ = [
+    "BASES",
+    "Base",
+    "Logistic",
+    "MixtureOfGaussians",
+    "StandardNormal",
+    "UniformTorus",
+    "logsumexp",
+]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -105,8 +113,8 @@ class Logistic(Base):
     .. math:: \log p(u) = -\sum_i \big( |u_i| + 2 \log(1 + e^{-|u_i|}) \big), \qquad
               \frac{\partial \log p}{\partial u_i} = -\tanh \frac{u_i}{2}
 
-    The density e^{-u} / (1 + e^{-u})² is even, so it may be read off |u|, where nothing overflows. It is the base
-    of NICE (arXiv 1410.8516, section 3.4).
+    The density e^{-u} / (1 + e^{-u})² is even, so it may be read off |u|, where nothing overflows.
+    It is the base of NICE (arXiv 1410.8516, section 3.4).
 
     Examples
     --------
@@ -164,7 +172,8 @@ class MixtureOfGaussians(Base):
               z_{ki} = \frac{u_i - m_{ki}}{\sigma_{ki}}, \quad w = \mathrm{softmax}(\ell), \quad
               \log \sigma_{ki} = B \tanh \frac{a_{ki}}{B}
 
-    The bound B keeps a component from shrinking onto a single row, where a mixture's likelihood has no maximum.
+    The bound B keeps a component from shrinking onto a single row, where a mixture's likelihood has
+    no maximum.
 
     Parameters
     ----------
@@ -211,7 +220,9 @@ class MixtureOfGaussians(Base):
         log_sigma = self.bound * np.tanh(p["log_scales"] / self.bound)
         precision = np.exp(-log_sigma)
         z = (u[:, None] - p["means"]) * precision
-        log_normal = -0.5 * (z * z).sum(axis=2) - log_sigma.sum(axis=1) - 0.5 * self.features * LOG_2PI
+        log_normal = (
+            -0.5 * (z * z).sum(axis=2) - log_sigma.sum(axis=1) - 0.5 * self.features * LOG_2PI
+        )
         return p["logits"] - logsumexp(p["logits"]) + log_normal, z, precision
 
     def log_prob(self, p: Views, u: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Batches: who works on so many rows, in which blocks, and what is refused.
 
-Long inputs are streamed, so that memory stays bounded; compiled code gets at least one block a thread. None of this
-changes a result by a bit.
+Long inputs are streamed, so that memory stays bounded; compiled code gets at least one block a
+thread. None of this changes a result by a bit.
 
 Letters: N rows, C context inputs.
 """
@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from afnp.compiled.threads import row_blocks
 from afnp.inputs import check_rows, choose
-from afnp.kernels.threads import row_blocks
 
-__all__ = ["BACKENDS", "blocks_of_rows", "check_context", "choose_backend", "refuse_nan", "rows_worth_a_thread"]
+__all__ = [
+    "BACKENDS",
+    "blocks_of_rows",
+    "check_context",
+    "choose_backend",
+    "refuse_nan",
+    "rows_worth_a_thread",
+]
 
 BACKENDS = ("auto", "numpy", "numba", "cuda")
 """Who does the arithmetic. "auto" compiles where it pays: from ``COMPILED_FROM`` on. It never takes "cuda", which
@@ -21,7 +28,8 @@ awaits its first measurement on a real GPU."""
 
 COMPILED_FROM = 10**6
 """Rows times parameters from which "auto" takes the compiled kernels. Below, NumPy needs a few milliseconds,
-and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the wait."""
+and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the
+wait."""
 
 WORTH_A_THREAD = 10**7
 """Rows times parameters that make another thread worth waking."""
@@ -59,7 +67,8 @@ def check_context(context, width: int, n: int, dtype) -> np.ndarray:
     Raises
     ------
     ValueError
-        If it is missing, superfluous, of another width or number of rows, or has a value that is not finite.
+        If it is missing, superfluous, of another width or number of rows, or has a value that is
+        not finite.
 
     Examples
     --------

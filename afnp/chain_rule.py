@@ -2,12 +2,13 @@ r"""The chain rule of probability, exactly: two families whose factors are known
 
 .. math:: p(x) = \prod_{r=1}^{D} p(x_{o_r} \mid x_{o_1}, \dots, x_{o_{r-1}}) \qquad \text{in any order } o
 
-Every distribution is autoregressive, in every order (arXiv 1502.03509, section 3; 1912.02762, section 2.2): a
-flow only has to learn the factors. A discrete table gives them by division; for a Gaussian the flow *is* the
-Cholesky factor. What is learned elsewhere can be compared with what is computed here.
+Every distribution is autoregressive, in every order (arXiv 1502.03509, section 3; 1912.02762,
+section 2.2): a flow only has to learn the factors. A discrete table gives them by division; for a
+Gaussian the flow *is* the Cholesky factor. What is learned elsewhere can be compared with what is
+computed here.
 
-Letters: D features, N rows, K_i levels of feature i. Feature ``order[r]`` comes r-th (0, 1, ..., D-1 unless
-given), and "before i" always means before it in the order. Logarithms in nats.
+Letters: D features, N rows, K_i levels of feature i. Feature ``order[r]`` comes r-th (0, 1, ...,
+D-1 unless given), and "before i" always means before it in the order. Logarithms in nats.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from numpy.typing import ArrayLike
 
 __all__ = ["DiscreteChain", "GaussianChain", "factorize", "joint"]
 
-SUM_TOLERANCE = 1e-9  # rounding in float64 stays far below, a table rounded to float32 usually above
+SUM_TOLERANCE = (
+    1e-9  # rounding in float64 stays far below, a table rounded to float32 usually above
+)
 SYMMETRY_TOLERANCE = 1e-12  # in units of the two standard deviations
 
 
@@ -30,8 +33,9 @@ def factorize(table: ArrayLike, order: Sequence[int] | None = None) -> list[np.n
               = \frac{p(x_{o_1}, \dots, x_{o_r})}{p(x_{o_1}, \dots, x_{o_{r-1}})}
               \qquad \Big(\tfrac{1}{K_{o_r}} \text{ where this is } 0/0 \Big)
 
-    Given an impossible event any distribution would do, because an earlier factor of the product is 0; it is
-    uniform here by convention. The first marginal is divided by the table's total, 1 but for rounding.
+    Given an impossible event any distribution would do, because an earlier factor of the product is
+    0; it is uniform here by convention. The first marginal is divided by the table's total, 1 but
+    for rounding.
 
     Returns
     -------
@@ -41,7 +45,8 @@ def factorize(table: ArrayLike, order: Sequence[int] | None = None) -> list[np.n
     Raises
     ------
     ValueError
-        If an entry is negative or not finite, the sum is not 1 within 1e-9, or ``order`` is no permutation.
+        If an entry is negative or not finite, the sum is not 1 within 1e-9, or ``order`` is no
+        permutation.
 
     Examples
     --------
@@ -72,8 +77,8 @@ def joint(conditionals: Sequence[ArrayLike], order: Sequence[int] | None = None)
     Raises
     ------
     ValueError
-        If a conditional does not continue the shape of the one before it, or is no distribution along its
-        last axis, or ``order`` is no permutation.
+        If a conditional does not continue the shape of the one before it, or is no distribution
+        along its last axis, or ``order`` is no permutation.
 
     Examples
     --------
@@ -94,8 +99,9 @@ class DiscreteChain:
 
     .. math:: \log p(x) = \sum_{r=1}^{D} \log p(x_{o_r} \mid x_{o_1}, \dots, x_{o_{r-1}})
 
-    Takes what `factorize` takes and raises what it raises. The attributes ``conditionals`` and ``order`` are
-    read-only; ``levels`` is (K_1, ..., K_D). Rows x (N, D) hold integers, 0 <= x_i < K_i.
+    Takes what `factorize` takes and raises what it raises. The attributes ``conditionals`` and
+    ``order`` are read-only; ``levels`` is (K_1, ..., K_D). Rows x (N, D) hold integers, 0 <= x_i <
+    K_i.
 
     Examples
     --------
@@ -138,7 +144,8 @@ class GaussianChain:
 
     .. math:: x_i = \mu_i(x_{<i}) + \sigma_i u_i, \qquad \mu_i(x_{<i}) = m_i + \sum_{j < i} A_{ij} (x_j - m_j)
 
-    Permute S into the order, factor it as :math:`L L^\top`: the scales :math:`\sigma` are L's diagonal, and
+    Permute S into the order, factor it as :math:`L L^\top`: the scales :math:`\sigma` are L's
+    diagonal, and
     :math:`A = I - \mathrm{diag}(\sigma) L^{-1}`. It is the affine flow of arXiv 1912.02762, section 3.1,
     with linear means and constant scales. Rows may be complex, for complex-step derivatives.
 
@@ -150,7 +157,8 @@ class GaussianChain:
     Attributes
     ----------
     coefficients, scales : array (D, D), (D,)
-        A and sigma, numbered as the features; row i of A is exactly zero but where j comes before i.
+        A and sigma, numbered as the features; row i of A is exactly zero but where j comes before
+        i.
     cholesky : array (D, D)
         L, numbered by the order: ``x[order] = m[order] + L @ u[order]``.
     mean, covariance, order : array
@@ -159,8 +167,9 @@ class GaussianChain:
     Raises
     ------
     ValueError
-        On wrong shapes, entries that are not finite, an ``order`` that is no permutation, or a covariance not
-        symmetric (the message names the entry) or not positive definite (it names the leading minor).
+        On wrong shapes, entries that are not finite, an ``order`` that is no permutation, or a
+        covariance not symmetric (the message names the entry) or not positive definite (it names
+        the leading minor).
 
     Examples
     --------
@@ -194,7 +203,9 @@ class GaussianChain:
     def generate(self, u: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Map noise u (N, D) to data x (N, D), log|det dx/du| (N,): one feature after the other."""
         z = _array(u, "u[row, feature]", ("N", len(self.mean)), "biufc") * self.scales
-        for i in self.order:  # z becomes x - m: features to come still hold noise, but A has zeros for them
+        for i in (
+            self.order
+        ):  # z becomes x - m: features to come still hold noise, but A has zeros for them
             z[:, i] += z @ self.coefficients[i]
         return self.mean + z, np.full(len(z), np.log(self.scales).sum())
 
@@ -217,7 +228,9 @@ def _cholesky(S: np.ndarray, order: np.ndarray) -> np.ndarray:
     L = np.zeros_like(S)
     for r in range(len(S)):
         c = S[r:, r] - L[r:, :r] @ L[r, :r]
-        if not c[0] > len(S) * np.finfo(np.float64).eps * S[r, r]:  # what rounding alone could leave
+        if (
+            not c[0] > len(S) * np.finfo(np.float64).eps * S[r, r]
+        ):  # what rounding alone could leave
             raise ValueError(
                 f"expected a positive definite covariance, got a leading minor of order {r + 1} that is not "
                 f"positive: variance {c[0]:.3g} of feature {order[r]} given features {order[:r].tolist()}"
@@ -242,15 +255,21 @@ def _require(ok: np.ndarray, got: np.ndarray, expected: str) -> None:
         raise ValueError(f"expected {expected}, got {got[tuple(at)]}" + (f" at {at}" if at else ""))
 
 
-def _array(values: ArrayLike, name: str, shape: Sequence | None = None, kinds: str = "biuf") -> np.ndarray:
+def _array(
+    values: ArrayLike, name: str, shape: Sequence | None = None, kinds: str = "biuf"
+) -> np.ndarray:
     """Return finite numbers of these dtype kinds; a letter in ``shape`` stands for any length."""
     array = np.asarray(values)
     if array.dtype.kind not in kinds:
         raise ValueError(f"{name}: expected a dtype of kind {'/'.join(kinds)}, got {array.dtype}")
     shape = array.shape if shape is None else shape
-    lengths = tuple(k if isinstance(s, str) else s for s, k in zip(shape, array.shape, strict=False))
+    lengths = tuple(
+        k if isinstance(s, str) else s for s, k in zip(shape, array.shape, strict=False)
+    )
     if len(shape) != array.ndim or lengths != array.shape:
-        raise ValueError(f"{name}: expected shape ({', '.join(map(str, shape))}), got {array.shape}")
+        raise ValueError(
+            f"{name}: expected shape ({', '.join(map(str, shape))}), got {array.shape}"
+        )
     _require(np.isfinite(array), array, f"{name} to be finite")
     return array
 
@@ -267,7 +286,11 @@ def _permutation(order: Sequence[int] | None, features: int) -> np.ndarray:
     if features == 0:
         raise ValueError("expected at least one feature, got none")
     given = np.arange(features) if order is None else np.asarray(order)
-    if given.shape != (features,) or given.dtype.kind not in "iu" or set(given) != set(range(features)):
+    if (
+        given.shape != (features,)
+        or given.dtype.kind not in "iu"
+        or set(given) != set(range(features))
+    ):
         raise ValueError(f"order: expected a permutation of 0..{features - 1}, got {order}")
     return given.astype(np.intp)
 

@@ -4,8 +4,9 @@ r"""The command line: fit, score, sample, verify, and a list of the data sets.
           \mathrm{MODEL}, \mathrm{DATA} \xrightarrow{\text{score}} \log p(x_n), \qquad
           \mathrm{MODEL} \xrightarrow{\text{sample}} x_n \sim p
 
-Results go to stdout, progress to stderr. Exit codes: 0, done; 1, a check of ``verify`` failed; 2, one line on
-stderr says what to change; 130, Ctrl-C. No command overwrites a file unless ``--force`` is given.
+Results go to stdout, progress to stderr. Exit codes: 0, done; 1, a check of ``verify`` failed; 2,
+one line on stderr says what to change; 130, Ctrl-C. No command overwrites a file unless ``--force``
+is given.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp import bench, data, files, train
+from afnp import data, files, train
 from afnp.constructors import maf
 from afnp.data.dataset import random_split
-from afnp.flows import Flow
-from afnp.preprocess import Dequantize, preprocessing
+from afnp.flow import Flow
+from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
 from afnp.verify.targets import found_object, made
 
@@ -46,7 +47,7 @@ examples:
   afnp verify moons.afnp                            is it really a normalizing flow?
   afnp verify mine.flows:make_flow --features 3     is yours?
 
-Speed beside other flow libraries is measured by 'afnp bench', which has a --help of its own.
+Speed beside other flow libraries is measured by 'python -m figures.bench', in a clone of the project.
 DATA is a set that 'afnp data' lists, or a .npy, .npz or .csv file of numbers, one sample a row.
 Conditional flows (with a context) are for Python: afnp.fit(flow, x, context=c). Here they can only be verified.
 """
@@ -78,14 +79,15 @@ def main(argv: list[str] | None = None) -> int:
     two_moons: ...
     0
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] == ["bench"]:
-        return bench.main(arguments[1:], "afnp bench")
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(argv)
     try:
         return args.run(args)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        message = (
+            f"{error.filename}: {error.strerror}"
+            if error.filename and error.strerror
+            else str(error)
+        )
     except (ValueError, ImportError) as error:
         message = str(error)
     except FloatingPointError as error:
@@ -99,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
 
-# ---- commands --------------------------------------------------------------------------------------------
+# ---- commands ------------------------------------------------------------------------------------
 
 
 def fit(args: argparse.Namespace) -> int:
@@ -111,15 +113,26 @@ def fit(args: argparse.Namespace) -> int:
     sizes = " + ".join(f"{len(part):,}" for part in rows[:3])
     print(f"{args.data}: {sizes} rows to train, validate, test; {flow.features} features")
     history = train.fit(
-        flow, rows.train, rows.val, epochs=args.epochs, batch_size=args.batch_size, patience=args.patience,
-        learning_rate=args.learning_rate, seed=args.seed, progress=not args.quiet, checkpoint=args.checkpoint,
+        flow,
+        rows.train,
+        rows.val,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        patience=args.patience,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        progress=not args.quiet,
+        checkpoint=args.checkpoint,
         resume=args.resume,
-    )  # fmt: skip
+    )
     files.save(flow, args.output)
     epochs = f"{len(history.train_loss)} epochs"
     if history.stopped == "interrupted":
         hint = "; --resume --force goes on from the checkpoint" if args.checkpoint else ""
-        print(f"afnp: interrupted after {epochs}: saved the model so far to {args.output}{hint}", file=sys.stderr)
+        print(
+            f"afnp: interrupted after {epochs}: saved the model so far to {args.output}{hint}",
+            file=sys.stderr,
+        )
         return 130
     best = f", best {history.best_epoch + 1}" if history.best_epoch is not None else ""
     print(f"{epochs}{best}, {history.seconds:.1f} seconds; wrote {args.output}")
@@ -137,7 +150,9 @@ def score(args: argparse.Namespace) -> int:
     else:
         x, which = _rows(args.data, args.data_folder, args.key).test, f"{args.data}, test rows"
     if x.shape[1] != flow.features:
-        raise ValueError(f"{args.data}: expected {flow.features} columns, as {args.model} has, got {x.shape[1]}")
+        raise ValueError(
+            f"{args.data}: expected {flow.features} columns, as {args.model} has, got {x.shape[1]}"
+        )
     log_prob = flow.log_prob(x)
     if args.output:
         _write_table(args.output, log_prob)
@@ -171,7 +186,9 @@ def _checked(args: argparse.Namespace) -> Report:
     options = {"seed": args.seed, "parameters": args.parameters, "level": args.level}
     if ":" not in args.target or Path(args.target).exists():
         if args.features is not None or args.context is not None:
-            raise ValueError(f"{args.target}: a model file knows its features and context; leave the options out")
+            raise ValueError(
+                f"{args.target}: a model file knows its features and context; leave the options out"
+            )
         return check_flow(files.load(args.target), **options)
     known = {"features": args.features, "context": args.context}
     options |= {name: value for name, value in known.items() if value is not None}
@@ -197,7 +214,7 @@ def sets(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---- data and models -------------------------------------------------------------------------------------
+# ---- data and models -----------------------------------------------------------------------------
 
 
 def _is_table(name: str) -> bool:
@@ -206,9 +223,13 @@ def _is_table(name: str) -> bool:
 
 def _load_set(name: str, folder: str | None) -> data.Dataset:
     if name not in data.names():
-        raise ValueError(f"{name}: expected a .npy, .npz or .csv file, or a set that 'afnp data' lists")
+        raise ValueError(
+            f"{name}: expected a .npy, .npz or .csv file, or a set that 'afnp data' lists"
+        )
     if name in data.IN_FOLDER and folder is None:
-        raise ValueError(f"{name} is read from files of your own; say where they are with --data-folder FOLDER")
+        raise ValueError(
+            f"{name} is read from files of your own; say where they are with --data-folder FOLDER"
+        )
     return data.load(name, folder=folder)
 
 
@@ -222,7 +243,10 @@ def _rows(name: str, folder: str | None, key: str | None, seed: int = 0) -> Rows
         raise ValueError(
             f"{name}: expected at least 10 rows, to deal them to train, validate and test, got {len(x)}"
         )
-    parts = [x[rows] for rows in random_split(len(x), len(x) // 10, len(x) // 10, np.random.default_rng(seed))]
+    parts = [
+        x[rows]
+        for rows in random_split(len(x), len(x) // 10, len(x) // 10, np.random.default_rng(seed))
+    ]
     return Rows(parts[0], parts[1], parts[2], levels=None)
 
 
@@ -231,9 +255,14 @@ def _build(args: argparse.Namespace, rows: Rows) -> Flow:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         flow = maf(
-            rows.train.shape[1], args.hidden, args.transforms, args.order, seed=args.seed, dtype=args.dtype,
+            rows.train.shape[1],
+            args.hidden,
+            args.transforms,
+            args.order,
+            seed=args.seed,
+            dtype=args.dtype,
             preprocess=preprocessing(rows.train, levels=rows.levels),
-        )  # fmt: skip
+        )
     for message in {str(warning.message) for warning in caught}:
         print(f"afnp: warning: {message}", file=sys.stderr)
     return flow
@@ -264,7 +293,7 @@ def _mean(flow: Flow, log_prob: np.ndarray) -> str:
     return text
 
 
-# ---- files -----------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def _check_output(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> None:
@@ -298,7 +327,7 @@ def _write_table(path: Path, x: np.ndarray) -> None:
     files.write_bytes(path, buffer.getvalue())
 
 
-# ---- arguments -------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------
 
 
 def _count(text: str) -> int:
@@ -320,7 +349,12 @@ def _version() -> str:
 
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser("afnp", description="Autoregressive normalizing flows.", epilog=EXAMPLES, formatter_class=raw)
+    parser = Parser(
+        "afnp",
+        description="Autoregressive normalizing flows.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
     parser.add_argument("--version", action="version", version=f"afnp {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -332,38 +366,77 @@ def _parser() -> Parser:
 
     model, source, folder, forced, seeded = (Parser(add_help=False) for _ in range(5))
     model.add_argument("model", metavar="MODEL", help="a file that 'afnp fit' or afnp.save wrote")
-    source.add_argument("data", metavar="DATA", help="a set that 'afnp data' lists, or a .npy, .npz or .csv file")
+    source.add_argument(
+        "data", metavar="DATA", help="a set that 'afnp data' lists, or a .npy, .npz or .csv file"
+    )
     source.add_argument("--key", metavar="NAME", help="which array of an .npz file")
-    folder.add_argument("--data-folder", metavar="FOLDER", help="where the files of MNIST or the UCI sets are")
+    folder.add_argument(
+        "--data-folder", metavar="FOLDER", help="where the files of MNIST or the UCI sets are"
+    )
     forced.add_argument("--force", action="store_true", help="overwrite the file that -o names")
-    seeded.add_argument("--seed", type=_count, default=0, help="the same seed gives the same numbers (default 0)")
+    seeded.add_argument(
+        "--seed", type=_count, default=0, help="the same seed gives the same numbers (default 0)"
+    )
 
     _add_fit_options(command("fit", fit, source, folder, forced, seeded))
     command("score", score, model, source, folder, forced).add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write one value a row, .npy, .npz or .csv"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write one value a row, .npy, .npz or .csv",
     )
     p = command("sample", sample, model, forced, seeded)
     p.add_argument("-n", "--rows", type=_count, required=True, metavar="N", help="how many rows")
-    p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npy, .npz or .csv")
+    p.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".npy, .npz or .csv"
+    )
     _add_verify_options(command("verify", verify, forced, seeded))
-    command("data", sets, folder).add_argument("name", nargs="?", metavar="NAME", help="say all about this set")
+    command("data", sets, folder).add_argument(
+        "name", nargs="?", metavar="NAME", help="say all about this set"
+    )
     return parser
 
 
 def _add_fit_options(p: Parser) -> None:
-    p.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="the model file to write")
     p.add_argument(
-        "--transforms", type=_count, default=5, metavar="T", help="autoregressive transforms (default 5)"
+        "-o", "--output", type=Path, required=True, metavar="MODEL", help="the model file to write"
     )
     p.add_argument(
-        "--hidden", type=_widths, default=(128, 128), metavar="H,H", help='widths, "" for none (default 128,128)'
+        "--transforms",
+        type=_count,
+        default=5,
+        metavar="T",
+        help="autoregressive transforms (default 5)",
     )
-    p.add_argument("--order", choices=("reverse", "natural", "random"), default="reverse", help="default reverse")
-    p.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="default float64")
+    p.add_argument(
+        "--hidden",
+        type=_widths,
+        default=(128, 128),
+        metavar="H,H",
+        help='widths, "" for none (default 128,128)',
+    )
+    p.add_argument(
+        "--order",
+        choices=("reverse", "natural", "random"),
+        default="reverse",
+        help="default reverse",
+    )
+    p.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float64", help="default float64"
+    )
     p.add_argument("--epochs", type=_count, default=100, metavar="E", help="default 100")
     p.add_argument("--batch-size", type=_count, default=100, metavar="B", help="default 100")
-    p.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="at the start (default 0.001)")
-    p.add_argument("--patience", type=_count, metavar="E", help="stop after so many epochs without improvement")
+    p.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-3,
+        metavar="R",
+        help="at the start (default 0.001)",
+    )
+    p.add_argument(
+        "--patience", type=_count, metavar="E", help="stop after so many epochs without improvement"
+    )
     p.add_argument("--checkpoint", type=Path, metavar="PATH", help="written after every epoch")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint, if it exists")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -371,15 +444,21 @@ def _add_fit_options(p: Parser) -> None:
 
 def _add_verify_options(p: Parser) -> None:
     p.add_argument(
-        "target", metavar="MODEL", help="a model file, or package.module:object: a flow of any library that "
+        "target",
+        metavar="MODEL",
+        help="a model file, or package.module:object: a flow of any library that "
         "afnp.verify.adapt knows, a dictionary of functions, a function that makes one of these, or a module",
-    )  # fmt: skip
+    )
     p.add_argument("--features", type=_count, metavar="D", help="of functions")
     p.add_argument("--context", type=_count, metavar="C", help="of functions (default 0)")
-    p.add_argument("--level", choices=tuple(LEVELS), default="full", help="how long to look (default full)")
+    p.add_argument(
+        "--level", choices=tuple(LEVELS), default="full", help="how long to look (default full)"
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     p.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown")
     p.add_argument(
-        "--parameters", choices=("random", "own"), default="random",
+        "--parameters",
+        choices=("random", "own"),
+        default="random",
         help="check at random parameters, which hide nothing (default), or at the model's own",
-    )  # fmt: skip
+    )

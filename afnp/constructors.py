@@ -2,21 +2,22 @@ r"""Constructors: whole flows from a few numbers.
 
 .. math:: x \;\to\; f_1 \;\to\; g_1 \;\to\; f_2 \;\to\; \dots \;\to\; f_T \;\to\; u \sim p_{\mathrm{base}}
 
-f are transforms with networks, g what stands ``between`` them. All constructors share one signature: ``features,
-hidden=, transforms=, context=, seed=, dtype=, activation=, residual=, preprocess=, options=, between=, base=`` mean
-the same everywhere, and are explained at :func:`maf`.
+f are transforms with networks, g what stands ``between`` them. All constructors share one
+signature: ``features, hidden=, transforms=, context=, seed=, dtype=, activation=, residual=,
+preprocess=, options=, between=, base=`` mean the same everywhere, and are explained at :func:`maf`.
 
 =============  ===========================================  =====================  ==========================
 constructor    transform                                    density                sampling
 =============  ===========================================  =====================  ==========================
 ``made``       one autoregressive transform                 one pass               substitution
 ``maf``        autoregressive, affine                       a pass a transform     substitution
-``iaf``        its inverse                                  substitution           a pass a transform
-``realnvp``    coupling, affine                             a pass a transform     a pass a transform
-``nice``       coupling, additive                           a pass a transform     a pass a transform
-``nsf``        autoregressive or coupling, splines          as above               as above
-``maf_mog``    autoregressive, the last one of mixtures     a pass a transform     substitution
-``tarflow``    causal transformers, token by token           a pass a transform     substitution
+``iaf``        its inverse                                  substitution           a pass a
+transform ``realnvp``    coupling, affine                             a pass a transform     a pass
+a transform ``nice``       coupling, additive                           a pass a transform     a
+pass a transform ``nsf``        autoregressive or coupling, splines          as above
+as above ``maf_mog``    autoregressive, the last one of mixtures     a pass a transform
+substitution ``tarflow``    causal transformers, token by token           a pass a transform
+substitution
 =============  ===========================================  =====================  ==========================
 """
 
@@ -26,14 +27,35 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from afnp import masks
 from afnp.bases import UniformTorus
-from afnp.flows import Flow
+from afnp.flow import Flow
 from afnp.inputs import choose, integer
-from afnp.transforms import ActNorm, Autoregressive, BatchNorm, Coupling, Inverse, LULinear, Permutation, split_of
+from afnp.networks import masks
+from afnp.transforms import (
+    ActNorm,
+    Autoregressive,
+    BatchNorm,
+    Coupling,
+    Inverse,
+    LULinear,
+    Permutation,
+    split_of,
+)
 from afnp.transforms.attention import Attentive
+from afnp.transforms.convolution import CausalConvolution
 
-__all__ = ["BETWEEN", "iaf", "made", "maf", "maf_mog", "nice", "nsf", "realnvp", "tarflow"]
+__all__ = [
+    "BETWEEN",
+    "iaf",
+    "made",
+    "maf",
+    "maf_mog",
+    "nice",
+    "nsf",
+    "realnvp",
+    "tarflow",
+    "wavenet_flow",
+]
 
 BETWEEN: dict[str, Callable] = {
     "actnorm": lambda features, rng: ActNorm(features),
@@ -68,13 +90,14 @@ def maf(
     features : int
         D, at least 1.
     hidden : sequence of int
-        Widths of each conditioner's hidden layers; below D - 1 (D with a context) some dependencies are lost,
-        and a warning says how many.
+        Widths of each conditioner's hidden layers; below D - 1 (D with a context) some dependencies
+        are lost, and a warning says how many.
     transforms : int
         How many autoregressive transforms are stacked.
     order : {"reverse", "natural", "random"} or a permutation
-        Generation order. "reverse": natural, then reversed, in turn; "natural": always natural; "random": a new
-        permutation for each transform; a permutation: that one, then its reverse, in turn.
+        Generation order. "reverse": natural, then reversed, in turn; "natural": always natural;
+        "random": a new permutation for each transform; a permutation: that one, then its reverse,
+        in turn.
     univariate : str
         A name in :data:`afnp.univariate.UNIVARIATES`.
     context : int
@@ -86,12 +109,14 @@ def maf(
     residual : bool
         Residual blocks of two layers (an odd number of equal widths).
     preprocess : sequence of transforms
-        Fixed layers before the first transform, from :func:`afnp.preprocess.preprocessing`.
+        Fixed layers before the first transform, from
+        :func:`afnp.transforms.preprocess.preprocessing`.
     options : dict, optional
         Keyword arguments of the univariate, such as ``{"bins": 16}``.
     between : str or sequence of str
-        What stands between two transforms, names in ``BETWEEN``: "batchnorm" as in the paper, "actnorm", "lu" (an
-        invertible matrix that begins as a random rotation), "permutation" (random), "reverse".
+        What stands between two transforms, names in ``BETWEEN``: "batchnorm" as in the paper,
+        "actnorm", "lu" (an invertible matrix that begins as a random rotation), "permutation"
+        (random), "reverse".
     base : distribution, optional
         Of the noise, from :mod:`afnp.bases`; a standard normal if left out.
 
@@ -128,7 +153,10 @@ def maf(
 
 
 def made(
-    features: int, hidden: Sequence[int] = (512, 512), order: str | Sequence[int] | np.ndarray = "natural", **kwargs
+    features: int,
+    hidden: Sequence[int] = (512, 512),
+    order: str | Sequence[int] | np.ndarray = "natural",
+    **kwargs,
 ) -> Flow:
     """Build a Gaussian MADE (arXiv 1502.03509): one autoregressive transform; arguments as in :func:`maf`.
 
@@ -173,8 +201,8 @@ def realnvp(
     Parameters
     ----------
     split : {"alternating", "half", "random"} or a sequence of D bools
-        Which features pass through the first transform; the blocks change places with every transform. "random"
-        draws new halves for every pair of transforms.
+        Which features pass through the first transform; the blocks change places with every
+        transform. "random" draws new halves for every pair of transforms.
     **kwargs
         As in :func:`maf`; ``univariate`` may be any.
 
@@ -195,8 +223,9 @@ def nice(
 ) -> Flow:
     """Build a flow of additive couplings that keep volumes, and one scaling (NICE, arXiv 1410.8516).
 
-    The scaling, closest to the noise, is an :class:`afnp.transforms.ActNorm`: a trained diagonal as in the paper,
-    with a shift, begun at the statistics of the first batch. Arguments as in :func:`realnvp`.
+    The scaling, closest to the noise, is an :class:`afnp.transforms.ActNorm`: a trained diagonal as
+    in the paper, with a shift, begun at the statistics of the first batch. Arguments as in
+    :func:`realnvp`.
 
     Examples
     --------
@@ -205,7 +234,9 @@ def nice(
     array([0., 0.])
     """
     last = [ActNorm(integer("features", features, least=1))]
-    return _couplings(features, transforms, split, hidden=hidden, univariate="additive", last=last, **kwargs)
+    return _couplings(
+        features, transforms, split, hidden=hidden, univariate="additive", last=last, **kwargs
+    )
 
 
 def nsf(
@@ -229,7 +260,8 @@ def nsf(
     bound : float
         B: splines bend within [-B, B], outside they are the identity; 4 if left out.
     circular : bool
-        For angles in [-π, π): splines on the circle, and uniform noise on the torus. There is no bound then.
+        For angles in [-π, π): splines on the circle, and uniform noise on the torus. There is no
+        bound then.
     **kwargs
         As in :func:`maf` or :func:`realnvp`; ``options`` are further ones of the spline.
 
@@ -263,9 +295,10 @@ def maf_mog(
     .. math:: p(u) = \prod_i \sum_k \pi_{ik}\, \mathcal N(u_i;\, \mu_{ik}, \sigma_{ik}^2), \qquad
               w_i = \Phi^{-1}\Big(\sum_k \pi_{ik}\, \Phi\Big(\frac{u_i - \mu_{ik}}{\sigma_{ik}}\Big)\Big)
 
-    The paper puts a MADE of mixtures where the noise would be. The same distribution as one more transform: if
-    every u_i goes through its own conditional distribution function, the result is uniform, and standard normal
-    after Φ⁻¹; the density of u comes out as the mixture, and sampling remains ancestral.
+    The paper puts a MADE of mixtures where the noise would be. The same distribution as one more
+    transform: if every u_i goes through its own conditional distribution function, the result is
+    uniform, and standard normal after Φ⁻¹; the density of u comes out as the mixture, and sampling
+    remains ancestral.
 
     Parameters
     ----------
@@ -282,14 +315,23 @@ def maf_mog(
     ['affine', 'affine', 'gaussian_mixture']
     """
     mixture = {"univariate": "gaussian_mixture", "options": {"components": components}}
-    return _autoregressive(Autoregressive, features, transforms, order, hidden=hidden, last=mixture, **kwargs)
+    return _autoregressive(
+        Autoregressive, features, transforms, order, hidden=hidden, last=mixture, **kwargs
+    )
 
 
-# ---- what they share -----------------------------------------------------------------------------------------
+# ---- what they share -----------------------------------------------------------------------------
 
 
 def _autoregressive(
-    kind, features: int, transforms: int, order="reverse", context: int = 0, seed: int = 0, last=None, **kwargs
+    kind,
+    features: int,
+    transforms: int,
+    order="reverse",
+    context: int = 0,
+    seed: int = 0,
+    last=None,
+    **kwargs,
 ) -> Flow:
     """Stack transforms of a kind in their orders; ``last`` changes the arguments of one more."""
     features, context = integer("features", features, least=1), integer("context", context, least=0)
@@ -297,11 +339,13 @@ def _autoregressive(
     of_flow, of_layer = _apart(kwargs)
     layers = [
         kind(
-            features=features, order=_order_of_transform(order, k, features, rng), context=context,
+            features=features,
+            order=_order_of_transform(order, k, features, rng),
+            context=context,
             **of_layer | (last if last and k == transforms else {}),
         )
         for k in range(transforms + bool(last))
-    ]  # fmt: skip
+    ]
     return _flow(layers, rng, context=context, seed=seed, **of_flow)
 
 
@@ -320,7 +364,11 @@ def _couplings(
     of_flow, of_layer = _apart(kwargs)
     layers: list = []
     for k in range(transforms):
-        chosen = split_of(layers[-1].passing, features, swapped=True) if k % 2 else split_of(split, features, rng)
+        chosen = (
+            split_of(layers[-1].passing, features, swapped=True)
+            if k % 2
+            else split_of(split, features, rng)
+        )
         layers.append(Coupling(features, split=chosen, context=context, **of_layer))
     return _flow(layers, rng, last, context=context, seed=seed, **of_flow)
 
@@ -329,21 +377,29 @@ def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) 
     """Return the generation order of transform k."""
     if isinstance(order, str) and order in ("natural", "random"):
         return masks.order_of(order, features, rng)
-    first = masks.order_of("natural" if isinstance(order, str) and order == "reverse" else order, features)
+    first = masks.order_of(
+        "natural" if isinstance(order, str) and order == "reverse" else order, features
+    )
     return first[::-1] if k % 2 else first
 
 
 def _apart(kwargs: dict) -> tuple[dict, dict]:
     """Part keyword arguments into those of the flow and those of its transforms."""
-    of_flow = {name: kwargs[name] for name in ("dtype", "preprocess", "between", "base") if name in kwargs}
+    of_flow = {
+        name: kwargs[name] for name in ("dtype", "preprocess", "between", "base") if name in kwargs
+    }
     return of_flow, {name: value for name, value in kwargs.items() if name not in of_flow}
 
 
-def _flow(layers: list, rng, last: Sequence = (), preprocess: Sequence = (), between=(), **kwargs) -> Flow:
+def _flow(
+    layers: list, rng, last: Sequence = (), preprocess: Sequence = (), between=(), **kwargs
+) -> Flow:
     """Put together what comes before, between and after the transforms."""
     names, features = [between] if isinstance(between, str) else between, layers[0].features
     if not isinstance(names, Iterable):
-        raise ValueError(f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got {between!r}")
+        raise ValueError(
+            f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got {between!r}"
+        )
     names, stacked = list(names), layers[:1]
     for name in names:
         choose("between", name, sorted(BETWEEN))
@@ -376,7 +432,8 @@ def tarflow(
     Parameters
     ----------
     patch : int
-        Features a token, in the order; it divides D. Images: ``order=afnp.transforms.attention.image_order(...)``.
+        Features a token, in the order; it divides D. Images:
+        ``order=afnp.transforms.attention.image_order(...)``.
     width, heads, blocks : int
         Of each transform's transformer: numbers a token, attention heads, blocks.
     **kwargs
@@ -389,3 +446,60 @@ def tarflow(
     """
     kwargs |= {"patch": patch, "width": width, "heads": heads, "blocks": blocks}
     return _autoregressive(Attentive, features, transforms, order, **kwargs)
+
+
+def wavenet_flow(
+    features: int,
+    channels: int = 16,
+    layers: int = 10,
+    transforms: int = 2,
+    cycle: int = 10,
+    order: str = "reverse",
+    context: int = 0,
+    seed: int = 0,
+    **kwargs,
+) -> Flow:
+    """Build a flow of causal dilated convolutions (WaveNet, arXiv 1609.03499), for series of any length.
+
+    Parameters
+    ----------
+    features : int
+        D, steps of the series.
+    channels : int
+        Width of every layer.
+    layers : int
+        Dilated convolutions a transform, with dilations 1, 2, 4, ..., beginning anew after
+        ``cycle`` of them.
+    transforms : int
+    order : {"reverse", "natural"}
+        "reverse": from the first step to the last, and back, in turn; "natural": always from the
+        first.
+    **kwargs
+        ``univariate, options, dtype, preprocess, between, base`` as in :func:`afnp.maf`;
+        ``activation`` is one of "gated", "relu", "tanh".
+
+    Raises
+    ------
+    ValueError
+        If an argument makes no sense; it names argument, expectation and value.
+
+    Examples
+    --------
+    >>> flow, longer = wavenet_flow(100, layers=4), wavenet_flow(10**6, layers=4)
+    >>> flow.theta.size == longer.theta.size, flow.layers[0].conditioner.receptive_field
+    (True, 16)
+    """
+    transforms, rng = integer("transforms", transforms, least=1), np.random.default_rng([seed, 1])
+    layers, cycle = integer("layers", layers, least=0), integer("cycle", cycle, least=1)
+    choose("order", order, ("reverse", "natural"))
+    of_flow, of_layer = _apart(kwargs)
+    of_layer |= {
+        "channels": channels,
+        "dilations": [2 ** (l % cycle) for l in range(layers)],
+        "context": context,
+    }
+    stack: list = [
+        CausalConvolution(features, reverse=order == "reverse" and k % 2 == 1, **of_layer)
+        for k in range(transforms)
+    ]
+    return _flow(stack, rng, context=context, seed=seed, **of_flow)

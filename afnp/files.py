@@ -5,17 +5,17 @@ The container, all integers little-endian:
 ====================  =====================================================================================
 bytes                 what
 ====================  =====================================================================================
-0..7                  magic ``b"afnp\r\n\x1a\n"`` (a text-mode transfer or a foreign file is seen at once)
-8..11                 format version, uint32
-12..15                header length n, uint32, at most 16 MiB
-16..16+n-1            header: JSON object in UTF-8, with ``kind``, ``arrays`` (list of [name, dtype, shape],
+0..7                  magic ``b"afnp\r\n\x1a\n"`` (a text-mode transfer or a foreign file is seen at
+once) 8..11                 format version, uint32 12..15                header length n, uint32, at
+most 16 MiB 16..16+n-1            header: JSON object in UTF-8, with ``kind``, ``arrays`` (list of
+[name, dtype, shape],
                       dtype one of ``<f4 <f8 <i8``) and whatever the kind adds
 then                  the arrays, one after another, C order
 last 32               SHA-256 of everything before
 ====================  =====================================================================================
 
-The file's size follows from the header, and is compared before anything is read into memory. A model's header
-carries the flow's configuration; masks are recomputed from it, never loaded.
+The file's size follows from the header, and is compared before anything is read into memory. A
+model's header carries the flow's configuration; masks are recomputed from it, never loaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from afnp.discrete import MODELS
-from afnp.flows import Flow
+from afnp.flow import Flow
 
 __all__ = ["ModelFileError", "load", "read", "save", "write", "write_bytes"]
 
@@ -65,9 +65,13 @@ def write(path: str | os.PathLike, kind: str, header: dict, arrays: dict[str, np
     Raises
     ------
     ValueError
-        If ``read`` could not read it again: another dtype, a number that is not finite, a header above 16 MiB.
+        If ``read`` could not read it again: another dtype, a number that is not finite, a header
+        above 16 MiB.
     """
-    plain = {name: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C") for name, a in arrays.items()}
+    plain = {
+        name: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C")
+        for name, a in arrays.items()
+    }
     listing = [[name, a.dtype.str, list(a.shape)] for name, a in plain.items()]
     for entry in listing:
         _bytes(entry)
@@ -75,7 +79,12 @@ def write(path: str | os.PathLike, kind: str, header: dict, arrays: dict[str, np
     if len(text) > MAX_HEADER:
         raise ValueError(f"header: expected at most {MAX_HEADER} bytes, got {len(text)}")
     content = b"".join(
-        [MAGIC, struct.pack("<II", VERSION, len(text)), text, *(a.tobytes() for a in plain.values())]
+        [
+            MAGIC,
+            struct.pack("<II", VERSION, len(text)),
+            text,
+            *(a.tobytes() for a in plain.values()),
+        ]
     )
     write_bytes(Path(path), content + hashlib.sha256(content).digest())
 
@@ -123,12 +132,18 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray
         size = os.fstat(file.fileno()).st_size
         start = file.read(16)
         if len(start) < 16 or start[:8] != MAGIC:
-            raise ModelFileError(f"{path}: not an afnp file (it does not begin with the afnp magic bytes)")
+            raise ModelFileError(
+                f"{path}: not an afnp file (it does not begin with the afnp magic bytes)"
+            )
         version, length = struct.unpack("<II", start[8:])
         if version != VERSION:
-            raise ModelFileError(f"{path}: format version {version}; this afnp reads version {VERSION}")
+            raise ModelFileError(
+                f"{path}: format version {version}; this afnp reads version {VERSION}"
+            )
         if length > min(MAX_HEADER, size):
-            raise ModelFileError(f"{path}: header of {length} bytes in a file of {size}; truncated or altered")
+            raise ModelFileError(
+                f"{path}: header of {length} bytes in a file of {size}; truncated or altered"
+            )
         text = file.read(length)
         header = _header(path, text)
         expected = 16 + length + sum(_bytes(entry) for entry in header["arrays"]) + DIGEST
@@ -149,7 +164,9 @@ def _header(path, text: bytes) -> dict:
     try:
         header = json.loads(text)
         names = [entry[0] for entry in header["arrays"]]
-        sound = len(set(names)) == len(names) and all(_bytes(entry) >= 0 for entry in header["arrays"])
+        sound = len(set(names)) == len(names) and all(
+            _bytes(entry) >= 0 for entry in header["arrays"]
+        )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         sound = False
     if not sound:
@@ -160,9 +177,15 @@ def _header(path, text: bytes) -> dict:
 def _bytes(entry: list) -> int:
     """Return how many bytes an array of the listing takes; raise ValueError where the entry makes no sense."""
     _, dtype, shape = entry
-    sound = isinstance(shape, list) and len(shape) <= MAX_AXES and all(type(n) is int and n >= 0 for n in shape)
+    sound = (
+        isinstance(shape, list)
+        and len(shape) <= MAX_AXES
+        and all(type(n) is int and n >= 0 for n in shape)
+    )
     if dtype not in DTYPES or not sound or math.prod(max(n, 1) for n in shape) > 2**48:
-        raise ValueError(f"array entry {entry}: expected one of {DTYPES} and a shape of at most {MAX_AXES} axes")
+        raise ValueError(
+            f"array entry {entry}: expected one of {DTYPES} and a shape of at most {MAX_AXES} axes"
+        )
     return int(dtype[2]) * math.prod(shape)
 
 
@@ -194,7 +217,9 @@ def save(flow: Flow, path: str | os.PathLike) -> None:
     True
     """
     if not np.isfinite(flow.theta).all():
-        raise ValueError(f"theta: entry {int(np.argmin(np.isfinite(flow.theta)))} is not finite; nothing was saved")
+        raise ValueError(
+            f"theta: entry {int(np.argmin(np.isfinite(flow.theta)))} is not finite; nothing was saved"
+        )
     write(path, "model", {"flow": flow.config()}, {"theta": flow.theta})
 
 
@@ -231,7 +256,9 @@ def load(path: str | os.PathLike) -> Flow:
             raise ValueError(f"parameters of {theta.dtype} for a flow of {flow.dtype}")
         flow.theta = theta
     except Exception as error:  # whatever a configuration provokes is a fault of the file
-        raise ModelFileError(f"{path}: the configuration does not describe a flow: {error}") from error
+        raise ModelFileError(
+            f"{path}: the configuration does not describe a flow: {error}"
+        ) from error
     return flow
 
 

@@ -35,8 +35,13 @@ def check_rows(x, features: int | None, dtype, name: str = "x") -> np.ndarray:
         x = x.astype(dtype, copy=False)
     if not np.isfinite(x).all():
         row, feature = np.argwhere(~np.isfinite(x))[0]
-        value, kind = given[row, feature], "" if not np.isfinite(given[row, feature]) else f" as {np.dtype(dtype)}"
-        raise ValueError(f"{name}: row {row}, feature {feature} is {value}; every value must be finite{kind}")
+        value, kind = (
+            given[row, feature],
+            "" if not np.isfinite(given[row, feature]) else f" as {np.dtype(dtype)}",
+        )
+        raise ValueError(
+            f"{name}: row {row}, feature {feature} is {value}; every value must be finite{kind}"
+        )
     return x
 
 

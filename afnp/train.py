@@ -2,7 +2,8 @@ r"""Training: Adam on the exact negative log-likelihood, interruptible and resum
 
 .. math:: \min_\theta\; \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n \mid c_n)
 
-All state lies in two records, :class:`afnp.adam.Adam` and :class:`_Run`, and a checkpoint is both of them.
+All state lies in two records, :class:`afnp.adam.Adam` and :class:`_Run`, and a checkpoint is both
+of them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from afnp import files
 from afnp.adam import Adam
-from afnp.flows import Flow
+from afnp.flow import Flow
 
 __all__ = ["History", "fit"]
 
@@ -83,8 +84,8 @@ def fit(
 
     .. math:: \min_\theta\; -\frac1N \sum_n \log p_\theta(x_n \mid c_n)
 
-    With validation rows, the parameters of the best epoch are kept. Ctrl-C ends training after the step it finds
-    under way, as if that had been the last one: the history so far is returned.
+    With validation rows, the parameters of the best epoch are kept. Ctrl-C ends training after the
+    step it finds under way, as if that had been the last one: the history so far is returned.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def fit(
     checkpoint : path, optional
         Written atomically after every epoch and at an interruption.
     resume : bool
-        Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit for bit
-        (with as many threads: compiled gradients are summed thread by thread).
+        Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit
+        for bit (with as many threads: compiled gradients are summed thread by thread).
 
     Returns
     -------
@@ -117,9 +118,11 @@ def fit(
     Raises
     ------
     ValueError
-        If rows or options make no sense; if the checkpoint exists and ``resume`` is false, or is of another recipe.
+        If rows or options make no sense; if the checkpoint exists and ``resume`` is false, or is of
+        another recipe.
     FloatingPointError
-        If the loss or its gradient is not finite: names epoch, step and rows; the last good parameters stay.
+        If the loss or its gradient is not finite: names epoch, step and rows; the last good
+        parameters stay.
 
     Examples
     --------
@@ -131,17 +134,24 @@ def fit(
     True
     """
     options = {
-        "batch_size": operator.index(batch_size), "learning_rate": float(learning_rate), "schedule": schedule,
-        "clip": float(clip), "weight_decay": float(weight_decay), "seed": operator.index(seed),
-        "epochs": operator.index(epochs), "patience": None if patience is None else operator.index(patience),
-    }  # fmt: skip
+        "batch_size": operator.index(batch_size),
+        "learning_rate": float(learning_rate),
+        "schedule": schedule,
+        "clip": float(clip),
+        "weight_decay": float(weight_decay),
+        "seed": operator.index(seed),
+        "epochs": operator.index(epochs),
+        "patience": None if patience is None else operator.index(patience),
+    }
     _check_options(options, x_val, context_val)
     x, c = flow._check(x_train, context, "x_train")
     if not len(x):
         raise ValueError("x_train: expected at least one row, got none")
     validation = None if x_val is None else flow._check(x_val, context_val, "x_val")
     if validation is not None and not len(validation[0]):
-        raise ValueError("x_val: expected at least one row, got none; without validation, leave it out")
+        raise ValueError(
+            "x_val: expected at least one row, got none; without validation, leave it out"
+        )
     trainer = _Trainer(flow, x, c, validation, options, checkpoint)
     trainer.begin(resume)
     with _Interruption() as interruption:
@@ -157,7 +167,9 @@ def _check_options(options: dict, x_val, context_val) -> None:
         if not 0 < options[name] <= largest:
             raise ValueError(f"{name}: expected a positive number, got {options[name]}")
     if not 0 <= options["weight_decay"] < math.inf:
-        raise ValueError(f"weight_decay: expected a number of at least 0, got {options['weight_decay']}")
+        raise ValueError(
+            f"weight_decay: expected a number of at least 0, got {options['weight_decay']}"
+        )
     if options["schedule"] not in ("cosine", "constant"):
         raise ValueError(f"schedule: expected 'cosine' or 'constant', got {options['schedule']!r}")
     for name, given in (("patience", options["patience"]), ("context_val", context_val)):
@@ -182,12 +194,19 @@ class _Trainer:
         self.grads[0].updates = []
         self.steps = math.ceil(len(x) / options["batch_size"])
 
-    # ---- the loop ----------------------------------------------------------------------------------------
+    # ---- the loop --------------------------------------------------------------------------------
 
     def run(self, interruption: _Interruption, progress: bool) -> None:
         start, before = time.perf_counter(), self.history.seconds
         epochs, history, state = self.options["epochs"], self.history, self.run_state
-        bar = tqdm(total=epochs, initial=state.epoch, desc="fit", unit="epoch", leave=None, disable=not progress)
+        bar = tqdm(
+            total=epochs,
+            initial=state.epoch,
+            desc="fit",
+            unit="epoch",
+            leave=None,
+            disable=not progress,
+        )
         try:
             with bar:
                 while state.epoch < epochs and not self._out_of_patience():
@@ -224,7 +243,9 @@ class _Trainer:
         return True
 
     def _step(self, rows: np.ndarray) -> None:
-        log_prob, square = self.flow._gradient_in_blocks(self.x[rows], self.c[rows], self.grads, self.backend)
+        log_prob, square = self.flow._gradient_in_blocks(
+            self.x[rows], self.c[rows], self.grads, self.backend
+        )
         norm, grad = math.sqrt(square), self.grads[0].flat
         loss_sum = -float(log_prob.sum(dtype=np.float64))
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
@@ -241,7 +262,11 @@ class _Trainer:
 
     def _rate(self) -> float:
         fraction = self.adam.t / (self.steps * self.options["epochs"])
-        wave = 0.5 * (1 + math.cos(math.pi * fraction)) if self.options["schedule"] == "cosine" else 1.0
+        wave = (
+            0.5 * (1 + math.cos(math.pi * fraction))
+            if self.options["schedule"] == "cosine"
+            else 1.0
+        )
         return self.options["learning_rate"] * wave
 
     def _validate(self) -> None:
@@ -252,11 +277,15 @@ class _Trainer:
             log_prob = self.flow.log_prob(x, c if self.flow.context else None)
         except FloatingPointError as error:
             self.flow.theta = self.good
-            raise FloatingPointError(f"after epoch {self.run_state.epoch - 1}, in x_val: {error}") from error
+            raise FloatingPointError(
+                f"after epoch {self.run_state.epoch - 1}, in x_val: {error}"
+            ) from error
         if not np.isfinite(log_prob).all():
             self.flow.theta = self.good
             row = int(np.argmin(np.isfinite(log_prob)))
-            raise FloatingPointError(f"row {row} of x_val has density zero after epoch {self.run_state.epoch - 1}")
+            raise FloatingPointError(
+                f"row {row} of x_val has density zero after epoch {self.run_state.epoch - 1}"
+            )
         loss = -float(log_prob.mean(dtype=np.float64))
         self.history.val_loss.append(loss)
         best = self.history.best_epoch
@@ -266,12 +295,20 @@ class _Trainer:
 
     def _out_of_patience(self) -> bool:
         patience, best = self.options["patience"], self.history.best_epoch
-        return patience is not None and best is not None and self.run_state.epoch - 1 - best >= patience
+        return (
+            patience is not None
+            and best is not None
+            and self.run_state.epoch - 1 - best >= patience
+        )
 
     def _fail(self, log_prob: np.ndarray, rows: np.ndarray) -> None:
         self.flow.theta = self.good
         bad = rows[~np.isfinite(log_prob)]
-        where = f"training rows {bad[:5].tolist()}" if len(bad) else f"its gradient, rows {rows[:5].tolist()}, ..."
+        where = (
+            f"training rows {bad[:5].tolist()}"
+            if len(bad)
+            else f"its gradient, rows {rows[:5].tolist()}, ..."
+        )
         raise FloatingPointError(
             f"the loss is not finite at epoch {self.run_state.epoch}, step {self.run_state.step}: {where}; "
             "the last good parameters were kept (a lower learning_rate or clip may help)"
@@ -283,7 +320,7 @@ class _Trainer:
             losses += f", val {self.history.val_loss[-1]:.3f}"
         return f"{losses}, rate {self.history.learning_rate[-1]:.1e}"
 
-    # ---- checkpoints -------------------------------------------------------------------------------------
+    # ---- checkpoints -----------------------------------------------------------------------------
 
     def _recipe(self) -> dict:
         """Return what must be the same for a resumed run to equal an uninterrupted one."""
@@ -298,21 +335,29 @@ class _Trainer:
     def _resumed(self, resume: bool) -> bool:
         if self.checkpoint is None:
             if resume:
-                raise ValueError("resume: expected a checkpoint to resume from, got checkpoint=None")
+                raise ValueError(
+                    "resume: expected a checkpoint to resume from, got checkpoint=None"
+                )
             return False
         self.run_state.recipe = self._recipe()
         if self.checkpoint.exists():
             if not resume:
-                raise ValueError(f"checkpoint: {self.checkpoint} exists; pass resume=True, or delete it first")
+                raise ValueError(
+                    f"checkpoint: {self.checkpoint} exists; pass resume=True, or delete it first"
+                )
             self._load(self.checkpoint)
             return True
         if not self.checkpoint.parent.is_dir():
-            raise ValueError(f"checkpoint: expected a file in a folder that exists, got {self.checkpoint}")
+            raise ValueError(
+                f"checkpoint: expected a file in a folder that exists, got {self.checkpoint}"
+            )
         return False
 
     def _start_from_data(self) -> None:
         """Show the flow some training rows, if it has layers that start from statistics."""
-        rows = np.random.default_rng([self.options["seed"], 1]).permutation(len(self.x))[:FIRST_LOOK]
+        rows = np.random.default_rng([self.options["seed"], 1]).permutation(len(self.x))[
+            :FIRST_LOOK
+        ]
         self.flow._begin(self.x[rows], self.c[rows])
         np.copyto(self.good, self.flow.theta)
         np.copyto(self.best, self.flow.theta)
@@ -332,8 +377,12 @@ class _Trainer:
         differing = [name for name in mine if saved.get(name) != mine[name]]
         if differing:
             name = differing[0]
-            got = "" if name in ("flow", "data") else f": {saved.get(name)} there, {mine[name]} here"
-            raise ValueError(f"checkpoint: {path} was made with another recipe; {name} differs{got}")
+            got = (
+                "" if name in ("flow", "data") else f": {saved.get(name)} there, {mine[name]} here"
+            )
+            raise ValueError(
+                f"checkpoint: {path} was made with another recipe; {name} differs{got}"
+            )
         self.run_state = _Run(**header["run"])
         self.history = History(**header["run"]["history"])
         self.rng.bit_generator.state = self.run_state.rng_state
@@ -362,14 +411,16 @@ def _fingerprint(a: np.ndarray) -> list:
 class _Interruption:
     """Turn the first Ctrl-C into a request, ``asked``, that the loop honours between two steps.
 
-    A second Ctrl-C interrupts as usual. Outside the main thread Python delivers none, and nothing is done.
+    A second Ctrl-C interrupts as usual. Outside the main thread Python delivers none, and nothing
+    is done.
     """
 
     asked = False
 
     def __enter__(self) -> _Interruption:
         ours = threading.current_thread() is threading.main_thread()
-        # a handler set from C cannot be put back, and a job that ignores Ctrl-C shall go on ignoring it
+        # a handler set from C cannot be put back, and a job that ignores Ctrl-C shall go on
+        # ignoring it
         self.main = ours and signal.getsignal(signal.SIGINT) not in (None, signal.SIG_IGN)
         if self.main:
             self.before = signal.signal(signal.SIGINT, self._ask)

@@ -2,8 +2,8 @@ r"""Every joint distribution is a product of conditionals, and any order of the 
 
 .. math:: p(x_1, \dots, x_4) = \prod_{r=1}^{4} p(x_{o_r} \mid x_{o_1}, \dots, x_{o_{r-1}})
 
-The graph is complete: every variable hears all that come before it. Nothing is assumed, so nothing is lost;
-only the factors change with the order. The numbers come from a random table of 48 entries.
+The graph is complete: every variable hears all that come before it. Nothing is assumed, so nothing
+is lost; only the factors change with the order. The numbers come from a random table of 48 entries.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def draw(data: dict) -> Figure:
     figure = Figure(figsize=(9, 6.2))
     caption(figure, __doc__.split("\n")[0])
     numbers = data["numbers"]
-    for axes, chain, product in zip(figure.subplots(2), data["chains"], numbers["products"], strict=True):
+    for axes, chain, product in zip(
+        figure.subplots(2), data["chains"], numbers["products"], strict=True
+    ):
         draw_chain(axes, chain, product)
     state = ", ".join(map(str, STATE))
     note(
@@ -74,10 +76,26 @@ def draw_chain(axes, chain: dict, product: float) -> None:
     names = [f"$x_{i + 1}$" for i in order]
     for r, (name, factor) in enumerate(zip(names, chain["factors"], strict=True)):
         color = NODE_COLORS[r]
-        axes.plot(r * 1.25, 0, "o", markersize=30, markerfacecolor="white", markeredgecolor=color, linestyle="")
+        axes.plot(
+            r * 1.25,
+            0,
+            "o",
+            markersize=30,
+            markerfacecolor="white",
+            markeredgecolor=color,
+            linestyle="",
+        )
         axes.text(r * 1.25, 0, name, ha="center", va="center", fontsize=13, color=color)
         given = r"\,|\," + ",".join(name[1:-1] for name in names[:r]) if r else ""
-        axes.text(r * 1.25, -0.62, f"$p({name[1:-1]}{given})$", ha="center", va="center", fontsize=11, color=color)
+        axes.text(
+            r * 1.25,
+            -0.62,
+            f"$p({name[1:-1]}{given})$",
+            ha="center",
+            va="center",
+            fontsize=11,
+            color=color,
+        )
         axes.text(r * 1.25, -0.98, f"{factor:.4f}", ha="center", va="center", color=color)
         axes.text(r * 1.25 + 0.62, -0.98, "×" if r < 3 else "=", ha="center", va="center")
         for earlier in range(r):

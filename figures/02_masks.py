@@ -2,8 +2,9 @@ r"""Sorted by degree, every mask is a staircase, and the product of the masks is
 
 .. math:: P = M^{(3)} M^{(2)} M^{(1)}, \qquad P_{ij} = \text{number of paths from input } j \text{ to output } i
 
-Output i may hear inputs 1 to i - 1, and P is positive exactly there, if the hidden layers are wide enough. A
-network too narrow loses dependencies that were legal. A context is known from the start: it reaches every output.
+Output i may hear inputs 1 to i - 1, and P is positive exactly there, if the hidden layers are wide
+enough. A network too narrow loses dependencies that were legal. A context is known from the start:
+it reaches every output.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from afnp import masks
+from afnp.networks import masks
 from figures.common import COLORS, caption
 
 D, WIDE, NARROW, C = 8, 14, 4, 2
@@ -45,7 +46,9 @@ def network(width: int, features: int = D, context: int = 0) -> dict:
     degrees = [inputs, hidden, hidden, outputs]
     staircases = [masks.prefixes(hidden, inputs), masks.prefixes(hidden, hidden)]
     staircases.append(masks.prefixes(outputs, hidden, strict=True))
-    matrices = [masks.mask(s, len(d)).astype(int) for s, d in zip(staircases, degrees[:-1], strict=True)]
+    matrices = [
+        masks.mask(s, len(d)).astype(int) for s, d in zip(staircases, degrees[:-1], strict=True)
+    ]
     return {
         "degrees": degrees,
         "staircases": staircases,
@@ -58,19 +61,28 @@ def draw(data: dict) -> Figure:
     """Draw the wide network as a matrix product; below, the narrow one and the one with a context."""
     figure = Figure(figsize=(12, 7.1), layout="none")
     caption(figure, __doc__.split("\n")[0])
-    wide, narrow, context, numbers = (data[name] for name in ("wide", "narrow", "context", "numbers"))
+    wide, narrow, context, numbers = (
+        data[name] for name in ("wide", "narrow", "context", "numbers")
+    )
 
     top, left = 0.95, 0.65
     for k, title in ((2, "mask 3"), (1, "× mask 2"), (0, "× mask 1")):
         left = draw_mask(figure, (left, top), wide, k, title)
-    draw_paths(figure, (left, top), wide, f"= number of paths: all {numbers['legal']}\nlegal pairs are connected")
+    draw_paths(
+        figure,
+        (left, top),
+        wide,
+        f"= number of paths: all {numbers['legal']}\nlegal pairs are connected",
+    )
 
     top, left = 4.45, 0.65
     left = draw_mask(figure, (left, top), narrow, 0, f"{NARROW} hidden units,\ntoo narrow: mask 1")
     title = f"product: {numbers['lost_narrow']} of {numbers['legal']}\nlegal pairs lost (red)"
     left = draw_paths(figure, (left, top), narrow, title) + 0.5
     left = draw_mask(figure, (left, top), context, 0, f"context of {C} (yellow):\nmask 1", C)
-    draw_paths(figure, (left, top), context, "product: the context reaches\nevery output, the first too", C)
+    draw_paths(
+        figure, (left, top), context, "product: the context reaches\nevery output, the first too", C
+    )
     return figure
 
 
@@ -91,22 +103,47 @@ def draw_paths(figure, corner, net: dict, title: str, context: int = 0) -> float
     lost = (columns[None, :] < rows[:, None]) & (paths == 0)
     shown = np.where(lost, 3, np.where(paths > 0, 1, 0))
     shown[:, :context] *= 2
-    axes, end = place(figure, corner, shown, [PAPER, "#CFE3F1", "#F7DDA6", COLORS["red"]], PATH_CELL)
+    axes, end = place(
+        figure, corner, shown, [PAPER, "#CFE3F1", "#F7DDA6", COLORS["red"]], PATH_CELL
+    )
     for i, j in np.argwhere((paths > 0) | lost):
         color, weight = ("white", "bold") if lost[i, j] else (COLORS["ink"], "normal")
-        axes.text(j + 0.5, i + 0.52, paths[i, j], ha="center", va="center", fontsize=8, color=color, weight=weight)
+        axes.text(
+            j + 0.5,
+            i + 0.52,
+            paths[i, j],
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=color,
+            weight=weight,
+        )
     axes.set_title(title)
     finish(axes, rows, columns, LAYERS[3], LAYERS[0], size=8)
     return end
 
 
-def place(figure, corner: tuple[float, float], shown: np.ndarray, colors: list[str], cell: float) -> tuple:
+def place(
+    figure, corner: tuple[float, float], shown: np.ndarray, colors: list[str], cell: float
+) -> tuple:
     """Draw a matrix of colour numbers with square cells, its corner (inches) at the top left."""
     (left, top), (rows, columns) = corner, shown.shape
     width, height = figure.get_size_inches()
-    box = (left / width, 1 - (top + rows * cell) / height, columns * cell / width, rows * cell / height)
+    box = (
+        left / width,
+        1 - (top + rows * cell) / height,
+        columns * cell / width,
+        rows * cell / height,
+    )
     axes = figure.add_axes(box)
-    axes.pcolormesh(shown, cmap=ListedColormap(colors), vmin=0, vmax=len(colors) - 1, edgecolor="#CCCCCC", lw=0.6)
+    axes.pcolormesh(
+        shown,
+        cmap=ListedColormap(colors),
+        vmin=0,
+        vmax=len(colors) - 1,
+        edgecolor="#CCCCCC",
+        lw=0.6,
+    )
     return axes, left + columns * cell + GAP
 
 

@@ -5,10 +5,11 @@ r"""A trained autoregressive layer has a triangular Jacobian, so its determinant
           0 & j > i \\ e^{-\alpha_i} & j = i \\
           -e^{-\alpha_i} \partial \mu_i / \partial x_j - u_i\, \partial \alpha_i / \partial x_j & j < i \end{cases}
 
-A whole MAF stacks such layers in different orders. Its Jacobian is full; but it is a product of triangular ones,
-so the determinant is still the product of all diagonals, which ``numpy.linalg.slogdet`` confirms. The data are
-the 8 × 8 digits, the Jacobians complex steps at one test image; the fixed preprocessing before the layers, pixel by
-pixel, multiplies column j by its own derivative.
+A whole MAF stacks such layers in different orders. Its Jacobian is full; but it is a product of
+triangular ones, so the determinant is still the product of all diagonals, which
+``numpy.linalg.slogdet`` confirms. The data are the 8 × 8 digits, the Jacobians complex steps at one
+test image; the fixed preprocessing before the layers, pixel by pixel, multiplies column j by its
+own derivative.
 """
 
 from __future__ import annotations

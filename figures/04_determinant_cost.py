@@ -3,8 +3,9 @@ r"""A general log-determinant costs about D³ operations a sample, a triangular 
 .. math:: \log|\det J| = \sum_i \log |U_{ii}|, \quad J = PLU \qquad \text{against} \qquad
           \log|\det J| = \sum_i \log J_{ii}
 
-``numpy.linalg.slogdet`` factors each sample's matrix (2 D³ / 3 operations). Where the Jacobian is triangular its
-diagonal is all that is needed, and the rest need not even be computed. Both are timed per sample, in float64.
+``numpy.linalg.slogdet`` factors each sample's matrix (2 D³ / 3 operations). Where the Jacobian is
+triangular its diagonal is all that is needed, and the rest need not even be computed. Both are
+timed per sample, in float64.
 """
 
 from __future__ import annotations
@@ -40,14 +41,23 @@ def data(quick: bool = False) -> dict:
         "largest_difference": max(difference(int(d)) for d in D[:6]),
         "batch_triangular": BATCH,
     }
-    return {"numbers": numbers, "D": D, "general": general, "triangular": triangular, "machine": computer}
+    return {
+        "numbers": numbers,
+        "D": D,
+        "general": general,
+        "triangular": triangular,
+        "machine": computer,
+    }
 
 
 def measure(D: int, quick: bool) -> dict:
     """Return seconds a sample: of one general matrix, and of the diagonals (BATCH, D) of triangular ones."""
     rng = np.random.default_rng(D)
     J, diagonals = rng.standard_normal((D, D)), rng.uniform(0.5, 2, (BATCH, D))
-    rivals = {"general": lambda: np.linalg.slogdet(J), "triangular": lambda: np.log(diagonals).sum(axis=1)}
+    rivals = {
+        "general": lambda: np.linalg.slogdet(J),
+        "triangular": lambda: np.log(diagonals).sum(axis=1),
+    }
     times = median_seconds(rivals, 3 if quick or D > 1500 else 20)
     return {**times, "triangular": {name: t / BATCH for name, t in times["triangular"].items()}}
 

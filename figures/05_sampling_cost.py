@@ -3,9 +3,10 @@ r"""Compiled, sampling by substitution costs about as much as one density pass; 
 .. math:: T_{\text{loop}} \approx D \cdot T_{\text{density}}, \qquad
           T_{\text{substitution}} \approx T_{\text{density}} + D \cdot \text{(overhead of a short step)}
 
-One affine MADE with two hidden layers, 100 samples in float32, one core. The loop runs the whole network once a
-feature; substitution evaluates each hidden unit once, and returns the same samples. What remains sequential is the
-depth: D short steps, each of a few NumPy calls, or of nearly nothing once compiled.
+One affine MADE with two hidden layers, 100 samples in float32, one core. The loop runs the whole
+network once a feature; substitution evaluates each hidden unit once, and returns the same samples.
+What remains sequential is the depth: D short steps, each of a few NumPy calls, or of nearly nothing
+once compiled.
 """
 
 from __future__ import annotations
@@ -39,13 +40,16 @@ def data(quick: bool = False) -> dict:
         "ratio": (times["naive"] / times["substitution"]).round(2),
         "naive_over_density": (times["naive"] / times["density"]).round(2),
         "substitution_over_density": (times["substitution"] / times["density"]).round(2),
-        "compiled_substitution_over_density": (times["compiled_substitution"] / times["compiled_density"]).round(2),
+        "compiled_substitution_over_density": (
+            times["compiled_substitution"] / times["compiled_density"]
+        ).round(2),
         "image_D": image["D"],
         "image_hidden": image["hidden"],
         **{f"image_{name}_ms": image[name]["minimum"] for name in NAMES},
         **{f"image_{name}_median_ms": image[name]["median"] for name in NAMES},
         "image_ratio": image["naive"]["minimum"] / image["substitution"]["minimum"],
-        "image_compiled_ratio": image["naive"]["minimum"] / image["compiled_substitution"]["minimum"],
+        "image_compiled_ratio": image["naive"]["minimum"]
+        / image["compiled_substitution"]["minimum"],
         "largest_difference": max(row["difference"] for row in [*rows, image]),
     }
     return {"numbers": numbers, "D": np.array(D), "times": times, "machine": computer}
@@ -66,9 +70,14 @@ def measure(D: int, hidden: int, quick: bool) -> dict:
         "density": lambda: flow.log_prob(samples["substitution"], backend="numpy"),
         "compiled_density": lambda: flow.log_prob(samples["substitution"], backend="numba"),
     }
-    seconds = {**median_seconds(slow, 2 if quick or D > 200 else 5, warm=False), **median_seconds(fast, 15)}
+    seconds = {
+        **median_seconds(slow, 2 if quick or D > 200 else 5, warm=False),
+        **median_seconds(fast, 15),
+    }
     milliseconds = {name: {k: 1e3 * t for k, t in seconds[name].items()} for name in NAMES}
-    difference = max(np.abs(samples[name] - samples["naive"]).max() for name in ("substitution", "compiled"))
+    difference = max(
+        np.abs(samples[name] - samples["naive"]).max() for name in ("substitution", "compiled")
+    )
     return {"D": D, "hidden": hidden, "difference": difference, **milliseconds}
 
 
@@ -99,10 +108,29 @@ def draw(data: dict) -> Figure:
     points.append((numbers["image_D"], numbers["image_naive_ms"], numbers["image_substitution_ms"]))
     for d, slow, fast in points[3:]:
         middle = np.sqrt(slow * fast)
-        axes.plot([d, d], [fast, slow], color=COLORS["light"], linewidth=1, linestyle="-", marker="", zorder=0)
-        axes.text(d, middle, f"×{slow / fast:.0f}", ha="center", va="center", fontsize=9, backgroundcolor="white")
+        axes.plot(
+            [d, d],
+            [fast, slow],
+            color=COLORS["light"],
+            linewidth=1,
+            linestyle="-",
+            marker="",
+            zorder=0,
+        )
+        axes.text(
+            d,
+            middle,
+            f"×{slow / fast:.0f}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            backgroundcolor="white",
+        )
     cpu = data["machine"]
-    slopes = [f"{numbers[f'slope_{name}']:.1f}" for name in ("naive", "substitution", "compiled_substitution")]
+    slopes = [
+        f"{numbers[f'slope_{name}']:.1f}"
+        for name in ("naive", "substitution", "compiled_substitution")
+    ]
     note(
         figure,
         f"Open marks and times: D = {numbers['image_D']} with 2 × {numbers['image_hidden']} units. "

@@ -1,13 +1,15 @@
 """Six affine layers carry two moons almost to Gaussian noise, and the density they learn integrates to 1.
 
-Top: test points on their way from data to noise, coloured by the moon they came from. Bottom: the true density, the
-learned one, and their difference. A flow of continuous layers bends and stretches the plane but cannot tear it, so
-some density is left where the truth has none. How far the flow is from the truth, KL(true || flow), is estimated
-from test points (with its standard error) and integrated on the grid.
+Top: test points on their way from data to noise, coloured by the moon they came from. Bottom: the
+true density, the learned one, and their difference. A flow of continuous layers bends and stretches
+the plane but cannot tear it, so some density is left where the truth has none. How far the flow is
+from the truth, KL(true || flow), is estimated from test points (with its standard error) and
+integrated on the grid.
 
-The integrals are trapezoid sums on a grid much wider than the data; the one that should be 1 is refined wherever
-there is density. The density is smooth (the networks use tanh), so the sum converges faster than any power of the
-step; the same sum at twice the step shows how far it has come.
+The integrals are trapezoid sums on a grid much wider than the data; the one that should be 1 is
+refined wherever there is density. The density is smooth (the networks use tanh), so the sum
+converges faster than any power of the step; the same sum at twice the step shows how far it has
+come.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def data(quick: bool = False) -> dict:
     flow, history, x = recipe.flows["MAF"], recipe.histories["MAF"], recipe.data.test
     step, parts = (0.04, 2) if quick else (0.02, 4)
     x1, x2 = (np.arange(low, high + step / 2, step) for low, high in GRID)
-    log_p, log_q = (_on_grid(log_density, x1, x2) for log_density in (recipe.data.log_density, flow.log_prob))
+    log_p, log_q = (
+        _on_grid(log_density, x1, x2) for log_density in (recipe.data.log_density, flow.log_prob)
+    )
     p, q, area = np.exp(log_p), np.exp(log_q), step**2
     fine = _refined(flow.log_prob, x1, x2, q, step, parts)
     excess = recipe.data.log_density(x) - flow.log_prob(x)
@@ -68,7 +72,9 @@ def _on_grid(log_density, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
     return log_density(points).reshape(len(x2), len(x1))
 
 
-def _refined(log_density, x1: np.ndarray, x2: np.ndarray, q: np.ndarray, step: float, parts: int) -> np.ndarray:
+def _refined(
+    log_density, x1: np.ndarray, x2: np.ndarray, q: np.ndarray, step: float, parts: int
+) -> np.ndarray:
     """Evaluate on a finer grid, (M, parts, parts) for M nodes: those that are not, with all neighbours, EMPTY."""
     around = np.lib.stride_tricks.sliding_window_view(np.pad(q, 1), (3, 3)).max(axis=(2, 3))
     rows, columns = np.nonzero(around > EMPTY)
@@ -117,11 +123,17 @@ def _power(x: float) -> str:
 def _draw_stages(figure, data: dict) -> None:
     stages, upper = data["stages"], data["upper"]
     last, limit = len(stages) - 1, np.ceil(np.quantile(np.abs(stages), 0.999))
-    for k, (ax, z) in enumerate(zip(figure.subplots(1, last + 1, sharex=True, sharey=True), stages, strict=True)):
+    for k, (ax, z) in enumerate(
+        zip(figure.subplots(1, last + 1, sharex=True, sharey=True), stages, strict=True)
+    ):
         for rows, color in ((upper, "blue"), (~upper, "red")):
             ax.plot(*z[rows].T, ".", color=COLORS[color], markersize=1.4, rasterized=True)
-        ax.set(xlim=(-limit, limit), ylim=(-4, 4), aspect="equal", xticks=(-4, 0, 4), yticks=(-3, 0, 3))
-        ax.set_title({0: "data x, standardised", last: f"layer {last}: noise u"}.get(k, f"layer {k}"))
+        ax.set(
+            xlim=(-limit, limit), ylim=(-4, 4), aspect="equal", xticks=(-4, 0, 4), yticks=(-3, 0, 3)
+        )
+        ax.set_title(
+            {0: "data x, standardised", last: f"layer {last}: noise u"}.get(k, f"layer {k}")
+        )
         ax.set_xlabel("feature 1")
     figure.axes[0].set_ylabel("feature 2")
 
@@ -130,15 +142,40 @@ def _draw_densities(figure, data: dict) -> None:
     p, q, numbers = data["p"], data["q"], data["numbers"]
     top, off = max(p.max(), q.max()), abs(q - p).max()
     half = (data["x1"][1] - data["x1"][0]) / 2
-    extent = [data["x1"][0] - half, data["x1"][-1] + half, data["x2"][0] - half, data["x2"][-1] + half]
+    extent = [
+        data["x1"][0] - half,
+        data["x1"][-1] + half,
+        data["x2"][0] - half,
+        data["x2"][-1] + half,
+    ]
     panels = (
         ("true density p", p, "cividis", 0, top),
-        (f"learned density q: KL(p || q) = {numbers['kl_integral']:.3f} nats", q, "cividis", 0, top),
-        (f"q − p; {numbers['rare_mass_flow']:.1%} of q lies where p < {RARE}", q - p, "RdBu_r", -off, off),
+        (
+            f"learned density q: KL(p || q) = {numbers['kl_integral']:.3f} nats",
+            q,
+            "cividis",
+            0,
+            top,
+        ),
+        (
+            f"q − p; {numbers['rare_mass_flow']:.1%} of q lies where p < {RARE}",
+            q - p,
+            "RdBu_r",
+            -off,
+            off,
+        ),
     )
-    for ax, (title, z, cmap, low, high) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+    for ax, (title, z, cmap, low, high) in zip(
+        figure.subplots(1, 3, sharey=True), panels, strict=True
+    ):
         image = ax.imshow(
-            z, cmap=cmap, vmin=low, vmax=high, extent=extent, origin="lower", interpolation="bilinear"
+            z,
+            cmap=cmap,
+            vmin=low,
+            vmax=high,
+            extent=extent,
+            origin="lower",
+            interpolation="bilinear",
         )
         ax.set(xlim=VIEW[0], ylim=VIEW[1], xlabel="$x_1$", title=title)
         bar = figure.colorbar(image, ax=ax, location="bottom", shrink=0.7, aspect=35)

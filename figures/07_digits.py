@@ -1,14 +1,16 @@
 """On 1,297 digits splines and mixtures beat a Gaussian, affine flows at best equal it; random orders help them all.
 
-The networks have tens of thousands to over half a million free parameters, the Gaussian 2,144. Although training
-stops when validation has not improved for ten epochs, the distance from training to test likelihood, the
-overfitting, is several times the Gaussian's: they fit the training images better, and in raster order affine flows
-fit unseen images worse. Every member is trained twice by one recipe, on pixels in raster order (every second
-transform in the reverse, couplings in a checkerboard's columns) and in random orders, a new one for each transform
-(couplings: random halves).
+The networks have tens of thousands to over half a million free parameters, the Gaussian 2,144.
+Although training stops when validation has not improved for ten epochs, the distance from training
+to test likelihood, the overfitting, is several times the Gaussian's: they fit the training images
+better, and in raster order affine flows fit unseen images worse. Every member is trained twice by
+one recipe, on pixels in raster order (every second transform in the reverse, couplings in a
+checkerboard's columns) and in random orders, a new one for each transform (couplings: random
+halves).
 
-Likelihoods are in nats an image in the space where they are usually reported: dequantised, spread by the logit with
-α = 1e-6, standardised. Bits per dimension count the whole flow, preprocessing included, in grey levels.
+Likelihoods are in nats an image in the space where they are usually reported: dequantised, spread
+by the logit with α = 1e-6, standardised. Bits per dimension count the whole flow, preprocessing
+included, in grey levels.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def data(quick: bool = False) -> dict:
     reference = scores["Gaussian"]["test"][0]
     numbers: dict = {
         "rows": {split: len(getattr(recipe.data, split)) for split in recipes.SPLITS},
-        "models": {name: _summary(scores[name], reference) for name in ("Gaussian", *_pairs(recipe.flows))},
+        "models": {
+            name: _summary(scores[name], reference) for name in ("Gaussian", *_pairs(recipe.flows))
+        },
     }
     for name, flow in recipe.flows.items():
         history = recipe.histories[name]
@@ -69,7 +73,9 @@ def _summary(scores: dict, reference: np.ndarray) -> dict:
 
 def _free_parameters(flow: afnp.Flow) -> int:
     """Count biases and the weights that no mask silences."""
-    linears = [linear for layer in flow.layers if layer.layout.size for linear in layer.conditioner.linears]
+    linears = [
+        linear for layer in flow.layers if layer.layout.size for linear in layer.conditioner.linears
+    ]
     return int(sum(linear.prefix.sum() + len(linear.prefix) for linear in linears))
 
 
@@ -80,7 +86,10 @@ def _images(recipe: recipes.Recipe) -> dict[str, np.ndarray]:
     x["Gaussian"] = afnp.Flow(fixed).generate(recipes.gaussian(recipe).sample(SHOWN, rng=0))[0]
     shown = [name for name in recipe.flows if not name.endswith(RANDOM)] + ["spline flow" + RANDOM]
     x |= {name: recipe.flows[name].sample(SHOWN, rng=0) for name in shown}
-    return {name: afnp.data.quantize(rows, recipe.data.levels).reshape(-1, 8, 8) for name, rows in x.items()}
+    return {
+        name: afnp.data.quantize(rows, recipe.data.levels).reshape(-1, 8, 8)
+        for name, rows in x.items()
+    }
 
 
 def draw(data: dict) -> Figure:
@@ -114,11 +123,17 @@ def _list(ahead: list[str]) -> str:
 
 def _small_print(numbers: dict) -> str:
     each = {name: model for name, model in numbers["models"].items() if not name.endswith(RANDOM)}
-    return "Free parameters: " + ", ".join(f"{name} {model['parameters']:,}" for name, model in each.items()) + "."
+    return (
+        "Free parameters: "
+        + ", ".join(f"{name} {model['parameters']:,}" for name, model in each.items())
+        + "."
+    )
 
 
 def _draw_images(ax, name: str, rows: np.ndarray) -> None:
-    strip = np.concatenate(np.pad(rows.astype(float), ((0, 0), (0, 0), (0, 1)), constant_values=np.nan), axis=1)
+    strip = np.concatenate(
+        np.pad(rows.astype(float), ((0, 0), (0, 0), (0, 1)), constant_values=np.nan), axis=1
+    )
     ax.imshow(strip[:, :-1], cmap="gray_r", vmin=0, vmax=16)
     ax.set(xticks=(), yticks=())
     ax.spines[:].set_visible(False)
@@ -133,20 +148,39 @@ def _draw_likelihoods(ax, numbers: dict) -> None:
         random = name.endswith(RANDOM)
         y += 0.8 if random else 1.5
         nats = model["nats"]
-        ax.plot([min(nats.values()), max(nats.values())], [y, y], "-", color=COLORS["light"], linewidth=5, zorder=0)
+        ax.plot(
+            [min(nats.values()), max(nats.values())],
+            [y, y],
+            "-",
+            color=COLORS["light"],
+            linewidth=5,
+            zorder=0,
+        )
         for split, (marker, color) in MARKS.items():
             ax.plot(nats[split], y, marker, color=COLORS[color], markersize=8, linestyle="none")
             if name == "Gaussian":
                 ax.annotate(
-                    WORDS[split], (nats[split], y), (0, 8), textcoords="offset points", rotation=45,
+                    WORDS[split],
+                    (nats[split], y),
+                    (0, 8),
+                    textcoords="offset points",
+                    rotation=45,
                     rotation_mode="anchor",
-                )  # fmt: skip
-        ax.text(-0.02, y, RANDOM.strip(", ") if random else name, transform=at, ha="right", va="center")
-        for x, text in ((1.08, f"{nats['test']:.1f}"), (1.2, f"{model['bits_per_dim']['test']:.2f}")):
+                )
+        ax.text(
+            -0.02, y, RANDOM.strip(", ") if random else name, transform=at, ha="right", va="center"
+        )
+        for x, text in (
+            (1.08, f"{nats['test']:.1f}"),
+            (1.2, f"{model['bits_per_dim']['test']:.2f}"),
+        ):
             ax.text(x, y, text.replace("-", "−"), transform=at, ha="right", va="center")
     for x, text in ((1.08, "nats"), (1.2, "bits/dim")):
         ax.text(x, 0.6, text, transform=at, ha="right", va="center", color=COLORS["grey"])
     ax.text(1.2, 0.0, "test images", transform=at, ha="right", va="center", color=COLORS["grey"])
-    ax.set(xlabel="mean log-likelihood, nats an image (standardised logits; right is better)", yticks=())
+    ax.set(
+        xlabel="mean log-likelihood, nats an image (standardised logits; right is better)",
+        yticks=(),
+    )
     ax.set_ylim(y + 0.6, -0.3)
     ax.spines["left"].set_visible(False)

@@ -1,14 +1,15 @@
 """On 16,000 galaxies every flow is far ahead of a Gaussian, and samples of the best look like the data.
 
-Every panel is a plane of two quantities: grey shades hold 50, 90 and 99 % of the galaxies in it, red lines the same
-of samples of the flow that validation finds best. The flow was trained on redshift and six magnitudes; drawn are
-redshift, the magnitude r, and the five colours (differences of neighbouring magnitudes), which carry the same seven
-numbers: the magnitudes alone rise and fall together, and differences show errors that would hide in them. Both
-histograms are smoothed alike.
+Every panel is a plane of two quantities: grey shades hold 50, 90 and 99 % of the galaxies in it,
+red lines the same of samples of the flow that validation finds best. The flow was trained on
+redshift and six magnitudes; drawn are redshift, the magnitude r, and the five colours (differences
+of neighbouring magnitudes), which carry the same seven numbers: the magnitudes alone rise and fall
+together, and differences show errors that would hide in them. Both histograms are smoothed alike.
 
-Likelihoods are in nats a galaxy, the seven columns standardised, on test galaxies. The Kolmogorov distance is the
-greatest difference of two cumulative distributions; two sets of the same distribution stay below the "5 %" distance
-in 95 of 100 cases. The seconds of training vary with what else runs.
+Likelihoods are in nats a galaxy, the seven columns standardised, on test galaxies. The Kolmogorov
+distance is the greatest difference of two cumulative distributions; two sets of the same
+distribution stay below the "5 %" distance in 95 of 100 cases. The seconds of training vary with
+what else runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from matplotlib.figure import Figure
 from figures import recipes
 from figures.common import COLORS, caption, verified
 
-LABELS = ("redshift", "r [mag]", "u − g [mag]", "g − r [mag]", "r − i [mag]", "i − z [mag]", "z − y [mag]")
+LABELS = (
+    "redshift",
+    "r [mag]",
+    "u − g [mag]",
+    "g − r [mag]",
+    "r − i [mag]",
+    "i − z [mag]",
+    "z − y [mag]",
+)
 SHARES = (0.99, 0.9, 0.5)
 BINS = 56
 CRITICAL = 1.358
@@ -38,7 +47,9 @@ def data(quick: bool = False) -> dict:
     models = {name: _summary(by_split) for name, by_split in scores.items()}
     for name, history in recipe.histories.items():
         models[name] |= {"seconds": history.seconds, "epochs": len(history.train_loss)}
-        models[name] |= {"verified": verified(recipe.flows[name], quick or name not in ("MADE", "MAF"))}
+        models[name] |= {
+            "verified": verified(recipe.flows[name], quick or name not in ("MADE", "MAF"))
+        }
     edges = [np.linspace(*np.quantile(column, (0.001, 0.999)), BINS + 1) for column in galaxies.T]
     return {
         "numbers": {
@@ -156,10 +167,14 @@ def _draw_plane(ax, data: dict, i: int, j: int) -> None:
 def _draw_likelihoods(ax, numbers: dict) -> None:
     for y, (name, model) in enumerate(numbers["models"].items()):
         nats, seconds = model["nats"]["test"], model.get("seconds")
-        ax.errorbar(nats, y, xerr=2 * model["test_standard_error"], fmt="s", color=COLORS["ink"], capsize=3)
+        ax.errorbar(
+            nats, y, xerr=2 * model["test_standard_error"], fmt="s", color=COLORS["ink"], capsize=3
+        )
         ax.text(nats, y - 0.28, f"{nats:.2f}".replace("-", "−"), ha="center")
         how = "closed form" if seconds is None else f"trained {seconds:.0f} s"
-        ax.text(-0.02, y, f"{name}\n{how}", transform=ax.get_yaxis_transform(), ha="right", va="center")
+        ax.text(
+            -0.02, y, f"{name}\n{how}", transform=ax.get_yaxis_transform(), ha="right", va="center"
+        )
     ax.set(ylim=(len(numbers["models"]) - 0.5, -0.8), yticks=())
     ax.set_xlabel("test log-likelihood, nats a galaxy (standardised), ± 2 standard errors")
     ax.spines["left"].set_visible(False)

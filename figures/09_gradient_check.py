@@ -6,8 +6,9 @@ r"""Finite differences never confirm a gradient beyond some ten digits; the comp
 
           \frac{\operatorname{Im} \mathcal L(\theta + ih)}{h} = \mathcal L' + O(h^2)
 
-A difference loses the digits that its two terms share, so its error is U-shaped in h. The complex step subtracts
-nothing: h may be tiny. The reference is the hand-written backward pass of a small MAF.
+A difference loses the digits that its two terms share, so its error is U-shaped in h. The complex
+step subtracts nothing: h may be tiny. The reference is the hand-written backward pass of a small
+MAF.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def data(quick: bool = False) -> dict:
     return {"numbers": numbers, "h": h, "errors": errors}
 
 
-def estimates(flow: afnp.Flow, x: np.ndarray, chosen: np.ndarray, h: float) -> dict[str, np.ndarray]:
+def estimates(
+    flow: afnp.Flow, x: np.ndarray, chosen: np.ndarray, h: float
+) -> dict[str, np.ndarray]:
     """Return the three numerical derivatives by the chosen parameters."""
     no_context, theta = np.empty((len(x), 0)), flow.theta
 
@@ -72,9 +75,18 @@ def draw(data: dict) -> Figure:
     figure = Figure(figsize=(9.4, 5.8))
     caption(figure, __doc__.split("\n")[0])
     axes, h, errors, numbers = figure.subplots(), data["h"], data["errors"], data["numbers"]
-    for name, color, line in (("complex", "blue", "-"), ("forward", "red", "--"), ("central", "green", "-.")):
-        axes.loglog(h, np.maximum(errors[name], EPS / 100), color=COLORS[color], linestyle=line, marker="")
-    for name, color, corner in (("forward", "red", (3e-8, 5e-4)), ("central", "green", (3e-13, 2e-11))):
+    for name, color, line in (
+        ("complex", "blue", "-"),
+        ("forward", "red", "--"),
+        ("central", "green", "-."),
+    ):
+        axes.loglog(
+            h, np.maximum(errors[name], EPS / 100), color=COLORS[color], linestyle=line, marker=""
+        )
+    for name, color, corner in (
+        ("forward", "red", (3e-8, 5e-4)),
+        ("central", "green", (3e-13, 2e-11)),
+    ):
         k = errors[name].argmin()
         axes.annotate(
             f"{name} difference,\nat best {errors[name][k]:.0e} at h = {h[k]:.0e}",
@@ -91,7 +103,12 @@ def draw(data: dict) -> Figure:
     axes.text(1, EPS / 2, "ε of float64", ha="right", va="top", color=COLORS["grey"])
     for x, y, power in ((2e-14, 1e-3, "∝ 1/h"), (3e-4, 2e-3, "∝ h"), (2e-3, 1e-7, "∝ h²")):
         axes.text(x, y, power, ha="center", va="center", color=COLORS["ink"])
-    axes.set(xlabel="step size h", ylabel="relative error of the gradient", ylim=(2e-17, 1e2), xlim=(5e-21, 2))
+    axes.set(
+        xlabel="step size h",
+        ylabel="relative error of the gradient",
+        ylim=(2e-17, 1e2),
+        xlim=(5e-21, 2),
+    )
     note(
         figure,
         f"Reference: the hand-written backward pass; two tanh layers, {numbers['parameters_checked']} of "

@@ -1,12 +1,12 @@
 """MADE and MAF overfit 1,297 digits within tens of epochs, and 16,000 galaxies hardly at all in sixty.
 
-On digits training goes on to gain while validation, after its best epoch, gets worse; early stopping keeps the
-best epoch's parameters (rings), and even they stay behind a Gaussian. On galaxies validation follows training to
-the end.
+On digits training goes on to gain while validation, after its best epoch, gets worse; early
+stopping keeps the best epoch's parameters (rings), and even they stay behind a Gaussian. On
+galaxies validation follows training to the end.
 
-The loss is minus the mean log-likelihood of the standardised data, nats a row. The training loss is the mean over
-the epoch's batches, while the parameters move, so it starts above validation. Below: the learning rate, half a
-cosine wave planned over all epochs and cut off where training stopped.
+The loss is minus the mean log-likelihood of the standardised data, nats a row. The training loss is
+the mean over the epoch's batches, while the parameters move, so it starts above validation. Below:
+the learning rate, half a cosine wave planned over all epochs and cut off where training stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def data(quick: bool = False) -> dict:
         numbers[name] = {
             "rows": len(recipe.data.train),
             "gaussian_val": _gaussian_loss(recipe),
-            "models": {model: _summary(recipe, model, curves[name][model]) for model in recipe.flows},
+            "models": {
+                model: _summary(recipe, model, curves[name][model]) for model in recipe.flows
+            },
         }
     return {"numbers": numbers, "curves": curves}
 
@@ -38,7 +40,8 @@ def _curves(recipe: recipes.Recipe, model: str) -> dict[str, np.ndarray]:
     """Return losses and learning rate, one entry an epoch; losses in the standardised space."""
     history, flow = recipe.histories[model], recipe.flows[model]
     log_det = {
-        split: recipes.standardize(flow, getattr(recipe.data, split))[1].mean() for split in ("train", "val")
+        split: recipes.standardize(flow, getattr(recipe.data, split))[1].mean()
+        for split in ("train", "val")
     }
     return {
         "train": np.array(history.train_loss) + log_det["train"],
@@ -83,7 +86,10 @@ def draw(data: dict) -> Figure:
 def _claim(numbers: dict) -> str:
     rises = []
     for name, entry in numbers.items():
-        each = (f"{m['val_at_end'] - m['val_at_best']:.1f} ({model})" for model, m in entry["models"].items())
+        each = (
+            f"{m['val_at_end'] - m['val_at_best']:.1f} ({model})"
+            for model, m in entry["models"].items()
+        )
         rises.append(f"{' and '.join(each)} on {entry['rows']:,} {name}")
     return f"After its best epoch the validation loss rises by {', and by '.join(rises)}, nats"
 
@@ -92,17 +98,28 @@ def _draw_losses(ax, curves: dict, numbers: dict) -> None:
     top = max(c["train"][0] for c in curves.values())
     for model, c in curves.items():
         color, best = COLORS[INKS[model]], numbers["models"][model]["best_epoch"]
-        epochs, note = np.arange(1, len(c["train"]) + 1), {"color": color, "textcoords": "offset points"}
+        epochs, note = (
+            np.arange(1, len(c["train"]) + 1),
+            {"color": color, "textcoords": "offset points"},
+        )
         ax.plot(epochs, c["train"], "--", color=color, linewidth=1.2)
         ax.plot(epochs, c["val"], "-", color=color)
         ax.plot(
-            best, c["val"][best - 1], "o", color=color, markerfacecolor="white", markersize=9, markeredgewidth=1.8
+            best,
+            c["val"][best - 1],
+            "o",
+            color=color,
+            markerfacecolor="white",
+            markersize=9,
+            markeredgewidth=1.8,
         )
         ends = {"training": c["train"][-1], f"validation, best at {best}": c["val"][-1]}
         for word, side in zip(sorted(ends, key=ends.__getitem__), ("top", "bottom"), strict=True):
             end = ends[word]
             off, side = (f", up to {end:,.0f}", "top") if end > top else ("", side)
-            ax.annotate(f"{model} {word}{off}", (epochs[-1], min(end, top)), (8, 0), **note, va=side)
+            ax.annotate(
+                f"{model} {word}{off}", (epochs[-1], min(end, top)), (8, 0), **note, va=side
+            )
     ax.axhline(numbers["gaussian_val"], color=COLORS["grey"], linewidth=1, linestyle=":")
     ax.annotate(
         "Gaussian, validation",
@@ -119,6 +136,12 @@ def _draw_losses(ax, curves: dict, numbers: dict) -> None:
 
 def _draw_rates(ax, curves: dict) -> None:
     for (model, c), width in zip(curves.items(), (4, 1.5), strict=True):
-        ax.plot(np.arange(1, len(c["rate"]) + 1), c["rate"], "-", color=COLORS[INKS[model]], linewidth=width)
+        ax.plot(
+            np.arange(1, len(c["rate"]) + 1),
+            c["rate"],
+            "-",
+            color=COLORS[INKS[model]],
+            linewidth=width,
+        )
     ax.set(xlabel="epoch", ylim=(0, None))
     ax.ticklabel_format(axis="y", scilimits=(0, 0), useMathText=True)

@@ -2,10 +2,11 @@ r"""Usual tests of flows catch a third to a half of planted defects; no check se
 
 .. math:: K_{km} = [\,\text{check } k \text{ fails on mutant } m\,]
 
-A mutant is a small clean flow with one defect in it, each the imitation of a mistake in somebody's code
-(:mod:`afnp.verify.mutants`). Usual tests are a round trip with log-determinants that cancel, both at 1e-4; and,
-besides, log-determinants and triangularity from finite differences at 1e-4. All have the same random parameters.
-The measurements are those that ``python -m afnp.verify.mutants --matrix`` has stored.
+A mutant is a small clean flow with one defect in it, each the imitation of a mistake in somebody's
+code (:mod:`afnp.verify.mutants`). Usual tests are a round trip with log-determinants that cancel,
+both at 1e-4; and, besides, log-determinants and triangularity from finite differences at 1e-4. All
+have the same random parameters. The measurements are those that ``python -m afnp.verify.mutants
+--matrix`` has stored.
 """
 
 from __future__ import annotations
@@ -36,9 +37,14 @@ THEMES = {
 def data(quick: bool = False) -> dict:
     """Read who kills what; ``quick`` takes every fifth mutant."""
     record = matrix.read()
-    entries = {name: entry for name, entry in record["mutants"].items() if not entry.get("equivalent")}
+    entries = {
+        name: entry for name, entry in record["mutants"].items() if not entry.get("equivalent")
+    }
     themes = list(THEMES)
-    names = sorted(entries, key=lambda name: (themes.index(entries[name]["theme"]), *_first(entries[name]), name))
+    names = sorted(
+        entries,
+        key=lambda name: (themes.index(entries[name]["theme"]), *_first(entries[name]), name),
+    )
     names = names[::5] if quick else names
     checks = [check for check in CHECKS if any(check in entry[LEVEL] for entry in entries.values())]
     styles = list(record["styles"])
@@ -48,7 +54,9 @@ def data(quick: bool = False) -> dict:
         "mutants": len(names),
         "killed_by_all_checks": kills.any(axis=0).sum(),
         "killed_by_best_check": kills.sum(axis=1).max(),
-        "killed_by_usual_tests": {style: row.sum() for style, row in zip(styles, usual, strict=True)},
+        "killed_by_usual_tests": {
+            style: row.sum() for style, row in zip(styles, usual, strict=True)
+        },
         "killed_by_check": {check: row.sum() for check, row in zip(checks, kills, strict=True)},
         "false_alarms": {k: record["false_alarms"][k] for k in ("flows", "alarms", "level")},
     }
@@ -101,10 +109,16 @@ def _rows(axes, cells: np.ndarray, labels: list[str], color: str) -> None:
         axes.add_patch(_cell(column, row, color))
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[])
     axes.set_yticks(range(height), labels)
-    axes.hlines(np.arange(height + 1) - 0.5, -0.5, width - 0.5, color=COLORS["light"], linewidth=0.5)
+    axes.hlines(
+        np.arange(height + 1) - 0.5, -0.5, width - 0.5, color=COLORS["light"], linewidth=0.5
+    )
     for row in range(height):
         axes.annotate(
-            str(cells[row].sum()), (1.005, row), xycoords=("axes fraction", "data"), va="center", fontsize=9
+            str(cells[row].sum()),
+            (1.005, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
         )
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -132,4 +146,6 @@ def _themes(blocks, themes: list[str]) -> None:
             fontsize=9,
         )
         for axes in blocks:
-            axes.axvline(columns[-1] + 0.5, color=COLORS["grey"], linewidth=0.8, linestyle="-", marker="")
+            axes.axvline(
+                columns[-1] + 0.5, color=COLORS["grey"], linewidth=0.8, linestyle="-", marker=""
+            )

@@ -2,10 +2,11 @@ r"""Beside other flow libraries: afnp samples in about the time of a log-density
 
 .. math:: \text{speed-up} = \frac{\min_{\text{others}} \text{median seconds}}{\text{median seconds of afnp}}
 
-The record ``benchmark.json`` was written by ``afnp bench --out``, which proves that all libraries compute the same
-masked autoregressive flow before it times them in turn, float32, each in a process of its own. The figure only
-draws it. Sampling is compared at the smallest N above 1 that was measured: so many rows every library can afford.
-The curves are those of affine flows; splines stand on the right only.
+The record ``benchmark.json`` was written by ``afnp bench --out``, which proves that all libraries
+compute the same masked autoregressive flow before it times them in turn, float32, each in a process
+of its own. The figure only draws it. Sampling is compared at the smallest N above 1 that was
+measured: so many rows every library can afford. The curves are those of affine flows; splines stand
+on the right only.
 
 Letters: N rows, D features.
 """
@@ -18,12 +19,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from afnp.bench.report import BUSY, ratios
+from figures.bench.report import BUSY, ratios
 from figures.common import COLORS, caption, note
 
 RECORD = Path(__file__).with_name("benchmark.json")
 OPERATIONS = ("log_prob", "sample", "train 100", "train 1000", "sample 1")
-NAMES = ("log-density", "sampling", "training step, 100 rows", "training step, 1000 rows", "one sample")
+NAMES = (
+    "log-density",
+    "sampling",
+    "training step, 100 rows",
+    "training step, 1000 rows",
+    "one sample",
+)
 LOOKS = {
     "afnp": ("blue", "o", "-"),
     "zuko": ("red", "s", "--"),
@@ -58,7 +65,11 @@ def configuration(found: dict) -> dict:
         "bins": found.get("bins", 0),
         "N": n,
         "us_a_row": {
-            kind: {library: 1e6 * of[operation]["median"] / n for library, of in times.items() if operation in of}
+            kind: {
+                library: 1e6 * of[operation]["median"] / n
+                for library, of in times.items()
+                if operation in of
+            }
             for kind, operation in named.items()
         },
         "speedup": {
@@ -81,14 +92,16 @@ def rows(found: dict) -> int:
     return min(int(n) for kind, n in kinds if kind == "sample" and int(n) > 1)
 
 
-# ---- drawing -------------------------------------------------------------------------------------------------
+# ---- drawing -------------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
     """Draw sampling times over D, and beside them how many times as fast afnp is as the next best."""
     numbers, cpu = data["numbers"], data["machine"]
     found = sorted(numbers["configurations"].items(), key=lambda item: item[1]["features"])
-    figure = Figure(figsize=(12.4, max(5.0, 1.9 + 0.2 * sum(len(one["speedup"]) + 1 for _, one in found))))
+    figure = Figure(
+        figsize=(12.4, max(5.0, 1.9 + 0.2 * sum(len(one["speedup"]) + 1 for _, one in found)))
+    )
     caption(figure, __doc__.split("\n")[0])
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     _times(left, [(name, one) for name, one in found if not one["bins"]])
@@ -98,7 +111,9 @@ def draw(data: dict) -> Figure:
     text = (
         f"Medians, float32, {deep} transforms; {cpu['processor']}, {cores} cores, {threads} threads for each; "
         f"Python {cpu['python']}, NumPy {cpu['numpy']}\n"
-        + ", ".join(f"{name} {version.strip('()')}" for name, version in numbers["libraries"].items())
+        + ", ".join(
+            f"{name} {version.strip('()')}" for name, version in numbers["libraries"].items()
+        )
     )
     if (busy := numbers["cores_others_kept_busy"]) is not None and busy > BUSY:
         text += f". NOT A RESULT: other programs kept up to {busy:.1f} cores busy"
@@ -113,7 +128,12 @@ def _times(axes, found: list[tuple[str, dict]]) -> None:
         if curve := _curve(found, "sample", library):
             lines[library] = curve, {"color": COLORS[color], "marker": marker, "linestyle": line}
     if curve := _curve(found, "log_prob", "afnp"):
-        open_marks = {"marker": "o", "markerfacecolor": "white", "linestyle": "--", "linewidth": 1.2}
+        open_marks = {
+            "marker": "o",
+            "markerfacecolor": "white",
+            "linestyle": "--",
+            "linewidth": 1.2,
+        }
         lines["afnp, log-density"] = curve, {"color": COLORS["ink"], **open_marks}
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -135,7 +155,9 @@ def _times(axes, found: list[tuple[str, dict]]) -> None:
 def _curve(found: list[tuple[str, dict]], kind: str, library: str) -> tuple[list, list] | None:
     """Return D and microseconds a row, where they are known."""
     points = [
-        (one["features"], one["us_a_row"][kind][library]) for _, one in found if library in one["us_a_row"][kind]
+        (one["features"], one["us_a_row"][kind][library])
+        for _, one in found
+        if library in one["us_a_row"][kind]
     ]
     return tuple(map(list, zip(*points, strict=True))) if points else None
 
@@ -149,9 +171,15 @@ def _label_ends(axes, lines: dict[str, tuple]) -> None:
     right = max(D[-1] for (D, _), _ in lines.values())
     for (name, ((D, _), look)), y in zip(lines.items(), heights, strict=True):
         axes.annotate(
-            name if D[-1] == right else f"{name}, to D = {D[-1]}", (right, y), xytext=(9, 0),
-            textcoords="offset points", va="center", color=look["color"], fontsize=9, annotation_clip=False,
-        )  # fmt: skip
+            name if D[-1] == right else f"{name}, to D = {D[-1]}",
+            (right, y),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            color=look["color"],
+            fontsize=9,
+            annotation_clip=False,
+        )
 
 
 def _speedups(axes, found: list[tuple[str, dict]]) -> None:
@@ -159,17 +187,34 @@ def _speedups(axes, found: list[tuple[str, dict]]) -> None:
     y, ticks, labels = 0.0, [], []
     factors = [factor for _, one in found for factor, _ in one["speedup"].values()]
     for operation, title in zip(OPERATIONS, NAMES, strict=True):
-        group = [(name, one, *one["speedup"][operation]) for name, one in found if operation in one["speedup"]]
+        group = [
+            (name, one, *one["speedup"][operation])
+            for name, one in found
+            if operation in one["speedup"]
+        ]
         if not group:
             continue
-        axes.text(0.0, y, title, transform=axes.get_yaxis_transform(), va="center", fontweight="bold", fontsize=9)
+        axes.text(
+            0.0,
+            y,
+            title,
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontweight="bold",
+            fontsize=9,
+        )
         for name, one, factor, peer in group:
             y += 1
             ticks.append(y)
             labels.append(f"{name}, D = {one['features']}")
             _stem(axes, y, factor, peer, one["features"] if operation.startswith("sample") else 1)
         axes.plot(
-            [1, 1], [y - len(group) + 0.4, y + 0.6], color=COLORS["ink"], linestyle="-", marker="", linewidth=1
+            [1, 1],
+            [y - len(group) + 0.4, y + 0.6],
+            color=COLORS["ink"],
+            linestyle="-",
+            marker="",
+            linewidth=1,
         )
         y += 1.6
     axes.set_xscale("log")
@@ -177,7 +222,10 @@ def _speedups(axes, found: list[tuple[str, dict]]) -> None:
         xlabel="times as fast as the fastest other library, named\n(left of 1: slower; upright bars: D times)",
         title="afnp beside the fastest other library",
         ylim=(y - 0.9, -1),
-        xlim=(0.7 * min([*factors, 0.4]), 4 * max([*factors, *(one["features"] for _, one in found), 2])),
+        xlim=(
+            0.7 * min([*factors, 0.4]),
+            4 * max([*factors, *(one["features"] for _, one in found), 2]),
+        ),
     )
     low, high = axes.get_xlim()
     marks = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 300, 1000) if low < x < high]
@@ -194,11 +242,17 @@ def _stem(axes, y: float, factor: float, peer: str, mark: float) -> None:
     if mark > 1:
         axes.plot(mark, y, "|", color=COLORS["ink"], markersize=9, markeredgewidth=1.6)
     axes.plot([1, factor], [y, y], color=COLORS["blue"], linestyle="-", marker="", linewidth=1.4)
-    axes.plot(factor, y, "o", color=COLORS["blue"], markerfacecolor=COLORS["blue"] if faster else "white")
+    axes.plot(
+        factor, y, "o", color=COLORS["blue"], markerfacecolor=COLORS["blue"] if faster else "white"
+    )
     axes.annotate(
-        f"{factor:.{0 if factor > 20 else 1 if factor > 3 else 2}f}  {peer}", (max(factor, mark), y), xytext=(8, 0),
-        textcoords="offset points", va="center", fontsize=9,
-    )  # fmt: skip
+        f"{factor:.{0 if factor > 20 else 1 if factor > 3 else 2}f}  {peer}",
+        (max(factor, mark), y),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+    )
 
 
 def spread(at: np.ndarray, gap: float) -> np.ndarray:
@@ -217,5 +271,7 @@ def spread(at: np.ndarray, gap: float) -> np.ndarray:
         while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
             groups[-2:] = [groups[-2] + groups[-1]]
     result = np.empty(len(at))
-    result[order] = np.concatenate([np.full(len(group), np.mean(group)) for group in groups]) + slots
+    result[order] = (
+        np.concatenate([np.full(len(group), np.mean(group)) for group in groups]) + slots
+    )
     return result

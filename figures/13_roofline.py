@@ -4,15 +4,17 @@ r"""Compiled, the sampler comes nearly as close to the machine's matrix-product 
           \text{intensity} = \frac{2 N \Sigma}{4\, [\, \lceil N / T \rceil\, \Sigma + N (2 D + 1)\, ]},
           \qquad \Sigma = \sum_{\text{rows of all masks}} \mathrm{prefix}
 
-Only what the masks allow counts as work: a multiplication and an addition for each of Σ weights and each row.
-Tiles of T rows read the weights once each, up to ``FEW`` rows share one reading, and every row brings D numbers in
-and takes D + 1 out, of four bytes. Density (normalize) and sampler (generate, from noise drawn before) thus have
-the same work and the same traffic, and differ in their rates alone. The roofs come from the same run: NumPy's
-float32 product of two matrices, and a copy in memory, whose slope weights that fit a cache may pass.
+Only what the masks allow counts as work: a multiplication and an addition for each of Σ weights and
+each row. Tiles of T rows read the weights once each, up to ``FEW`` rows share one reading, and
+every row brings D numbers in and takes D + 1 out, of four bytes. Density (normalize) and sampler
+(generate, from noise drawn before) thus have the same work and the same traffic, and differ in
+their rates alone. The roofs come from the same run: NumPy's float32 product of two matrices, and a
+copy in memory, whose slope weights that fit a cache may pass.
 
-The register tile takes four rows of one degree at a time. Where hidden layers are about as wide as D, a degree has
-a single row, and the sampler falls behind most; as D grows, the products between its blocks outgrow what is inside
-them. The ratio is one of processor time on one core, which a busy machine disturbs little.
+The register tile takes four rows of one degree at a time. Where hidden layers are about as wide as
+D, a degree has a single row, and the sampler falls behind most; as D grows, the products between
+its blocks outgrow what is inside them. The ratio is one of processor time on one core, which a busy
+machine disturbs little.
 
 Letters: N rows, D features, T rows a tile.
 """
@@ -27,11 +29,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
-from afnp.bench.configurations import CONFIGURATIONS
-from afnp.bench.library_numpy import Machine
-from afnp.kernels.few import FEW
-from afnp.kernels.threads import workers
-from afnp.kernels.tile import lanes
+from afnp.compiled.simd.register_tile import lanes
+from afnp.compiled.small_batch import FEW
+from afnp.compiled.threads import workers
+from figures.bench.configurations import CONFIGURATIONS
+from figures.bench.library_numpy import Machine
 from figures.common import COLORS, caption, machine, median_seconds, note, one_thread
 
 ROWS = {"power": (1, 8, 64, 1000), "bsds": (1, 8, 64, 1000), "mnist": (1, 8, 64, 100)}
@@ -52,11 +54,17 @@ def data(quick: bool = False) -> dict:
         c = CONFIGURATIONS[name]
         found[name] = measure(maf(c.features, c.hidden, c.transforms), rows, repeats)
     with one_thread():
-        over_D = [measure(maf(D, hidden), (n,), repeats, processor_seconds) for D, hidden, n in sizes(quick)]
+        over_D = [
+            measure(maf(D, hidden), (n,), repeats, processor_seconds)
+            for D, hidden, n in sizes(quick)
+        ]
     computer.measure(2 if quick else 5)
     roofs = computer.numbers()
     for name, one in found.items():
-        one["hidden"], one["transforms"] = CONFIGURATIONS[name].hidden, CONFIGURATIONS[name].transforms
+        one["hidden"], one["transforms"] = (
+            CONFIGURATIONS[name].hidden,
+            CONFIGURATIONS[name].transforms,
+        )
         for of in PASSES:
             one[f"{of}_fraction"] = [rate / roofs["product_gflops"] for rate in one[f"{of}_gflops"]]
     numbers = {
@@ -67,7 +75,9 @@ def data(quick: bool = False) -> dict:
         "ratio_D": [one["D"] for one in over_D],
         "ratio_N": [one["N"][0] for one in over_D],
         "ratio": [one["sampler_ms"][0] / one["density_ms"][0] for one in over_D],
-        "ratio_median": [one["sampler_median_ms"][0] / one["density_median_ms"][0] for one in over_D],
+        "ratio_median": [
+            one["sampler_median_ms"][0] / one["density_median_ms"][0] for one in over_D
+        ],
     }
     return {"numbers": numbers, "machine": machine()}
 
@@ -85,7 +95,9 @@ def maf(D: int, hidden: int, transforms: int = 1) -> afnp.Flow:
 
 def weights(flow: afnp.Flow) -> int:
     """Return Σ: how many weights the masks let through."""
-    return sum(int(linear.prefix.sum()) for layer in flow.layers for linear in layer.conditioner.linears)
+    return sum(
+        int(linear.prefix.sum()) for layer in flow.layers for linear in layer.conditioner.linears
+    )
 
 
 def traffic(weights: int, D: int, rows: int) -> int:
@@ -112,7 +124,9 @@ def processor_seconds(functions: Mapping, repeats: int) -> dict[tuple, dict[str,
     return {name: {"median": float(np.median(t)), "minimum": min(t)} for name, t in times.items()}
 
 
-def measure(flow: afnp.Flow, rows: tuple[int, ...], repeats: int, clock: Callable = median_seconds) -> dict:
+def measure(
+    flow: afnp.Flow, rows: tuple[int, ...], repeats: int, clock: Callable = median_seconds
+) -> dict:
     """Return work, intensity, milliseconds and rates of both passes for every number of rows."""
     D, every = flow.features, weights(flow)
     rivals = {}
@@ -142,7 +156,9 @@ class Roofs:
         best.load()
         best.build(0, 0, 0, seed=0)
         self.calls = {"product": best.matmul(SIDE), "copy": best.copy(COPIED)}
-        self.seconds: dict[str, list[dict]] = {name: [] for name in ("product", "product_one_core", "copy")}
+        self.seconds: dict[str, list[dict]] = {
+            name: [] for name in ("product", "product_one_core", "copy")
+        }
 
     def measure(self, repeats: int) -> None:
         """Time product and copy, then wait until the threads of NumPy's product stop spinning."""
@@ -156,7 +172,11 @@ class Roofs:
     def numbers(self) -> dict[str, float]:
         """Return the rates of the fastest calls, and those of the median of all rounds' medians."""
         product, copied = 2 * SIDE**3 / 1e9, 2 * 4 * COPIED / 1e9
-        work = {"product_gflops": product, "product_one_core_gflops": product, "copy_gbytes": copied}
+        work = {
+            "product_gflops": product,
+            "product_one_core_gflops": product,
+            "copy_gbytes": copied,
+        }
         rates = {}
         for (name, amount), times in zip(work.items(), self.seconds.values(), strict=True):
             rates[name] = amount / min(t["minimum"] for t in times)
@@ -164,7 +184,7 @@ class Roofs:
         return rates
 
 
-# ---- drawing -------------------------------------------------------------------------------------------------
+# ---- drawing -------------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -193,11 +213,22 @@ def draw(data: dict) -> Figure:
 
 def _roofs(axes, numbers: dict) -> None:
     """Draw what the machine's matrix product and memory allow."""
-    top, one, slope = (numbers[name] for name in ("product_gflops", "product_one_core_gflops", "copy_gbytes"))
+    top, one, slope = (
+        numbers[name] for name in ("product_gflops", "product_one_core_gflops", "copy_gbytes")
+    )
     x = np.array([LEFT, top / slope, RIGHT])
-    axes.loglog(x, np.minimum(top, slope * x), color=COLORS["ink"], linestyle="-", marker="", zorder=1)
+    axes.loglog(
+        x, np.minimum(top, slope * x), color=COLORS["ink"], linestyle="-", marker="", zorder=1
+    )
     if numbers["threads"] > 1:
-        axes.plot([one / slope, RIGHT], [one, one], color=COLORS["grey"], linestyle="--", marker="", linewidth=1.2)
+        axes.plot(
+            [one / slope, RIGHT],
+            [one, one],
+            color=COLORS["grey"],
+            linestyle="--",
+            marker="",
+            linewidth=1.2,
+        )
         axes.text(
             1.06 * RIGHT,
             min(one, top / 1.3),
@@ -222,11 +253,20 @@ def _passes(axes, name: str, one: dict) -> None:
     """Mark the rates of one configuration beside their intensities."""
     color, marker = LOOKS[name]
     x = _aside(one) * 1.17 ** (list(ROWS).index(name) - 1)
-    for of, filled, shift, size in (("density", "white", 1.03, 8), ("sampler", COLORS[color], 1 / 1.03, 6)):
+    for of, filled, shift, size in (
+        ("density", "white", 1.03, 8),
+        ("sampler", COLORS[color], 1 / 1.03, 6),
+    ):
         axes.plot(
-            x * shift, one[f"{of}_gflops"], marker, color=COLORS[color], markersize=size, markerfacecolor=filled,
-            markeredgewidth=1.4, linestyle="",
-        )  # fmt: skip
+            x * shift,
+            one[f"{of}_gflops"],
+            marker,
+            color=COLORS[color],
+            markersize=size,
+            markerfacecolor=filled,
+            markeredgewidth=1.4,
+            linestyle="",
+        )
 
 
 def _aside(one: dict) -> np.ndarray:
@@ -238,25 +278,34 @@ def _aside(one: dict) -> np.ndarray:
 def _rows_and_names(axes, numbers: dict) -> None:
     """Write N under each group of marks, and beside the last what the marks belong to and how far they came."""
     configurations = numbers["configurations"]
-    rates = [rate for one in configurations.values() for of in PASSES for rate in one[f"{of}_gflops"]]
+    rates = [
+        rate for one in configurations.values() for of in PASSES for rate in one[f"{of}_gflops"]
+    ]
     low, high = min(rates) / 2.6, 1.8 * max(*rates, numbers["product_gflops"])
     axes.set_ylim(low, high)
     middle = configurations["bsds"]
     for x in middle["intensity"][:3]:
         axes.axvline(x, color=COLORS["light"], linestyle=":", marker="", linewidth=1.2, zorder=0)
     for n, x in zip(("1", "8", "64", "100\nor 1000"), _aside(middle), strict=True):
-        axes.text(x, 1.2 * low, f"N = {n}", ha="center", va="bottom", fontsize=9, backgroundcolor="white")
+        axes.text(
+            x, 1.2 * low, f"N = {n}", ha="center", va="bottom", fontsize=9, backgroundcolor="white"
+        )
     fastest_first = sorted(configurations.items(), key=lambda item: -item[1]["sampler_gflops"][-1])
     for (name, one), y in zip(fastest_first, (0.62, 0.43, 0.24), strict=True):
         color, marker = LOOKS[name]
         density, sampler = (100 * one[f"{of}_fraction"][-1] for of in PASSES)
         axes.plot(1.04, y, marker, color=COLORS[color], transform=axes.transAxes, clip_on=False)
         axes.text(
-            1.07, y, f"{name}: D = {one['D']}, 2 × {one['hidden']}\n"
+            1.07,
+            y,
+            f"{name}: D = {one['D']}, 2 × {one['hidden']}\n"
             f"N = {one['N'][-1]} on {one['cores'][-1]} core{'s' * (one['cores'][-1] > 1)}:\n"
             f"density {density:.0f} %, sampler {sampler:.0f} %",
-            transform=axes.transAxes, va="center", color=COLORS[color], fontsize=9,
-        )  # fmt: skip
+            transform=axes.transAxes,
+            va="center",
+            color=COLORS[color],
+            fontsize=9,
+        )
 
 
 def _ratio(axes, numbers: dict) -> None:
@@ -265,11 +314,18 @@ def _ratio(axes, numbers: dict) -> None:
     axes.axhline(1, color=COLORS["ink"], linewidth=1, linestyle="-", marker="", zorder=0)
     axes.semilogx(D, ratio, "o-", color=COLORS["blue"])
     for k, (d, r) in enumerate(zip(D, ratio, strict=True)):
-        above = -1 if r < min([*ratio[:k][-1:], *ratio[k + 1 :][:1]]) else 1  # a valley's number stands below it
+        above = (
+            -1 if r < min([*ratio[:k][-1:], *ratio[k + 1 :][:1]]) else 1
+        )  # a valley's number stands below it
         axes.annotate(
-            f"{r:.2f}", (d, r), xytext=(0, 9 * above), textcoords="offset points", ha="center",
-            va="bottom" if above > 0 else "top", fontsize=9,
-        )  # fmt: skip
+            f"{r:.2f}",
+            (d, r),
+            xytext=(0, 9 * above),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above > 0 else "top",
+            fontsize=9,
+        )
     axes.set(
         xlabel=f"features D (one transform, 2 × max(64, D) units;\n2 × 1024 at D = {D[-1]})",
         ylabel="sampler / density pass",

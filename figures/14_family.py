@@ -3,14 +3,15 @@ r"""MAF waits when it samples, IAF when it scores, couplings never; waiting cost
 .. math:: \text{MAF: } u_i = \tau^{-1}(x_i; h_i(x_{<i})), \qquad \text{IAF: } x_i = \tau(u_i; h_i(u_{<i})), \qquad
           \text{RealNVP: } u_B = \tau^{-1}(x_B; h(x_A)),\; u_A = x_A
 
-Left: one transform of D = 8 features with random parameters, in both directions. A filled square says that an
-output moves when an input does, bit by bit; the number is the step in which the output becomes known. Whoever
-computes h from what is given is done in one step; whoever computes it from what is being computed waits for the
-feature before. A coupling's network hears half of the features and writes to the others, so nobody waits, and each
-transform can do less.
+Left: one transform of D = 8 features with random parameters, in both directions. A filled square
+says that an output moves when an input does, bit by bit; the number is the step in which the output
+becomes known. Whoever computes h from what is given is done in one step; whoever computes it from
+what is being computed waits for the feature before. A coupling's network hears half of the features
+and writes to the others, so nobody waits, and each transform can do less.
 
-Right: six transforms of D = 64 features, timed in turn. By substitution the waiting direction evaluates each hidden
-unit once, as the other does; the textbook loop evaluates all of them D times over.
+Right: six transforms of D = 64 features, timed in turn. By substitution the waiting direction
+evaluates each hidden unit once, as the other does; the textbook loop evaluates all of them D times
+over.
 """
 
 from __future__ import annotations
@@ -51,9 +52,13 @@ def data(quick: bool = False) -> dict:
         "parameters": {name: flow.theta.size for name, flow in flows.items()},
         "passes": {name: passes(flow) for name, flow in flows.items()},
         "dependencies": {
-            name: {way: int(moved.sum()) for way, (moved, _) in of.items()} for name, of in patterns.items()
+            name: {way: int(moved.sum()) for way, (moved, _) in of.items()}
+            for name, of in patterns.items()
         },
-        "steps": {name: {way: int(steps.max()) for way, (_, steps) in of.items()} for name, of in patterns.items()},
+        "steps": {
+            name: {way: int(steps.max()) for way, (_, steps) in of.items()}
+            for name, of in patterns.items()
+        },
         "milliseconds": milliseconds,
         "sampling_over_density": {
             f"{name}, {backend}": milliseconds[f"{name}, sampling, {backend}"]["minimum"]
@@ -99,8 +104,12 @@ def rivals(flows: dict[str, afnp.Flow], N: int) -> dict[str, Callable]:
     for name, flow in flows.items():
         x = flow.generate(u)[0]
         for backend in BACKENDS:
-            found[f"{name}, density, {backend}"] = lambda f=flow, x=x, b=backend: f.log_prob(x, backend=b)
-            found[f"{name}, sampling, {backend}"] = lambda f=flow, b=backend: f.generate(u, backend=b)
+            found[f"{name}, density, {backend}"] = lambda f=flow, x=x, b=backend: f.log_prob(
+                x, backend=b
+            )
+            found[f"{name}, sampling, {backend}"] = lambda f=flow, b=backend: f.generate(
+                u, backend=b
+            )
     return found
 
 
@@ -126,7 +135,11 @@ def twin(flow: afnp.Flow) -> afnp.Flow:
 def difference(flow: afnp.Flow) -> float:
     """Return how far an IAF's ``normalize`` is from its twin's ``generate``."""
     x = noise(100)
-    return float(np.abs(twin(flow).generate(x, backend="numpy")[0] - flow.normalize(x, backend="numba")[0]).max())
+    return float(
+        np.abs(
+            twin(flow).generate(x, backend="numpy")[0] - flow.normalize(x, backend="numba")[0]
+        ).max()
+    )
 
 
 def draw(data: dict) -> Figure:
@@ -176,21 +189,29 @@ def draw_times(axes, numbers: dict) -> None:
             times = numbers["milliseconds"][f"{name}, {way}, {how}"]
             draw_time(axes, at, times, how, COLORS["red" if waits else "blue"])
         text = f"{name}, {way}: {work['passes']} passes, {work['depth']} steps, {work['multiply_adds']:,} mul-adds"
-        axes.text(0.01, at - 0.42, text, transform=axes.get_yaxis_transform(), fontsize=9.5, va="center")
+        axes.text(
+            0.01, at - 0.42, text, transform=axes.get_yaxis_transform(), fontsize=9.5, va="center"
+        )
     all_times = [t for of in numbers["milliseconds"].values() for t in of.values()]
     axes.set_xscale("log")
-    axes.set(xlim=(min(all_times) / 1.7, max(all_times) * 1.9), ylim=(max(y) + 0.5, -0.8), yticks=())
+    axes.set(
+        xlim=(min(all_times) / 1.7, max(all_times) * 1.9), ylim=(max(y) + 0.5, -0.8), yticks=()
+    )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("time (ms): mark the fastest call, tick the median")
     axes.spines["left"].set_visible(False)
-    axes.set_title("dots: compiled; squares: NumPy; triangles: textbook loop; red: waits", fontsize=10)
+    axes.set_title(
+        "dots: compiled; squares: NumPy; triangles: textbook loop; red: waits", fontsize=10
+    )
 
 
 def draw_time(axes, at: float, times: dict[str, float], how: str, color: str) -> None:
     """Draw one rival: a mark at its fastest call, a tick at its median, and the fastest in figures."""
     mark, face = {"numpy": ("s", "white"), "numba": ("o", color), "loop": ("^", "white")}[how]
     at += 0.1 if how == "numba" else -0.02
-    axes.plot((times["minimum"], times["median"]), (at, at), "-", color=color, linewidth=1.2, marker="")
+    axes.plot(
+        (times["minimum"], times["median"]), (at, at), "-", color=color, linewidth=1.2, marker=""
+    )
     axes.plot(times["median"], at, "|", color=color, markersize=9)
     axes.plot(times["minimum"], at, mark, color=color, markerfacecolor=face, markersize=7)
     left = how == "numba"

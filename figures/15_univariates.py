@@ -2,13 +2,14 @@ r"""Every univariate is an increasing curve; only a scale bounded both ways keep
 
 .. math:: u = \tau^{-1}(x; h), \qquad \frac{du}{dx} > 0, \qquad x = \mu + u\, e^{\alpha(a)}
 
-Top: the six univariates, from data to noise, at three random parameters h each, and their log-derivatives. That
-they increase is measured on the curves; that the log-derivatives are right, by complex steps; that they are
-continuous, by the largest jump between neighbours, which shrinks with the step.
+Top: the six univariates, from data to noise, at three random parameters h each, and their
+log-derivatives. That they increase is measured on the curves; that the log-derivatives are right,
+by complex steps; that they are continuous, by the largest jump between neighbours, which shrinks
+with the step.
 
-Bottom: the four scales of the affine one. A sampler writes x = mu + u e^alpha; where e^alpha is small beside mu,
-float32 rounds u away, and the density of the flow's own sample is that of another point. A bounded alpha cannot get
-there; softplus and the gate are bounded from above alone.
+Bottom: the four scales of the affine one. A sampler writes x = mu + u e^alpha; where e^alpha is
+small beside mu, float32 rounds u away, and the density of the flow's own sample is that of another
+point. A bounded alpha cannot get there; softplus and the gate are bounded from above alone.
 """
 
 from __future__ import annotations
@@ -44,14 +45,20 @@ def data(quick: bool = False) -> dict:
     a = np.linspace(-A, A, 101)
     scales = {name: scale_of(name, a, rows) for name in SCALES}
     numbers = {
-        "smallest_derivative": {name: float(np.exp(of["log"]).min()) for name, of in curves.items()},
+        "smallest_derivative": {
+            name: float(np.exp(of["log"]).min()) for name, of in curves.items()
+        },
         "always_increasing": {name: bool((rises(of) > 0).all()) for name, of in curves.items()},
         "largest_error_of_log_derivative": max(of["error"] for of in curves.values()),
         "largest_jump": {name: jump(of["log"]) for name, of in curves.items()},
-        "largest_jump_at_half_the_step": {name: jump(of["log_fine"]) for name, of in curves.items()},
+        "largest_jump_at_half_the_step": {
+            name: jump(of["log_fine"]) for name, of in curves.items()
+        },
         "a": [-A, A],
         "rows": rows,
-        "alpha_range": {name: [of["alpha"].min(), of["alpha"].max()] for name, of in scales.items()},
+        "alpha_range": {
+            name: [of["alpha"].min(), of["alpha"].max()] for name, of in scales.items()
+        },
         "rms_error": {name: float(of["rms"].max()) for name, of in scales.items()},
         "largest_error": {name: float(of["largest"].max()) for name, of in scales.items()},
         "forgets_below_a": {name: forgets(a, of["rms"]) for name, of in scales.items()},
@@ -144,7 +151,14 @@ def draw_curves(axes, curves: dict[str, dict]) -> None:
         for k, color in enumerate(("blue", "red", "green")[: len(of["u"])]):
             u = np.where(np.diff(of["u"][k], prepend=of["u"][k, 0]) < -np.pi, np.nan, of["u"][k])
             for ax, y in ((above, u), (below, of["log"][k])):
-                ax.plot(of["x"], y, color=COLORS[color], linestyle=("-", "--", "-.")[k], linewidth=1.5, marker="")
+                ax.plot(
+                    of["x"],
+                    y,
+                    color=COLORS[color],
+                    linestyle=("-", "--", "-.")[k],
+                    linewidth=1.5,
+                    marker="",
+                )
         above.set_title(name.replace("_", " "))
         below.set_xlabel("x")
         end, name = (np.pi, "π") if of["periodic"] else (5, "5")
@@ -163,7 +177,10 @@ def draw_alpha(axes, data: dict) -> None:
         where = A + 2, of["alpha"][-1] + nudges[name]
         axes.text(*where, f"{name}: {low} to {high}", va="center", color=COLORS[HUES[name]])
     axes.set(
-        xlim=(-A, A + 32), ylim=(-A - 4, A + 4), xlabel="what the network says, a", xticks=(-50, -25, 0, 25, 50)
+        xlim=(-A, A + 32),
+        ylim=(-A - 4, A + 4),
+        xlabel="what the network says, a",
+        xticks=(-50, -25, 0, 25, 50),
     )
     axes.set_ylabel(r"log-scale $\alpha(a)$")
     axes.set_title("the affine univariate's four scales")
@@ -173,7 +190,9 @@ def draw_error(axes, data: dict) -> None:
     """Draw what float32 makes of u."""
     for name, of in data["scales"].items():
         axes.semilogy(data["a"], of["rms"], DASHES[name], color=COLORS[HUES[name]], marker="")
-        axes.semilogy(data["a"], of["largest"], "-", color=COLORS[HUES[name]], marker="", linewidth=0.6)
+        axes.semilogy(
+            data["a"], of["largest"], "-", color=COLORS[HUES[name]], marker="", linewidth=0.6
+        )
     axes.set(xlim=(-A, A), ylim=(1e-8, 30), xlabel="what the network says, a", ylabel="error of u")
     axes.axhline(EPS32, color=COLORS["grey"], linewidth=0.8, linestyle=":", marker="", zorder=0)
     axes.text(-A, EPS32 / 1.3, "float32's ε", va="top", fontsize=9, color=COLORS["grey"])

@@ -3,13 +3,14 @@ r"""Six flows learn five known densities: affine layers fill the gaps that splin
 .. math:: \mathrm{KL}(p \,\|\, q) = E_p[\log p(x) - \log q(x)]
           \approx \frac1N \sum_n \big(\log p(x_n) - \log q(x_n)\big) \ge 0
 
-p is a toy density that is known exactly, q a flow that saw a few thousand draws of it, and x_n are fresh draws
-that neither training nor its choice of the best epoch saw. The mean log-likelihood of a flow on them is that of the
-truth (minus the entropy) less KL(p || q): no flow can be above the truth, but for the chance of finite N, and the
-standard error says how large that is. A flow that beat the truth would not be a density.
+p is a toy density that is known exactly, q a flow that saw a few thousand draws of it, and x_n are
+fresh draws that neither training nor its choice of the best epoch saw. The mean log-likelihood of a
+flow on them is that of the truth (minus the entropy) less KL(p || q): no flow can be above the
+truth, but for the chance of finite N, and the standard error says how large that is. A flow that
+beat the truth would not be a density.
 
-The gaps are where the truth is below 1/1000 per unit square: how much of a flow lies there, within the window, is a
-sum over the picture's grid.
+The gaps are where the truth is below 1/1000 per unit square: how much of a flow lies there, within
+the window, is a sum over the picture's grid.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ def data(quick: bool = False) -> dict:
     """Train every flow on every target; measure KL on fresh draws, and the densities on a grid."""
     names = list(TARGETS)[:2] if quick else list(TARGETS)
     found = {name: gallery(name, quick) for name in names}
-    kl = {name: {flow: one["kl"] for flow, one in of.items() if flow != "truth"} for name, of in found.items()}
+    kl = {
+        name: {flow: one["kl"] for flow, one in of.items() if flow != "truth"}
+        for name, of in found.items()
+    }
     all_kl = [pair for of in kl.values() for pair in of.values()]
     numbers = {
         "kl_and_standard_error": kl,
@@ -76,9 +80,13 @@ def data(quick: bool = False) -> dict:
         "parameters": {flow: build(2, flow).theta.size for flow in FLOWS},
         "train_rows": rows(quick),
         "test_rows": found[names[0]]["truth"]["rows"],
-        "training_seconds": sum(one.get("seconds", 0.0) for of in found.values() for one in of.values()),
+        "training_seconds": sum(
+            one.get("seconds", 0.0) for of in found.values() for one in of.values()
+        ),
         "checks": list(QUICK_CHECKS),
-        "checked_flows": sum(one.get("verified", False) for of in found.values() for one in of.values()),
+        "checked_flows": sum(
+            one.get("verified", False) for of in found.values() for one in of.values()
+        ),
     }
     return {"numbers": numbers, "pictures": found}
 
@@ -119,7 +127,9 @@ def fitted(name: str, known: Dataset, quick: bool) -> tuple[afnp.Flow, float]:
     x = known.train[: rows(quick)]
     flow = build(2, name, preprocess=afnp.preprocessing(x))
     epochs = 3 if quick else 60
-    _, history = trained(flow, x, known.val, epochs=epochs, batch_size=200, learning_rate=5e-3, progress=False)
+    _, history = trained(
+        flow, x, known.val, epochs=epochs, batch_size=200, learning_rate=5e-3, progress=False
+    )
     return flow, history.seconds
 
 
@@ -176,11 +186,21 @@ def draw_target(axes, name: str, found: dict[str, dict], best: str) -> None:
     label, first, second = TARGETS[name]
     top = found["truth"]["picture"].max()
     for ax, (flow, one) in zip(axes, found.items(), strict=True):
-        ax.imshow(one["picture"], vmin=0, vmax=top, origin="lower", extent=(*first, *second), aspect="auto")
+        ax.imshow(
+            one["picture"],
+            vmin=0,
+            vmax=top,
+            origin="lower",
+            extent=(*first, *second),
+            aspect="auto",
+        )
         ax.set(xticks=(), yticks=())
         ax.spines[:].set_visible(False)
         if flow == "truth":
             ax.set_ylabel(label)
             ax.set_xlabel(f"entropy {one['entropy'][0]:.2f}", color=COLORS["grey"])
         else:
-            ax.set_xlabel("{:.3f} ± {:.3f}".format(*one["kl"]), fontweight="bold" if flow == best else "normal")
+            ax.set_xlabel(
+                "{:.3f} ± {:.3f}".format(*one["kl"]),
+                fontweight="bold" if flow == best else "normal",
+            )

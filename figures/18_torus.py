@@ -3,15 +3,17 @@ r"""A flow on the torus learns two angles of a molecule: its free energy has no 
 .. math:: F(\varphi, \psi) / kT = -\log p(\varphi, \psi) + \mathrm{const}, \qquad
           \int_{-\pi}^{\pi} \int_{-\pi}^{\pi} p(\varphi, \psi)\, d\varphi\, d\psi = 1
 
-Backbone angles of alanine dipeptide, by molecular dynamics at two temperatures. Left: frames counted in bins.
-Middle: the circular spline flow. Both maps go round beyond ±180°, where the dashed lines are, so that a seam would
-be seen; blank is more than nine kT above the lowest place (or, at left, no frame at all). Right: what each model
-says about test frames it never saw. The frames are a time series, so test frames come in five whole blocks of it
-and the standard errors are over blocks: they are far larger than those of as many independent frames.
+Backbone angles of alanine dipeptide, by molecular dynamics at two temperatures. Left: frames
+counted in bins. Middle: the circular spline flow. Both maps go round beyond ±180°, where the dashed
+lines are, so that a seam would be seen; blank is more than nine kT above the lowest place (or, at
+left, no frame at all). Right: what each model says about test frames it never saw. The frames are a
+time series, so test frames come in five whole blocks of it and the standard errors are over blocks:
+they are far larger than those of as many independent frames.
 
-The rivals: the best product of two von Mises distributions; a histogram whose bins and pseudo-count were chosen by
-validation; and the same spline flow on the plane, which takes the angles for ordinary numbers: it cannot know that
--π and π are one place, and puts part of its density where there is no angle.
+The rivals: the best product of two von Mises distributions; a histogram whose bins and pseudo-count
+were chosen by validation; and the same spline flow on the plane, which takes the angles for
+ordinary numbers: it cannot know that -π and π are one place, and puts part of its density where
+there is no angle.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ def _scores(known: Dataset, circular: afnp.Flow, plane: afnp.Flow) -> dict:
     log_p = {name: f(known.test) for name, f in zip(MODELS, models, strict=True)}
     return {
         "test_nats_and_standard_error": {name: _blocked(values) for name, values in log_p.items()},
-        "lead_and_standard_error": {name: _blocked(log_p[MODELS[0]] - log_p[name]) for name in MODELS[1:]},
+        "lead_and_standard_error": {
+            name: _blocked(log_p[MODELS[0]] - log_p[name]) for name in MODELS[1:]
+        },
         "histogram_bins": bins,
         "histogram_pseudo_count": extra,
     }
@@ -105,10 +109,12 @@ def _fitted(known: Dataset, quick: bool, circular: bool) -> tuple[afnp.Flow, His
     fixed = {"circular": True} if circular else {"preprocess": afnp.preprocessing(known.train)}
     flow = afnp.nsf(2, (64, 64), transforms=3, activation="tanh", **fixed)
     epochs = 2 if quick else 20
-    return trained(flow, known.train, known.val, epochs=epochs, batch_size=200, learning_rate=3e-3, patience=8)
+    return trained(
+        flow, known.train, known.val, epochs=epochs, batch_size=200, learning_rate=3e-3, patience=8
+    )
 
 
-# ---- the torus ---------------------------------------------------------------------------------------------
+# ---- the torus -----------------------------------------------------------------------------------
 
 
 def _angles(side: int) -> np.ndarray:
@@ -128,7 +134,8 @@ def lattice(places: int) -> np.ndarray:
     .. math:: \varphi_i = 2\pi\, \frac{i}{F_k} - \pi, \qquad
               \psi_i = 2\pi\, \frac{i F_{k-1} \bmod F_k}{F_k} - \pi, \qquad 0 \le i < F_k
 
-    No two places share an angle: corners of splines, many of which lie along an axis, are never met twice alike.
+    No two places share an angle: corners of splines, many of which lie along an axis, are never met
+    twice alike.
     """
     before, now = 1, 1
     while now < places:
@@ -147,7 +154,9 @@ def jump(log_prob: Callable, places: int = 720) -> float:
     along, sides = _angles(places), (-np.pi, np.nextafter(np.pi, 0))
     jumps = []
     for swap in (1, -1):
-        first, second = (log_prob(np.column_stack([np.full(places, end), along][::swap])) for end in sides)
+        first, second = (
+            log_prob(np.column_stack([np.full(places, end), along][::swap])) for end in sides
+        )
         jumps.append(np.abs(first - second).max())
     return float(max(jumps))
 
@@ -156,19 +165,24 @@ def _counts(x: np.ndarray, bins: int) -> np.ndarray:
     return np.histogram2d(*x.T, bins=bins, range=[(-np.pi, np.pi)] * 2)[0]
 
 
-# ---- the rivals --------------------------------------------------------------------------------------------
+# ---- the rivals ----------------------------------------------------------------------------------
 
 
 def _histogram(x: np.ndarray, x_val: np.ndarray) -> tuple[Callable, tuple[int, float]]:
     """Return the log-density of the histogram that suits validation best, and its bins and pseudo-count."""
-    tried = {key: _binned(x, *key) for key in itertools.product((12, 18, 24, 36, 48, 72), (0.01, 0.1, 1.0))}
+    tried = {
+        key: _binned(x, *key)
+        for key in itertools.product((12, 18, 24, 36, 48, 72), (0.01, 0.1, 1.0))
+    }
     best = max(tried, key=lambda key: tried[key](x_val).mean())
     return tried[best], best
 
 
 def _binned(x: np.ndarray, bins: int, extra: float) -> Callable:
     r"""Return log p, with :math:`p = (n + \alpha) / (N + \alpha m^2)` over the area of one of m² bins."""
-    log_p = np.log((_counts(x, bins) + extra) / (len(x) + extra * bins**2)) - 2 * np.log(2 * np.pi / bins)
+    log_p = np.log((_counts(x, bins) + extra) / (len(x) + extra * bins**2)) - 2 * np.log(
+        2 * np.pi / bins
+    )
 
     def log_prob(y: np.ndarray) -> np.ndarray:
         cells = np.minimum(((y + np.pi) * bins / (2 * np.pi)).astype(int), bins - 1)
@@ -204,14 +218,16 @@ def _blocked(values: np.ndarray) -> tuple[float, float]:
     return float(means.mean()), float(means.std(ddof=1) / np.sqrt(BLOCKS))
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
     numbers, figure = data["numbers"], Figure(figsize=(13, 9))
     axes = figure.subplots(2, 3, width_ratios=(1, 1, 0.9))
     for row, (name, found), one in zip(axes, numbers.items(), data["maps"].values(), strict=True):
-        filled = [_draw_map(ax, one[kind]) for ax, kind in zip(row, ("frames", "flow"), strict=False)]
+        filled = [
+            _draw_map(ax, one[kind]) for ax, kind in zip(row, ("frames", "flow"), strict=False)
+        ]
         figure.colorbar(filled[1], ax=row[1], label="free energy F / kT", shrink=0.85, aspect=25)
         row[0].set_title(f"{name}: {sum(found['rows'].values()):,} frames in bins of 5°")
         row[1].set_title(f"{name}: circular spline flow")
@@ -238,14 +254,28 @@ def _draw_map(ax, p: np.ndarray):
         for seam in (-180, 180):
             line(seam, color=COLORS["ink"], linewidth=0.8, linestyle="--")
     limits = (-180 - MARGIN, 180 + MARGIN)
-    ax.set(xlim=limits, ylim=limits, aspect="equal", xticks=TICKS, yticks=TICKS, xlabel="φ [°]", ylabel="ψ [°]")
+    ax.set(
+        xlim=limits,
+        ylim=limits,
+        aspect="equal",
+        xticks=TICKS,
+        yticks=TICKS,
+        xlabel="φ [°]",
+        ylabel="ψ [°]",
+    )
     return image
 
 
 def _draw_scores(ax, found: dict) -> None:
     for y, (name, (nats, error)) in enumerate(found["test_nats_and_standard_error"].items()):
-        ax.errorbar(nats, y, xerr=error, fmt="s", color=COLORS["blue" if y == 0 else "grey"], capsize=3)
-        lead = "" if y == 0 else "; {:.3f} ± {:.3f} less".format(*found["lead_and_standard_error"][name])
+        ax.errorbar(
+            nats, y, xerr=error, fmt="s", color=COLORS["blue" if y == 0 else "grey"], capsize=3
+        )
+        lead = (
+            ""
+            if y == 0
+            else "; {:.3f} ± {:.3f} less".format(*found["lead_and_standard_error"][name])
+        )
         text = f"{name}\n{nats:.2f}{lead}".replace("-", "−")
         ax.text(0.02, y - 0.16, text, transform=ax.get_yaxis_transform(), va="bottom")
     ax.set(ylim=(len(MODELS) - 0.5, -0.8), yticks=(), title="test log-likelihood")

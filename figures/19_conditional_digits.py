@@ -3,14 +3,15 @@ r"""Told the class, a flow mostly draws the digit it is asked for; asked for the
 .. math:: P(y \mid x) = \frac{p(x \mid y)\, P(y)}{\sum_{y'} p(x \mid y')\, P(y')}, \qquad
           E \log \frac{p(x \mid y)}{\sum_{y'} p(x \mid y')\, P(y')} \le \log 10
 
-A spline flow on 1,297 digits, the class one-hot as its condition, beside the same flow without. The sum of the ten
-densities over equally likely classes is a density of images again; what p(x | y) is above it is what the class
-tells of an image, at most log 10 = 2.30 nats. Classes are read by the largest of the ten densities, which no
-training asked for; one nearest neighbour in grey levels is the usual yardstick. The same neighbour, shown samples,
-says how many look like the class that was given.
+A spline flow on 1,297 digits, the class one-hot as its condition, beside the same flow without. The
+sum of the ten densities over equally likely classes is a density of images again; what p(x | y) is
+above it is what the class tells of an image, at most log 10 = 2.30 nats. Classes are read by the
+largest of the ten densities, which no training asked for; one nearest neighbour in grey levels is
+the usual yardstick. The same neighbour, shown samples, says how many look like the class that was
+given.
 
-Likelihoods are in nats an image in the space where they are usually reported: dequantised, spread by the logit,
-standardised.
+Likelihoods are in nats an image in the space where they are usually reported: dequantised, spread
+by the logit, standardised.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def data(quick: bool = False) -> dict:
         "rows": {"train": len(known.train), "val": len(known.val), "test": len(known.test)},
         **_likelihoods(log_p, recipes.standardize(given, known.test)[1]),
         "accuracy": (read == truth).mean(),
-        "accuracy_of_nearest_neighbour": (_nearest(known, quantize(known.test, known.levels)) == truth).mean(),
+        "accuracy_of_nearest_neighbour": (
+            _nearest(known, quantize(known.test, known.levels)) == truth
+        ).mean(),
         "confusion": _confusion(truth, read),
         "samples": len(samples),
         "samples_read_as_given": (_nearest(known, samples) == _classes(len(samples))).mean(),
@@ -64,21 +67,38 @@ def _fitted(known: Dataset, quick: bool, context: int) -> tuple[afnp.Flow, Histo
     """Train a spline flow with random orders; without a condition it is that of the figure of digits."""
     fixed = afnp.preprocessing(known.train, levels=known.levels)
     flow = afnp.nsf(
-        64, (256, 256), transforms=3, order="random", context=context, dtype=np.float32, preprocess=fixed
+        64,
+        (256, 256),
+        transforms=3,
+        order="random",
+        context=context,
+        dtype=np.float32,
+        preprocess=fixed,
     )
     given = {"context": known.context_train, "context_val": known.context_val} if context else {}
-    options = {"epochs": 3 if quick else 60, "batch_size": 100, "learning_rate": 1e-3, "patience": 10}
+    options = {
+        "epochs": 3 if quick else 60,
+        "batch_size": 100,
+        "learning_rate": 1e-3,
+        "patience": 10,
+    }
     return trained(flow, known.train, known.val, **options, **given)
 
 
 def _training(history: History) -> dict:
-    return {"seconds": history.seconds, "epochs": len(history.train_loss), "best_epoch": history.best_epoch + 1}
+    return {
+        "seconds": history.seconds,
+        "epochs": len(history.train_loss),
+        "best_epoch": history.best_epoch + 1,
+    }
 
 
 def _likelihoods(log_p: dict, log_det: np.ndarray) -> dict:
     """Return likelihoods of test images in both units, and what knowing the class adds."""
     return {
-        "test_nats_and_standard_error": {name: _mean_and_error(v - log_det) for name, v in log_p.items()},
+        "test_nats_and_standard_error": {
+            name: _mean_and_error(v - log_det) for name, v in log_p.items()
+        },
         "bits_per_dim": {name: afnp.data.bits_per_dim(v, 64).mean() for name, v in log_p.items()},
         "told_by_the_class": _mean_and_error(log_p[GIVEN] - log_p[SUM]),
         "most_told": math.log(CLASSES),
@@ -88,7 +108,9 @@ def _likelihoods(log_p: dict, log_det: np.ndarray) -> dict:
 
 def class_log_probs(flow: afnp.Flow, x: np.ndarray) -> np.ndarray:
     """Return log p(x | y) of each row under each class, (10, N), nats."""
-    return np.stack([flow.log_prob(x, np.tile(y, (len(x), 1))) for y in np.eye(CLASSES)]).astype(np.float64)
+    return np.stack([flow.log_prob(x, np.tile(y, (len(x), 1))) for y in np.eye(CLASSES)]).astype(
+        np.float64
+    )
 
 
 def _classes(n: int) -> np.ndarray:
@@ -120,7 +142,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -176,7 +198,9 @@ def _draw_confusion(ax, confusion: np.ndarray) -> None:
 def _draw_scores(ax, numbers: dict) -> None:
     for y, (name, (nats, error)) in enumerate(numbers["test_nats_and_standard_error"].items()):
         ax.errorbar(nats, y, xerr=2 * error, fmt="s", color=COLORS["ink"], capsize=3)
-        text = f"{name}: {nats:.1f} nats, {numbers['bits_per_dim'][name]:.3f} bits/dim".replace("-", "−")
+        text = f"{name}: {nats:.1f} nats, {numbers['bits_per_dim'][name]:.3f} bits/dim".replace(
+            "-", "−"
+        )
         ax.text(0.0, y - 0.16, text, transform=ax.get_yaxis_transform(), va="bottom")
     lead, error = numbers["lead_over_the_flow_without"]
     text = (

@@ -3,19 +3,19 @@ r"""A flow conditioned on six magnitudes gives each galaxy a density of its reds
 .. math:: F(z \mid m) = \int_{-\infty}^{z} p(z' \mid m)\, dz' = \Phi(u(z; m)), \qquad
           F(z_n \mid m_n) \sim \mathrm{Uniform}(0, 1) \text{ if } p \text{ is right}
 
-u(z; m) is the flow's noise, which rises with z, so the cumulative distribution is exact and needs no integral. The
-values F(z_n | m_n) on test galaxies (probability integral transform, PIT) show calibration: a hump in the middle
-means densities too wide, high ends too narrow, a slope a bias. A flow that is a little too sure of what it learnt
-by heart gives noise of more than unit variance on unseen galaxies; so, after training, one more fixed layer
-standardises the noise of the validation galaxies: two numbers, and the flow remains a flow. Dotted: the flow
-without it.
+u(z; m) is the flow's noise, which rises with z, so the cumulative distribution is exact and needs
+no integral. The values F(z_n | m_n) on test galaxies (probability integral transform, PIT) show
+calibration: a hump in the middle means densities too wide, high ends too narrow, a slope a bias. A
+flow that is a little too sure of what it learnt by heart gives noise of more than unit variance on
+unseen galaxies; so, after training, one more fixed layer standardises the noise of the validation
+galaxies: two numbers, and the flow remains a flow. Dotted: the flow without it.
 
-Above: six test galaxies, at the given ranks of the width of their densities; their integrals and cumulative
-distributions are checked at places that the flow itself spreads. The condition m is the magnitude r and the five
-colours, standardised. For errors the density is summed up: its mean for the root mean square, its median for the
-typical error. The rivals estimate a number only: a linear regression, the mean of nearest neighbours (how many: by
-validation), and boosted trees (how many: by a tenth of the training rows that is kept from them), on the same
-columns.
+Above: six test galaxies, at the given ranks of the width of their densities; their integrals and
+cumulative distributions are checked at places that the flow itself spreads. The condition m is the
+magnitude r and the five colours, standardised. For errors the density is summed up: its mean for
+the root mean square, its median for the typical error. The rivals estimate a number only: a linear
+regression, the mean of nearest neighbours (how many: by validation), and boosted trees (how many:
+by a tenth of the training rows that is kept from them), on the same columns.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
+from afnp.applications.forecast import pit
 from afnp.data import load
-from afnp.forecast import pit
-from afnp.preprocess import Standardize
 from afnp.train import History
+from afnp.transforms.preprocess import Standardize
 from figures.common import COLORS, caption, note, trained, verified
 
 RANKS = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -61,8 +61,12 @@ def data(quick: bool = False) -> dict:
     numbers = {
         "rows": {"train": len(train.z), "val": len(val.z), "test": len(test.z)},
         "test_nats_and_standard_error": _likelihoods({FLOW: flow, BEFORE: raw}, train, test),
-        **_errors({"mean": q.mean(axis=1), "median": np.median(q, axis=1)}, _rivals(train, val), test),
-        "calibration": {name: calibration(pit(f, *test)) for name, f in ((FLOW, flow), (BEFORE, raw))},
+        **_errors(
+            {"mean": q.mean(axis=1), "median": np.median(q, axis=1)}, _rivals(train, val), test
+        ),
+        "calibration": {
+            name: calibration(pit(f, *test)) for name, f in ((FLOW, flow), (BEFORE, raw))
+        },
         "kolmogorov_distance_5_percent": CRITICAL / math.sqrt(len(z)),
         "noise_of_validation": {"mean": flow.layers[-1].mean[0], "std": flow.layers[-1].std[0]},
         "seconds": history.seconds,
@@ -87,13 +91,20 @@ def _colours(magnitudes: np.ndarray) -> np.ndarray:
     return np.column_stack([magnitudes[:, 2], magnitudes[:, :-1] - magnitudes[:, 1:]])
 
 
-# ---- what the flow says ------------------------------------------------------------------------------------
+# ---- what the flow says --------------------------------------------------------------------------
 
 
 def _fitted(train: Part, val: Part, quick: bool) -> tuple[afnp.Flow, History]:
     fixed = afnp.preprocessing(train.z)
-    flow = afnp.nsf(1, (128, 128), transforms=3, context=train.m.shape[1], dtype=np.float32, preprocess=fixed)
-    options = {"epochs": 4 if quick else 60, "learning_rate": 2e-3, "context": train.m, "context_val": val.m}
+    flow = afnp.nsf(
+        1, (128, 128), transforms=3, context=train.m.shape[1], dtype=np.float32, preprocess=fixed
+    )
+    options = {
+        "epochs": 4 if quick else 60,
+        "learning_rate": 2e-3,
+        "context": train.m,
+        "context_val": val.m,
+    }
     return trained(flow, train.z, val.z, **options)
 
 
@@ -146,7 +157,9 @@ def calibration(F: np.ndarray) -> dict:
     return {
         "kolmogorov_distance": _kolmogorov(F),
         "counts": np.histogram(F, BINS, (0, 1))[0],
-        "coverage": {f"{100 * share:.0f} %": (middle < share / 2).mean() for share in (0.5, 0.9, 0.99)},
+        "coverage": {
+            f"{100 * share:.0f} %": (middle < share / 2).mean() for share in (0.5, 0.9, 0.99)
+        },
     }
 
 
@@ -166,7 +179,7 @@ def _likelihoods(flows: dict[str, afnp.Flow], train: Part, test: Part) -> dict:
     return {name: _mean_and_error(values + to_nats) for name, values in log_p.items()}
 
 
-# ---- the rivals --------------------------------------------------------------------------------------------
+# ---- the rivals ----------------------------------------------------------------------------------
 
 
 def _linear(train: Part) -> Callable:
@@ -185,19 +198,33 @@ def _rivals(train: Part, val: Part) -> dict[str, Callable]:
     from sklearn.neighbors import KNeighborsRegressor
     from threadpoolctl import threadpool_limits
 
-    near = [KNeighborsRegressor(k, weights="distance").fit(train.m, train.z[:, 0]) for k in (2, 4, 8, 16, 32)]
-    trees = HistGradientBoostingRegressor(max_iter=1000, learning_rate=0.05, early_stopping=True, random_state=0)
-    with threadpool_limits(1):  # its threads wait for each other, 3,000 times, and on a busy machine for long
+    near = [
+        KNeighborsRegressor(k, weights="distance").fit(train.m, train.z[:, 0])
+        for k in (2, 4, 8, 16, 32)
+    ]
+    trees = HistGradientBoostingRegressor(
+        max_iter=1000, learning_rate=0.05, early_stopping=True, random_state=0
+    )
+    with threadpool_limits(
+        1
+    ):  # its threads wait for each other, 3,000 times, and on a busy machine for long
         trees.fit(train.m, train.z[:, 0])
     best = min(near, key=lambda model: np.mean(_scaled(model.predict(val.m), val.z[:, 0]) ** 2))
-    return {"nearest neighbours": best.predict, "boosted trees": trees.predict, "linear regression": _linear(train)}
+    return {
+        "nearest neighbours": best.predict,
+        "boosted trees": trees.predict,
+        "linear regression": _linear(train),
+    }
 
 
 def _errors(of_flow: dict[str, np.ndarray], rivals: dict[str, Callable], test: Part) -> dict:
     """Return three summaries of Δz / (1 + z) for each model; the flow's mean is for the first, else its median."""
     guesses = {name: f(test.m) for name, f in rivals.items()}
     mean, median = (
-        {name: _scaled(guess, test.z[:, 0]) for name, guess in ({FLOW: of_flow[kind]} | guesses).items()}
+        {
+            name: _scaled(guess, test.z[:, 0])
+            for name, guess in ({FLOW: of_flow[kind]} | guesses).items()
+        }
         for kind in ("mean", "median")
     )
     return {
@@ -220,7 +247,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -237,7 +264,9 @@ def draw(data: dict) -> Figure:
 
 
 def _small_print(nats: dict) -> str:
-    each = ("{} {:.2f} ± {:.2f}".format(name, *pair).replace("-", "−") for name, pair in nats.items())
+    each = (
+        "{} {:.2f} ± {:.2f}".format(name, *pair).replace("-", "−") for name, pair in nats.items()
+    )
     return f"Test log-likelihood of the redshift (standardised), nats a galaxy: {'; '.join(each)}."
 
 
@@ -290,7 +319,13 @@ def _draw_estimates(ax, truth: np.ndarray, median: np.ndarray) -> None:
     limits = (0, max(truth.max(), median.max()) * 1.02)
     ax.plot(limits, limits, "-", color=COLORS["red"], linewidth=0.8)
     ax.plot(truth, median, ".", color=COLORS["ink"], markersize=2, alpha=0.5, rasterized=True)
-    ax.set(xlim=limits, ylim=limits, aspect="equal", xlabel="true redshift", ylabel="median of the density")
+    ax.set(
+        xlim=limits,
+        ylim=limits,
+        aspect="equal",
+        xlabel="true redshift",
+        ylabel="median of the density",
+    )
     ax.set_title(f"{len(truth):,} test galaxies")
 
 
@@ -304,11 +339,15 @@ def _draw_errors(ax, numbers: dict) -> None:
             ax.plot(value, y, marker, color=color, markersize=8)
             side = "right" if value == low else "left"
             away = (-8, 0) if value == low else (8, 0)
-            ax.annotate(f"{value:.3f}", (value, y), away, textcoords="offset points", ha=side, va="center")
+            ax.annotate(
+                f"{value:.3f}", (value, y), away, textcoords="offset points", ha=side, va="center"
+            )
         words = f"{name}: {100 * numbers['outliers'][name]:.1f} % beyond {OUTLIER}"
         ax.text(0.02, y - 0.2, words, transform=ax.get_yaxis_transform(), va="bottom")
     ends = [*rms.values(), *typical.values()]
-    ax.set(ylim=(len(rms) - 0.4, -0.7), yticks=(), xscale="log", xlim=(min(ends) / 4, max(ends) * 4))
+    ax.set(
+        ylim=(len(rms) - 0.4, -0.7), yticks=(), xscale="log", xlim=(min(ends) / 4, max(ends) * 4)
+    )
     ax.set_xlabel("error, |Δz| / (1 + z)")
     ax.set_title("errors: ● median, ■ root mean square")
     ax.spines["left"].set_visible(False)

@@ -2,14 +2,14 @@ r"""Averaging over orders of the pixels beats the best single order, with severa
 
 .. math:: \log \frac1M \sum_{m=1}^M p(x;\, o^{(m)}) \;\ge\; \frac1M \sum_{m=1}^M \log p(x;\, o^{(m)})
 
-Binary MADE (arXiv 1502.03509) on digits, a pixel being 1 where its level is at least 8 of 16. Any order of the
-pixels gives an exact chain rule, so the average of several is a distribution again, never below the mean of their
-log-likelihoods; whether it is above the best of them is a question to the data. Asked twice: of M networks that
-learn one order each, and of one network that learns M orders at once (order-agnostic training), at a price: every
-order gets an M-th of the steps.
+Binary MADE (arXiv 1502.03509) on digits, a pixel being 1 where its level is at least 8 of 16. Any
+order of the pixels gives an exact chain rule, so the average of several is a distribution again,
+never below the mean of their log-likelihoods; whether it is above the best of them is a question to
+the data. Asked twice: of M networks that learn one order each, and of one network that learns M
+orders at once (order-agnostic training), at a price: every order gets an M-th of the steps.
 
-Right: the mean over all choices of k orders from the M, of the log-likelihood of their average. Standard errors are
-of differences on the same test images.
+Right: the mean over all choices of k orders from the M, of the log-likelihood of their average.
+Standard errors are of differences on the same test images.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ def data(quick: bool = False) -> dict:
         **{kind: _summary(one) for kind, one in log_p.items()},
         "averaging_gain": gain,
     }
-    return {"numbers": numbers, "images": {name: rows.reshape(-1, 8, 8) for name, rows in images.items()}}
+    return {
+        "numbers": numbers,
+        "images": {name: rows.reshape(-1, 8, 8) for name, rows in images.items()},
+    }
 
 
 def binary(x: np.ndarray) -> np.ndarray:
@@ -90,7 +93,12 @@ def _summary(log_p: np.ndarray) -> dict:
         "gain_over_the_best": _mean_and_error(together - log_p[alone.argmax()]),
         "gain_over_the_mean": _mean_and_error(together - log_p.mean(axis=0)),
         "averaged_by_number": [
-            np.mean([average(log_p[list(some)]).mean() for some in itertools.combinations(range(len(log_p)), k)])
+            np.mean(
+                [
+                    average(log_p[list(some)]).mean()
+                    for some in itertools.combinations(range(len(log_p)), k)
+                ]
+            )
             for k in range(1, len(log_p) + 1)
         ],
     }
@@ -100,7 +108,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -114,7 +122,9 @@ def draw(data: dict) -> Figure:
     note(
         figure,
         f"{numbers['rows']['train']:,} training and {numbers['rows']['test']} test images of 64 binary pixels. "
-        f"Pixels that know nothing of each other: {numbers['pixels_fitted_apart']:.1f} nats.".replace("-", "−"),
+        f"Pixels that know nothing of each other: {numbers['pixels_fitted_apart']:.1f} nats.".replace(
+            "-", "−"
+        ),
     )
     return figure
 
@@ -124,19 +134,39 @@ def _claim(numbers: dict) -> str:
         "{:+.2f} ± {:.2f} nats with {}".format(*numbers[kind]["gain_over_the_best"], words)
         for kind, (words, _) in KINDS.items()
     )
-    return f"Averaged orders against the best single one on test images: {'; '.join(gains)}".replace("-", "−")
+    return (
+        f"Averaged orders against the best single one on test images: {'; '.join(gains)}".replace(
+            "-", "−"
+        )
+    )
 
 
 def _draw_alone(ax, numbers: dict) -> None:
     for y, (kind, (words, color)) in enumerate(KINDS.items()):
         found = numbers[kind]
-        ax.plot(found["alone"], np.full(ORDERS, y), "o", color=COLORS[color], markerfacecolor="white", markersize=8)
+        ax.plot(
+            found["alone"],
+            np.full(ORDERS, y),
+            "o",
+            color=COLORS[color],
+            markerfacecolor="white",
+            markersize=8,
+        )
         ax.plot(found["averaged"], y, "D", color=COLORS[color], markersize=9)
         text = "{:+.2f} ± {:.2f} over the best, {:+.2f} ± {:.2f} over their mean, nats".format(
             *found["gain_over_the_best"], *found["gain_over_the_mean"]
         ).replace("-", "−")
-        ax.text(0.0, y - 0.12, words, transform=ax.get_yaxis_transform(), va="bottom", fontweight="bold")
-        ax.text(0.0, y + 0.12, f"average (◆): {text}", transform=ax.get_yaxis_transform(), va="top", fontsize=9)
+        ax.text(
+            0.0, y - 0.12, words, transform=ax.get_yaxis_transform(), va="bottom", fontweight="bold"
+        )
+        ax.text(
+            0.0,
+            y + 0.12,
+            f"average (◆): {text}",
+            transform=ax.get_yaxis_transform(),
+            va="top",
+            fontsize=9,
+        )
     ax.set(ylim=(1.6, -0.6), yticks=(), xlabel="test log-likelihood, nats an image; ○ one order")
     ax.margins(x=0.1)
     ax.spines["left"].set_visible(False)
@@ -149,11 +179,19 @@ def _draw_numbers(ax, numbers: dict) -> None:
         ax.plot(np.arange(1, ORDERS + 1), lines[kind], "o-", color=COLORS[color])
         above = kind == upper
         ax.annotate(
-            words.split(",")[0], (ORDERS - (not above), lines[kind][-1 if above else -2]), (8, 8 if above else -8),
-            textcoords="offset points", ha="right" if above else "left", va="bottom" if above else "top",
+            words.split(",")[0],
+            (ORDERS - (not above), lines[kind][-1 if above else -2]),
+            (8, 8 if above else -8),
+            textcoords="offset points",
+            ha="right" if above else "left",
+            va="bottom" if above else "top",
             color=COLORS[color],
-        )  # fmt: skip
-    ax.set(xlabel="orders averaged", ylabel="test log-likelihood, nats an image", xticks=range(1, ORDERS + 1))
+        )
+    ax.set(
+        xlabel="orders averaged",
+        ylabel="test log-likelihood, nats an image",
+        xticks=range(1, ORDERS + 1),
+    )
     ax.margins(y=0.15)
 
 

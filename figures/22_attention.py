@@ -2,12 +2,13 @@ r"""With keys and values kept, an attention flow samples by substitution: T toke
 
 .. math:: \text{cache: } b \sum_t (12 M^2 + 2 t M), \qquad \text{every prefix: } b \sum_t t\, (12 M^2 + (t + 1) M)
 
-multiply-adds a row in b blocks of width M. A token's key and value never change once it is known, as the hidden
-units of a masked network never change: the KV cache evaluates each unit once, in T steps that wait for each other.
+multiply-adds a row in b blocks of width M. A token's key and value never change once it is known,
+as the hidden units of a masked network never change: the KV cache evaluates each unit once, in T
+steps that wait for each other.
 
-Right: the same conditioner on 1,297 digits, as 16 tokens of 2 by 2 pixels in two directions, with splines, beside
-other flows on the same rows, all stopped by validation. Nats an image after dequantisation, logit and
-standardisation, as in the figure of the digits.
+Right: the same conditioner on 1,297 digits, as 16 tokens of 2 by 2 pixels in two directions, with
+splines, beside other flows on the same rows, all stopped by validation. Nats an image after
+dequantisation, logit and standardisation, as in the figure of the digits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ import afnp
 from afnp.constructors import tarflow
 from afnp.transforms.attention import Attentive, image_order
 from figures import recipes
-from figures.common import COLORS, caption, machine, median_seconds, note, one_thread, slope, trained, verified
+from figures.common import (
+    COLORS,
+    caption,
+    machine,
+    median_seconds,
+    note,
+    one_thread,
+    slope,
+    trained,
+    verified,
+)
 
 N = 10
 SHAPE = {"width": 64, "heads": 4, "blocks": 2}
@@ -46,7 +57,9 @@ def data(quick: bool = False) -> dict:
         "samples": N,
         "tokens": T,
         **{f"{way}_ms": times[way].round(3) for way in WAYS},
-        **{f"{way}_median_ms": [round(1e3 * row[way]["median"], 3) for row in rows] for way in WAYS},
+        **{
+            f"{way}_median_ms": [round(1e3 * row[way]["median"], 3) for row in rows] for way in WAYS
+        },
         **{f"slope_{way}": slope(T[last], times[way][last]) for way in WAYS},
         "ratio": (times["prefix"] / times["cached"]).round(2),
         "multiply_adds": [row["work"] for row in rows],
@@ -72,7 +85,9 @@ def measure(T: int, quick: bool) -> dict:
         "cached": keep("cached", lambda: layer.generate(p, u, nothing)[0]),
         "density": lambda: layer.normalize(p, u, nothing),
     }
-    seconds = median_seconds(slow, 2 if quick or T > 64 else 4, warm=False) | median_seconds(fast, 7)
+    seconds = median_seconds(slow, 2 if quick or T > 64 else 4, warm=False) | median_seconds(
+        fast, 7
+    )
     difference = float(np.abs(sampled["cached"] - sampled["prefix"]).max())
     return {**seconds, "difference": difference, "work": layer.passes.generate.multiply_adds}
 
@@ -95,10 +110,17 @@ def digits(quick: bool) -> dict:
     new = {
         "spline flow": afnp.nsf(64, hidden, 2, dtype=np.float32, preprocess=fixed),
         "attention": tarflow(
-            64, patch=4, blocks=1, transforms=2, order=image_order(8, 8, 2), univariate="spline",
-            dtype=np.float32, preprocess=fixed, **shape,
+            64,
+            patch=4,
+            blocks=1,
+            transforms=2,
+            order=image_order(8, 8, 2),
+            univariate="spline",
+            dtype=np.float32,
+            preprocess=fixed,
+            **shape,
         ),
-    }  # fmt: skip
+    }
     options = {
         "spline flow": {"epochs": 2 if quick else 60, "learning_rate": 1e-3},
         "attention": {"epochs": 2 if quick else 30, "learning_rate": 2e-3},
@@ -108,7 +130,9 @@ def digits(quick: bool) -> dict:
         recipe.histories[name] = trained(flow, rows.train, rows.val, **more)[1]
     recipe = recipe._replace(flows=recipe.flows | new)
     verified(new["attention"], quick=True)
-    return {name: _summary(recipe, name, scores) for name, scores in recipes.log_probs(recipe).items()}
+    return {
+        name: _summary(recipe, name, scores) for name, scores in recipes.log_probs(recipe).items()
+    }
 
 
 def _summary(recipe: recipes.Recipe, name: str, scores: dict) -> dict:
@@ -144,10 +168,17 @@ def _draw_times(axes, data: dict) -> None:
         axes.loglog(T, times[way], line, color=COLORS[color])
         text = f"{label}: {times[way][-1]:,.0f} ms\n(slope {numbers[f'slope_{way}']:.1f})"
         nudge = {"prefix": 0, "cached": 9, "density": -9}[way]
-        place = {"xytext": (9, nudge), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        place = {
+            "xytext": (9, nudge),
+            "textcoords": "offset points",
+            "va": "center",
+            "annotation_clip": False,
+        }
         axes.annotate(text, (T[-1], times[way][-1]), color=COLORS[color], **place)
     for t, slow, fast in list(zip(T, times["prefix"], times["cached"], strict=True))[2:]:
-        axes.text(t, np.sqrt(slow * fast), f"×{slow / fast:.0f}", ha="center", va="center", fontsize=9)
+        axes.text(
+            t, np.sqrt(slow * fast), f"×{slow / fast:.0f}", ha="center", va="center", fontsize=9
+        )
     axes.set(xlabel="tokens T", ylabel=f"time for {N} rows (ms)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(T, [str(t) for t in T])
@@ -162,7 +193,10 @@ def _draw_digits(axes, models: dict) -> None:
         level = {"train": -0.42, "val": -0.62, "test": -0.82}[split]
         axes.text(value, level, WORDS[split], ha="center", fontsize=8.5, color=COLORS["ink"])
     axes.set_yticks(range(len(models)), list(models))
-    axes.set(ylim=(len(models) - 0.5, -1), xlabel="mean log-likelihood of a digit (nats); right is better")
+    axes.set(
+        ylim=(len(models) - 0.5, -1),
+        xlabel="mean log-likelihood of a digit (nats); right is better",
+    )
     best = max(models, key=lambda name: models[name]["nats"]["test"])
     gap = models["attention"]["nats"]["test"] - models["spline flow"]["nats"]["test"]
     than = f"{abs(gap):.1f} nats {'above' if gap > 0 else 'below'} the spline flow"

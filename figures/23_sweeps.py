@@ -3,12 +3,13 @@ r"""Where D is large, far fewer sweeps than features settle a sample; substituti
 .. math:: x^{(k+1)}_i = \tau(u_i;\, h_i(x^{(k)}_{<i})) \ \text{for all } i \text{ at once},
           \qquad T_{\text{Jacobi}} \approx \text{sweeps} \cdot T_{\text{density}}
 
-Jacobi sweeps (arXiv 2002.03629) need no order and little interpreter, but repeat the whole network pass;
-Gauss-Seidel repeats only the diagonal blocks; substitution repeats nothing. So sweeps pay, if at all, where a step
-costs more than its arithmetic: in NumPy. How many there are, the flow decides: a fresh one is nearly the identity,
-training couples features, and where all depend on all before them, as in galaxies, all D sweeps are needed. Left
-and right: one affine MADE with two hidden layers of max(64, D) units, 100 samples, float32; a sweep counts until
-nothing changes, bit by bit, the last one included. Middle: MAFs of five transforms.
+Jacobi sweeps (arXiv 2002.03629) need no order and little interpreter, but repeat the whole network
+pass; Gauss-Seidel repeats only the diagonal blocks; substitution repeats nothing. So sweeps pay, if
+at all, where a step costs more than its arithmetic: in NumPy. How many there are, the flow decides:
+a fresh one is nearly the identity, training couples features, and where all depend on all before
+them, as in galaxies, all D sweeps are needed. Left and right: one affine MADE with two hidden
+layers of max(64, D) units, 100 samples, float32; a sweep counts until nothing changes, bit by bit,
+the last one included. Middle: MAFs of five transforms.
 """
 
 from __future__ import annotations
@@ -18,8 +19,17 @@ from matplotlib.figure import Figure
 
 import afnp
 from afnp.data import load
-from afnp.fixed_point import GaussSeidel, Jacobi, sweep
-from figures.common import COLORS, caption, machine, median_seconds, note, one_thread, slope, trained
+from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
+from figures.common import (
+    COLORS,
+    caption,
+    machine,
+    median_seconds,
+    note,
+    one_thread,
+    slope,
+    trained,
+)
 
 N = 100
 STARTS = {
@@ -48,20 +58,24 @@ def data(quick: bool = False) -> dict:
     with one_thread():
         counts = {name: [count(d, options) for d in D] for name, (options, _, _) in STARTS.items()}
         training = {name: over_training(name, quick) for name in SETS}
-        times = {name: [measure(d, STARTS[name][0], quick) for d in D] for name in (TIMED, "gain 1")}
+        times = {
+            name: [measure(d, STARTS[name][0], quick) for d in D] for name in (TIMED, "gain 1")
+        }
         computer = machine()
     numbers = {
         "samples": N,
         "D": D,
         "block": GaussSeidel().block,
-        "sweeps": {name: {k: [c[k] for c in rows] for k in rows[0]} for name, rows in counts.items()},
+        "sweeps": {
+            name: {k: [c[k] for c in rows] for k in rows[0]} for name, rows in counts.items()
+        },
         "training": training,
         **{name: _table(rows, D) for name, rows in times.items()},
     }
     return {"numbers": numbers, "machine": computer}
 
 
-# ---- sweeps over D -------------------------------------------------------------------------------------------
+# ---- sweeps over D -------------------------------------------------------------------------------
 
 
 def made(D: int, options: dict) -> afnp.Flow:
@@ -97,15 +111,24 @@ def over_training(name: str, quick: bool) -> dict:
     known, (width, rate, _, _) = load(name), SETS[name]
     rows = known.train[: 500 if quick else None]
     flow = afnp.maf(
-        rows.shape[1], (width, width), transforms=5, dtype=np.float32,
+        rows.shape[1],
+        (width, width),
+        transforms=5,
+        dtype=np.float32,
         preprocess=afnp.preprocessing(known.train, levels=known.levels),
-    )  # fmt: skip
+    )
     stages = [0, 1, 2] if quick else [0, 1, 3, 10, 30]
     counts = [_mean_sweeps(flow)]
     for epochs in np.diff(stages):
         trained(
-            flow, rows, known.val, epochs=int(epochs), batch_size=100, learning_rate=rate, schedule="constant",
-        )  # fmt: skip
+            flow,
+            rows,
+            known.val,
+            epochs=int(epochs),
+            batch_size=100,
+            learning_rate=rate,
+            schedule="constant",
+        )
         counts.append(_mean_sweeps(flow))
     return {"D": flow.features, "epochs": stages, **{k: [c[k] for c in counts] for k in counts[0]}}
 
@@ -124,7 +147,7 @@ def _mean_sweeps(flow: afnp.Flow) -> dict:
     }
 
 
-# ---- time over D ---------------------------------------------------------------------------------------------
+# ---- time over D ---------------------------------------------------------------------------------
 
 
 def measure(D: int, options: dict, quick: bool) -> dict:
@@ -141,7 +164,10 @@ def measure(D: int, options: dict, quick: bool) -> dict:
     seconds |= median_seconds(slow, 1 if quick or D > 200 else 3, warm=False)
     scale = np.abs(samples["naive"]).max()
     difference = max(float(np.abs(x - samples["naive"]).max() / scale) for x in samples.values())
-    return {"difference": difference, **{name: {k: 1e3 * t for k, t in s.items()} for name, s in seconds.items()}}
+    return {
+        "difference": difference,
+        **{name: {k: 1e3 * t for k, t in s.items()} for name, s in seconds.items()},
+    }
 
 
 def _table(rows: list[dict], D: list[int]) -> dict:
@@ -155,7 +181,7 @@ def _table(rows: list[dict], D: list[int]) -> dict:
     }
 
 
-# ---- the picture ---------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -181,7 +207,9 @@ def draw(data: dict) -> Figure:
 def _draw_sweeps(ax, numbers: dict) -> None:
     D = numbers["D"]
     ax.loglog(D, D, color=COLORS["grey"], linewidth=1, linestyle=":", marker="")
-    ax.annotate("D", (D[-1], D[-1]), (4, 0), textcoords="offset points", color=COLORS["grey"], va="center")
+    ax.annotate(
+        "D", (D[-1], D[-1]), (4, 0), textcoords="offset points", color=COLORS["grey"], va="center"
+    )
     for (name, (_, color, line)), above in zip(STARTS.items(), (9, 9, 9), strict=True):
         counts = numbers["sweeps"][name]["jacobi_mean"]
         ax.loglog(D, counts, line, color=COLORS[color])
@@ -206,10 +234,18 @@ def _draw_training(ax, training: dict) -> None:
         ax.text(0, found["D"], f"D = {found['D']}", color=COLORS[color], va="bottom", fontsize=9)
         ax.plot(places, found["mean"], line, color=COLORS[color])
         ax.annotate(
-            f"{name}: {found['mean'][-1]:.1f}", (places[-1], found["mean"][-1]), (0, above),
-            textcoords="offset points", ha="right", color=COLORS[color],
-        )  # fmt: skip
-    ax.set(title="while training", xlabel="epochs", ylabel="Jacobi sweeps, mean of samples and transforms")
+            f"{name}: {found['mean'][-1]:.1f}",
+            (places[-1], found["mean"][-1]),
+            (0, above),
+            textcoords="offset points",
+            ha="right",
+            color=COLORS[color],
+        )
+    ax.set(
+        title="while training",
+        xlabel="epochs",
+        ylabel="Jacobi sweeps, mean of samples and transforms",
+    )
     ax.set_yscale("log", base=2)
     ax.set_xticks(places, [str(epochs) for epochs in found["epochs"]])
     _plain_numbers(ax.yaxis, [2**k for k in range(8)])
@@ -231,12 +267,20 @@ def _draw_times(ax, numbers: dict) -> None:
     D, found = numbers["D"], numbers[TIMED]
     ends = {name: found[f"{name}_ms"][-1] for name in LINES}
     gap = 0.042 * np.log(ends["naive"] / found["compiled_substitution_ms"][0])
-    for (name, (label, color, line)), height in zip(LINES.items(), _below(list(ends.values()), gap), strict=True):
+    for (name, (label, color, line)), height in zip(
+        LINES.items(), _below(list(ends.values()), gap), strict=True
+    ):
         ax.loglog(D, found[f"{name}_ms"], line, color=COLORS[color], markersize=4)
         ax.annotate(
-            f"{label}: {ends[name]:,.{0 if ends[name] > 100 else 1}f} ms", (D[-1], height), (8, 0),
-            textcoords="offset points", va="center", color=COLORS[color], fontsize=9, annotation_clip=False,
-        )  # fmt: skip
+            f"{label}: {ends[name]:,.{0 if ends[name] > 100 else 1}f} ms",
+            (D[-1], height),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color=COLORS[color],
+            fontsize=9,
+            annotation_clip=False,
+        )
     _powers_of_two(ax, D)
     ax.set(title=f"{TIMED}: time", xlabel="features D", ylabel=f"time for {N} samples (ms)")
 

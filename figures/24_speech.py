@@ -3,12 +3,14 @@ r"""A gated causal convolution needs fewer bits for unseen speech than linear pr
 .. math:: \text{bits} = -\frac{1}{T} \sum_t \log_2 p(x_t \mid x_{<t}), \qquad x = s + v, \quad v \sim
           \mathrm{Uniform}[0, 1)
 
-s being 16-bit samples, so that a raw file needs 16. All densities are exact, of whole clips from their first
-sample. A linear predictor (LPC) is itself a flow, of one transform with one scale. Put as a fixed layer before the
-network (WaveNet, arXiv 1609.03499), it leaves to it what a stationary Gaussian cannot know: when speech is loud.
+s being 16-bit samples, so that a raw file needs 16. All densities are exact, of whole clips from
+their first sample. A linear predictor (LPC) is itself a flow, of one transform with one scale. Put
+as a fixed layer before the network (WaveNet, arXiv 1609.03499), it leaves to it what a stationary
+Gaussian cannot know: when speech is loud.
 
-Trained on the first six seconds of one recording, chosen on its seventh, tested on another. Below right: the
-network read the other way is the generator of Parallel WaveNet (arXiv 1711.10433, there with weights of its own).
+Trained on the first six seconds of one recording, chosen on its seventh, tested on another. Below
+right: the network read the other way is the generator of Parallel WaveNet (arXiv 1711.10433, there
+with weights of its own).
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
+from afnp.applications.linear_prediction import LinearPrediction, LinearPredictor, adapted_log_prob
 from afnp.bases import Logistic
+from afnp.constructors import wavenet_flow
 from afnp.data import bits_per_dim, speech_waveform
 from afnp.data.audio import encode, to_steps
-from afnp.linear_prediction import LinearPrediction, LinearPredictor, adapted_log_prob
-from afnp.series import wavenet_flow
 from figures import common
 from figures.common import COLORS, caption, median_seconds, note, one_thread, trained, verified
 
@@ -72,7 +74,10 @@ def data(quick: bool = False) -> dict:
     numbers = {
         "bits_per_sample": bits,
         "raw_bits": 16,
-        "seconds_of": {"train": len(sound.train) / sound.rate, "test": len(sound.test) / sound.rate},
+        "seconds_of": {
+            "train": len(sound.train) / sound.rate,
+            "test": len(sound.test) / sound.rate,
+        },
         "training": training,
         "checks": verified(stacks["flow"].of_length(24), quick=True),
         "root_mean_square": {name: float(np.std(s)) for name, s in sounds.items()},
@@ -83,7 +88,7 @@ def data(quick: bool = False) -> dict:
     return {"numbers": numbers, "sounds": sounds, "rate": sound.rate, "files": files}
 
 
-# ---- the linear predictors ---------------------------------------------------------------------------------------
+# ---- the linear predictors -----------------------------------------------------------------------
 
 
 def bits_of(log_prob: np.ndarray) -> float:
@@ -94,16 +99,29 @@ def bits_of(log_prob: np.ndarray) -> float:
 def linear_bits(sound: Clips, predictors: dict) -> dict:
     """Return validation and test bits of fixed predictors, and of the adaptive one that validation chose.
 
-    Of the fixed ones also the order that validation chose, and that which is best on test, with hindsight.
+    Of the fixed ones also the order that validation chose, and that which is best on test, with
+    hindsight.
     """
 
     def both(log_prob) -> dict:
-        return {"val": bits_of(log_prob(sound.whole)[-len(sound.val) :]), "test": bits_of(log_prob(sound.test))}
+        return {
+            "val": bits_of(log_prob(sound.whole)[-len(sound.val) :]),
+            "test": bits_of(log_prob(sound.test)),
+        }
 
     fixed = {order: both(p.log_prob) for order, p in predictors.items()}
-    chosen, best_after_all = (min(fixed, key=lambda order: fixed[order][split]) for split in ("val", "test"))
-    grid = [(order, memory, floor) for order in (2, 8, 16, 32) for memory in MEMORIES for floor in FLOORS]
-    adapted = {key: bits_of(adapted_log_prob(predictors[key[0]], sound.val, *key[1:])) for key in grid}
+    chosen, best_after_all = (
+        min(fixed, key=lambda order: fixed[order][split]) for split in ("val", "test")
+    )
+    grid = [
+        (order, memory, floor)
+        for order in (2, 8, 16, 32)
+        for memory in MEMORIES
+        for floor in FLOORS
+    ]
+    adapted = {
+        key: bits_of(adapted_log_prob(predictors[key[0]], sound.val, *key[1:])) for key in grid
+    }
     order, memory, floor = min(adapted, key=lambda key: adapted[key])
     rows = {f"LPC {k}": fixed[k] for k in sorted({16, 32, chosen, best_after_all})}
     best = {"memory": memory, "floor": floor, "order": order}
@@ -111,7 +129,7 @@ def linear_bits(sound: Clips, predictors: dict) -> dict:
     return {"independent Gaussian": fixed[0], **rows, f"LPC {order}, adaptive gain": best}
 
 
-# ---- the flow ----------------------------------------------------------------------------------------------------
+# ---- the flow ------------------------------------------------------------------------------------
 
 
 class Stack(NamedTuple):
@@ -144,16 +162,31 @@ def train(sound: Clips, first: LinearPredictor, size: dict, quick: bool) -> tupl
     """Train the network on windows of what the predictor leaves: that layer is fixed, and passed once."""
     left = LinearPrediction.of(first, len(sound.whole)).normalize({}, sound.whole[None], None)[0][0]
     W, cut = size["window"], len(sound.train)
-    x_train, x_val = (part[: len(part) // W * W].reshape(-1, W) for part in (left[:cut], left[cut:]))
+    x_train, x_val = (
+        part[: len(part) // W * W].reshape(-1, W) for part in (left[:cut], left[cut:])
+    )
     flow = network(W, size, np.float32)
     common.CACHE.mkdir(parents=True, exist_ok=True)
     checkpoint = common.CACHE / f"24_speech_{first.order}{'_quick' * quick}.checkpoint"
     _, history = trained(
-        flow, x_train, x_val, epochs=size["epochs"], batch_size=size["batch"], learning_rate=size["rate"], clip=1e4,
-        weight_decay=0, patience=30, checkpoint=str(checkpoint), resume=True,
-    )  # fmt: skip
+        flow,
+        x_train,
+        x_val,
+        epochs=size["epochs"],
+        batch_size=size["batch"],
+        learning_rate=size["rate"],
+        clip=1e4,
+        weight_decay=0,
+        patience=30,
+        checkpoint=str(checkpoint),
+        resume=True,
+    )
     checkpoint.unlink(missing_ok=True)
-    found = {"epochs": len(history.train_loss), "best_epoch": history.best_epoch, "seconds": history.seconds}
+    found = {
+        "epochs": len(history.train_loss),
+        "best_epoch": history.best_epoch,
+        "seconds": history.seconds,
+    }
     return Stack(first, flow.theta.copy(), size), {**found, "parameters": flow.theta.size}
 
 
@@ -170,7 +203,7 @@ def flow_bits(sound: Clips, stack: Stack) -> dict:
     }
 
 
-# ---- the other reading -------------------------------------------------------------------------------------------
+# ---- the other reading ---------------------------------------------------------------------------
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> int:
@@ -182,9 +215,10 @@ def agreement(a: np.ndarray, b: np.ndarray) -> int:
 def inverse(flow: afnp.Flow, speech: np.ndarray, u: np.ndarray) -> dict:
     """Return how well the directions undo each other.
 
-    ``u`` is the noise of ``speech`` (1, D). Walk, then pass: each step has its own inverse, and errors stay where
-    they were made. Pass, then walk: all later steps hear each error, and it may grow, as recursions that are
-    not linear do. So the error of the first is reported, and of the second how many steps it lasts.
+    ``u`` is the noise of ``speech`` (1, D). Walk, then pass: each step has its own inverse, and
+    errors stay where they were made. Pass, then walk: all later steps hear each error, and it may
+    grow, as recursions that are not linear do. So the error of the first is reported, and of the
+    second how many steps it lasts.
     """
     noise = flow.base.sample({}, 1, np.random.default_rng(3), flow.dtype)
     walked, log_det = flow.generate(noise, backend="numba")
@@ -227,12 +261,14 @@ def reading(stack: Stack, x: np.ndarray) -> dict:
     }
 
 
-# ---- the picture -------------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def spectrogram(x: np.ndarray, window: int = 512, hop: int = 128) -> np.ndarray:
     """Return power in decibels over one quantisation step: frequencies by frames, (window/2 + 1, F)."""
-    frames = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), window)[::hop] * np.hanning(window)
+    frames = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), window)[
+        ::hop
+    ] * np.hanning(window)
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2 / np.sum(np.hanning(window) ** 2)
     return 10 * np.log10(power.T + 1e-2)
 
@@ -257,7 +293,10 @@ def draw(data: dict) -> Figure:
     _draw_bits(left, numbers["bits_per_sample"])
     _draw_reading(right, numbers["reading"])
     cpu = numbers["reading"]["machine"]
-    how, lasts = numbers["training"]["flow"], numbers["reading"]["inverse"]["steps_that_agree"]["of speech"]
+    how, lasts = (
+        numbers["training"]["flow"],
+        numbers["reading"]["inverse"]["steps_that_agree"]["of speech"],
+    )
     note(
         figure,
         f"Trained {how['seconds']:.0f} s ({how['epochs']} epochs, {how['parameters']:,} parameters) on "
@@ -273,10 +312,14 @@ def _draw_sound(wave, picture, signal: np.ndarray, rate: int, title: str) -> Non
     seconds, hop = len(signal) / rate, max(1, len(signal) // 600)
     pieces = signal[: len(signal) // hop * hop].reshape(-1, hop)
     times = (np.arange(len(pieces)) + 0.5) * hop / rate
-    wave.fill_between(times, pieces.min(axis=1), pieces.max(axis=1), color=COLORS["ink"], linewidth=0.4)
+    wave.fill_between(
+        times, pieces.min(axis=1), pieces.max(axis=1), color=COLORS["ink"], linewidth=0.4
+    )
     wave.set_title(title)
     extent = (0, seconds, 0, rate / 2000)
-    picture.imshow(spectrogram(signal), origin="lower", aspect="auto", extent=extent, vmin=10, vmax=90)
+    picture.imshow(
+        spectrogram(signal), origin="lower", aspect="auto", extent=extent, vmin=10, vmax=90
+    )
     picture.set(xlabel="seconds")
 
 
@@ -292,7 +335,10 @@ def _draw_bits(axes, bits: dict) -> None:
     fixed = {name: found for name, found in bits.items() if name[4:].isdigit()}
     chosen, best = (min(fixed, key=lambda name: fixed[name][split]) for split in ("val", "test"))
     remarks = {chosen: "best on validation", best: "best on test"}
-    axes.set_yticks(range(len(bits)), [f"{name} ({remarks[name]})" if name in remarks else name for name in bits])
+    axes.set_yticks(
+        range(len(bits)),
+        [f"{name} ({remarks[name]})" if name in remarks else name for name in bits],
+    )
     axes.set(ylim=(len(bits) - 0.5, -1.1), xlabel="bits a sample (a raw file: 16); left is better")
     adaptive = next(found["test"] for name, found in bits.items() if "adaptive" in name)
     flow = bits["LPC 16, then convolution"]["test"]
@@ -312,11 +358,17 @@ def _draw_reading(axes, reading: dict) -> None:
             value = times[f"{way}, {backend}"]
             axes.barh(row + shift, value, 0.36, color=COLORS[color])
             label = {"numpy": "NumPy", "numba": "compiled"}[backend]
-            axes.text(value * 1.06, row + shift, f"{label}: {value:,.0f} ms", va="center", fontsize=9)
+            axes.text(
+                value * 1.06, row + shift, f"{label}: {value:,.0f} ms", va="center", fontsize=9
+            )
     axes.set_yticks(range(2), list(rows))
     axes.set_xscale("log")
     low, high = min(times.values()), max(times.values())
-    axes.set(ylim=(1.5, -0.5), xlim=(low / 4, high * 6), xlabel=f"milliseconds for {reading['steps']:,} samples")
+    axes.set(
+        ylim=(1.5, -0.5),
+        xlim=(low / 4, high * 6),
+        xlabel=f"milliseconds for {reading['steps']:,} samples",
+    )
     axes.set_title(
         f"The same network read both ways, inverse within {reading['inverse']['walk_then_pass']:.0e}:\n"
         f"equal arithmetic, in {reading['depth']['pass']} step or {reading['depth']['walk']:,} after one another"

@@ -2,19 +2,22 @@ r"""A flow that begins as a Gaussian AR model forecasts slightly better one step
 
 .. math:: u_t = (x_t - a - b \cdot x_{t-W..t-1})\, / \, \sigma \qquad \text{(a Gaussian AR model is a flow)}
 
-The AR model, fitted with statsmodels, is an affine flow of the last W values without a hidden layer, whose scale
-hears nothing. "scale" is the same flow trained on: its scale may now depend on the window, log-linearly. "splines"
-puts a spline behind it, bent by a small network of the window: the density's shape may depend on the window too.
-Both start exactly at the AR model; training stops by validation. W is the AR model's order, also by validation.
+The AR model, fitted with statsmodels, is an affine flow of the last W values without a hidden
+layer, whose scale hears nothing. "scale" is the same flow trained on: its scale may now depend on
+the window, log-linearly. "splines" puts a spline behind it, bent by a small network of the window:
+the density's shape may depend on the window too. Both start exactly at the AR model; training stops
+by validation. W is the AR model's order, also by validation.
 
-Splits are in time: the first 60 % train, then 15 % validate, the last 25 % test. Nothing of the later parts is used
-before: not for means and scales, not for lags, not for filling gaps (a missing week repeats the one before, and no
-model is scored on it). All models see the same numbers: weekly changes of CO2 since 1967 (before, many weeks are
-missing), and square roots of sunspot numbers, which makes the swings of large cycles alike those of small ones.
+Splits are in time: the first 60 % train, then 15 % validate, the last 25 % test. Nothing of the
+later parts is used before: not for means and scales, not for lags, not for filling gaps (a missing
+week repeats the one before, and no model is scored on it). All models see the same numbers: weekly
+changes of CO2 since 1967 (before, many weeks are missing), and square roots of sunspot numbers,
+which makes the swings of large cycles alike those of small ones.
 
-Forecasts are paths, each drawn step by step, from test origins that have a full future. CRPS is the score of a
-whole forecast, in the unit of the series; for a single number it would be the absolute error. PIT values, the
-places of test values in their one-step densities, are uniform if the densities are right.
+Forecasts are paths, each drawn step by step, from test origins that have a full future. CRPS is the
+score of a whole forecast, in the unit of the series; for a single number it would be the absolute
+error. PIT values, the places of test values in their one-step densities, are uniform if the
+densities are right.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from afnp.applications.forecast import crps, pit, sample_paths
 from afnp.data.series import Rows, Series, load_series, windows
-from afnp.flows import Flow
-from afnp.forecast import crps, pit, sample_paths
+from afnp.flow import Flow
 from afnp.transforms import Autoregressive
 from figures.common import COLORS, caption, note, trained, verified
 
@@ -58,16 +61,24 @@ PROBLEMS = {
     "co2": Problem(
         step=lambda x: np.diff(x, prepend=x[0]),
         back=lambda steps, before: before[..., None] + np.cumsum(steps, axis=-1),
-        since=1967.0, lags=(13, 26, 52, 56, 60, 78, 104), horizon=52, every=4, bins=20,
+        since=1967.0,
+        lags=(13, 26, 52, 56, 60, 78, 104),
+        horizon=52,
+        every=4,
+        bins=20,
         label="CO₂ at Mauna Loa, weekly [ppm]",
     ),
     "sunspots": Problem(
         step=np.sqrt,
         back=lambda steps, before: np.maximum(steps, 0) ** 2,
-        since=1700.0, lags=(2, 3, 4, 6, 8, 9, 10, 11, 12, 16, 22), horizon=11, every=1, bins=10,
+        since=1700.0,
+        lags=(2, 3, 4, 6, 8, 9, 10, 11, 12, 16, 22),
+        horizon=11,
+        every=1,
+        bins=10,
         label="sunspots, yearly [number]",
     ),
-}  # fmt: skip
+}
 
 
 class Prepared(NamedTuple):
@@ -105,13 +116,19 @@ def _study(name: str, quick: bool) -> dict:
         },
         "pit_kolmogorov_distance": {model: _kolmogorov(F) for model, F in places.items()},
         "kolmogorov_distance_5_percent": CRITICAL / math.sqrt(len(test.at)),
-        "coverage_of_90_percent": {model: float(np.mean(np.abs(F - 0.5) < 0.45)) for model, F in places.items()},
+        "coverage_of_90_percent": {
+            model: float(np.mean(np.abs(F - 0.5) < 0.45)) for model, F in places.items()
+        },
         "seconds": seconds,
         "verified": verified(models[SPLINES], quick=True),
         **forecasts.pop("numbers"),
     }
     shown = slice(ready.start, None)
-    line = {"time": ready.series.time[shown], "values": ready.series.values[shown], "ends": ready.ends}
+    line = {
+        "time": ready.series.time[shown],
+        "values": ready.series.values[shown],
+        "ends": ready.ends,
+    }
     return {"numbers": numbers, "line": line, "pit": places, **forecasts}
 
 
@@ -130,26 +147,39 @@ def _prepare(name: str) -> Prepared:
 
 
 def _spans(ready: Prepared, W: int) -> dict[str, tuple[int, int]]:
-    return dict(zip(("train", "val", "test"), zip((W, *ready.ends), ready.ends, strict=False), strict=True))
+    return dict(
+        zip(("train", "val", "test"), zip((W, *ready.ends), ready.ends, strict=False), strict=True)
+    )
 
 
-# ---- the models --------------------------------------------------------------------------------------------
+# ---- the models ----------------------------------------------------------------------------------
 
 
-def _models(ready: Prepared, lags: tuple[int, ...], quick: bool) -> tuple[dict[str, Flow], int, dict[str, float]]:
+def _models(
+    ready: Prepared, lags: tuple[int, ...], quick: bool
+) -> tuple[dict[str, Flow], int, dict[str, float]]:
     """Fit AR models, keep the order that validation finds best, and train flows that start there."""
     fits = {W: autoregression(ready.z[: ready.ends[0]], W) for W in lags}
     W = max(fits, key=lambda W: _score(ar_flow(*fits[W]), ready))
     train, val = (
-        windows(ready.z, W, missing=ready.missing).between(*_spans(ready, W)[part]) for part in ("train", "val")
+        windows(ready.z, W, missing=ready.missing).between(*_spans(ready, W)[part])
+        for part in ("train", "val")
     )
     models, seconds = {AR: ar_flow(*fits[W])}, {}
     for model, hidden in ((SCALE, None), (SPLINES, (16,))):
         models[model] = ar_flow(*fits[W], hidden)
         _, history = trained(
-            models[model], train.target, val.target, context=train.context, context_val=val.context,
-            epochs=3 if quick else 100, batch_size=50, learning_rate=1e-3, weight_decay=1e-3, patience=20,
-        )  # fmt: skip
+            models[model],
+            train.target,
+            val.target,
+            context=train.context,
+            context_val=val.context,
+            epochs=3 if quick else 100,
+            batch_size=50,
+            learning_rate=1e-3,
+            weight_decay=1e-3,
+            patience=20,
+        )
         seconds[model] = history.seconds
     return models, W, seconds
 
@@ -167,7 +197,9 @@ def ar_flow(parameters: np.ndarray, sigma: float, hidden: tuple[int, ...] | None
     W = len(parameters) - 1
     layers = [Autoregressive(1, hidden=(), context=W, options={"bound": BOUND})]
     if hidden is not None:
-        layers.append(Autoregressive(1, hidden=hidden, univariate="spline", context=W, activation="tanh"))
+        layers.append(
+            Autoregressive(1, hidden=hidden, univariate="spline", context=W, activation="tanh")
+        )
     flow = Flow(layers, context=W)
     p = flow._own[0]
     p["W0"][:] = 0
@@ -183,10 +215,12 @@ def _score(flow: Flow, ready: Prepared) -> float:
     return float(flow.log_prob(val.target, val.context).mean())
 
 
-# ---- forecasts ---------------------------------------------------------------------------------------------
+# ---- forecasts -----------------------------------------------------------------------------------
 
 
-def _forecasts(models: dict[str, Flow], problem: Problem, ready: Prepared, W: int, quick: bool) -> dict:
+def _forecasts(
+    models: dict[str, Flow], problem: Problem, ready: Prepared, W: int, quick: bool
+) -> dict:
     """Draw paths from test origins; score every horizon where the truth was measured."""
     S, M = problem.horizon, 40 if quick else 400
     origins = windows(ready.z, W, ahead=S).between(ready.ends[1], ready.ends[2])
@@ -206,7 +240,11 @@ def _forecasts(models: dict[str, Flow], problem: Problem, ready: Prepared, W: in
     time = ready.series.time[ready.start :]
     return {
         "fans": fans,
-        "at": {"time": time[ahead[chosen]], "truth": truth[chosen], "before": int(origins.at[chosen])},
+        "at": {
+            "time": time[ahead[chosen]],
+            "truth": truth[chosen],
+            "before": int(origins.at[chosen]),
+        },
         "scores": {model: scores[model] for model in models},
         "paths": paths[chosen, :, :4].T,
         "numbers": {
@@ -214,7 +252,9 @@ def _forecasts(models: dict[str, Flow], problem: Problem, ready: Prepared, W: in
             "crps_one_step": {model: float(scores[model][0]) for model in models},
             "crps_last_step": {model: float(scores[model][-1]) for model in models},
             "crps_all_steps": {model: float(scores[model].mean()) for model in models},
-            "paths_coverage_of_90_percent": {model: float(scores[model + " inside"].mean()) for model in models},
+            "paths_coverage_of_90_percent": {
+                model: float(scores[model + " inside"].mean()) for model in models
+            },
         },
     }
 
@@ -229,7 +269,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -249,11 +289,13 @@ def draw(data: dict) -> Figure:
 def _claim(numbers: dict) -> str:
     gains = "; ".join(
         "{}: {:+.3f} ± {:.3f} nats one step ahead, CRPS over {} steps {:+.1%}".format(
-            name, *of["lead_over_ar_and_standard_error"][SPLINES], PROBLEMS[name].horizon,
+            name,
+            *of["lead_over_ar_and_standard_error"][SPLINES],
+            PROBLEMS[name].horizon,
             of["crps_all_steps"][SPLINES] / of["crps_all_steps"][AR] - 1,
         )
         for name, of in numbers.items()
-    )  # fmt: skip
+    )
     return f"A flow that begins as a Gaussian AR model, beside that model, on later years. {gains}".replace(
         "-", "−"
     )
@@ -261,10 +303,15 @@ def _claim(numbers: dict) -> str:
 
 def _small_print(name: str, of: dict) -> str:
     leads = ", ".join(
-        "{} {:+.3f} ± {:.3f}".format(model, *pair) for model, pair in of["lead_over_ar_and_standard_error"].items()
+        "{} {:+.3f} ± {:.3f}".format(model, *pair)
+        for model, pair in of["lead_over_ar_and_standard_error"].items()
     )
-    inside = ", ".join(f"{model} {share:.0%}" for model, share in of["coverage_of_90_percent"].items())
-    later = ", ".join(f"{model} {share:.0%}" for model, share in of["paths_coverage_of_90_percent"].items())
+    inside = ", ".join(
+        f"{model} {share:.0%}" for model, share in of["coverage_of_90_percent"].items()
+    )
+    later = ", ".join(
+        f"{model} {share:.0%}" for model, share in of["paths_coverage_of_90_percent"].items()
+    )
     rows = of["rows"]
     return (
         f"{name}: window {of['window']}; {rows['train']} training, {rows['test']} test rows; test nats above AR: "
@@ -280,7 +327,14 @@ def _draw_line(ax, line: dict, problem: Problem) -> None:
         (b, None, "ink", "test"),
     ):
         ax.plot(time[start:stop], values[start:stop], "-", color=COLORS[color], linewidth=0.9)
-        ax.text(time[start], 1.0, " " + word, transform=ax.get_xaxis_transform(), color=COLORS[color], va="bottom")
+        ax.text(
+            time[start],
+            1.0,
+            " " + word,
+            transform=ax.get_xaxis_transform(),
+            color=COLORS[color],
+            va="bottom",
+        )
     ax.set(xlabel="year", ylabel=problem.label)
     ax.set_title(" ")
 
@@ -308,14 +362,21 @@ def _draw_pit(ax, places: dict, of: dict, bins: int) -> None:
     for model in (AR, SPLINES):
         color, line, _ = LOOKS[model]
         counts = np.histogram(places[model], bins, (0, 1))[0]
-        ax.stairs(counts, np.linspace(0, 1, bins + 1), color=COLORS[color], linestyle=line, linewidth=1.6)
+        ax.stairs(
+            counts, np.linspace(0, 1, bins + 1), color=COLORS[color], linestyle=line, linewidth=1.6
+        )
     far = of["pit_kolmogorov_distance"]
     text = (
         f"distance from uniform: splines {far[SPLINES]:.3f},\nAR (dashed) {far[AR]:.3f}; "
         f"by chance {of['kolmogorov_distance_5_percent']:.3f}"
     )
     ax.text(0.03, 0.98, text, transform=ax.transAxes, va="top", fontsize=9)
-    ax.set(xlim=(0, 1), ylim=(0, 2.6 * share + spread), xlabel="PIT, one step ahead", ylabel="test values in a bin")
+    ax.set(
+        xlim=(0, 1),
+        ylim=(0, 2.6 * share + spread),
+        xlabel="PIT, one step ahead",
+        ylabel="test values in a bin",
+    )
     ax.set_title("calibration (grey: 95 % of bins)")
 
 
@@ -324,6 +385,16 @@ def _draw_scores(ax, scores: dict, name: str) -> None:
         color, line, marker = LOOKS[model]
         steps = np.arange(1, len(values) + 1)
         every = max(len(steps) // 10, 1)
-        ax.plot(steps, values / scores[AR], line, marker=marker, color=COLORS[color], markevery=every, label=model)
-    ax.set(xlabel=f"steps ahead ({'weeks' if name == 'co2' else 'years'})", ylabel="CRPS / CRPS of AR")
+        ax.plot(
+            steps,
+            values / scores[AR],
+            line,
+            marker=marker,
+            color=COLORS[color],
+            markevery=every,
+            label=model,
+        )
+    ax.set(
+        xlabel=f"steps ahead ({'weeks' if name == 'co2' else 'years'})", ylabel="CRPS / CRPS of AR"
+    )
     ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 0.98), columnspacing=1, borderpad=0)

@@ -4,31 +4,35 @@ r"""A flow on all internal coordinates of a molecule writes it anew, and its den
           \log p(x) = \log p(\varphi, d, \theta) - 2 \sum \log d - \sum \log \sin\theta, \qquad
           p(x) \propto e^{-E(x) / kT}
 
-Alanine dipeptide, 22 atoms, 60 internal coordinates. The simulation held the 12 bonds to hydrogen at fixed lengths;
-the density is one of the other 48: 19 dihedrals φ by circular splines on the torus, then 9 bonds d and 20 angles θ
-by an affine flow that is given cos φ and sin φ. Both densities are exact, and so is their product. The hydrogens of
-a methyl group are alike: training frames are shown again, the three of each handed on at random. Frames are a time
-series: test frames come in five whole blocks of it, and standard errors are over blocks.
+Alanine dipeptide, 22 atoms, 60 internal coordinates. The simulation held the 12 bonds to hydrogen
+at fixed lengths; the density is one of the other 48: 19 dihedrals φ by circular splines on the
+torus, then 9 bonds d and 20 angles θ by an affine flow that is given cos φ and sin φ. Both
+densities are exact, and so is their product. The hydrogens of a methyl group are alike: training
+frames are shown again, the three of each handed on at random. Frames are a time series: test frames
+come in five whole blocks of it, and standard errors are over blocks.
 
-Above: backbone angles of frames and of samples, and test log-likelihoods. Rivals: independent von Mises dihedrals
-beside one Gaussian, with its full covariance, of bonds and angles; and the same with every dihedral that keeps
-within 90° of its mean moved over to the Gaussian. Below, samples are put back to Cartesian coordinates: the nine
-bonds that move (dots and bars: mean and standard deviation), and the closest pair of atoms more than three bonds
-apart. Last, the density beside the energy, which the flow was never told. If q were right, every point would be on
-the line of slope 1, whose height is -log Z.
+Above: backbone angles of frames and of samples, and test log-likelihoods. Rivals: independent von
+Mises dihedrals beside one Gaussian, with its full covariance, of bonds and angles; and the same
+with every dihedral that keeps within 90° of its mean moved over to the Gaussian. Below, samples are
+put back to Cartesian coordinates: the nine bonds that move (dots and bars: mean and standard
+deviation), and the closest pair of atoms more than three bonds apart. Last, the density beside the
+energy, which the flow was never told. If q were right, every point would be on the line of slope 1,
+whose height is -log Z.
 
-Reweighting, the idea of Boltzmann generators (arXiv 1812.01729): a sample from q counts with the weight
-w = exp(-E/kT) / q(x), and averages become those of Boltzmann's law, however far q is from it; it is paid for in
-effective sample size. Test frames with their energies already tell how much, as they come from p ∝ w q:
+Reweighting, the idea of Boltzmann generators (arXiv 1812.01729): a sample from q counts with the
+weight w = exp(-E/kT) / q(x), and averages become those of Boltzmann's law, however far q is from
+it; it is paid for in effective sample size. Test frames with their energies already tell how much,
+as they come from p ∝ w q:
 
 .. math:: \frac{\mathrm{ESS}}{N} = \frac{(\mathrm E_q w)^2}{\mathrm E_q w^2}
           = \frac{1}{\mathrm E_p[w]\, \mathrm E_p[1/w]}, \qquad
           \mathrm{KL}(p \,\|\, q) = \mathrm E_p \log w - \log Z, \qquad \frac1Z = \mathrm E_p[1/w]
 
-KL is how many nats q still lacks; Z is one number, taken from the flow's weights, as a mean of 1/w is steady only
-where q is close to p. All this is for the basins that the simulation saw (φ > 0 is not among them), and from few
-frames: what q gets most wrong is the rarest, so that ESS comes out rather too high and KL too low. With rigid bonds
-p has one more factor, Fixman's; its logarithm varies by less than a thousandth of a nat here, and is left out.
+KL is how many nats q still lacks; Z is one number, taken from the flow's weights, as a mean of 1/w
+is steady only where q is close to p. All this is for the basins that the simulation saw (φ > 0 is
+not among them), and from few frames: what q gets most wrong is the rarest, so that ESS comes out
+rather too high and KL too low. With rigid bonds p has one more factor, Fixman's; its logarithm
+varies by less than a thousandth of a nat here, and is left out.
 """
 
 from __future__ import annotations
@@ -90,19 +94,30 @@ def circle(phi: np.ndarray) -> np.ndarray:
 def data(quick: bool = False) -> dict:
     parts, energies = frames(2000 if quick else None), alanine_energies()
     q, test = internal(parts[0]), internal(parts[2])
-    seen = np.concatenate([q, *(internal(handed_on(parts[0], seed)) for seed in range(1 if quick else COPIES - 1))])
+    seen = np.concatenate(
+        [q, *(internal(handed_on(parts[0], seed)) for seed in range(1 if quick else COPIES - 1))]
+    )
     flow, histories = fitted(seen, internal(parts[1]), quick)
-    models = {FLOW: flow.log_prob, MIXED: gaussian(seen, steady(seen)), SIMPLE: gaussian(seen, False)}
+    models = {
+        FLOW: flow.log_prob,
+        MIXED: gaussian(seen, steady(seen)),
+        SIMPLE: gaussian(seen, False),
+    }
     log_q = {name: f(test) for name, f in models.items()}
     boltzmann, volume = -energies.test / KT, ALANINE.log_det(test)
     sampled = flow.sample(500 if quick else 8000, np.random.default_rng(0))
     x, known = ALANINE.to_cartesian(sampled), np.concatenate(parts)
     near = {"frames": closest(known), "samples": closest(x)}
     numbers = {
-        "rows": dict(zip(("train", "val", "test"), map(len, parts), strict=True)) | {"samples": len(x)},
+        "rows": dict(zip(("train", "val", "test"), map(len, parts), strict=True))
+        | {"samples": len(x)},
         "test_nats_and_standard_error": {name: blocked(values) for name, values in log_q.items()},
-        "cartesian_nats_and_standard_error": {name: blocked(values - volume) for name, values in log_q.items()},
-        "lead_and_standard_error": {name: blocked(log_q[FLOW] - log_q[name]) for name in (MIXED, SIMPLE)},
+        "cartesian_nats_and_standard_error": {
+            name: blocked(values - volume) for name, values in log_q.items()
+        },
+        "lead_and_standard_error": {
+            name: blocked(log_q[FLOW] - log_q[name]) for name in (MIXED, SIMPLE)
+        },
         "energies": beside_energies(log_q, boltzmann + volume),
         **decoded(known, x, near),
         "seconds": sum(history.seconds for history in histories),
@@ -119,7 +134,7 @@ def data(quick: bool = False) -> dict:
     }
 
 
-# ---- frames ------------------------------------------------------------------------------------------------
+# ---- frames --------------------------------------------------------------------------------------
 
 
 def frames(rows: int | None) -> list[np.ndarray]:
@@ -148,7 +163,11 @@ def fitted(q: np.ndarray, q_val: np.ndarray, quick: bool) -> tuple[Molecule, lis
     turning = afnp.nsf(phi.shape[1], circular=True, **shape)
     fixed = afnp.preprocessing(q[:, REAL])
     rest = afnp.maf(len(REAL), context=2 * phi.shape[1], preprocess=fixed, **shape)
-    options = {"epochs": 8 if quick else 60, "learning_rate": 3e-3 if quick else 5e-4, "weight_decay": 1e-4}
+    options = {
+        "epochs": 8 if quick else 60,
+        "learning_rate": 3e-3 if quick else 5e-4,
+        "weight_decay": 1e-4,
+    }
     options |= {"batch_size": 100 if quick else 200, "patience": 10}
     context = {"context": circle(phi), "context_val": circle(phi_val)}
     _, first = trained(turning, phi, phi_val, **options)
@@ -156,7 +175,7 @@ def fitted(q: np.ndarray, q_val: np.ndarray, quick: bool) -> tuple[Molecule, lis
     return Molecule(turning, rest, centre, rigid), [first, second]
 
 
-# ---- the rivals --------------------------------------------------------------------------------------------
+# ---- the rivals ----------------------------------------------------------------------------------
 
 
 def steady(q: np.ndarray) -> np.ndarray:
@@ -210,7 +229,7 @@ def concentration(length: float) -> float:
     return low
 
 
-# ---- what is measured --------------------------------------------------------------------------------------
+# ---- what is measured ----------------------------------------------------------------------------
 
 
 def blocked(values: np.ndarray) -> tuple[float, float]:
@@ -259,17 +278,26 @@ def closest(x: np.ndarray) -> np.ndarray:
 def other_angles(x: np.ndarray) -> np.ndarray:
     """Return the bond angles (N, K), degrees, that are not among the coordinates: the third ones at an atom."""
     told = {frozenset(triple) for triple in ALANINE.angles.tolist()}
-    near = {b: [int(i + j - b) for i, j in ALANINE.bonds if b in (i, j)] for b in range(ALANINE.atoms)}
+    near = {
+        b: [int(i + j - b) for i, j in ALANINE.bonds if b in (i, j)] for b in range(ALANINE.atoms)
+    }
     every = [(i, b, j) for b, others in near.items() for i, j in itertools.combinations(others, 2)]
     i, b, j = np.array([triple for triple in every if frozenset(triple) not in told]).T
     e, f = x[:, i] - x[:, b], x[:, j] - x[:, b]
-    return np.rad2deg(np.arccos((e * f).sum(axis=2) / np.sqrt((e * e).sum(axis=2) * (f * f).sum(axis=2))))
+    return np.rad2deg(
+        np.arccos((e * f).sum(axis=2) / np.sqrt((e * e).sum(axis=2) * (f * f).sum(axis=2)))
+    )
 
 
 def decoded(known: np.ndarray, x: np.ndarray, near: dict) -> dict:
     """Compare frames and samples: bonds, angles that no model was told of, closest pairs."""
-    bonds, angles = [internal(part)[:, :BONDS] for part in (known, x)], [other_angles(part) for part in (known, x)]
-    strange = ((angles[1] < angles[0].min(axis=0) - 5) | (angles[1] > angles[0].max(axis=0) + 5)).any(axis=1)
+    bonds, angles = (
+        [internal(part)[:, :BONDS] for part in (known, x)],
+        [other_angles(part) for part in (known, x)],
+    )
+    strange = (
+        (angles[1] < angles[0].min(axis=0) - 5) | (angles[1] > angles[0].max(axis=0) + 5)
+    ).any(axis=1)
     ratio = angles[1][~strange].std(axis=0) / angles[0].std(axis=0)
     return {
         "bonds_nm": {
@@ -278,11 +306,15 @@ def decoded(known: np.ndarray, x: np.ndarray, near: dict) -> dict:
         },
         "other_angles": {
             "how_many": len(ratio),
-            "means_differ_by_degrees": np.abs(angles[1].mean(axis=0) - angles[0].mean(axis=0)).max(),
+            "means_differ_by_degrees": np.abs(
+                angles[1].mean(axis=0) - angles[0].mean(axis=0)
+            ).max(),
             "strange_samples": strange.mean(),
             "ratio_of_spreads_of_the_others": (ratio.min(), ratio.max()),
         },
-        "closest_nm": {name: {"least": d.min(), "median": np.median(d)} for name, d in near.items()},
+        "closest_nm": {
+            name: {"least": d.min(), "median": np.median(d)} for name, d in near.items()
+        },
         "samples_closer_than_any_frame": (near["samples"] < near["frames"].min()).mean(),
     }
 
@@ -298,16 +330,20 @@ def backbone(q: np.ndarray, bins: int = 60) -> np.ndarray:
     return np.histogram2d(*q[:, TURNS : TURNS + 2].T, bins=bins, range=[(-np.pi, np.pi)] * 2)[0]
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
     numbers, figure = data["numbers"], Figure(figsize=(13, 8.6))
     axes = figure.subplots(2, 3)
     maps = data["maps"]
-    titles = (f"{int(maps['frames'].sum()):,} frames", f"{numbers['rows']['samples']:,} samples of the flow")
+    titles = (
+        f"{int(maps['frames'].sum()):,} frames",
+        f"{numbers['rows']['samples']:,} samples of the flow",
+    )
     images = [
-        draw_map(ax, counts, title) for ax, counts, title in zip(axes[0], maps.values(), titles, strict=False)
+        draw_map(ax, counts, title)
+        for ax, counts, title in zip(axes[0], maps.values(), titles, strict=False)
     ]
     figure.colorbar(images[1], ax=axes[0, 1], label="−log(count / largest)", shrink=0.85, aspect=25)
     draw_scores(axes[0, 2], numbers)
@@ -331,7 +367,9 @@ def claim(numbers: dict) -> str:
 
 def small_print(numbers: dict) -> str:
     found, other = numbers["energies"], numbers["other_angles"]
-    shares = "; ".join(f"{name} {100 * one['effective_share']:.2g} %" for name, one in found.items())
+    shares = "; ".join(
+        f"{name} {100 * one['effective_share']:.2g} %" for name, one in found.items()
+    )
     low, high = other["ratio_of_spreads_of_the_others"]
     return (
         f"Effective sample size when reweighted to Boltzmann's law, from {numbers['rows']['test']} test frames "
@@ -355,8 +393,12 @@ def draw_map(ax, counts: np.ndarray, title: str):
 def draw_scores(ax, numbers: dict) -> None:
     cartesian = numbers["cartesian_nats_and_standard_error"]
     for y, (name, (nats, error)) in enumerate(numbers["test_nats_and_standard_error"].items()):
-        ax.errorbar(nats, y, xerr=error, fmt="s", color=COLORS["blue" if y == 0 else "grey"], capsize=3)
-        text = f"{name}\n{nats:.2f} ± {error:.2f}; Cartesian {cartesian[name][0]:.1f}".replace("-", "−")
+        ax.errorbar(
+            nats, y, xerr=error, fmt="s", color=COLORS["blue" if y == 0 else "grey"], capsize=3
+        )
+        text = f"{name}\n{nats:.2f} ± {error:.2f}; Cartesian {cartesian[name][0]:.1f}".replace(
+            "-", "−"
+        )
         ax.text(0.02, y - 0.16, text, transform=ax.get_yaxis_transform(), va="bottom")
     ax.set(ylim=(2.5, -0.9), yticks=(), title="test log-likelihood, ± standard error")
     ax.set_xlabel("nats a frame, per nm and radian")
@@ -366,19 +408,39 @@ def draw_scores(ax, numbers: dict) -> None:
 
 def draw_bonds(ax, bonds: list[np.ndarray]) -> None:
     names, order = np.array(bond_names())[~RIGID], np.argsort(bonds[0].mean(axis=0))
-    for lengths, color, marker, shift in zip(bonds, ("ink", "blue"), "os", (-0.15, 0.15), strict=True):
+    for lengths, color, marker, shift in zip(
+        bonds, ("ink", "blue"), "os", (-0.15, 0.15), strict=True
+    ):
         mean, spread = 1e3 * lengths.mean(axis=0)[order], 1e3 * lengths.std(axis=0)[order]
         at, label = np.arange(len(order)) + shift, "frames" if shift < 0 else "samples"
-        ax.errorbar(mean, at, xerr=spread, fmt=marker, color=COLORS[color], markersize=4, capsize=2, label=label)
+        ax.errorbar(
+            mean,
+            at,
+            xerr=spread,
+            fmt=marker,
+            color=COLORS[color],
+            markersize=4,
+            capsize=2,
+            label=label,
+        )
     ax.set_yticks(range(len(order)), names[order])
-    ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="bond length [pm]", title="bonds, mean ± standard deviation")
+    ax.set(
+        ylim=(len(order) - 0.4, -0.6),
+        xlabel="bond length [pm]",
+        title="bonds, mean ± standard deviation",
+    )
     ax.legend(loc="upper right")
 
 
 def draw_closest(ax, near: dict, numbers: dict) -> None:
-    edges = 1e3 * np.linspace(min(d.min() for d in near.values()), max(d.max() for d in near.values()), 60)
+    edges = 1e3 * np.linspace(
+        min(d.min() for d in near.values()), max(d.max() for d in near.values()), 60
+    )
     for (name, d), color, line in zip(near.items(), ("ink", "blue"), "-:", strict=True):
-        density, drawn = np.histogram(1e3 * d, edges, density=True)[0], {"color": COLORS[color], "linestyle": line}
+        density, drawn = (
+            np.histogram(1e3 * d, edges, density=True)[0],
+            {"color": COLORS[color], "linestyle": line},
+        )
         ax.stairs(density, edges, **drawn, linewidth=1.8, baseline=None, label=name)
     share = numbers["samples_closer_than_any_frame"]
     ax.set(ylim=(0, 1.35 * ax.get_ylim()[1]), xlabel="distance [pm]", ylabel="density [1/pm]")
@@ -394,7 +456,9 @@ def draw_energy(ax, energy: np.ndarray, found: dict) -> None:
     ax.plot(ends, ends + height, "-", color=COLORS["red"], linewidth=1)
     ax.plot(x, y, ".", color=COLORS["ink"], markersize=2.5, alpha=0.6, rasterized=True)
     ax.set(
-        xlabel="−E / kT", ylabel="log q(x), Cartesian [nats]", title=f"{len(x)} test frames, kT = {KT:.3f} kJ/mol"
+        xlabel="−E / kT",
+        ylabel="log q(x), Cartesian [nats]",
+        title=f"{len(x)} test frames, kT = {KT:.3f} kJ/mol",
     )
     text = f"line: slope 1\nlog w spreads by {found['spread_of_log_w']:.2f}"
     ax.text(0.97, 0.05, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=9)

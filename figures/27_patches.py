@@ -3,20 +3,21 @@ r"""Natural patches are far from Gaussian: MADE, MAF and spline flows gain tens 
 .. math:: x_i = \frac{k_i + v_i}{256} - \frac1{64} \sum_j \frac{k_j + v_j}{256}, \quad i = 1, \dots, 63,
           \qquad v \sim \mathrm{Uniform}[0, 1)^{64}
 
-Patches of 8 x 8 pixels from five photographs inside scikit-image, prepared as BSDS300 is in the MAF paper
-(arXiv 1705.07057): noise against the grey levels' steps, the patch's mean subtracted, the last pixel, which the
-others determine, dropped. Log-likelihoods are in the paper's unit, nats a patch with pixels from 0 to 1, but not
-comparable with its numbers: the photographs differ, and there are five. No pixel of a test patch is in a training
-patch: whole regions of 64 x 64 pixels belong to one part. Patches of a region resemble each other, so standard
-errors are taken over the 27 test regions.
+Patches of 8 x 8 pixels from five photographs inside scikit-image, prepared as BSDS300 is in the MAF
+paper (arXiv 1705.07057): noise against the grey levels' steps, the patch's mean subtracted, the
+last pixel, which the others determine, dropped. Log-likelihoods are in the paper's unit, nats a
+patch with pixels from 0 to 1, but not comparable with its numbers: the photographs differ, and
+there are five. No pixel of a test patch is in a training patch: whole regions of 64 x 64 pixels
+belong to one part. Patches of a region resemble each other, so standard errors are taken over the
+27 test regions.
 
-A difference of neighbouring pixels is a filter as the first cells of sight are said to be: mostly near zero,
-sometimes large. Its kurtosis, 0 for a Gaussian, is large for photographs (Field 1987), and shows what a model's
-samples lack. It is taken over differences from -1 to 1, which photographs can have; the share of a model's samples
-outside is a number of its own.
+A difference of neighbouring pixels is a filter as the first cells of sight are said to be: mostly
+near zero, sometimes large. Its kurtosis, 0 for a Gaussian, is large for photographs (Field 1987),
+and shows what a model's samples lack. It is taken over differences from -1 to 1, which photographs
+can have; the share of a model's samples outside is a number of its own.
 
-The spline flow is two transforms of rational-quadratic splines (arXiv 1906.04032) behind an affine one: splines
-bend a bounded interval, and the affine transform brings the rare large values into it.
+The spline flow is two transforms of rational-quadratic splines (arXiv 1906.04032) behind an affine
+one: splines bend a bounded interval, and the affine transform brings the rare large values into it.
 
 Letters: N rows, D = 63 columns.
 """
@@ -27,9 +28,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
-from afnp import masks
 from afnp.chain_rule import GaussianChain
 from afnp.data import load
+from afnp.networks import masks
 from afnp.transforms import Autoregressive
 from figures import common
 from figures.common import COLORS, caption, note
@@ -41,9 +42,12 @@ REGION = 225
 SHOWN = (5, 7)
 """Rows and columns of patches that are shown of each."""
 LOOKS = {
-    "test patches": ("ink", "-"), "Gaussian": ("grey", ":"), "MADE": ("red", "--"), "MAF": ("green", "-."),
+    "test patches": ("ink", "-"),
+    "Gaussian": ("grey", ":"),
+    "MADE": ("red", "--"),
+    "MAF": ("green", "-."),
     "spline flow": ("blue", "-"),
-}  # fmt: skip
+}
 EPOCHS = {"MADE": 15, "MAF": 12, "spline flow": 9}
 PARTS = ("train", "val", "test")
 
@@ -73,7 +77,10 @@ def data(quick: bool = False) -> dict:
             "seconds": history.seconds,
             **({} if quick else {"verified": checked(flow)}),
         }
-        log_p[name], drawn[name] = flow.log_prob(known.test).astype(np.float64), flow.sample(n, rng=1)
+        log_p[name], drawn[name] = (
+            flow.log_prob(known.test).astype(np.float64),
+            flow.sample(n, rng=1),
+        )
     for name, of in models.items():
         of |= _lead(log_p[name] - log_p["Gaussian"])
     slopes = {name: differences(x) for name, x in drawn.items()}
@@ -103,7 +110,7 @@ def flows(fixed: list, quick: bool) -> dict[str, afnp.Flow]:
     }
 
 
-# ---- scores ------------------------------------------------------------------------------------------------
+# ---- scores --------------------------------------------------------------------------------------
 
 
 def _summary(log_prob, known) -> dict:
@@ -143,7 +150,7 @@ def spread(x: np.ndarray, n: int) -> np.ndarray:
     return x[np.linspace(0, len(x) - 1, n).astype(int)]
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -165,7 +172,9 @@ def _claim(numbers: dict) -> str:
     best = max(models, key=lambda name: models[name]["nats"]["test"])
     lead, error = (models[best][f"test_lead_{key}"] for key in ("over_gaussian", "standard_error"))
     gain = "" if best == "Gaussian" else f"; {best} is {lead:.0f} ± {error:.0f} above the Gaussian"
-    return f"Natural 8 × 8 patches, log p of unseen regions in nats: {found}{gain}".replace("-", "−")
+    return f"Natural 8 × 8 patches, log p of unseen regions in nats: {found}{gain}".replace(
+        "-", "−"
+    )
 
 
 def _small_print(numbers: dict) -> str:
@@ -179,14 +188,20 @@ def _small_print(numbers: dict) -> str:
 
 
 def _outside(numbers: dict) -> str:
-    shares = {name: share for name, share in numbers["impossible_share"].items() if name != "test patches"}
+    shares = {
+        name: share for name, share in numbers["impossible_share"].items() if name != "test patches"
+    }
     return ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
 
 
 def _draw_patches(ax, name: str, x: np.ndarray) -> None:
     rows, columns = SHOWN
     padded = np.pad(x.astype(float), ((0, 0), (0, 1), (0, 1)), constant_values=np.nan)
-    sheet = padded.reshape(rows, columns, SIDE + 1, SIDE + 1).swapaxes(1, 2).reshape(rows * (SIDE + 1), -1)
+    sheet = (
+        padded.reshape(rows, columns, SIDE + 1, SIDE + 1)
+        .swapaxes(1, 2)
+        .reshape(rows * (SIDE + 1), -1)
+    )
     ax.imshow(sheet[:-1, :-1], cmap="gray", vmin=-0.25, vmax=0.25)
     ax.set(xticks=(), yticks=())
     ax.spines[:].set_visible(False)
@@ -194,24 +209,49 @@ def _draw_patches(ax, name: str, x: np.ndarray) -> None:
 
 
 def _draw_nats(ax, numbers: dict) -> None:
-    marks = {"train": ("o", "sky", "training"), "val": ("^", "yellow", "validation"), "test": ("s", "ink", "test")}
+    marks = {
+        "train": ("o", "sky", "training"),
+        "val": ("^", "yellow", "validation"),
+        "test": ("s", "ink", "test"),
+    }
     for y, (name, of) in enumerate(numbers["models"].items()):
         nats = of["nats"]
-        ax.plot([min(nats.values()), max(nats.values())], [y, y], "-", color=COLORS["light"], linewidth=5, zorder=0)
+        ax.plot(
+            [min(nats.values()), max(nats.values())],
+            [y, y],
+            "-",
+            color=COLORS["light"],
+            linewidth=5,
+            zorder=0,
+        )
         for part, (marker, color, word) in marks.items():
             ax.plot(
-                nats[part], y, marker, color=COLORS[color], markersize=8, linestyle="none",
+                nats[part],
+                y,
+                marker,
+                color=COLORS[color],
+                markersize=8,
+                linestyle="none",
                 label=word if y == 0 else None,
-            )  # fmt: skip
+            )
         lead = "{test_lead_over_gaussian:+.1f} ± {test_lead_standard_error:.1f}".format(**of)
         text = f"{nats['test']:.1f}" + ("" if name == "Gaussian" else f"  ({lead})")
         ax.text(nats["test"], y + 0.2, text.replace("-", "−"), ha="center", va="top")
     ax.set(
-        yticks=range(len(numbers["models"])), yticklabels=numbers["models"], xlabel="nats a patch (right is better)"
+        yticks=range(len(numbers["models"])),
+        yticklabels=numbers["models"],
+        xlabel="nats a patch (right is better)",
     )
     ax.set_ylim(len(numbers["models"]) - 0.3, -0.6)
     ax.margins(x=0.12)
-    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 0.98), columnspacing=1, handletextpad=0.1, borderpad=0)
+    ax.legend(
+        ncols=3,
+        loc="lower left",
+        bbox_to_anchor=(0, 0.98),
+        columnspacing=1,
+        handletextpad=0.1,
+        borderpad=0,
+    )
 
 
 def _draw_differences(ax, slopes: dict, numbers: dict) -> None:
@@ -220,11 +260,18 @@ def _draw_differences(ax, slopes: dict, numbers: dict) -> None:
         color, line = LOOKS[name]
         share = np.histogram(d, edges)[0] / (len(d) * (edges[1] - edges[0]))
         middle = (edges[1:] + edges[:-1]) / 2
-        label = f"{name}, kurtosis {round(numbers['kurtosis'][name], 1) + 0.0:.1f}".replace("-", "−")
+        label = f"{name}, kurtosis {round(numbers['kurtosis'][name], 1) + 0.0:.1f}".replace(
+            "-", "−"
+        )
         ax.plot(
-            middle[share > 0], share[share > 0], line, marker="", color=COLORS[color],
-            linewidth=2.4 if name == "test patches" else 1.4, label=label,
-        )  # fmt: skip
+            middle[share > 0],
+            share[share > 0],
+            line,
+            marker="",
+            color=COLORS[color],
+            linewidth=2.4 if name == "test patches" else 1.4,
+            label=label,
+        )
     ax.set(yscale="log", xlabel="difference of neighbouring pixels", ylabel="density")
     ax.set_title("edges are rare and large")
     ax.legend(loc="upper left", bbox_to_anchor=(0.64, 1.08))

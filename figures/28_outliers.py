@@ -3,20 +3,22 @@ r"""The density as an outlier score: good at digits never seen and at malignant 
 .. math:: s(x) = -\log p(x), \qquad \mathrm{AUROC} = P(s(x_{\mathrm{anomaly}}) > s(x_{\mathrm{normal}}))
           + \tfrac12 P(s(x_{\mathrm{anomaly}}) = s(x_{\mathrm{normal}}))
 
-AUROC is 1 when every anomaly is told from every normal row, 1/2 when the score knows nothing, below 1/2 when it is
-misled. No model sees an anomaly before the test, and nothing is chosen by looking at one: training, bandwidths, and
-the space of Gaussian and kernel density (grey levels, or logits as in the flow) go by likelihoods of normal rows.
+AUROC is 1 when every anomaly is told from every normal row, 1/2 when the score knows nothing, below
+1/2 when it is misled. No model sees an anomaly before the test, and nothing is chosen by looking at
+one: training, bandwidths, and the space of Gaussian and kernel density (grey levels, or logits as
+in the flow) go by likelihoods of normal rows.
 
-Cells: trained on benign cells of scikit-learn's breast_cancer (30 columns, standardised), malignant ones are the
-anomalies; five splits. Digits: one class is left out and becomes the anomaly, all ten in turn (dequantised; all
-densities are of the same noisy pixels).
+Cells: trained on benign cells of scikit-learn's breast_cancer (30 columns, standardised), malignant
+ones are the anomalies; five splits. Digits: one class is left out and becomes the anomaly, all ten
+in turn (dequantised; all densities are of the same noisy pixels).
 
-Why it fails: a density counts volume. Under a model of pictures, a simple picture (blank, of little ink, smooth)
-can have a higher density than every typical one and still never be drawn, as the zero vector under a Gaussian of
-many dimensions: the points near it have no volume. Nalisnick et al. (arXiv 1810.09136) found that deep models of
-photos give house numbers, and those of clothes (Fashion-MNIST) digits (MNIST), the higher likelihoods.
-``python -m figures outliers --data DIR`` repeats the latter: DIR has a folder ``fashion_mnist`` of the four idx
-files, and may have ``mnist`` for all of MNIST instead of 5,000 images.
+Why it fails: a density counts volume. Under a model of pictures, a simple picture (blank, of little
+ink, smooth) can have a higher density than every typical one and still never be drawn, as the zero
+vector under a Gaussian of many dimensions: the points near it have no volume. Nalisnick et al.
+(arXiv 1810.09136) found that deep models of photos give house numbers, and those of clothes
+(Fashion-MNIST) digits (MNIST), the higher likelihoods. ``python -m figures outliers --data DIR``
+repeats the latter: DIR has a folder ``fashion_mnist`` of the four idx files, and may have ``mnist``
+for all of MNIST instead of 5,000 images.
 
 Letters: N rows, D columns.
 """
@@ -40,8 +42,11 @@ from figures.recipes import checked
 
 FLOW, GAUSSIAN, FOREST, KERNELS = "flow", "Gaussian", "isolation forest", "kernel density"
 LOOKS = {
-    FLOW: ("blue", "o"), GAUSSIAN: ("red", "s"), FOREST: ("green", "^"), KERNELS: ("yellow", "D"),
-}  # fmt: skip
+    FLOW: ("blue", "o"),
+    GAUSSIAN: ("red", "s"),
+    FOREST: ("green", "^"),
+    KERNELS: ("yellow", "D"),
+}
 SPLITS = 5
 BANDWIDTHS = np.geomspace(0.1, 4, 14)
 BROUGHT = ("fashion_mnist", "mnist")
@@ -66,7 +71,9 @@ def data(quick: bool = False, folder: str | os.PathLike | None = None) -> dict:
         "digits": {name: [found[name] for found in left_out] for name in LOOKS},
         "simple": simple,
         "cells_mean": {name: float(np.mean([found[name] for found in cells])) for name in LOOKS},
-        "digits_mean": {name: float(np.mean([found[name] for found in left_out])) for name in LOOKS},
+        "digits_mean": {
+            name: float(np.mean([found[name] for found in left_out])) for name in LOOKS
+        },
         "flow_seconds": {
             "cells": float(sum(found["seconds"] for found in cells)),
             "digits": float(sum(found["seconds"] for found in left_out)),
@@ -91,7 +98,7 @@ def _folders(folder: str | os.PathLike | None) -> dict[str, Path]:
     return found
 
 
-# ---- parts -------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------
 
 
 def cell_parts(seed: int) -> Parts:
@@ -117,7 +124,7 @@ def digit_parts(left_out: int | None) -> Parts:
     return Parts(*normal, np.concatenate([x[classes == left_out] for x, classes in pairs]))
 
 
-# ---- scores ------------------------------------------------------------------------------------------------
+# ---- scores --------------------------------------------------------------------------------------
 
 
 def auroc(normal: np.ndarray, anomalies: np.ndarray) -> float:
@@ -127,17 +134,28 @@ def auroc(normal: np.ndarray, anomalies: np.ndarray) -> float:
     return float((below + upto) / 2 / len(normal))
 
 
-def _scores(parts: Parts, build: Callable, quick: bool, levels: int | None = None) -> dict[str, float]:
+def _scores(
+    parts: Parts, build: Callable, quick: bool, levels: int | None = None
+) -> dict[str, float]:
     """Return each method's AUROC, and the seconds that training the flow took."""
     flow, seconds = build(parts, quick)
     log_ps = {FLOW: flow.log_prob, **rivals(parts, levels, quick)}
-    return {name: auroc(-f(parts.test), -f(parts.anomalies)) for name, f in log_ps.items()} | {"seconds": seconds}
+    return {name: auroc(-f(parts.test), -f(parts.anomalies)) for name, f in log_ps.items()} | {
+        "seconds": seconds
+    }
 
 
 def _cell_flow(parts: Parts, quick: bool) -> tuple[afnp.Flow, float]:
     flow = afnp.maf(parts.train.shape[1], hidden=(64,), transforms=5, activation="tanh")
     return _fitted(
-        flow, parts, quick, epochs=200, batch_size=50, learning_rate=2e-3, weight_decay=1e-3, patience=20
+        flow,
+        parts,
+        quick,
+        epochs=200,
+        batch_size=50,
+        learning_rate=2e-3,
+        weight_decay=1e-3,
+        patience=20,
     )
 
 
@@ -148,7 +166,9 @@ def _digit_flow(parts: Parts, quick: bool) -> tuple[afnp.Flow, float]:
     return _fitted(flow, parts, quick, epochs=40, batch_size=100, learning_rate=1e-3, patience=5)
 
 
-def _fitted(flow: afnp.Flow, parts: Parts, quick: bool, epochs: int, **options) -> tuple[afnp.Flow, float]:
+def _fitted(
+    flow: afnp.Flow, parts: Parts, quick: bool, epochs: int, **options
+) -> tuple[afnp.Flow, float]:
     _, history = trained(flow, parts.train, parts.val, epochs=2 if quick else epochs, **options)
     return flow, history.seconds
 
@@ -162,7 +182,9 @@ def rivals(parts: Parts, levels: int | None = None, quick: bool = False) -> dict
         spaces.append(afnp.Flow(afnp.preprocessing(parts.train, levels=levels)))
     forest = IsolationForest(n_estimators=30 if quick else 300, random_state=0).fit(parts.train)
     return {
-        GAUSSIAN: _likeliest([_through(space, gaussian(_into(space, parts.train))) for space in spaces], parts.val),
+        GAUSSIAN: _likeliest(
+            [_through(space, gaussian(_into(space, parts.train))) for space in spaces], parts.val
+        ),
         FOREST: forest.score_samples,
         KERNELS: _likeliest(
             [
@@ -205,7 +227,7 @@ def _likeliest(candidates: list[Callable], val: np.ndarray) -> Callable:
     return max(candidates, key=lambda log_prob: log_prob(val).mean())
 
 
-# ---- where it fails ----------------------------------------------------------------------------------------
+# ---- where it fails ------------------------------------------------------------------------------
 
 
 def simple_pictures(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -234,15 +256,26 @@ def _simple_pictures(quick: bool) -> tuple[dict, dict]:
     parts = digit_parts(None)
     flow, _ = _digit_flow(parts, quick)
     made, log_ps = simple_pictures(parts.test), {FLOW: flow.log_prob, **rivals(parts, 17, quick)}
-    areas = {name: {k: auroc(-f(parts.test), -f(x)) for k, x in made.items()} for name, f in log_ps.items()}
-    of_flow = {name: flow.log_prob(x).astype(np.float64) for name, x in {"test digits": parts.test, **made}.items()}
+    areas = {
+        name: {k: auroc(-f(parts.test), -f(x)) for k, x in made.items()}
+        for name, f in log_ps.items()
+    }
+    of_flow = {
+        name: flow.log_prob(x).astype(np.float64)
+        for name, x in {"test digits": parts.test, **made}.items()
+    }
     numbers = {
         "auroc": areas,
         "mean_nats": {name: float(log_p.mean()) for name, log_p in of_flow.items()},
-        "test_digits_below_the_mean_blank": float(np.mean(of_flow["test digits"] < of_flow["blank"].mean())),
+        "test_digits_below_the_mean_blank": float(
+            np.mean(of_flow["test digits"] < of_flow["blank"].mean())
+        ),
         **({} if quick else {"verified": checked(flow)}),
     }
-    images = {name: quantize(x[:1], 17).reshape(8, 8) for name, x in {"test digits": parts.test, **made}.items()}
+    images = {
+        name: quantize(x[:1], 17).reshape(8, 8)
+        for name, x in {"test digits": parts.test, **made}.items()
+    }
     return numbers, {"log_p": of_flow, "images": images}
 
 
@@ -252,13 +285,20 @@ def _clothes(folders: dict[str, Path], quick: bool) -> tuple[dict, dict]:
     digits = load("mnist", folder=folders["mnist"]) if "mnist" in folders else load("mnist_5k")
     D, few = clothes.train.shape[1], 200 if quick else None
     parts = Parts(
-        clothes.train[: few or 10_000], clothes.val[: few or 1_000], clothes.test[:few], digits.test[:few]
+        clothes.train[: few or 10_000],
+        clothes.val[: few or 1_000],
+        clothes.test[:few],
+        digits.test[:few],
     )
     fixed = afnp.preprocessing(parts.train, levels=256)
     flow = afnp.maf(D, (D,), transforms=2, dtype=np.float32, preprocess=fixed)
-    flow, seconds = _fitted(flow, parts, quick, epochs=10, batch_size=100, learning_rate=1e-3, patience=5)
+    flow, seconds = _fitted(
+        flow, parts, quick, epochs=10, batch_size=100, learning_rate=1e-3, patience=5
+    )
     log_p = {"clothes": flow.log_prob(parts.test), "digits": flow.log_prob(parts.anomalies)}
-    bits = {name: afnp.data.bits_per_dim(values.astype(np.float64), D) for name, values in log_p.items()}
+    bits = {
+        name: afnp.data.bits_per_dim(values.astype(np.float64), D) for name, values in log_p.items()
+    }
     numbers = {
         "auroc": {FLOW: auroc(bits["clothes"], bits["digits"])},
         "bits_per_dim": {name: float(values.mean()) for name, values in bits.items()},
@@ -267,7 +307,7 @@ def _clothes(folders: dict[str, Path], quick: bool) -> tuple[dict, dict]:
     return numbers, bits
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -287,7 +327,9 @@ def draw(data: dict) -> Figure:
 
 
 def _claim(numbers: dict) -> str:
-    cells, digits = ({name: numbers[of][name] for name in LOOKS} for of in ("cells_mean", "digits_mean"))
+    cells, digits = (
+        {name: numbers[of][name] for name in LOOKS} for of in ("cells_mean", "digits_mean")
+    )
     blank = numbers["simple"]["auroc"][FLOW]["blank"]
     return (
         f"-log p(x) as an outlier score, AUROC of the flow: malignant cells {cells[FLOW]:.2f} "
@@ -306,7 +348,9 @@ def _small_print(numbers: dict) -> str:
         "Blank images: the flow gives them {:.0f} nats on average, test digits {:.0f}; {:.0%} of test digits score "
         "as stranger than the average blank one.\nDensity is probability per volume: simple pictures may lie where "
         "it is high, in a volume too small ever to be drawn from (arXiv 1810.09136)."
-    ).format(nats["blank"], nats["test digits"], numbers["simple"]["test_digits_below_the_mean_blank"])
+    ).format(
+        nats["blank"], nats["test digits"], numbers["simple"]["test_digits_below_the_mean_blank"]
+    )
     if "clothes" in numbers:
         bits = numbers["clothes"]["bits_per_dim"]
         text += " Clothes cost {clothes:.2f} bits a pixel, digits {digits:.2f}.".format(**bits)
@@ -317,8 +361,12 @@ def _draw_cells(ax, numbers: dict) -> None:
     for y, name in enumerate(LOOKS):
         color, marker = LOOKS[name]
         areas = numbers["cells"][name]
-        ax.plot(areas, np.full(len(areas), y), marker, color=COLORS[color], alpha=0.6, linestyle="none")
-        ax.text(min(areas), y - 0.18, f"{name} {np.mean(areas):.3f}", color=COLORS["ink"], va="bottom")
+        ax.plot(
+            areas, np.full(len(areas), y), marker, color=COLORS[color], alpha=0.6, linestyle="none"
+        )
+        ax.text(
+            min(areas), y - 0.18, f"{name} {np.mean(areas):.3f}", color=COLORS["ink"], va="bottom"
+        )
     ax.set(ylim=(len(LOOKS) - 0.5, -0.8), yticks=(), xlabel="AUROC, one mark a split")
     ax.margins(x=0.1)
     ax.set_title("malignant cells, trained on benign ones")
@@ -329,13 +377,27 @@ def _draw_digits(ax, numbers: dict) -> None:
     for k, (name, areas) in enumerate(numbers["digits"].items()):
         color, marker = LOOKS[name]
         x = np.arange(len(areas)) + 0.13 * (k - 1.5)
-        ax.plot(x, areas, marker, color=COLORS[color], label=f"{name} {np.mean(areas):.2f}", linestyle="none")
+        ax.plot(
+            x,
+            areas,
+            marker,
+            color=COLORS[color],
+            label=f"{name} {np.mean(areas):.2f}",
+            linestyle="none",
+        )
     ax.axhline(0.5, color=COLORS["grey"], linewidth=0.8, linestyle="-", marker="")
     for x in range(len(areas) - 1):
         ax.axvline(x + 0.5, color=COLORS["light"], linewidth=0.8, linestyle="-", marker="")
-    ax.set(xticks=range(len(areas)), xlabel="the digit left out of training", ylabel="AUROC", ylim=(None, 1.02))
+    ax.set(
+        xticks=range(len(areas)),
+        xlabel="the digit left out of training",
+        ylabel="AUROC",
+        ylim=(None, 1.02),
+    )
     ax.set_title("digits of a class never seen")
-    ax.legend(ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1, columnspacing=1)
+    ax.legend(
+        ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1, columnspacing=1
+    )
 
 
 def _draw_simple(figure: Figure, place, pictures: dict) -> None:
@@ -366,7 +428,12 @@ def _draw_areas(ax, simple: dict) -> None:
         ax.plot([areas[kind] for kind in kinds], y, marker, color=COLORS[color], linestyle="none")
     ax.axvspan(-0.03, 0.5, color=COLORS["light"], alpha=0.6, linewidth=0)
     ax.text(0.02, -0.45, "misled", color=COLORS["grey"])
-    ax.set(yticks=range(len(kinds)), yticklabels=kinds, ylim=(len(kinds) - 0.5, -0.7), xlim=(-0.03, 1.03))
+    ax.set(
+        yticks=range(len(kinds)),
+        yticklabels=kinds,
+        ylim=(len(kinds) - 0.5, -0.7),
+        xlim=(-0.03, 1.03),
+    )
     ax.set(xlabel="AUROC (marks as above)")
     ax.set_title("pictures that are no digits, against test digits")
 

@@ -3,20 +3,23 @@ r"""A flow tells its likelihood, a VAE only bounds its own: on two moons, where 
 .. math:: \mathcal L_K(x) = \mathbb E \log \frac1K \sum_{k=1}^K \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
           \;\le\; \mathcal L_{K+1}(x) \;\le\; \log p(x), \qquad z_k \sim q(z \mid x)
 
-K = 1 is the evidence lower bound (ELBO, arXiv 1312.6114) that the VAE is trained on; more samples tighten it (IWAE,
-arXiv 1509.00519). What a bound lacks has two causes that it cannot tell apart: the model may be wrong, or the bound
-loose. Here both are known. z has one dimension, so log p(x) = log ∫ p(x | z) p(z) dz of the same VAE is a sum over
-a grid, as exact as one likes; and the data's own density is known, so the mean of log p over test points falls
-short of the truth's by the Kullback-Leibler divergence. The flow's value needs no bound and no integral.
+K = 1 is the evidence lower bound (ELBO, arXiv 1312.6114) that the VAE is trained on; more samples
+tighten it (IWAE, arXiv 1509.00519). What a bound lacks has two causes that it cannot tell apart:
+the model may be wrong, or the bound loose. Here both are known. z has one dimension, so log p(x) =
+log ∫ p(x | z) p(z) dz of the same VAE is a sum over a grid, as exact as one likes; and the data's
+own density is known, so the mean of log p over test points falls short of the truth's by the
+Kullback-Leibler divergence. The flow's value needs no bound and no integral.
 
-The VAE: q(z | x) = N(m(x), s(x)²), p(z) = N(0, 1), p(x | z) = N(f(z), σ² I), two networks of tanh units and one
-number σ, trained by reparametrised samples z = m + s ε with the derivatives written here.
+The VAE: q(z | x) = N(m(x), s(x)²), p(z) = N(0, 1), p(x | z) = N(f(z), σ² I), two networks of tanh
+units and one number σ, trained by reparametrised samples z = m + s ε with the derivatives written
+here.
 
 .. math:: -\mathcal L_1 = \frac{|x - f(z)|^2}{2 \sigma^2} + 2 \log \sigma + \log 2\pi
           + \tfrac12 \big(m^2 + s^2 - 1 - 2 \log s\big)
 
-A GAN samples from f(z) without p(x | z): its distribution lies on a curve (one latent dimension) or, with as many
-dimensions as the data, has a density that nobody can evaluate. There is no number to draw, and none to compare.
+A GAN samples from f(z) without p(x | z): its distribution lies on a curve (one latent dimension)
+or, with as many dimensions as the data, has a density that nobody can evaluate. There is no number
+to draw, and none to compare.
 
 Letters: N rows, H hidden units, K samples, M nodes of the grid.
 """
@@ -30,7 +33,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from afnp.adam import Adam
-from afnp.layers import ACTIVATIONS, MaskedLinear
+from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
 from figures import recipes
 from figures.common import COLORS, caption, note
@@ -52,7 +55,9 @@ class Network:
             MaskedLinear(np.full(J, I), I, f"{name}{l}")
             for l, (I, J) in enumerate(zip(widths, widths[1:], strict=False))
         ]
-        self.shapes = {key: shape for linear in self.linears for key, shape in linear.shapes.items()}
+        self.shapes = {
+            key: shape for linear in self.linears for key, shape in linear.shapes.items()
+        }
 
     def forward(self, p: dict, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Map x (N, I) to y (N, J); the cache holds what each linear map heard."""
@@ -64,7 +69,9 @@ class Network:
     def backward(self, p: dict, heard: list[np.ndarray], d_y: np.ndarray, g: dict) -> np.ndarray:
         """Add the gradients into g; return d_x (N, I)."""
         d_a = self.linears[-1].backward(p, heard[-1], d_y, g)
-        for linear, a, before in zip(self.linears[-2::-1], heard[:0:-1], heard[-2::-1], strict=True):
+        for linear, a, before in zip(
+            self.linears[-2::-1], heard[:0:-1], heard[-2::-1], strict=True
+        ):
             d_a = linear.backward(p, before, ACTIVATIONS["tanh"].backward(a, d_a), g)
         return d_a
 
@@ -80,7 +87,9 @@ class VAE:
             if key.startswith("W"):
                 W[:] = rng.standard_normal(W.shape) / math.sqrt(W.shape[1])
 
-    def loss_and_grad(self, theta: np.ndarray, x: np.ndarray, eps: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss_and_grad(
+        self, theta: np.ndarray, x: np.ndarray, eps: np.ndarray
+    ) -> tuple[float, np.ndarray]:
         """Return the mean of -L_1 at the given noise (N, 1), and its gradient (P,)."""
         p, grad, N = self.layout.views(theta), np.zeros_like(theta), len(x)
         g, log_sigma = self.layout.views(grad), p["log_sigma"][0]
@@ -93,7 +102,9 @@ class VAE:
         divergence = 0.5 * (m * m + s * s - 1 - 2 * log_s)[:, 0]
 
         d_z = self.decoder.backward(p, heard_p, precision * (f - x) / N, g)
-        self.encoder.backward(p, heard_q, np.hstack([d_z + m / N, d_z * eps * s + (s * s - 1) / N]), g)
+        self.encoder.backward(
+            p, heard_q, np.hstack([d_z + m / N, d_z * eps * s + (s * s - 1) / N]), g
+        )
         g["log_sigma"] += (2 - precision * square).sum() / N
         return (rebuilt + divergence).mean(), grad
 
@@ -103,7 +114,12 @@ class VAE:
         f = self.decoder.forward(p, z.reshape(-1, 1))[0].reshape(*z.shape, 2)
         square = (x[:, :1] - f[..., 0]) ** 2 + (x[:, 1:] - f[..., 1]) ** 2
         log_sigma = p["log_sigma"][0]
-        return -0.5 * np.exp(-2 * log_sigma) * square - 2 * log_sigma - LOG_2PI - 0.5 * (z * z + LOG_2PI)
+        return (
+            -0.5 * np.exp(-2 * log_sigma) * square
+            - 2 * log_sigma
+            - LOG_2PI
+            - 0.5 * (z * z + LOG_2PI)
+        )
 
     def log_weights(self, x: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
         """Return log p(x, z) - log q(z | x) at draws from q, (N, K): their mean is the ELBO."""
@@ -125,7 +141,9 @@ def log_mean_exp(a: np.ndarray) -> np.ndarray:
     return np.log(np.exp(a - top).mean(axis=-1)) + top[..., 0]
 
 
-def train(x: np.ndarray, epochs: int, seed: int = 0, batch: int = 200, rate: float = 3e-3) -> tuple[VAE, float]:
+def train(
+    x: np.ndarray, epochs: int, seed: int = 0, batch: int = 200, rate: float = 3e-3
+) -> tuple[VAE, float]:
     """Train a VAE with Adam, the rate falling to zero; return it and the seconds taken."""
     start, vae, rng = time.perf_counter(), VAE(seed=seed), np.random.default_rng([seed, 1])
     adam, steps = Adam(vae.theta.size, vae.theta.dtype), epochs * (len(x) // batch)
@@ -136,7 +154,7 @@ def train(x: np.ndarray, epochs: int, seed: int = 0, batch: int = 200, rate: flo
     return vae, time.perf_counter() - start
 
 
-# ---- the numbers -------------------------------------------------------------------------------------------
+# ---- the numbers ---------------------------------------------------------------------------------
 
 
 def data(quick: bool = False) -> dict:
@@ -162,7 +180,11 @@ def data(quick: bool = False) -> dict:
         "parameters": {"flow": flow.theta.size, "VAE": vae.theta.size},
         "seconds": {"flow": recipe.histories["MAF"].seconds, "VAE": seconds},
     }
-    maps = {"truth": recipe.data.log_density, "flow": flow.log_prob, "VAE": lambda x: vae.log_prob(x, 2001)}
+    maps = {
+        "truth": recipe.data.log_density,
+        "flow": flow.log_prob,
+        "VAE": lambda x: vae.log_prob(x, 2001),
+    }
     points = grid(40 if quick else 150)
     M = math.isqrt(len(points))
     return {
@@ -170,7 +192,9 @@ def data(quick: bool = False) -> dict:
         "maps": {name: np.exp(log_p(points)).reshape(M, M) for name, log_p in maps.items()},
         "points": x,
         "gap": gap,
-        "curve": vae.decoder.forward(vae.layout.views(vae.theta), np.linspace(-3, 3, 1201)[:, None])[0],
+        "curve": vae.decoder.forward(
+            vae.layout.views(vae.theta), np.linspace(-3, 3, 1201)[:, None]
+        )[0],
     }
 
 
@@ -184,7 +208,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -238,18 +262,36 @@ def _draw_bounds(ax, numbers: dict) -> None:
         ax.axhline(value, color=COLORS[color], linestyle=line, linewidth=1.4, marker="")
         up = -1 if name.startswith("VAE") else 1
         ax.annotate(
-            name, (1, value), (0, 3 * up), textcoords="offset points", va="bottom" if up == 1 else "top",
+            name,
+            (1, value),
+            (0, 3 * up),
+            textcoords="offset points",
+            va="bottom" if up == 1 else "top",
             color=COLORS[color],
-        )  # fmt: skip
-    ax.annotate("ELBO", (1, bound[0]), (8, -3), textcoords="offset points", va="center", color=COLORS["red"])
+        )
+    ax.annotate(
+        "ELBO", (1, bound[0]), (8, -3), textcoords="offset points", va="center", color=COLORS["red"]
+    )
     middle = len(SAMPLES) // 2
     ax.annotate(
-        "importance-weighted bound", (K[middle], bound[middle]), (6, -12), textcoords="offset points",
-        va="top", color=COLORS["red"],
-    )  # fmt: skip
+        "importance-weighted bound",
+        (K[middle], bound[middle]),
+        (6, -12),
+        textcoords="offset points",
+        va="top",
+        color=COLORS["red"],
+    )
     ax.set_xscale("log", base=2)
-    ax.set(xlabel="K, samples of z for each point", ylabel="nats from the truth (mean over test points)")
-    ax.set(xlim=(0.85, K[-1] * 1.2), ylim=(None, 0.06), xticks=K[::2], xticklabels=[str(k) for k in K[::2]])
+    ax.set(
+        xlabel="K, samples of z for each point",
+        ylabel="nats from the truth (mean over test points)",
+    )
+    ax.set(
+        xlim=(0.85, K[-1] * 1.2),
+        ylim=(None, 0.06),
+        xticks=K[::2],
+        xticklabels=[str(k) for k in K[::2]],
+    )
     ax.set_title("What is known of log p(x)")
 
 
@@ -257,7 +299,13 @@ def _draw_gaps(figure: Figure, ax, data: dict) -> None:
     x, gap = data["points"], data["gap"]
     rows = np.argsort(gap)
     shown = ax.scatter(
-        *x[rows].T, c=gap[rows], s=7, cmap="cividis", vmin=0, vmax=np.quantile(gap, 0.98), rasterized=True
+        *x[rows].T,
+        c=gap[rows],
+        s=7,
+        cmap="cividis",
+        vmin=0,
+        vmax=np.quantile(gap, 0.98),
+        rasterized=True,
     )
     ax.plot(*data["curve"].T, "-", color=COLORS["red"], linewidth=0.8, marker="")
     ax.set(xlim=WINDOW[0], ylim=WINDOW[1], xticks=(), yticks=(), aspect="equal")

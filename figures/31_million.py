@@ -2,13 +2,15 @@ r"""A million dimensions, sampled exactly: queues remember what was computed, an
 
 .. math:: T_{\text{loop}} \approx D \cdot T_{\text{pass}}(D) \propto D^2, \qquad T_{\text{queues}} \propto D
 
-A flow of ten gated causal convolutions of 16 channels with dilations 1, 2, ..., 512 (WaveNet, arXiv 1609.03499):
-its parameters do not know D. To draw x_t, the textbook loop runs the network over the whole series; a queue a layer
-(arXiv 1611.09482) keeps each activation until it is heard for the last time, so that each is computed once. The
-density takes the same walk, or one pass cut into chunks; neither keeps activations, and memory is what x takes.
+A flow of ten gated causal convolutions of 16 channels with dilations 1, 2, ..., 512 (WaveNet, arXiv
+1609.03499): its parameters do not know D. To draw x_t, the textbook loop runs the network over the
+whole series; a queue a layer (arXiv 1611.09482) keeps each activation until it is heard for the
+last time, so that each is computed once. The density takes the same walk, or one pass cut into
+chunks; neither keeps activations, and memory is what x takes.
 
-One series, float64, one core. Slopes are those of log time over log D, from a thousand steps on. Memory is the
-peak of a fresh process, Python and compiled code included, that draws a sample and evaluates its density.
+One series, float64, one core. Slopes are those of log time over log D, from a thousand steps on.
+Memory is the peak of a fresh process, Python and compiled code included, that draws a sample and
+evaluates its density.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from afnp.flows import Flow
+from afnp.flow import Flow
 from afnp.transforms import CausalConvolution
 from figures.common import COLORS, caption, machine, median_seconds, note, one_thread, slope
 
@@ -47,16 +49,22 @@ def data(quick: bool = False) -> dict:
     D = [64, 256] if quick else [256, 1_000, GATE, 10_000, 100_000, 1_000_000]
     with one_thread():
         times = [measure(d, 1 if quick else 5) for d in D]
-    found = {name: [(d, row[name]) for d, row in zip(D, times, strict=True) if name in row] for name in WAYS}
+    found = {
+        name: [(d, row[name]) for d, row in zip(D, times, strict=True) if name in row]
+        for name in WAYS
+    }
     numbers = {
         "parameters": flow_of(1).theta.size,
         "receptive_field": flow_of(1).layers[0].conditioner.receptive_field,
         "seconds": {
-            name: {"D": [d for d, _ in rows], "minimum": [s for _, s in rows]} for name, rows in found.items()
+            name: {"D": [d for d, _ in rows], "minimum": [s for _, s in rows]}
+            for name, rows in found.items()
         },
         "slopes": {name: _slope(rows) for name, rows in found.items()},
         "loop_over_queues": {
-            str(d): row["loop"] / row["queues"] for d, row in zip(D, times, strict=True) if d <= GATE
+            str(d): row["loop"] / row["queues"]
+            for d, row in zip(D, times, strict=True)
+            if d <= GATE
         },
         "difference": max(row["difference"] for row in times),
         "megabytes": {"D": D, "peak": [megabytes(d) for d in D]},
@@ -113,7 +121,7 @@ def megabytes(D: int) -> float:
     return int(printed) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-# ---- the picture ---------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw(data: dict) -> Figure:
@@ -122,8 +130,18 @@ def draw(data: dict) -> Figure:
     for name, (label, color, line) in WAYS.items():
         D, seconds = (np.array(numbers["seconds"][name][key]) for key in ("D", "minimum"))
         grows = numbers["slopes"][name]
-        time.loglog(D, seconds, line, color=COLORS[color], label=label + (f": slope {grows:.2f}" if grows else ""))
-    time.set(xlabel="dimensions D (steps of one series)", ylabel="seconds", title="one sample, or one density")
+        time.loglog(
+            D,
+            seconds,
+            line,
+            color=COLORS[color],
+            label=label + (f": slope {grows:.2f}" if grows else ""),
+        )
+    time.set(
+        xlabel="dimensions D (steps of one series)",
+        ylabel="seconds",
+        title="one sample, or one density",
+    )
     time.legend(loc="lower right")
     found = numbers["megabytes"]
     memory.semilogx(found["D"], found["peak"], "s-", color=COLORS["red"])

@@ -1,7 +1,7 @@
 """Build figures: ``python -m figures`` all of them, ``python -m figures NAME ...`` some.
 
-Each becomes NAME.png, NAME.svg, and NAME.json with its numbers; sounds, if it makes any, lie beside them. From
-another directory: ``python path/to/figures``.
+Each becomes NAME.png, NAME.svg, and NAME.json with its numbers; sounds, if it makes any, lie beside
+them. From another directory: ``python path/to/figures``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-if not __package__:  # run by its path: only this folder is known to Python, its parent is what it needs
+if (
+    not __package__
+):  # run by its path: only this folder is known to Python, its parent is what it needs
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from afnp.files import write_bytes  # noqa: E402
@@ -110,12 +112,21 @@ def build_all(chosen: Sequence[str], out: Path, quick: bool, **given: Path) -> l
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="05_sampling_cost, or sampling_cost, or 5")
-    parser.add_argument("--list", action="store_true", help="name the figures and their claims")
-    parser.add_argument("--quick", action="store_true", help="small settings, to see that everything runs")
-    parser.add_argument("--out", type=Path, default=common.OUT, help="folder to write to (figures/out)")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of full data sets, for the figures mnist and outliers"
+        "names", nargs="*", metavar="NAME", help="05_sampling_cost, or sampling_cost, or 5"
+    )
+    parser.add_argument("--list", action="store_true", help="name the figures and their claims")
+    parser.add_argument(
+        "--quick", action="store_true", help="small settings, to see that everything runs"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=common.OUT, help="folder to write to (figures/out)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of full data sets, for the figures mnist and outliers",
     )
     options = parser.parse_args(arguments)
     if options.list:
@@ -125,12 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = {wanted: find(wanted) for wanted in options.names}
     unknown = [wanted for wanted, name in chosen.items() if name is None]
     if unknown:
-        print(f"unknown figure {', '.join(unknown)}; there are {', '.join(names())}", file=sys.stderr)
+        print(
+            f"unknown figure {', '.join(unknown)}; there are {', '.join(names())}", file=sys.stderr
+        )
         return 2
     wanted = sorted({name for name in chosen.values() if name}) or names()
     if options.data is not None and not (len(wanted) == 1 and takes_folder(wanted[0])):
         print(
-            "--data: expected one figure that reads a folder: python -m figures mnist --data DIR", file=sys.stderr
+            "--data: expected one figure that reads a folder: python -m figures mnist --data DIR",
+            file=sys.stderr,
         )
         return 2
     given = {} if options.data is None else {"folder": options.data}

@@ -1,7 +1,8 @@
 r"""What the figures share: one style, trained flows from a cache, fair timing, and a record of the machine.
 
-A figure is a module ``NN_name.py``: its docstring's first line is the claim, ``data(quick=False)`` computes a
-dict (``numbers`` in it are the claim's evidence, plain JSON values), ``draw(data)`` makes the Figure.
+A figure is a module ``NN_name.py``: its docstring's first line is the claim, ``data(quick=False)``
+computes a dict (``numbers`` in it are the claim's evidence, plain JSON values), ``draw(data)``
+makes the Figure.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ def style() -> Iterator[None]:
 
 def caption(figure: Figure, claim: str) -> None:
     """Put the claim above everything, left-aligned, in as few lines as fit, of about equal length."""
-    width = int(figure.get_figwidth() * 72 / (12 * 0.6))  # points a line, over an average bold letter at 12 pt
+    width = int(
+        figure.get_figwidth() * 72 / (12 * 0.6)
+    )  # points a line, over an average bold letter at 12 pt
     lines = len(textwrap.wrap(claim, width))
     while width > 1 and len(textwrap.wrap(claim, width - 1)) == lines:
         width -= 1
@@ -129,11 +132,17 @@ def note(figure: Figure, text: str) -> None:
     figure.supxlabel(text, x=0.01, ha="left", fontsize=9)
 
 
-# ---- trained flows -----------------------------------------------------------------------------------------
+# ---- trained flows -------------------------------------------------------------------------------
 
 
 def trained(
-    flow: afnp.Flow, x_train, x_val=None, *, cache: str | os.PathLike | None = None, progress=None, **fit_options
+    flow: afnp.Flow,
+    x_train,
+    x_val=None,
+    *,
+    cache: str | os.PathLike | None = None,
+    progress=None,
+    **fit_options,
 ) -> tuple[afnp.Flow, History]:
     """Train the flow in place as ``afnp.fit`` would, or take what the same recipe gave before.
 
@@ -168,7 +177,9 @@ def trained(
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
     folder.mkdir(parents=True, exist_ok=True)
-    files.write(path, "model", {"flow": flow.config(), "history": asdict(history)}, {"theta": flow.theta})
+    files.write(
+        path, "model", {"flow": flow.config(), "history": asdict(history)}, {"theta": flow.theta}
+    )
     return flow, history
 
 
@@ -184,7 +195,9 @@ def verified(flow: afnp.Flow, quick: bool = False) -> dict:
     AssertionError
         If a check fails: no figure is drawn of a flow that is not one.
     """
-    report = check_flow(flow, parameters="own", level="quick", checks=QUICK_CHECKS if quick else None)
+    report = check_flow(
+        flow, parameters="own", level="quick", checks=QUICK_CHECKS if quick else None
+    )
     report.raise_if_failed()
     return {"passed": report.passed, "not_run": report.not_run}
 
@@ -205,14 +218,15 @@ def _fingerprint(value):
     return [a.dtype.str, list(np.shape(value)), hashlib.sha256(a.tobytes()).hexdigest()]
 
 
-# ---- timing ------------------------------------------------------------------------------------------------
+# ---- timing --------------------------------------------------------------------------------------
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Keep matrix products and compiled kernels on one core, so that timings mean the same on a busy machine.
 
-    For NumPy's products this needs threadpoolctl, which scikit-learn brings; ``machine`` tells what was used.
+    For NumPy's products this needs threadpoolctl, which scikit-learn brings; ``machine`` tells what
+    was used.
     """
     import numba
 
@@ -279,7 +293,7 @@ def slope(x, y) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-# ---- the record --------------------------------------------------------------------------------------------
+# ---- the record ----------------------------------------------------------------------------------
 
 
 def versions() -> dict[str, str]:

@@ -2,8 +2,9 @@ r"""Training recipes that several figures share, so that each flow is trained on
 
 .. math:: \log p(z) = \log p(x) - \log\left|\det \frac{\partial z}{\partial x}\right|
 
-x is the data in its own units, z the same data after the flow's fixed first layers (standardised, and for images
-dequantised and spread by the logit before): the space in which likelihoods of a data set are usually reported.
+x is the data in its own units, z the same data after the flow's fixed first layers (standardised,
+and for images dequantised and spread by the logit before): the space in which likelihoods of a data
+set are usually reported.
 
 Letters: N rows, D features.
 """
@@ -62,8 +63,12 @@ class Recipe(NamedTuple):
 def two_moons(quick: bool = False) -> Recipe:
     """MAF of six transforms; tanh makes its density smooth, so that quadrature converges fast."""
     data = _fewer(afnp.data.load("two_moons"), 4000 if quick else None)
-    flow = afnp.maf(2, (64, 64), transforms=6, activation="tanh", preprocess=afnp.preprocessing(data.train))
-    return _train(data, {"MAF": flow}, epochs=10 if quick else 80, batch_size=200, learning_rate=5e-3)
+    flow = afnp.maf(
+        2, (64, 64), transforms=6, activation="tanh", preprocess=afnp.preprocessing(data.train)
+    )
+    return _train(
+        data, {"MAF": flow}, epochs=10 if quick else 80, batch_size=200, learning_rate=5e-3
+    )
 
 
 def digits(quick: bool = False) -> Recipe:
@@ -78,8 +83,14 @@ def digits_family(quick: bool = False) -> Recipe:
 
 def _digits(quick: bool, members: Iterable[str], orders: Iterable[str] = ("",)) -> Recipe:
     data = afnp.data.load("digits")
-    flows = {name + order: flow for order in orders for name, flow in _flows(data, members, 256, order).items()}
-    return _train(data, flows, epochs=3 if quick else 60, batch_size=100, learning_rate=1e-3, patience=10)
+    flows = {
+        name + order: flow
+        for order in orders
+        for name, flow in _flows(data, members, 256, order).items()
+    }
+    return _train(
+        data, flows, epochs=3 if quick else 60, batch_size=100, learning_rate=1e-3, patience=10
+    )
 
 
 def galaxies(quick: bool = False) -> Recipe:
@@ -102,27 +113,35 @@ def _fewer(data: Dataset, rows: int | None) -> Dataset:
     return replace(data, train=data.train[:rows])
 
 
-def _flows(data: Dataset, members: Iterable[str], width: int, order: str = "") -> dict[str, afnp.Flow]:
+def _flows(
+    data: Dataset, members: Iterable[str], width: int, order: str = ""
+) -> dict[str, afnp.Flow]:
     """Build members with two hidden layers of a width; generation orders, or halves of couplings, may be random."""
     fixed = afnp.preprocessing(data.train, levels=data.levels)
     return {
         name: FAMILY[name](
-            data.train.shape[1], (width, width), dtype=np.float32, preprocess=fixed,
+            data.train.shape[1],
+            (width, width),
+            dtype=np.float32,
+            preprocess=fixed,
             **({"split" if name == "RealNVP" else "order": "random"} if order else {}),
         )
         for name in members
-    }  # fmt: skip
+    }
 
 
 def _train(data: Dataset, flows: dict[str, afnp.Flow], **fit_options) -> Recipe:
-    histories = {name: trained(flow, data.train, data.val, **fit_options)[1] for name, flow in flows.items()}
+    histories = {
+        name: trained(flow, data.train, data.val, **fit_options)[1] for name, flow in flows.items()
+    }
     return Recipe(data, flows, histories)
 
 
 def checked(flow: afnp.Flow) -> dict:
     """Check what the density of a flow of many features rests on, at its own parameters; return what passed.
 
-    Round trips and dependencies by bits would take as long as training; ``figures.common.verified`` looks at them.
+    Round trips and dependencies by bits would take as long as training; ``figures.common.verified``
+    looks at them.
 
     Raises
     ------
@@ -134,7 +153,7 @@ def checked(flow: afnp.Flow) -> dict:
     return {"passed": report.passed, "not_run": report.not_run}
 
 
-# ---- scores ------------------------------------------------------------------------------------------------
+# ---- scores --------------------------------------------------------------------------------------
 
 
 def standardize(flow: afnp.Flow, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

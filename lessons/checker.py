@@ -2,9 +2,10 @@ r"""Exercises that answer back: *not yet*, what differs, a hint, or *right*.
 
 .. math:: |y_k - \hat y_k| \le \epsilon \, \bigl(|\hat y_k| + \max_l |\hat y_l|\bigr) \quad \text{for all } k
 
-y is the reader's answer, the other the expected one, epsilon 1e-9 unless an exercise says otherwise: rounding stays
-far below it, and no mistake does. A wrong answer raises `Different`, so that it cannot be overlooked, but what the
-notebook shows is the explanation alone. The exercises of lesson NN live in ``exercises/lesson_NN.py``.
+y is the reader's answer, the other the expected one, epsilon 1e-9 unless an exercise says
+otherwise: rounding stays far below it, and no mistake does. A wrong answer raises `Different`, so
+that it cannot be overlooked, but what the notebook shows is the explanation alone. The exercises of
+lesson NN live in ``exercises/lesson_NN.py``.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ def same(mine: object, theirs: object, tolerance: float = 1e-12) -> None:
     print(f"✓ the same: {how_well}, {b.size} number{'s' if b.size > 1 else ''}")
 
 
-# ---- what differs ------------------------------------------------------------------------------------------
+# ---- what differs --------------------------------------------------------------------------------
 
 
 def difference(yours: object, expected: object, tolerance: float) -> str | None:
@@ -239,7 +240,7 @@ def _kind(expected: np.ndarray) -> str:
     return f"numbers in an array of shape {expected.shape}" if expected.ndim else "a number"
 
 
-# ---- the reader's code -------------------------------------------------------------------------------------
+# ---- the reader's code ---------------------------------------------------------------------------
 
 
 def _stop_at_stub(value: object) -> None:

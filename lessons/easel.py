@@ -1,8 +1,9 @@
 r"""What the lessons draw on: one style, and pictures with something to move.
 
-``play(draw, angle=(0, 90, 5, 30))`` shows the figure that ``draw(angle=30)`` returns above a slider from 0 to 90 in
-steps of 5; ``choice=["a", "b"]`` gives a menu, ``flag=True`` a box to tick. Where there are no widgets, and in
-printed or published pages, the same cell shows the first picture, still.
+``play(draw, angle=(0, 90, 5, 30))`` shows the figure that ``draw(angle=30)`` returns above a slider
+from 0 to 90 in steps of 5; ``choice=["a", "b"]`` gives a menu, ``flag=True`` a box to tick. Where
+there are no widgets, and in printed or published pages, the same cell shows the first picture,
+still.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def play(draw: Callable[..., Figure], /, **ranges):
     draw : callable
         Makes a figure with ``plt.subplots`` and returns it.
     **ranges
-        (low, high, step, start): a slider; a list: a menu that starts at its first entry; True or False: a box.
+        (low, high, step, start): a slider; a list: a menu that starts at its first entry; True or
+        False: a box.
     """
     still = _picture(draw, {name: _start(given) for name, given in ranges.items()})
     try:

@@ -8,9 +8,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from afnp import masks
+from afnp.networks import masks
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background; children would inherit it
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a job in the background; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = ["numpy", "numba"]
@@ -36,8 +38,8 @@ def complex_step(f, x, step=1e-30):
 def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
     """Fill a flow with random parameters, in place: small ones would hide most mistakes.
 
-    Hidden rows keep the size of what they hear (times ``gain``), the last layers multiply it by ``last``;
-    ``garbage`` is the size of what is written where the masks forbid to read.
+    Hidden rows keep the size of what they hear (times ``gain``), the last layers multiply it by
+    ``last``; ``garbage`` is the size of what is written where the masks forbid to read.
     """
     rng = np.random.default_rng([seed, 99])
     for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
@@ -66,16 +68,27 @@ def browser():
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if not found and os.geteuid() == 0 and shutil.which("apt-get"):
         quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]):
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-y", "-qq", "chromium"],
+        ):
             subprocess.run(command, env=quietly, check=False, timeout=600)
         found = shutil.which("chromium")
     if not found:
-        who = "apt-get could not install it" if os.geteuid() == 0 else "not root, so it cannot be installed here"
-        pytest.skip(f"NO BROWSER TEST WAS RUN: chromium is missing; {who}: apt-get install chromium")
+        who = (
+            "apt-get could not install it"
+            if os.geteuid() == 0
+            else "not root, so it cannot be installed here"
+        )
+        pytest.skip(
+            f"NO BROWSER TEST WAS RUN: chromium is missing; {who}: apt-get install chromium"
+        )
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="NO BROWSER TEST WAS RUN: pip install playwright"
     )
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        browser = p.chromium.launch(
+            executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
         yield browser
         browser.close()

@@ -15,15 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import afnp  # noqa: E402
+from afnp.applications.forecast import crps, pit, sample_paths  # noqa: E402
 from afnp.bases import Logistic  # noqa: E402
 from afnp.data import idx  # noqa: E402
 from afnp.data.series import carry_forward, load_series, windows  # noqa: E402
-from afnp.flows import Flow  # noqa: E402
-from afnp.forecast import crps, pit, sample_paths  # noqa: E402
+from afnp.flow import Flow  # noqa: E402
 from afnp.transforms import Autoregressive  # noqa: E402
 from figures import common  # noqa: E402
 
-series, outliers, bounds = (import_module(f"figures.{name}") for name in ("25_series", "28_outliers", "29_bounds"))
+series, outliers, bounds = (
+    import_module(f"figures.{name}") for name in ("25_series", "28_outliers", "29_bounds")
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +53,7 @@ def numbers_in(found):
     return np.ravel(np.asarray(found, np.float64))
 
 
-# ---- windows -------------------------------------------------------------------------------------------------
+# ---- windows -------------------------------------------------------------------------------------
 
 
 def test_windows_hold_what_was_known_before_their_targets():
@@ -70,13 +72,24 @@ def test_parts_in_time_share_no_target_and_training_sees_nothing_later(ahead):
     assert train.target.max() == cut - 1 and later.target.min() == cut
     for known, other in zip(train, changed.between(5, cut), strict=True):
         assert np.array_equal(known, other)
-    assert later.context[0].tolist() == list(range(cut - 5, cut))  # the past of the first forecast is known to it
+    assert later.context[0].tolist() == list(
+        range(cut - 5, cut)
+    )  # the past of the first forecast is known to it
 
 
 def test_a_target_that_was_never_measured_is_left_out():
     missing = np.zeros(20, bool)
     missing[[3, 11]] = True
-    assert windows(np.arange(20.0), 4, 1, missing).at.tolist() == [4, 5, 6, 7, 8, 9, 10, *range(12, 20)]
+    assert windows(np.arange(20.0), 4, 1, missing).at.tolist() == [
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        *range(12, 20),
+    ]
     assert windows(np.arange(20.0), 4, 2, missing).at.tolist() == [4, 5, 6, 7, 8, 9, *range(12, 19)]
 
 
@@ -85,7 +98,9 @@ def test_gaps_are_filled_from_the_past_alone():
     gaps = [4, 5, 6, 20, 29]
     x[gaps] = np.nan
     filled, missing = carry_forward(x)
-    assert np.flatnonzero(missing).tolist() == gaps and np.array_equal(filled[~missing], x[~missing])
+    assert np.flatnonzero(missing).tolist() == gaps and np.array_equal(
+        filled[~missing], x[~missing]
+    )
     assert filled[6] == x[3] and filled[20] == x[19] and filled[29] == x[28]
     for T in range(1, 30):
         assert np.array_equal(carry_forward(x[:T])[0], filled[:T])
@@ -102,7 +117,10 @@ def test_gaps_are_filled_from_the_past_alone():
         (lambda: windows(np.zeros(10), 0), "window: expected an integer of at least 1, got 0"),
         (lambda: windows([0, 1, np.nan, 3], 2), "value 2 is nan; fill gaps first"),
         (lambda: windows(np.zeros((10, 1)), 2), r"one dimension, got shape \(10, 1\)"),
-        (lambda: windows(np.zeros(10), 2, missing=[True]), r"missing: expected shape \(10,\).*got \(1,\)"),
+        (
+            lambda: windows(np.zeros(10), 2, missing=[True]),
+            r"missing: expected shape \(10,\).*got \(1,\)",
+        ),
         (lambda: carry_forward([np.nan, 1.0]), "begins with a value, got nan first"),
         (lambda: load_series("moon"), "name: expected one of 'co2', 'sunspots', got 'moon'"),
     ],
@@ -127,7 +145,7 @@ def test_without_statsmodels_one_is_told_what_to_install(monkeypatch):
         load_series("co2")
 
 
-# ---- forecasts -----------------------------------------------------------------------------------------------
+# ---- forecasts -----------------------------------------------------------------------------------
 
 
 def test_paths_of_an_ar_model_have_its_mean_and_spread():
@@ -158,15 +176,30 @@ def test_paths_are_reproducible_and_told_apart_by_seed():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: sample_paths(afnp.maf(1, (4,), context=5), [[1.0, 2.0]], 3), "window is 5 values long, got 2"),
-        (lambda: sample_paths(afnp.maf(1, (4,)), [[1.0]], 3), "a window as its context, got 1 and a context of 0"),
-        (lambda: sample_paths(afnp.maf(2, (4,), context=2), [[1.0, 2.0]], 3), "one feature .* got 2"),
+        (
+            lambda: sample_paths(afnp.maf(1, (4,), context=5), [[1.0, 2.0]], 3),
+            "window is 5 values long, got 2",
+        ),
+        (
+            lambda: sample_paths(afnp.maf(1, (4,)), [[1.0]], 3),
+            "a window as its context, got 1 and a context of 0",
+        ),
+        (
+            lambda: sample_paths(afnp.maf(2, (4,), context=2), [[1.0, 2.0]], 3),
+            "one feature .* got 2",
+        ),
         (
             lambda: sample_paths(afnp.maf(1, (4,), context=1), [[1.0]], 0),
             "steps: expected an integer of at least 1",
         ),
-        (lambda: sample_paths(afnp.maf(1, (4,), context=1), [[np.nan]], 1), "history: row 0, feature 0 is nan"),
-        (lambda: pit(afnp.maf(2, (4,)), np.zeros((1, 2))), "one feature and standard normal noise, got 2"),
+        (
+            lambda: sample_paths(afnp.maf(1, (4,), context=1), [[np.nan]], 1),
+            "history: row 0, feature 0 is nan",
+        ),
+        (
+            lambda: pit(afnp.maf(2, (4,)), np.zeros((1, 2))),
+            "one feature and standard normal noise, got 2",
+        ),
         (lambda: pit(afnp.maf(1, (4,), base=Logistic(1)), np.zeros((1, 1))), "got 1 and Logistic"),
         (lambda: crps(np.zeros((3, 1)), np.zeros(3)), r"an axis of 2 or more, got \(3, 1\)"),
         (lambda: crps(np.zeros((3, 5)), np.zeros(4)), r"expected shape \(4,\)"),
@@ -190,7 +223,9 @@ def test_pit_of_own_samples_is_uniform():
     flow.theta = rng.standard_normal(flow.theta.size)
     context = rng.standard_normal((20_000, 2))
     x = flow.sample(20_000, rng=1, context=context)
-    assert series._kolmogorov(pit(flow, x, context)) < 1.95 / math.sqrt(20_000)  # once in a thousand
+    assert series._kolmogorov(pit(flow, x, context)) < 1.95 / math.sqrt(
+        20_000
+    )  # once in a thousand
     assert series._kolmogorov(pit(flow, x, context[::-1])) > 0.05
 
 
@@ -212,7 +247,7 @@ def test_crps_of_normal_samples_has_its_closed_form_in_the_mean_for_any_number_o
     assert abs(found.mean() - truth) < 5 * found.std() / math.sqrt(forecasts)
 
 
-# ---- the figure of series ------------------------------------------------------------------------------------
+# ---- the figure of series ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +274,9 @@ def test_nothing_is_learned_from_the_test_part(monkeypatch):
     before = series._models(series._prepare("sunspots"), (3, 5), quick=True)
     known = load_series("sunspots")
     later = np.arange(len(known.values)) >= int(series.VAL * len(known.values))
-    monkeypatch.setattr(series, "load_series", lambda name: replace(known, values=known.values + 500 * later))
+    monkeypatch.setattr(
+        series, "load_series", lambda name: replace(known, values=known.values + 500 * later)
+    )
     after = series._models(series._prepare("sunspots"), (3, 5), quick=True)
     assert before[1] == after[1]
     for name, flow in before[0].items():
@@ -261,7 +298,10 @@ def test_the_series_figure_agrees_with_itself(quick_series):
     found = quick_series["numbers"]
     for name, of in found.items():
         assert np.isfinite(numbers_in({k: v for k, v in of.items() if k != "verified"})).all()
-        assert of["verified"]["passed"] and len(quick_series["series"][name]["pit"]["AR"]) == of["rows"]["test"]
+        assert (
+            of["verified"]["passed"]
+            and len(quick_series["series"][name]["pit"]["AR"]) == of["rows"]["test"]
+        )
         lead, error = of["lead_over_ar_and_standard_error"]["splines"]
         assert abs(of["test_nats"]["splines"] - of["test_nats"]["AR"] - lead) < 1e-12 and error > 0
         assert (
@@ -272,7 +312,7 @@ def test_the_series_figure_agrees_with_itself(quick_series):
     assert "nats one step ahead" in drawn(series, quick_series)
 
 
-# ---- outliers ------------------------------------------------------------------------------------------------
+# ---- outliers ------------------------------------------------------------------------------------
 
 
 def test_auroc_counts_pairs_and_ties_by_half():
@@ -282,7 +322,10 @@ def test_auroc_counts_pairs_and_ties_by_half():
     pairs = (anomalies[:, None] > normal).mean() + (anomalies[:, None] == normal).mean() / 2
     truth = metrics.roc_auc_score(np.repeat([0, 1], [40, 25]), np.concatenate([normal, anomalies]))
     assert abs(outliers.auroc(normal, anomalies) - pairs) < 1e-12 and abs(pairs - truth) < 1e-12
-    assert outliers.auroc(np.zeros(3), np.ones(2)) == 1 and outliers.auroc(np.ones(3), np.ones(2)) == 0.5
+    assert (
+        outliers.auroc(np.zeros(3), np.ones(2)) == 1
+        and outliers.auroc(np.ones(3), np.ones(2)) == 0.5
+    )
 
 
 def test_no_anomaly_is_among_the_normal_rows():
@@ -321,16 +364,22 @@ def test_simple_pictures_are_what_they_are_called():
     assert np.array_equal(made["ink inverted"], 16 - x) and np.array_equal(
         np.sort(made["pixels shuffled"]), np.sort(x)
     )
-    assert np.array_equal(made["upper half only"][:, :32], x[:, :32]) and not made["upper half only"][:, 32:].any()
+    assert (
+        np.array_equal(made["upper half only"][:, :32], x[:, :32])
+        and not made["upper half only"][:, 32:].any()
+    )
     image = x.reshape(5, 8, 8)
-    assert np.array_equal(made["smoothed"].reshape(5, 8, 8)[:, 3, 4], np.rint(image[:, 2:5, 3:6].mean(axis=(1, 2))))
+    assert np.array_equal(
+        made["smoothed"].reshape(5, 8, 8)[:, 3, 4], np.rint(image[:, 2:5, 3:6].mean(axis=(1, 2)))
+    )
 
 
 def test_a_folder_without_the_data_says_what_to_do(tmp_path):
     (tmp_path / "mnist").mkdir()
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(
-            ValueError, match="expected .*fashion_mnist with the four idx files.*put train-images-idx3"
+            ValueError,
+            match="expected .*fashion_mnist with the four idx files.*put train-images-idx3",
         ):
             outliers.data(quick=True, folder=folder)
 
@@ -354,7 +403,9 @@ def two_folders(tmp_path, monkeypatch):
     for name, images in (("fashion_mnist", noise), ("mnist", strokes)):
         (tmp_path / name).mkdir()
         for file, array in zip(
-            idx.FILES, (images(300), np.arange(300) % 10, images(60), np.arange(60) % 10), strict=True
+            idx.FILES,
+            (images(300), np.arange(300) % 10, images(60), np.arange(60) % 10),
+            strict=True,
         ):
             write_idx(tmp_path / name / file, array.astype(np.uint8))
     monkeypatch.setattr(idx, "MD5", {name: (None,) * 4 for name in idx.MD5})
@@ -375,7 +426,12 @@ def test_the_outlier_figure_agrees_with_itself():
     pytest.importorskip("sklearn")
     found = outliers.data(quick=True)
     numbers = found["numbers"]
-    assert all(0 <= area <= 1 for of in ("cells", "digits") for areas in numbers[of].values() for area in areas)
+    assert all(
+        0 <= area <= 1
+        for of in ("cells", "digits")
+        for areas in numbers[of].values()
+        for area in areas
+    )
     assert numbers["cells_mean"]["Gaussian"] > 0.8
     log_p = found["pictures"]["log_p"]
     again = outliers.auroc(-log_p["test digits"], -log_p["blank"])
@@ -383,7 +439,7 @@ def test_the_outlier_figure_agrees_with_itself():
     assert "1810.09136" in drawn(outliers, found)
 
 
-# ---- bounds --------------------------------------------------------------------------------------------------
+# ---- bounds --------------------------------------------------------------------------------------
 
 
 def test_gradients_of_the_vae_are_those_of_the_complex_step():
@@ -399,7 +455,9 @@ def test_the_loss_is_the_bound_that_is_reported():
     x = rng.standard_normal((3, 2))
     log_w = vae.log_weights(x, 200_000, rng)
     loss = [vae.loss_and_grad(vae.theta, x, rng.standard_normal((3, 1)))[0] for _ in range(4_000)]
-    error = math.hypot(log_w.mean(axis=0).std() / math.sqrt(200_000), np.std(loss) / math.sqrt(4_000))
+    error = math.hypot(
+        log_w.mean(axis=0).std() / math.sqrt(200_000), np.std(loss) / math.sqrt(4_000)
+    )
     assert abs(log_w.mean() + np.mean(loss)) < 5 * error
 
 
@@ -436,10 +494,14 @@ def test_the_grid_over_z_resolves_a_sharp_decoder_and_the_density_has_integral_o
     M = 160
     first, second = np.linspace(-3, 4, M), np.linspace(-2.5, 3, M)
     points = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2)
-    total = np.exp(vae.log_prob(points, 1001)).sum() * (first[1] - first[0]) * (second[1] - second[0])
+    total = (
+        np.exp(vae.log_prob(points, 1001)).sum() * (first[1] - first[0]) * (second[1] - second[0])
+    )
     assert abs(total - 1) < 1e-3
     log_w = vae.log_weights(x[:300], 64, np.random.default_rng(0))
-    means = [bounds.log_mean_exp(log_w.reshape(300, -1, K)).mean() for K in (1, 2, 4, 8, 16, 32, 64)]
+    means = [
+        bounds.log_mean_exp(log_w.reshape(300, -1, K)).mean() for K in (1, 2, 4, 8, 16, 32, 64)
+    ]
     assert (np.diff(means) > 0).all() and means[-1] < vae.log_prob(x[:300]).mean() + 0.02
     assert means[0] < vae.log_prob(x[:300]).mean()
 

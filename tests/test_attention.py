@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 from conftest import complex_step, norm_error
 
-from afnp.conditioners.attention import CausalAttention, LayerNorm, causal_softmax, gelu, linear, softmax_backward
-from afnp.conditioners.transformer import EXPANSION, Block, CausalTransformer
 from afnp.constructors import tarflow
+from afnp.networks.attention import (
+    CausalAttention,
+    LayerNorm,
+    causal_softmax,
+    gelu,
+    linear,
+    softmax_backward,
+)
+from afnp.networks.transformer import EXPANSION, Block, CausalTransformer
 from afnp.params import Layout
 from afnp.train import fit
 from afnp.transforms.attention import Attentive, image_order
-from afnp.transforms.passes import PassTable
+from afnp.transforms.cost import PassTable
 from afnp.univariate import UNIVARIATES
 from afnp.verify import check_flow, dependency_pattern
 
@@ -38,7 +45,9 @@ def stirred(part, seed=0, size=0.5):
 
 def prepared(D, P, C=0, n=4, order=None, seed=0, **kwargs):
     """A layer with living parameters, rows, contexts."""
-    layer = Attentive(D, patch=P, **{"width": 8, "heads": 2, "blocks": 2} | kwargs, order=order, context=C)
+    layer = Attentive(
+        D, patch=P, **{"width": 8, "heads": 2, "blocks": 2} | kwargs, order=order, context=C
+    )
     _, p = stirred(layer, seed)
     rng = np.random.default_rng([seed, D, P, C])
     return layer, p, rng.standard_normal((n, D)), rng.standard_normal((n, C))
@@ -48,7 +57,7 @@ def turned(D):
     return np.roll(np.arange(D), -1)
 
 
-# ---- pieces ----------------------------------------------------------------------------------------------------
+# ---- pieces --------------------------------------------------------------------------------------
 
 
 def test_the_slope_of_gelu_is_its_complex_step():
@@ -85,7 +94,9 @@ def test_layer_norm_gives_mean_zero_and_variance_one():
     p["gamma"][:], p["beta"][:] = 1, 0
     y, _ = LayerNorm("", 7).forward(p, 100 + 10 * np.random.default_rng(3).standard_normal((5, 7)))
     np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-13)
-    np.testing.assert_allclose(y.var(axis=1), 1, rtol=1e-5)  # EPSILON beside a variance of about 100
+    np.testing.assert_allclose(
+        y.var(axis=1), 1, rtol=1e-5
+    )  # EPSILON beside a variance of about 100
     assert np.isfinite(LayerNorm("", 7).forward(p, np.ones((1, 7)))[0]).all()
 
 
@@ -106,7 +117,9 @@ def test_each_piece_has_the_gradient_of_complex_steps(name):
     d_z = piece.backward(p, piece.forward(p, z)[1], d_y, layout.views(grad))
     assert norm_error(d_z, complex_step(lambda z: (d_y * piece.forward(p, z)[0]).sum(), z)) < 1e-12
     z = z.astype(complex)
-    by_theta = complex_step(lambda theta: (d_y * piece.forward(layout.views(theta), z)[0]).sum(), p.flat)
+    by_theta = complex_step(
+        lambda theta: (d_y * piece.forward(layout.views(theta), z)[0]).sum(), p.flat
+    )
     assert norm_error(grad - 1, by_theta) < 1e-12
 
 
@@ -119,7 +132,9 @@ def test_attention_is_the_sum_that_it_says(heads):
     H, joined = 4 // heads, np.zeros((2, 3, 4))
     for n in range(2):
         for a in range(heads):
-            q, k, v = (x[n] @ p["W_qkv"][part * 4 + a * H : part * 4 + (a + 1) * H].T for part in range(3))
+            q, k, v = (
+                x[n] @ p["W_qkv"][part * 4 + a * H : part * 4 + (a + 1) * H].T for part in range(3)
+            )
             for t in range(3):
                 e = np.array([np.exp(q[t] @ k[s] / np.sqrt(H)) for s in range(t + 1)])
                 joined[n, t, a * H : (a + 1) * H] = sum(e[s] * v[s] for s in range(t + 1)) / e.sum()
@@ -136,7 +151,7 @@ def test_a_block_token_by_token_is_the_block():
     assert norm_error(steps, block.forward(p, z)[0]) < 1e-14
 
 
-# ---- the transform ---------------------------------------------------------------------------------------------
+# ---- the transform -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("C", [0, 2])
@@ -155,7 +170,11 @@ def test_there_and_back_by_cache_and_by_loop(D, P, C):
 def test_gradients_are_those_of_complex_steps(D, P, C):
     layer, p, x, context = prepared(D, P, C, n=3, order=turned(D), blocks=1)
     rng, layout = np.random.default_rng(7), layer.layout
-    d_u, d_log_det, grad = rng.standard_normal(x.shape), rng.standard_normal(len(x)), np.ones(layout.size)
+    d_u, d_log_det, grad = (
+        rng.standard_normal(x.shape),
+        rng.standard_normal(len(x)),
+        np.ones(layout.size),
+    )
 
     def loss(theta, x):
         u, log_det, _ = layer.normalize(layout.views(theta), x, context.astype(complex))
@@ -192,7 +211,10 @@ def test_log_determinants_are_those_of_the_jacobian(D, P):
     layer, p, x, context = prepared(D, P, 2, order=turned(D))
     _, log_det, _ = layer.normalize(p, x, context)
     for n in range(len(x)):
-        J = complex_step(lambda x, n=n: layer.normalize(p, x[None], context[n : n + 1].astype(complex))[0][0], x[n])
+        J = complex_step(
+            lambda x, n=n: layer.normalize(p, x[None], context[n : n + 1].astype(complex))[0][0],
+            x[n],
+        )
         assert not J[~layer.allowed()].any()
         assert abs(log_det[n] - np.linalg.slogdet(J)[1]) < 1e-10 * (1 + abs(log_det[n]))
 
@@ -202,14 +224,18 @@ def test_nothing_later_is_heard_by_a_single_bit(D, P):
     """And everything earlier is; going back, all of the inverse's triangle, which is the same."""
     layer, p, x, context = prepared(D, P, n=4, order=turned(D))
     for way in (layer.normalize, layer.generate):
-        pattern = dependency_pattern(lambda x, way=way: way(p, x, np.empty((len(x), 0)))[0], x, rng=D)
+        pattern = dependency_pattern(
+            lambda x, way=way: way(p, x, np.empty((len(x), 0)))[0], x, rng=D
+        )
         np.testing.assert_array_equal(pattern, layer.allowed())
 
 
 def test_the_numbers_of_a_token_do_not_hear_the_token():
     layer, p, x, _ = prepared(6, 2, n=4)
     for number in range(2):
-        heard = dependency_pattern(lambda x, k=number: layer.conditioner.forward(p, x)[0][:, :, k], x, rng=0)
+        heard = dependency_pattern(
+            lambda x, k=number: layer.conditioner.forward(p, x)[0][:, :, k], x, rng=0
+        )
         np.testing.assert_array_equal(heard, layer.allowed() & ~np.eye(6, dtype=bool))
 
 
@@ -219,7 +245,9 @@ def test_the_context_reaches_every_feature(D, P):
     for c in range(2):
         moved = context.copy()
         moved[:, c] += 0.5
-        assert (layer.normalize(p, x, moved)[0] != layer.normalize(p, x, context)[0]).any(axis=0).all()
+        assert (
+            (layer.normalize(p, x, moved)[0] != layer.normalize(p, x, context)[0]).any(axis=0).all()
+        )
 
 
 def test_each_key_is_computed_once(monkeypatch):
@@ -227,7 +255,9 @@ def test_each_key_is_computed_once(monkeypatch):
     layer, p, x, context = prepared(8, 2, n=3)
     counted, parts = [], CausalAttention._parts
     monkeypatch.setattr(
-        CausalAttention, "_parts", lambda self, p, x, T: (counted.append(len(x)), parts(self, p, x, T))[1]
+        CausalAttention,
+        "_parts",
+        lambda self, p, x, T: (counted.append(len(x)), parts(self, p, x, T))[1],
     )
     layer.generate(p, x, context)
     assert counted == [3] * 4 * 2  # tokens, blocks
@@ -265,17 +295,23 @@ def test_no_rows_single_precision_and_nothing_changed(D, P):
     single = layer.layout.views(theta.astype(np.float32))
     x, context = x.astype(np.float32), context.astype(np.float32)
     u32, log_det32, cache = layer.normalize(single, x, context)
-    d_x = layer.backward(single, cache, u32, log_det32, layer.layout.views(np.zeros_like(single.flat)))
+    d_x = layer.backward(
+        single, cache, u32, log_det32, layer.layout.views(np.zeros_like(single.flat))
+    )
     back = layer.generate(single, u32, context)
     assert {a.dtype for a in (u32, log_det32, d_x, *back)} == {np.dtype(np.float32)}
     assert norm_error(u32, u) < 1e-4
 
 
 def test_a_configuration_rebuilds_the_layer():
-    layer, p, x, context = prepared(6, 2, 1, order=turned(6), univariate="spline", options={"bins": 5})
+    layer, p, x, context = prepared(
+        6, 2, 1, order=turned(6), univariate="spline", options={"bins": 5}
+    )
     again = Attentive(**json.loads(json.dumps(layer.config())))
     assert again.config() == layer.config() and again.layout.shapes == layer.layout.shapes
-    np.testing.assert_array_equal(again.normalize(p, x, context)[0], layer.normalize(p, x, context)[0])
+    np.testing.assert_array_equal(
+        again.normalize(p, x, context)[0], layer.normalize(p, x, context)[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -313,11 +349,13 @@ def test_patches_of_an_image():
         image_order(4, 6, 4)
 
 
-# ---- flows -----------------------------------------------------------------------------------------------------
+# ---- flows ---------------------------------------------------------------------------------------
 
 
 def test_directions_alternate():
-    first, second, third = (layer.order.tolist() for layer in tarflow(6, patch=2, transforms=3).layers)
+    first, second, third = (
+        layer.order.tolist() for layer in tarflow(6, patch=2, transforms=3).layers
+    )
     assert first == third == list(range(6)) and second == first[::-1]
 
 
@@ -344,7 +382,9 @@ def test_one_linear_map_hears_everything():
     layout, p = stirred(m)
     x = np.random.default_rng(9).standard_normal((4, 3))
     np.testing.assert_allclose(m.forward(p, x), x @ p["W_x"].T + p["b_x"], rtol=1e-14)
-    assert layout.size == 8 and linear("_y", 0, 2).forward(stirred(linear("_y", 0, 2))[1], x[:, :0]).shape == (4, 2)
+    assert layout.size == 8 and linear("_y", 0, 2).forward(
+        stirred(linear("_y", 0, 2))[1], x[:, :0]
+    ).shape == (4, 2)
 
 
 def test_the_conditioner_starts_near_the_identity():

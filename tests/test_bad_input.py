@@ -7,9 +7,9 @@ import pytest
 from conftest import lively, norm_error
 
 import afnp
-from afnp.flows import Flow
-from afnp.preprocess import Dequantize, Logit, Standardize
+from afnp.flow import Flow
 from afnp.transforms import Autoregressive
+from afnp.transforms.preprocess import Dequantize, Logit, Standardize
 
 D, C = 3, 2
 
@@ -40,7 +40,9 @@ def rows_of(n=4, width=D, seed=0):
 
 def equal(a, b):
     a, b = (r if isinstance(r, tuple) else (r,) for r in (a, b))
-    return all(np.array_equal(x, y) and np.shape(x) == np.shape(y) for x, y in zip(a, b, strict=True))
+    return all(
+        np.array_equal(x, y) and np.shape(x) == np.shape(y) for x, y in zip(a, b, strict=True)
+    )
 
 
 def name_of(call):
@@ -60,7 +62,9 @@ def test_wrong_width(flow, call, width):
 
 @each_call
 def test_a_single_row_is_told_how_to_become_one(flow, call):
-    message = r"expected a two-dimensional array \(N, 3\), got shape \(3,\); a single row is .\[None, :\]"
+    message = (
+        r"expected a two-dimensional array \(N, 3\), got shape \(3,\); a single row is .\[None, :\]"
+    )
     with pytest.raises(ValueError, match=message):
         CALLS[call](flow, np.zeros(D))
 
@@ -69,7 +73,8 @@ def test_a_single_row_is_told_how_to_become_one(flow, call):
 @pytest.mark.parametrize("shape", [(), (4,), (2, 4, 3)])
 def test_wrong_number_of_dimensions(flow, call, shape):
     with pytest.raises(
-        ValueError, match=rf"expected a two-dimensional array \(N, 3\), got shape {re.escape(str(shape))}$"
+        ValueError,
+        match=rf"expected a two-dimensional array \(N, 3\), got shape {re.escape(str(shape))}$",
     ):
         CALLS[call](flow, np.zeros(shape))
 
@@ -91,7 +96,9 @@ def test_wrong_number_of_dimensions(flow, call, shape):
     ],
 )
 def test_what_is_no_real_number_is_refused(flow, call, x, dtype):
-    with pytest.raises(ValueError, match=rf"{name_of(call)}: expected real numbers, got dtype {dtype}"):
+    with pytest.raises(
+        ValueError, match=rf"{name_of(call)}: expected real numbers, got dtype {dtype}"
+    ):
         CALLS[call](flow, x)
 
 
@@ -152,11 +159,17 @@ def test_parameters_that_are_no_numbers_never_give_a_number(where, activation, d
     flow._split(flow.theta)[0][where][...] = np.nan
     x = rows_of(70)
     for f in (flow.log_prob, flow.normalize):
-        with pytest.raises(FloatingPointError, match="^row 0 of x gives a result that is not a number$"):
+        with pytest.raises(
+            FloatingPointError, match="^row 0 of x gives a result that is not a number$"
+        ):
             f(x, backend=backend)
-    with pytest.raises(FloatingPointError, match="^row 0 of u gives a result that is not a number$"):
+    with pytest.raises(
+        FloatingPointError, match="^row 0 of u gives a result that is not a number$"
+    ):
         flow.generate(x, backend=backend)
-    with pytest.raises(FloatingPointError, match="^row 0 of u gives a result that is not a number$"):
+    with pytest.raises(
+        FloatingPointError, match="^row 0 of u gives a result that is not a number$"
+    ):
         flow.sample(70, backend=backend)
 
 
@@ -169,7 +182,9 @@ def test_the_row_without_a_result_is_named(place, backend, monkeypatch):
     p["W0"][:, 0], p["W1"][2] = 1e10, [1e10, -1e10]
     x = np.ones((200, 2))
     x[place] = 1e300
-    with pytest.raises(FloatingPointError, match=f"^row {place} of x gives a result that is not a number$"):
+    with pytest.raises(
+        FloatingPointError, match=f"^row {place} of x gives a result that is not a number$"
+    ):
         flow.log_prob(x, backend=backend)
 
 
@@ -195,9 +210,21 @@ def test_an_empty_batch_gives_empty_results(context, dtype, backend):
     x = np.empty((0, D))
     for c in [None] if not context else [np.empty((0, C)), np.zeros((1, C))]:
         results = [*flow.normalize(x, c, backend=backend), *flow.generate(x, c, backend=backend)]
-        results += [*flow.generate(x, c, method="naive"), flow.sample(0, context=c, backend=backend)]
+        results += [
+            *flow.generate(x, c, method="naive"),
+            flow.sample(0, context=c, backend=backend),
+        ]
         results += [flow.log_prob(x, c, backend=backend)]
-        assert [r.shape for r in results] == [(0, D), (0,), (0, D), (0,), (0, D), (0,), (0, D), (0,)]
+        assert [r.shape for r in results] == [
+            (0, D),
+            (0,),
+            (0, D),
+            (0,),
+            (0, D),
+            (0,),
+            (0, D),
+            (0,),
+        ]
         assert {r.dtype for r in results} == {np.dtype(dtype)}
 
 
@@ -218,7 +245,9 @@ LAYOUTS = {
     "strided": lambda x: np.repeat(np.repeat(x, 2, axis=0), 3, axis=1)[::2, ::3],
     "reversed": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
     "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
-    "unaligned": lambda x: np.frombuffer(b"\0" + x.tobytes(), dtype=x.dtype, offset=1).reshape(x.shape),
+    "unaligned": lambda x: np.frombuffer(b"\0" + x.tobytes(), dtype=x.dtype, offset=1).reshape(
+        x.shape
+    ),
 }
 
 
@@ -231,16 +260,27 @@ def test_any_memory_layout_is_taken_and_left_unchanged(layout, dtype, backend):
         values.flags.writeable = False
     plain, plain_context = np.array(x, order="C"), np.array(context, order="C")
     for a, b in [
-        (flow.log_prob(x, context, backend=backend), flow.log_prob(plain, plain_context, backend=backend)),
-        (flow.normalize(x, context, backend=backend), flow.normalize(plain, plain_context, backend=backend)),
-        (flow.generate(x, context, backend=backend), flow.generate(plain, plain_context, backend=backend)),
+        (
+            flow.log_prob(x, context, backend=backend),
+            flow.log_prob(plain, plain_context, backend=backend),
+        ),
+        (
+            flow.normalize(x, context, backend=backend),
+            flow.normalize(plain, plain_context, backend=backend),
+        ),
+        (
+            flow.generate(x, context, backend=backend),
+            flow.generate(plain, plain_context, backend=backend),
+        ),
         (flow.generate(x, context, "naive"), flow.generate(plain, plain_context, "naive")),
         (
             flow.loss_and_grad(x, context, backend=backend)[1],
             flow.loss_and_grad(plain, plain_context, backend=backend)[1],
         ),
     ]:
-        for one, other in zip(a if isinstance(a, tuple) else [a], b if isinstance(b, tuple) else [b], strict=True):
+        for one, other in zip(
+            a if isinstance(a, tuple) else [a], b if isinstance(b, tuple) else [b], strict=True
+        ):
             assert norm_error(one, other) < (1e-5 if dtype == np.float32 else 1e-12)
     np.testing.assert_array_equal(x, plain)
     np.testing.assert_array_equal(context, plain_context)
@@ -281,7 +321,9 @@ def test_the_context_has_a_wrong_shape(conditional, call):
         CALLS[call](conditional, rows_of(), rows_of(5, C))
     with pytest.raises(ValueError, match=r"^context: expected 4 rows \(or 1\), got 0$"):
         CALLS[call](conditional, rows_of(), np.empty((0, C)))
-    with pytest.raises(ValueError, match=r"^context: expected a two-dimensional array \(N, 2\), got shape \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"^context: expected a two-dimensional array \(N, 2\), got shape \(4,\)"
+    ):
         CALLS[call](conditional, rows_of(), np.zeros(4))
 
 
@@ -299,9 +341,12 @@ def test_the_context_has_wrong_values(conditional, call):
 def test_one_row_of_context_serves_all(conditional, call):
     context = rows_of(1, C)
     repeated = np.repeat(context, 4, axis=0)
-    assert equal(CALLS[call](conditional, rows_of(), context), CALLS[call](conditional, rows_of(), repeated))
     assert equal(
-        CALLS[call](conditional, rows_of(), context.tolist()), CALLS[call](conditional, rows_of(), repeated)
+        CALLS[call](conditional, rows_of(), context), CALLS[call](conditional, rows_of(), repeated)
+    )
+    assert equal(
+        CALLS[call](conditional, rows_of(), context.tolist()),
+        CALLS[call](conditional, rows_of(), repeated),
     )
 
 
@@ -319,17 +364,25 @@ def test_samples_need_the_right_context(flow, conditional):
 
 def test_unknown_method_and_backend(flow):
     for call in (flow.generate, lambda x, **kwargs: flow.sample(2, **kwargs)):
-        with pytest.raises(ValueError, match="^method: expected one of 'substitution', .*, got 'newton'$"):
+        with pytest.raises(
+            ValueError, match="^method: expected one of 'substitution', .*, got 'newton'$"
+        ):
             call(rows_of(), method="newton")
-        with pytest.raises(ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"):
+        with pytest.raises(
+            ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"
+        ):
             call(rows_of(), backend="abacus")
     for call in (flow.log_prob, flow.normalize, flow.loss_and_grad):
-        with pytest.raises(ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"):
+        with pytest.raises(
+            ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"
+        ):
             call(rows_of(), backend="abacus")
 
 
 def test_the_definition_is_never_compiled(flow):
-    with pytest.raises(ValueError, match="^backend: method 'naive' is the NumPy definition; got backend 'numba'$"):
+    with pytest.raises(
+        ValueError, match="^backend: method 'naive' is the NumPy definition; got backend 'numba'$"
+    ):
         flow.generate(rows_of(), method="naive", backend="numba")
 
 
@@ -371,14 +424,20 @@ BUILD = [
     (dict(hidden=(6, 6), residual=True), "residual=True needs an odd number of equal widths"),
     (dict(activation="gelu"), r"^activation: expected one of 'relu', 'tanh', got 'gelu'$"),
     (dict(univariate="cubic"), r"^univariate: expected one of .*'affine'.*, got 'cubic'$"),
-    (dict(order="sideways"), "^order: expected 'natural', 'reverse', 'random' or a permutation, got 'sideways'$"),
+    (
+        dict(order="sideways"),
+        "^order: expected 'natural', 'reverse', 'random' or a permutation, got 'sideways'$",
+    ),
     (dict(order=[0, 1]), r"^order: expected a permutation of 0\.\.2, got \[0, 1\]$"),
     (dict(order=[1, 2, 3]), r"^order: expected a permutation of 0\.\.2, got \[1, 2, 3\]$"),
     (dict(order=[0, 1, 1]), r"^order: expected a permutation of 0\.\.2, got \[0, 1, 1\]$"),
     (dict(dtype=np.int64), "^dtype: expected float32 or float64, got int64$"),
     (dict(dtype=np.float16), "^dtype: expected float32 or float64, got float16$"),
     (dict(dtype=complex), "^dtype: expected float32 or float64, got complex128$"),
-    (dict(preprocess=[Logit(4)]), r"^layers: expected one or more of equal width, got widths \[4, 3\]$"),
+    (
+        dict(preprocess=[Logit(4)]),
+        r"^layers: expected one or more of equal width, got widths \[4, 3\]$",
+    ),
 ]
 
 
@@ -447,7 +506,9 @@ def test_logit_needs_a_margin(alpha):
 
 @pytest.mark.parametrize("levels", [1, 0, -3])
 def test_grey_levels_are_at_least_two(levels):
-    with pytest.raises(ValueError, match=f"levels: expected an integer of at least 2, got {levels}"):
+    with pytest.raises(
+        ValueError, match=f"levels: expected an integer of at least 2, got {levels}"
+    ):
         Dequantize(D, levels)
 
 

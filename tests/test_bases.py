@@ -8,8 +8,16 @@ import pytest
 from conftest import complex_step, norm_error
 
 import afnp
-from afnp.bases import BASES, Base, Logistic, MixtureOfGaussians, StandardNormal, UniformTorus, logsumexp
-from afnp.flows import Flow
+from afnp.bases import (
+    BASES,
+    Base,
+    Logistic,
+    MixtureOfGaussians,
+    StandardNormal,
+    UniformTorus,
+    logsumexp,
+)
+from afnp.flow import Flow
 
 CASES = {
     "normal": lambda D: StandardNormal(D),
@@ -42,7 +50,9 @@ def test_a_density_integrates_to_one_in_one_dimension(name):
     base = CASES[name](1)
     ends = (-math.pi, math.pi) if name == "torus" else (-60.0, 60.0)
     u, step = np.linspace(*ends, 60_001, retstep=True)
-    assert step * density(base, parameters(base)[1], u[:-1, None]).sum() == pytest.approx(1, abs=1e-12)
+    assert step * density(base, parameters(base)[1], u[:-1, None]).sum() == pytest.approx(
+        1, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -61,7 +71,9 @@ def test_closed_forms():
     logistic = [sum(math.log(0.25 / math.cosh(v / 2) ** 2) for v in row) for row in u]
     np.testing.assert_allclose(StandardNormal(2).log_prob({}, u), normal, rtol=1e-14)
     np.testing.assert_allclose(Logistic(2).log_prob({}, u), logistic, rtol=1e-14)
-    np.testing.assert_allclose(UniformTorus(2).log_prob({}, u), [-2 * math.log(2 * math.pi)] * 2, rtol=1e-15)
+    np.testing.assert_allclose(
+        UniformTorus(2).log_prob({}, u), [-2 * math.log(2 * math.pi)] * 2, rtol=1e-15
+    )
 
     base = MixtureOfGaussians(2, components=2, bound=2.0)
     p = base.layout.views(np.array([0.0, 1.0, 0.1, 0.2, -0.3, 0.4, 0.5, -0.6, 0.7, -0.8]))
@@ -69,7 +81,10 @@ def test_closed_forms():
     s = [[math.exp(2 * math.tanh(a / 2)) for a in row] for row in ([0.5, -0.6], [0.7, -0.8])]
     m = [[0.1, 0.2], [-0.3, 0.4]]
     mixture = [
-        math.log(sum(w[k] * gauss(a, m[k][0], s[k][0]) * gauss(b, m[k][1], s[k][1]) for k in (0, 1))) for a, b in u
+        math.log(
+            sum(w[k] * gauss(a, m[k][0], s[k][0]) * gauss(b, m[k][1], s[k][1]) for k in (0, 1))
+        )
+        for a, b in u
     ]
     np.testing.assert_allclose(base.log_prob(p, u), mixture, rtol=1e-13)
 
@@ -100,10 +115,15 @@ def test_beyond_the_largest_square_the_density_is_zero_not_nan():
 def test_the_torus_ends_at_pi(dtype):
     base, pi = UniformTorus(2), dtype(math.pi)
     below = np.nextafter(pi, dtype(0))
-    u = np.array([[0, -pi], [0, below], [0, pi], [-np.nextafter(pi, dtype(4)), 0], [7, 7]], dtype=dtype)
+    u = np.array(
+        [[0, -pi], [0, below], [0, pi], [-np.nextafter(pi, dtype(4)), 0], [7, 7]], dtype=dtype
+    )
     got = base.log_prob({}, u)
     assert got.dtype == dtype
-    assert np.isfinite(got).tolist() == [True, True, False, False, False] and (got[2:] == -np.inf).all()
+    assert (
+        np.isfinite(got).tolist() == [True, True, False, False, False]
+        and (got[2:] == -np.inf).all()
+    )
 
 
 def test_logsumexp_is_the_sum_and_never_nan():
@@ -189,7 +209,9 @@ def test_features_of_a_mixture_share_their_component():
     sigma = np.exp(7 * np.tanh(p["log_scales"] / 7))
     for k, rows in enumerate((~second, second)):
         count = rows.sum()
-        np.testing.assert_allclose(u[rows].mean(axis=0), p["means"][k], atol=4 * sigma[k].max() / math.sqrt(count))
+        np.testing.assert_allclose(
+            u[rows].mean(axis=0), p["means"][k], atol=4 * sigma[k].max() / math.sqrt(count)
+        )
         np.testing.assert_allclose(u[rows].std(axis=0), sigma[k], rtol=4 / math.sqrt(2 * count))
 
 
@@ -226,7 +248,9 @@ def test_a_fresh_mixture_is_about_a_standard_normal():
     p = base.layout.views(np.ones(base.layout.size))
     base.initialize(p, np.random.default_rng(0))
     u = base.sample(p, 4000, np.random.default_rng(1), np.float64)
-    assert np.mean(u**2) == pytest.approx(1, rel=0.05)  # 8000 means estimate a variance of 1/2 to 1.6 %
+    assert np.mean(u**2) == pytest.approx(
+        1, rel=0.05
+    )  # 8000 means estimate a variance of 1/2 to 1.6 %
 
 
 # In flows
@@ -250,7 +274,9 @@ def test_a_configuration_rebuilds_a_base(name):
     again = BASES[type(base).__name__](**json.loads(json.dumps(base.config())))
     theta, u = parameters(base)[0], np.array([[0.1, -0.2]])
     views = again.layout.views(theta)
-    np.testing.assert_array_equal(again.log_prob(views, u), base.log_prob(base.layout.views(theta), u))
+    np.testing.assert_array_equal(
+        again.log_prob(views, u), base.log_prob(base.layout.views(theta), u)
+    )
     assert again.config() == base.config()
 
 
@@ -267,7 +293,9 @@ def test_a_flow_on_a_base(name, tmp_path):
     x = 0.3 * np.random.default_rng(4).standard_normal((5, 2))
     loss, grad = flow.loss_and_grad(x)
     c = np.empty((5, 0))
-    truth = complex_step(lambda t: -flow._log_prob(flow._split(t), x.astype(complex), c)[0].mean(), flow.theta)
+    truth = complex_step(
+        lambda t: -flow._log_prob(flow._split(t), x.astype(complex), c)[0].mean(), flow.theta
+    )
     assert norm_error(grad, truth) < 1e-10
     assert loss == pytest.approx(-flow.log_prob(x).mean(), rel=1e-14)
     afnp.save(flow, tmp_path / "flow.afnp")
@@ -294,9 +322,18 @@ def test_fit_finds_two_clusters_that_a_gaussian_cannot():
     [
         (lambda: StandardNormal(0), "features: expected an integer of at least 1, got 0"),
         (lambda: Logistic(2.5), "features: expected an integer, got 2.5"),
-        (lambda: MixtureOfGaussians(2, components=0), "components: expected an integer of at least 1, got 0"),
-        (lambda: MixtureOfGaussians(2, components=2, bound=0.5), r"bound: expected a number in \[1, 80\], got 0.5"),
-        (lambda: MixtureOfGaussians(2, 2, bound=math.nan), r"bound: expected a number in \[1, 80\], got nan"),
+        (
+            lambda: MixtureOfGaussians(2, components=0),
+            "components: expected an integer of at least 1, got 0",
+        ),
+        (
+            lambda: MixtureOfGaussians(2, components=2, bound=0.5),
+            r"bound: expected a number in \[1, 80\], got 0.5",
+        ),
+        (
+            lambda: MixtureOfGaussians(2, 2, bound=math.nan),
+            r"bound: expected a number in \[1, 80\], got nan",
+        ),
     ],
 )
 def test_bases_that_make_no_sense_are_refused(make, message):

@@ -9,14 +9,22 @@ from functools import partial
 import numpy as np
 import pytest
 
-from afnp import bench, constructors
-from afnp.bench import command, proof, report, splines
-from afnp.bench.asking import Failure, Missing, Worker, clean_environment, dropped_variables, measure
-from afnp.bench.configurations import CONFIGURATIONS, QUICK, Configuration, Operation
-from afnp.bench.libraries import LIBRARIES, PEERS
-from afnp.bench.worker import COMMANDS, Session, answer
+from afnp import constructors
 from afnp.constructors import maf, nsf
 from afnp.univariate.rational_quadratic import RationalQuadratic
+from figures import bench
+from figures.bench import command, proof, report, splines
+from figures.bench.asking import (
+    Failure,
+    Missing,
+    Worker,
+    clean_environment,
+    dropped_variables,
+    measure,
+)
+from figures.bench.configurations import CONFIGURATIONS, QUICK, Configuration, Operation
+from figures.bench.libraries import LIBRARIES, PEERS
+from figures.bench.worker import COMMANDS, Session, answer
 
 TINY = Configuration("tiny", features=2, hidden=8, samples=(10, 100))
 """Small enough for plain NumPy: nothing is compiled."""
@@ -33,7 +41,9 @@ def without_peers(tmp_path_factory):
     """A folder of modules that take the place of the peers: one breaks, one hangs, the others are missing."""
     folder = tmp_path_factory.mktemp("modules")
     for name in PEERS:
-        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}', name={name!r})\n")
+        (folder / f"{name}.py").write_text(
+            f"raise ModuleNotFoundError('no {name}', name={name!r})\n"
+        )
     (folder / "equinox.py").write_text("raise ModuleNotFoundError('no equinox', name='equinox')\n")
     (folder / "nflows.py").write_text(BREAKS)
     (folder / "normflows.py").write_text(HANGS)
@@ -73,15 +83,23 @@ def test_everything_is_measured(run):
     _, _, result = run
     found = result["configurations"]["tiny"]
     assert list(found["seconds"]) == list(found["proofs"]) == list(found["peak_memory"]) == ["afnp"]
-    assert list(found["seconds"]["afnp"]) == found["operations"] == [o.name for o in TINY.operations]
+    assert (
+        list(found["seconds"]["afnp"]) == found["operations"] == [o.name for o in TINY.operations]
+    )
     for summary in found["seconds"]["afnp"].values():
         assert 0 < summary["minimum"] <= summary["median"] and summary["calls"] >= 1
     assert (
-        found["first_result"]["afnp"] > found["start"]["afnp"]["import"] > 0 and found["peak_memory"]["afnp"] > 20
+        found["first_result"]["afnp"] > found["start"]["afnp"]["import"] > 0
+        and found["peak_memory"]["afnp"] > 20
     )
     assert found["others"] is None or found["others"] >= 0
     assert found["machine_gflops"] > 0 and found["machine_gbytes"] > 0
-    assert set(found["useful_gflops"]["afnp"]) == {"log_prob 1000", "log_prob 10", "sample 10", "sample 100"}
+    assert set(found["useful_gflops"]["afnp"]) == {
+        "log_prob 1000",
+        "log_prob 10",
+        "sample 10",
+        "sample 100",
+    }
 
 
 def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys):
@@ -97,10 +115,23 @@ def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "MACHINE", [])
     monkeypatch.setattr(command, "measure", interrupted)
     assert (
-        bench.main(["--quick", "--quiet", "--configs", "tiny", "--libraries", "afnp", "--out", str(tmp_path)])
+        bench.main(
+            [
+                "--quick",
+                "--quiet",
+                "--configs",
+                "tiny",
+                "--libraries",
+                "afnp",
+                "--out",
+                str(tmp_path),
+            ]
+        )
         == 130
     )
-    found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["configurations"]["tiny"]
+    found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["configurations"][
+        "tiny"
+    ]
     assert list(found["seconds"]["afnp"]) == asked[:-1] == ["log_prob 1000", "log_prob 10"]
     assert "interrupted" in capsys.readouterr().err
 
@@ -108,7 +139,9 @@ def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys):
 def test_useful_work_is_the_sum_of_prefixes(run):
     found = run[2]["configurations"]["tiny"]
     flow = maf(2, hidden=(8, 8), transforms=5)
-    ones = sum(int(linear.prefix.sum()) for layer in flow.layers for linear in layer.conditioner.linears)
+    ones = sum(
+        int(linear.prefix.sum()) for layer in flow.layers for linear in layer.conditioner.linears
+    )
     assert found["proofs"]["afnp"]["connections"] == ones
     rate = 2 * ones * 10 / found["seconds"]["afnp"]["sample 10"]["median"] / 1e9
     assert found["useful_gflops"]["afnp"]["sample 10"] == pytest.approx(rate)
@@ -144,7 +177,8 @@ def test_json_holds_no_nan(run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--configs", "huge"], ["--libraries", "pyro"], ["--configs", ","], ["--threads", "-1"]]
+    "arguments",
+    [["--configs", "huge"], ["--libraries", "pyro"], ["--configs", ","], ["--threads", "-1"]],
 )
 def test_wrong_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -155,11 +189,16 @@ def test_wrong_arguments_are_refused(arguments, capsys):
 # Sizes
 
 
-@pytest.mark.parametrize("name", ["toy", "power", "miniboone", "galaxies-spline", "miniboone-spline"])
+@pytest.mark.parametrize(
+    "name", ["toy", "power", "miniboone", "galaxies-spline", "miniboone-spline"]
+)
 def test_parameters_are_counted_by_the_formula(name):
     c = CONFIGURATIONS[name]
     of, options = (nsf, {"bins": c.bins}) if c.bins else (maf, {})
-    assert of(c.features, (c.hidden,) * 2, c.transforms, dtype=np.float32, **options).theta.size == c.parameters
+    assert (
+        of(c.features, (c.hidden,) * 2, c.transforms, dtype=np.float32, **options).theta.size
+        == c.parameters
+    )
 
 
 def test_a_few_samples_come_before_many():
@@ -174,29 +213,45 @@ def test_requests_that_make_no_sense_are_answered(capfd):
     session = Session(LIBRARIES["afnp"]())
     assert "expected one of" in answer(session, {"do": "dance"})["error"]
     assert "TypeError" in answer(session, {"do": "setup", "colour": 1})["error"]
-    assert "setup" not in answer(session, {"do": "setup", "features": 2, "hidden": 8, "transforms": 1})
-    assert "ValueError: kind" in answer(session, {"do": "time", "kind": "dance", "rows": 1})["error"]
+    assert "setup" not in answer(
+        session, {"do": "setup", "features": 2, "hidden": 8, "transforms": 1}
+    )
+    assert (
+        "ValueError: kind" in answer(session, {"do": "time", "kind": "dance", "rows": 1})["error"]
+    )
 
 
 def test_a_result_that_is_not_finite_is_an_error(capfd):
     session = Session(LIBRARIES["afnp"]())
     session.setup(2, 8, 1)
     session.library.log_prob = lambda x: np.full(len(x), np.nan)
-    assert "not finite" in answer(session, {"do": "time", "kind": "log_prob", "rows": 3, "check": True})["error"]
-    assert len(answer(session, {"do": "time", "kind": "log_prob", "rows": 3, "calls": 2})["seconds"]) == 2
+    assert (
+        "not finite"
+        in answer(session, {"do": "time", "kind": "log_prob", "rows": 3, "check": True})["error"]
+    )
+    assert (
+        len(answer(session, {"do": "time", "kind": "log_prob", "rows": 3, "calls": 2})["seconds"])
+        == 2
+    )
 
 
 def test_a_worker_brings_nothing_along(tmp_path):
     """Before a peer is imported, its process knows neither NumPy nor afnp."""
-    asks = "import sys\nfound = [m for m in ('afnp', 'numpy', 'threadpoolctl') if m in sys.modules]\n"
-    (tmp_path / "zuko.py").write_text(asks + "raise ModuleNotFoundError('', name=f'with {found}')\n")
+    asks = (
+        "import sys\nfound = [m for m in ('afnp', 'numpy', 'threadpoolctl') if m in sys.modules]\n"
+    )
+    (tmp_path / "zuko.py").write_text(
+        asks + "raise ModuleNotFoundError('', name=f'with {found}')\n"
+    )
     with pytest.raises(Missing, match=re.escape("with []")):
         Worker("zuko", environment_with(tmp_path)).ask("setup", **TINY.request())
 
 
 def environment_with(folder):
     """A worker's environment in which the folder's modules come first."""
-    return clean_environment(PYTHONPATH=os.pathsep.join([str(folder), clean_environment()["PYTHONPATH"]]))
+    return clean_environment(
+        PYTHONPATH=os.pathsep.join([str(folder), clean_environment()["PYTHONPATH"]])
+    )
 
 
 def test_a_worker_that_hangs_is_given_up(without_peers):
@@ -239,7 +294,11 @@ def test_libraries_are_asked_in_turn_and_short_calls_more_often():
 
 def test_the_slow_get_fewer_turns_and_the_broken_none():
     log, reasons = [], {}
-    workers = {"a": Scripted("a", 1.0, log), "b": Scripted("b", 1.0, log, fails_at=3), "c": Scripted("c", 1.0, log)}
+    workers = {
+        "a": Scripted("a", 1.0, log),
+        "b": Scripted("b", 1.0, log, fails_at=3),
+        "c": Scripted("c", 1.0, log),
+    }
     effort = HASTE._replace(seconds=-1.0)
     times = measure(workers, Operation("sample", 1), effort, reasons.__setitem__, unhurried=["c"])
     assert times["a"]["calls"] == 1 and "c" not in log
@@ -298,14 +357,18 @@ def consistent(arrays):
     """The same file after its weights were changed."""
     for k in range(5):
         W, mask, b = ([arrays[f"{k}_{part}{l}"] for l in range(3)] for part in ("W", "mask", "b"))
-        network = proof.Network(arrays[f"{k}_before"], arrays[f"{k}_after"], W, mask, b, arrays[f"{k}_raw"])
+        network = proof.Network(
+            arrays[f"{k}_before"], arrays[f"{k}_after"], W, mask, b, arrays[f"{k}_raw"]
+        )
         arrays[f"{k}_raw"] = proof.plain_network(network, arrays["x"])
     return arrays | {"log_prob": log_prob_of(arrays)}
 
 
 def log_prob_of(arrays):
     flow = maf(2, hidden=(8, 8), transforms=5)
-    flow.theta = np.concatenate([arrays[f"{k}_{n}{l}"].ravel() for k in range(5) for l in range(3) for n in "Wb"])
+    flow.theta = np.concatenate(
+        [arrays[f"{k}_{n}{l}"].ravel() for k in range(5) for l in range(3) for n in "Wb"]
+    )
     return flow.log_prob(arrays["x"])
 
 
@@ -360,7 +423,13 @@ def test_the_proof_accepts_afnps_splines(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"bound": 4.99}, {"bound": 5.01}, {"min_slope": 0.01}, {"min_width": 0.01}, {"min_height": 0.01}],
+    [
+        {"bound": 4.99},
+        {"bound": 5.01},
+        {"min_slope": 0.01},
+        {"min_width": 0.01},
+        {"min_height": 0.01},
+    ],
     ids=str,
 )
 def test_the_proof_refuses_other_splines(options, tmp_path, monkeypatch):
@@ -389,7 +458,9 @@ def test_the_proof_refuses_what_differs_in_splines(tmp_path, change, message):
 def test_a_library_is_held_to_its_own_splines(name, tmp_path):
     """afnp's numbers under another library's name: knots, or their count, must be that one's."""
     arrays, parameters = shown(tmp_path, "afnp", BENT)
-    with pytest.raises(proof.NotTheSame, match="parameters" if name == "flowjax" else "log_prob_error"):
+    with pytest.raises(
+        proof.NotTheSame, match="parameters" if name == "flowjax" else "log_prob_error"
+    ):
         check(tmp_path, arrays, parameters, name, BENT)
 
 
@@ -399,7 +470,9 @@ def test_the_plain_curve_is_monotone_and_has_its_slope():
         univariate, h = proof.univariate_of(name, 5), rng.standard_normal((1, reading.numbers(5)))
         x = np.linspace(-5.5, 5.5, 1101) + 1e-3  # no point on a knot at the ends
         u, log_slope = univariate(np.repeat(h, len(x), axis=0), x)
-        ahead, behind = (univariate(np.repeat(h, len(x), axis=0), x + step)[0] for step in (1e-5, -1e-5))
+        ahead, behind = (
+            univariate(np.repeat(h, len(x), axis=0), x + step)[0] for step in (1e-5, -1e-5)
+        )
         assert (np.diff(u) > 0).all()
         np.testing.assert_allclose((ahead - behind) / 2e-5, np.exp(log_slope), rtol=1e-3)
         outside = np.abs(x) > 5
@@ -410,7 +483,9 @@ def test_the_plain_curve_is_afnps():
     rng = np.random.default_rng(1)
     x, h = 3 * rng.standard_normal(500), 2 * rng.standard_normal((500, 23))
     expected = RationalQuadratic(bins=8, bound=5.0).normalize(h, x)[:2]
-    np.testing.assert_allclose(proof.univariate_of("afnp", 8)(h, x), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        proof.univariate_of("afnp", 8)(h, x), expected, rtol=1e-10, atol=1e-10
+    )
 
 
 # The report
@@ -437,7 +512,10 @@ def test_ratios_compare_with_the_fastest_other():
 
 
 def test_alternating_is_compared_with_its_parts():
-    times = {name: {"median": 1.0} for name in ("log_prob 1000", "train 100", "sample 10", "alternating 10")}
+    times = {
+        name: {"median": 1.0}
+        for name in ("log_prob 1000", "train 100", "sample 10", "alternating 10")
+    }
     assert report.alternating_ratio(times) == pytest.approx(1 / 3)
     del times["train 100"]
     assert report.alternating_ratio(times) is None
@@ -461,7 +539,9 @@ def test_a_peer_is_the_same_flow(library, configuration, tmp_path):
         found = proof.prove(library, configuration, parameters, path)
         assert max(found.raw_error, found.log_prob_error, found.afnp_error) < 1e-5
         for operation in configuration.operations:
-            reply = worker.ask("time", kind=operation.kind, rows=min(operation.rows, 50), check=True)
+            reply = worker.ask(
+                "time", kind=operation.kind, rows=min(operation.rows, 50), check=True
+            )
             assert reply["seconds"][0] > 0
         assert set(worker.ask("about")) == {"version", "threads", "products"}
 

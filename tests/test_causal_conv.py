@@ -8,10 +8,10 @@ import pytest
 from conftest import complex_step, norm_error
 
 import afnp
-from afnp import flows
-from afnp.conditioners.causal_conv import CausalConv
-from afnp.flows import Flow
-from afnp.series import wavenet_flow
+from afnp import flow as flows
+from afnp.constructors import wavenet_flow
+from afnp.flow import Flow
+from afnp.networks.causal_conv import CausalConv
 from afnp.transforms.convolution import CausalConvolution
 from afnp.verify import check_flow
 
@@ -25,7 +25,9 @@ CONFIGS = {
     "spline": dict(dilations=(1, 2), univariate="spline", options={"bins": 3}, reverse=True),
     "circle": dict(dilations=(1, 2), univariate="circular_spline", options={"bins": 3}),
 }
-CASES = [pytest.param(c, D, C, id=f"{c}-{D}-{C}") for c in CONFIGS for D in FEATURES for C in (0, 2)]
+CASES = [
+    pytest.param(c, D, C, id=f"{c}-{D}-{C}") for c in CONFIGS for D in FEATURES for C in (0, 2)
+]
 
 SAME = 1e-12
 """Two orders of the same sums, of at most 33 steps that feed on each other."""
@@ -46,7 +48,7 @@ def rows(D, n=3, seed=0):
     return np.random.default_rng([seed, D]).standard_normal((n, D))
 
 
-# ---- the definition --------------------------------------------------------------------------------------------
+# ---- the definition ------------------------------------------------------------------------------
 
 
 def by_recursion(net, p, x, c):
@@ -120,18 +122,22 @@ def test_what_the_receptive_field_loses_is_counted(config, D):
     assert (np.triu(allowed, 1) if not layer.reverse else np.tril(allowed, -1)).sum() == 0
 
 
-@pytest.mark.parametrize("config, D, C", [("gated", 33, 2), ("relu", 5, 0), ("far", 8, 1), ("circle", 8, 0)])
+@pytest.mark.parametrize(
+    "config, D, C", [("gated", 33, 2), ("relu", 5, 0), ("far", 8, 1), ("circle", 8, 0)]
+)
 def test_multiply_adds_are_counted_one_by_one(config, D, C):
     net = alive(config, D, C)[0].conditioner
     R, G, L = net.channels, net.gates, len(net.dilations)
     count = C * (R + L * G)
     for t in range(D):
-        count += (t > 0) * R * net.embedding + sum(G * R * (1 + (t >= d)) + R * R for d in net.dilations)
+        count += (t > 0) * R * net.embedding + sum(
+            G * R * (1 + (t >= d)) + R * R for d in net.dilations
+        )
         count += net.numbers * R
     assert net.multiply_adds == count
 
 
-# ---- gradients -------------------------------------------------------------------------------------------------
+# ---- gradients -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config, D, C", [case for case in CASES if case.values[1] in (1, 2, 8)])
@@ -147,7 +153,10 @@ def test_gradients_by_hand_are_the_derivatives(config, D, C):
     g = layer.layout.views(np.zeros(layer.layout.size))
     d_x = layer.backward(p, layer.normalize(p, x, c)[2], d_u, d_log_det, g)
     assert norm_error(d_x, complex_step(lambda x: loss(p.flat.astype(complex), x), x)) < 1e-11
-    assert norm_error(g.flat, complex_step(lambda theta: loss(theta, x.astype(complex)), p.flat)) < 1e-11
+    assert (
+        norm_error(g.flat, complex_step(lambda theta: loss(theta, x.astype(complex)), p.flat))
+        < 1e-11
+    )
 
 
 def test_gradients_of_the_context():
@@ -160,7 +169,7 @@ def test_gradients_of_the_context():
     assert norm_error(d_inputs, truth) < 1e-12
 
 
-# ---- chunks and queues -----------------------------------------------------------------------------------------
+# ---- chunks and queues ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -233,7 +242,9 @@ def test_a_longer_series_begins_like_a_shorter_one():
     u, none = rows(500, 2), np.empty((2, 0))
     for backend in ("numpy", "numba"):
         x = long.generate(p, u, none, backend=backend)[0]
-        np.testing.assert_array_equal(x[:, :33], short.generate(p, u[:, :33], none, backend=backend)[0])
+        np.testing.assert_array_equal(
+            x[:, :33], short.generate(p, u[:, :33], none, backend=backend)[0]
+        )
 
 
 def test_chunks_keep_memory_small():
@@ -248,7 +259,7 @@ def test_chunks_keep_memory_small():
     assert peak < 4 * x.nbytes + buffers < 3 * 3 * 3 * x.nbytes + buffers
 
 
-# ---- flows -----------------------------------------------------------------------------------------------------
+# ---- flows ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -258,13 +269,17 @@ def registered(monkeypatch):
 
 @pytest.mark.parametrize("D, C", [(5, 0), (3, 2)])
 def test_the_verifier_finds_nothing(registered, D, C):
-    flow = wavenet_flow(D, channels=4, layers=3, transforms=2, context=C, univariate="affine", activation="gated")
+    flow = wavenet_flow(
+        D, channels=4, layers=3, transforms=2, context=C, univariate="affine", activation="gated"
+    )
     report = check_flow(flow)
     assert report.passed, str(report)
 
 
 def test_flows_are_saved_rebuilt_and_repeated(registered, tmp_path):
-    flow = wavenet_flow(6, channels=4, layers=3, cycle=2, transforms=3, context=1, activation="tanh", seed=3)
+    flow = wavenet_flow(
+        6, channels=4, layers=3, cycle=2, transforms=3, context=1, activation="tanh", seed=3
+    )
     assert [layer.conditioner.dilations for layer in flow.layers] == [(1, 2, 1)] * 3
     assert [layer.reverse for layer in flow.layers] == [False, True, False]
     afnp.save(flow, tmp_path / "flow.afnp")
@@ -272,7 +287,9 @@ def test_flows_are_saved_rebuilt_and_repeated(registered, tmp_path):
     assert again.config() == flow.config()
     x, c = rows(6, 4), rows(1, 4)
     np.testing.assert_array_equal(again.log_prob(x, c), flow.log_prob(x, c))
-    other = wavenet_flow(6, channels=4, layers=3, cycle=2, transforms=3, context=1, activation="tanh", seed=4)
+    other = wavenet_flow(
+        6, channels=4, layers=3, cycle=2, transforms=3, context=1, activation="tanh", seed=4
+    )
     assert (other.theta != flow.theta).any()
 
 
@@ -287,7 +304,8 @@ def test_a_flow_learns_an_autoregressive_process():
     afnp.fit(flow, x[:400], x[400:500], epochs=30, learning_rate=1e-2, progress=False)
     entropy = (T - 2) * (0.5 * np.log(2 * np.pi * np.e) + np.log(0.5))
     entropy += 2 * 0.5 * np.log(2 * np.pi * np.e * 0.25 / (1 - 0.81))
-    # a row's log-density varies by sqrt(T / 2) nats, a mean of 100 by 0.45; and 5 % of the entropy to learn
+    # a row's log-density varies by sqrt(T / 2) nats, a mean of 100 by 0.45; and 5 % of the entropy
+    # to learn
     assert abs(-flow.log_prob(x[500:]).mean() - entropy) < 0.05 * entropy + 3 * 0.45
 
 
@@ -340,7 +358,7 @@ def test_rows_of_another_length_and_no_rows():
         assert flow.log_prob(np.empty((0, 6)), backend=backend).shape == (0,)
 
 
-# ---- a million dimensions --------------------------------------------------------------------------------------
+# ---- a million dimensions ------------------------------------------------------------------------
 
 
 def long_flow(D):
@@ -363,13 +381,18 @@ def probe(D, seed=0):
     chunked, chunked_log_det = flow.normalize(x, backend="numpy")
     assert norm_error(back, u) < SAME and norm_error(chunked, u) < SAME
     # sums of D numbers of order 1 in different orders
-    assert norm_error(back_log_det, -log_det) < SAME and norm_error(chunked_log_det, -log_det) < SAME
+    assert (
+        norm_error(back_log_det, -log_det) < SAME and norm_error(chunked_log_det, -log_det) < SAME
+    )
     for j in rng.integers(0, D, 3):
         moved = x.copy()
         moved[0, j] += 0.5
         changed = np.flatnonzero(flow.normalize(moved, backend="numba")[0] != back)
         assert changed.min() == j and changed.max() <= j + F
-    window, none = CausalConvolution(F + 1, 16, layer.conditioner.dilations), np.empty((1, 0), complex)
+    window, none = (
+        CausalConvolution(F + 1, 16, layer.conditioner.dilations),
+        np.empty((1, 0), complex),
+    )
     derivatives = []
     for i in rng.integers(F, D, 5):
         seen = x[:, i - F : i + 1].astype(complex)

@@ -1,7 +1,7 @@
 """The chain rule is exact: whatever the table or the Gaussian, and whatever the order.
 
-References here share nothing with the module: log of the table's own entry, slogdet and solve on the full
-covariance, Schur complements, bounds for samples with a stated error rate.
+References here share nothing with the module: log of the table's own entry, slogdet and solve on
+the full covariance, Schur complements, bounds for samples with a stated error rate.
 """
 
 from math import erf, log, pi, sqrt
@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from afnp.chain_rule import DiscreteChain, GaussianChain, factorize, joint
 
 EPS = np.finfo(np.float64).eps
-CYCLE = [2, 0, 3, 1]  # its own inverse it is not: order and argsort(order) cannot be confused unseen
+CYCLE = [
+    2,
+    0,
+    3,
+    1,
+]  # its own inverse it is not: order and argsort(order) cannot be confused unseen
 repeatable = settings(deadline=None, derandomize=True, max_examples=60)
 
 
@@ -36,7 +41,9 @@ def gaussians(draw):
     features = draw(st.integers(1, 6))
     order = draw(st.permutations(range(features)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    factor = rng.standard_normal((features, features + 3)) * 10.0 ** rng.uniform(-2, 2, (features, 1))
+    factor = rng.standard_normal((features, features + 3)) * 10.0 ** rng.uniform(
+        -2, 2, (features, 1)
+    )
     return rng.standard_normal(features), factor @ factor.T, order, rng
 
 
@@ -57,7 +64,9 @@ def before(order, i):
 def test_the_product_of_the_conditionals_is_the_table(case):
     table, order = case
     # two roundings a factor and the table's own total
-    np.testing.assert_allclose(joint(factorize(table, order), order), table, rtol=16 * EPS, atol=1e-300)
+    np.testing.assert_allclose(
+        joint(factorize(table, order), order), table, rtol=16 * EPS, atol=1e-300
+    )
 
 
 @repeatable
@@ -207,7 +216,9 @@ def test_means_and_scales_are_schur_complements(case):
         b = before(order, i)
         slopes = np.linalg.solve(S[np.ix_(b, b)], S[b, i])
         variance = S[i, i] - S[i, b] @ slopes
-        np.testing.assert_allclose(chain.scales[i] ** 2 / S[i, i], variance / S[i, i], atol=tolerance)
+        np.testing.assert_allclose(
+            chain.scales[i] ** 2 / S[i, i], variance / S[i, i], atol=tolerance
+        )
         np.testing.assert_allclose(
             chain.coefficients[i, b] * unit[b] / unit[i], slopes * unit[b] / unit[i], atol=tolerance
         )
@@ -220,8 +231,14 @@ def test_means_and_scales_are_schur_complements(case):
 def test_the_flow_is_the_cholesky_factor(case):
     mean, S, order, rng = case
     chain = GaussianChain(mean, S, order)
-    L, unit, tolerance = np.linalg.cholesky(S[np.ix_(order, order)]), deviations(S), 1e-14 * condition(S)
-    np.testing.assert_allclose(chain.cholesky / unit[order, None], L / unit[order, None], atol=tolerance)
+    L, unit, tolerance = (
+        np.linalg.cholesky(S[np.ix_(order, order)]),
+        deviations(S),
+        1e-14 * condition(S),
+    )
+    np.testing.assert_allclose(
+        chain.cholesky / unit[order, None], L / unit[order, None], atol=tolerance
+    )
     u = rng.standard_normal((5, len(mean)))
     x, log_det = chain.generate(u)
     np.testing.assert_allclose(
@@ -246,7 +263,9 @@ def test_jacobians_are_triangular_in_the_order_and_log_det_is_theirs(case):
     mean, S, order, rng = case
     chain = GaussianChain(mean, S, order)
     point = rng.standard_normal(len(mean))
-    allowed = np.array([[j == i or j in before(order, i) for j in range(len(mean))] for i in range(len(mean))])
+    allowed = np.array(
+        [[j == i or j in before(order, i) for j in range(len(mean))] for i in range(len(mean))]
+    )
     for function in (chain.normalize, chain.generate):
         J = jacobian(function, point)
         assert not J[~allowed].any()
@@ -287,7 +306,9 @@ def test_samples_have_the_right_distribution_in_every_direction(order):
 @given(gaussians())
 def test_a_degenerate_covariance_is_refused_in_every_order(case):
     mean, S, order, _ = case
-    S = np.block([[S, S[:, :1]], [S[:1], S[:1, :1]]])  # the first feature again: the variance left is rounding
+    S = np.block(
+        [[S, S[:, :1]], [S[:1], S[:1, :1]]]
+    )  # the first feature again: the variance left is rounding
     for last in ([*order, len(mean)], [len(mean), *order]):
         with pytest.raises(ValueError, match="positive definite"):
             GaussianChain(np.append(mean, 0), S, last)
@@ -311,7 +332,9 @@ def test_a_textbook_example():
     chain = GaussianChain([1.0, -1.0], [[s0**2, rho * s0 * s1], [rho * s0 * s1, s1**2]])
     assert chain.coefficients[1, 0] == pytest.approx(rho * s1 / s0)
     assert chain.scales == pytest.approx([s0, s1 * sqrt(1 - rho**2)])
-    assert chain.log_prob([[1.0, -1.0]])[0] == pytest.approx(-log(2 * pi * s0 * s1 * sqrt(1 - rho**2)))
+    assert chain.log_prob([[1.0, -1.0]])[0] == pytest.approx(
+        -log(2 * pi * s0 * s1 * sqrt(1 - rho**2))
+    )
 
 
 # Both
@@ -320,12 +343,16 @@ def test_a_textbook_example():
 @pytest.fixture(params=["discrete", "gaussian"])
 def chain(request):
     if request.param == "discrete":
-        return DiscreteChain(np.random.default_rng(8).dirichlet(np.ones(512)).reshape(8, 8, 8), order=[1, 2, 0])
+        return DiscreteChain(
+            np.random.default_rng(8).dirichlet(np.ones(512)).reshape(8, 8, 8), order=[1, 2, 0]
+        )
     return GaussianChain(np.zeros(3), np.eye(3) + 0.5, order=[1, 2, 0])
 
 
 def test_samples_are_repeatable_and_differ_by_seed(chain):
-    np.testing.assert_array_equal(chain.sample(20, rng=9), chain.sample(20, np.random.default_rng(9)))
+    np.testing.assert_array_equal(
+        chain.sample(20, rng=9), chain.sample(20, np.random.default_rng(9))
+    )
     assert (chain.sample(20, rng=9) != chain.sample(20, rng=10)).any()
     generator = np.random.default_rng(9)
     assert (chain.sample(20, generator) != chain.sample(20, generator)).any()
@@ -344,7 +371,11 @@ def test_input_is_not_changed_and_may_be_read_only(chain):
 
 
 def test_attributes_are_copies_that_cannot_go_stale(chain):
-    arrays = [v for value in vars(chain).values() for v in (value if isinstance(value, tuple) else [value])]
+    arrays = [
+        v
+        for value in vars(chain).values()
+        for v in (value if isinstance(value, tuple) else [value])
+    ]
     assert not any(a.flags.writeable for a in arrays if isinstance(a, np.ndarray))
     table, mean, S = np.full((2, 2), 0.25), np.zeros(2), np.eye(2)
     discrete, gaussian = DiscreteChain(table), GaussianChain(mean, S)
@@ -390,7 +421,11 @@ def test_bad_tables(table, order, message):
         ([], None, "at least one feature"),
         ([1.0], None, r"conditionals\[0\]: expected shape \(K\), got \(\)"),
         ([[0.5, 0.5], [[1.0]]], None, r"conditionals\[1\]: expected shape \(2, K\), got \(1, 1\)"),
-        ([[0.5, 0.5], [[0.5, 0.5], [0.5, 0.4]]], None, r"conditionals\[1\] to sum to 1, got 0\.9 at \[1\]"),
+        (
+            [[0.5, 0.5], [[0.5, 0.5], [0.5, 0.4]]],
+            None,
+            r"conditionals\[1\] to sum to 1, got 0\.9 at \[1\]",
+        ),
         ([[1.5, -0.5]], None, r"conditionals\[0\] >= 0, got -0\.5 at \[1\]"),
         ([[0.5, 0.5]], [1], r"order: .*got \[1\]"),
     ],
@@ -430,8 +465,18 @@ def test_bad_discrete_rows(x, message):
             [2, 0, 1],
             r"order 2 .*feature 0 given features \[2\]",
         ),
-        ([0, 0], [[1, 2], [2, 1]], None, r"order 2 .*variance -3 of feature 1 given features \[0\]"),
-        ([0, 0], [[-1, 0], [0, 1]], None, r"order 1 .*variance -1 of feature 0 given features \[\]"),
+        (
+            [0, 0],
+            [[1, 2], [2, 1]],
+            None,
+            r"order 2 .*variance -3 of feature 1 given features \[0\]",
+        ),
+        (
+            [0, 0],
+            [[-1, 0], [0, 1]],
+            None,
+            r"order 1 .*variance -1 of feature 0 given features \[\]",
+        ),
         ([0, 0], [[1, 1 - 1e-17], [1, 1]], None, "positive definite"),
         ([0], [[0]], None, "positive definite"),
         ([0, 0], [[1, 0.5], [0.4, 1]], None, r"covariance symmetric, got 0\.5 at \[0, 1\]"),
@@ -463,7 +508,9 @@ def test_bad_gaussian_rows(method, x, message):
         getattr(GaussianChain([0, 0], np.eye(2)), method)(x)
 
 
-@pytest.mark.parametrize("n, rng, message", [(-1, 0, "got -1"), (1.5, 0, "got 1.5"), (1, None, "got None")])
+@pytest.mark.parametrize(
+    "n, rng, message", [(-1, 0, "got -1"), (1.5, 0, "got 1.5"), (1, None, "got None")]
+)
 def test_bad_sample_requests(chain, n, rng, message):
     with pytest.raises(ValueError, match=message):
         chain.sample(n, rng)

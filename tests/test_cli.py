@@ -64,11 +64,15 @@ def process(*args, **options):
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     return subprocess.Popen(
         [sys.executable, "-m", "afnp", *map(str, args)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
 
 
-# ---- fit -------------------------------------------------------------------------------------------------
+# ---- fit -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv"])
@@ -84,7 +88,14 @@ def test_fit_is_what_the_api_does(cli, folder):
     x, rows = gaussian(), np.random.default_rng(4).permutation(200)
     flow = afnp.maf(2, (8,), 2, "random", seed=4, preprocess=afnp.preprocessing(x[rows[:160]]))
     afnp.fit(
-        flow, x[rows[:160]], x[rows[160:180]], epochs=3, batch_size=32, learning_rate=0.01, seed=4, progress=False
+        flow,
+        x[rows[:160]],
+        x[rows[160:180]],
+        epochs=3,
+        batch_size=32,
+        learning_rate=0.01,
+        seed=4,
+        progress=False,
     )
     options = ["--seed", 4, "--order", "random", "--batch-size", 32, "--learning-rate", "1e-2"]
     _, out, _ = cli("fit", "{}/x.npy", "-o", "m.afnp", *FAST, *options)
@@ -101,17 +112,34 @@ def test_fit_a_set_uses_its_own_split(cli):
     assert code == 0 and "192 + 40 + 40 rows" in out
     assert f"{afnp.load('m.afnp').log_prob(test).mean():.4f} +/-" in out
     _, score, _ = cli("score", "m.afnp", "old_faithful")
-    assert re.search("test log-likelihood: (.*)", out)[1] == re.search("log-likelihood: (.*)", score)[1]
+    assert (
+        re.search("test log-likelihood: (.*)", out)[1]
+        == re.search("log-likelihood: (.*)", score)[1]
+    )
 
 
 def test_fit_images_reports_bits_per_dimension(cli):
     pytest.importorskip("sklearn")
     code, out, err = cli(
-        "fit", "digits", "-o", "m.afnp", *FAST, "--epochs", 1, "--dtype", "float32", "--hidden", "16,16"
+        "fit",
+        "digits",
+        "-o",
+        "m.afnp",
+        *FAST,
+        "--epochs",
+        1,
+        "--dtype",
+        "float32",
+        "--hidden",
+        "16,16",
     )
     flow = afnp.load("m.afnp")
     assert code == 0 and flow.dtype == np.float32
-    assert [type(layer).__name__ for layer in flow.layers[:3]] == ["Dequantize", "Logit", "Standardize"]
+    assert [type(layer).__name__ for layer in flow.layers[:3]] == [
+        "Dequantize",
+        "Logit",
+        "Standardize",
+    ]
     nats = flow.log_prob(data.load("digits").test).mean(dtype=np.float64)
     assert f"{-nats / 64 / np.log(2):.4f} bits/dim" in out
     assert err.count("\n") == 1 and err.startswith("afnp: warning: hidden widths (16, 16) make")
@@ -123,8 +151,23 @@ def test_fit_shows_progress_unless_quiet(cli):
 
 
 def test_fit_linear_and_with_patience(cli):
-    code, out, _ = cli("fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "", "--epochs", 500, "--batch-size", 160,
-                       "--learning-rate", 0.5, "--patience", 1, "--quiet")  # fmt: skip
+    code, out, _ = cli(
+        "fit",
+        "{}/x.npy",
+        "-o",
+        "m.afnp",
+        "--hidden",
+        "",
+        "--epochs",
+        500,
+        "--batch-size",
+        160,
+        "--learning-rate",
+        0.5,
+        "--patience",
+        1,
+        "--quiet",
+    )
     epochs, best = map(int, re.search(r"(\d+) epochs, best (\d+)", out).groups())
     assert code == 0 and epochs == best + 1 < 500
     assert afnp.load("m.afnp").layers[-1].conditioner.hidden == ()
@@ -152,8 +195,10 @@ def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
         patch.setattr(afnp.adam.Adam, "step", interrupted)
         code, _, err = cli(*fit)
     assert code == 130
-    assert err == "afnp: interrupted after 1 epochs: saved the model so far to m.afnp; " \
-                  "--resume --force goes on from the checkpoint\n"  # fmt: skip
+    assert (
+        err == "afnp: interrupted after 1 epochs: saved the model so far to m.afnp; "
+        "--resume --force goes on from the checkpoint\n"
+    )
     assert not np.array_equal(afnp.load("m.afnp").theta, afnp.load(folder / "m.afnp").theta)
     assert cli(*fit, "--force")[0] == 2
     assert cli(*fit, "--resume", "--force")[0] == 0
@@ -162,8 +207,19 @@ def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_fit_saves_on_a_real_ctrl_c(folder, tmp_path):
-    running = process("fit", folder / "x.npy", "-o", tmp_path / "m.afnp", "--epochs", 10**6, "--hidden", 8,
-                      "--checkpoint", tmp_path / "c.ckpt", "--quiet")  # fmt: skip
+    running = process(
+        "fit",
+        folder / "x.npy",
+        "-o",
+        tmp_path / "m.afnp",
+        "--epochs",
+        10**6,
+        "--hidden",
+        8,
+        "--checkpoint",
+        tmp_path / "c.ckpt",
+        "--quiet",
+    )
     deadline = time.monotonic() + 60
     try:
         while not (tmp_path / "c.ckpt").exists() and time.monotonic() < deadline:
@@ -177,7 +233,7 @@ def test_fit_saves_on_a_real_ctrl_c(folder, tmp_path):
     assert np.isfinite(afnp.load(tmp_path / "m.afnp").log_prob(gaussian())).all()
 
 
-# ---- score -----------------------------------------------------------------------------------------------
+# ---- score ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
@@ -185,7 +241,11 @@ def test_score_equals_log_prob(cli, folder, suffix):
     log_prob = afnp.load(folder / "m.afnp").log_prob(gaussian())
     code, out, err = cli("score", "{}/m.afnp", "{}/x.csv", "-o", f"s{suffix}")
     assert (code, err) == (0, "")
-    read = {".npy": np.load, ".npz": lambda p: np.load(p)["x"], ".csv": lambda p: np.loadtxt(p, delimiter=",")}
+    read = {
+        ".npy": np.load,
+        ".npz": lambda p: np.load(p)["x"],
+        ".csv": lambda p: np.loadtxt(p, delimiter=","),
+    }
     assert np.array_equal(read[suffix](f"s{suffix}"), log_prob)
     error = log_prob.std(ddof=1) / np.sqrt(200)
     assert f"200 rows, log-likelihood: {log_prob.mean():.4f} +/- {error:.4f} nats\n" in out
@@ -193,7 +253,9 @@ def test_score_equals_log_prob(cli, folder, suffix):
 
 def test_score_one_row_has_no_error(cli):
     np.save("one.npy", gaussian(1))
-    assert re.search(r"1 rows, log-likelihood: -?\d+\.\d{4} nats\n", cli("score", "{}/m.afnp", "one.npy")[1])
+    assert re.search(
+        r"1 rows, log-likelihood: -?\d+\.\d{4} nats\n", cli("score", "{}/m.afnp", "one.npy")[1]
+    )
 
 
 def test_score_chooses_an_array_by_key(cli):
@@ -215,14 +277,16 @@ def test_score_refuses_to_overwrite(cli):
     assert cli("score", "{}/m.afnp", "{}/x.npy", "-o", "s.npy", "--force")[0] == 0
 
 
-# ---- sample ----------------------------------------------------------------------------------------------
+# ---- sample --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
 def test_sample_equals_the_api_and_reads_back(cli, folder, suffix):
     code, out, err = cli("sample", "{}/m.afnp", "-n", 50, "-o", f"s{suffix}", "--seed", 7)
     assert (code, out, err) == (0, f"wrote 50 x 2 to s{suffix}\n", "")
-    assert np.array_equal(data.read_table(f"s{suffix}"), afnp.load(folder / "m.afnp").sample(50, rng=7))
+    assert np.array_equal(
+        data.read_table(f"s{suffix}"), afnp.load(folder / "m.afnp").sample(50, rng=7)
+    )
 
 
 def test_sample_is_reproducible_by_seed(cli):
@@ -253,7 +317,7 @@ def test_sample_leaves_the_old_file_when_writing_fails(cli, monkeypatch):
     assert Path("s.npy").read_bytes() == before and os.listdir() == ["s.npy"]
 
 
-# ---- verify and data -------------------------------------------------------------------------------------
+# ---- verify and data -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["m.afnp", "conditional.afnp"])
@@ -268,13 +332,17 @@ def test_verify_fails_with_code_1_and_writes_valid_json_and_markdown(cli, monkey
 
     def fake(flow, **options):
         seen.update(options)
-        return Report([Result("log_det", "C3", "failed", "sign", float("inf"), 1e-9, worst={"row": 3})])
+        return Report(
+            [Result("log_det", "C3", "failed", "sign", float("inf"), 1e-9, worst={"row": 3})]
+        )
 
     monkeypatch.setattr("afnp.cli.check_flow", fake)
     code, out, _ = cli("verify", "{}/m.afnp", "--json", "r.json", "--markdown", "r.md", "--seed", 5)
     assert code == 1 and seen == {"seed": 5, "parameters": "random", "level": "full"}
     assert "C3  log_det             failed" in out
-    report = json.loads(Path("r.json").read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    report = json.loads(
+        Path("r.json").read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON")
+    )
     assert report["ok"] is False
     assert report["results"][0]["measured"] == "inf" and report["results"][0]["worst"] == {"row": 3}
     assert "| C3 | log_det | failed |" in Path("r.md").read_text()
@@ -302,7 +370,11 @@ def test_verify_checks_what_python_can_import(cli, monkeypatch):
     Path("stranger.py").write_text(STRANGER)
     options = ["--level", "quick"]
     code, out, _ = cli("verify", "stranger:", "--features", 3, *options)
-    assert code == 0 and out.startswith("module: 3 features, context 0") and "log_det             passed" in out
+    assert (
+        code == 0
+        and out.startswith("module: 3 features, context 0")
+        and "log_det             passed" in out
+    )
     code, out, _ = cli("verify", "stranger:wrong", *options)
     assert code == 1 and "log_det             failed" in out
     code, out, _ = cli("verify", "stranger:flow", *options)
@@ -318,7 +390,13 @@ def test_data_says_all_about_a_set(cli):
     code, out, _ = cli("data", "galaxies")
     found = data.load("galaxies")
     assert code == 0
-    for text in (found.description, found.license, found.source, "16,000 rows", "7 (redshift, u, g, r, i, z, y)"):
+    for text in (
+        found.description,
+        found.license,
+        found.source,
+        "16,000 rows",
+        "7 (redshift, u, g, r, i, z, y)",
+    ):
         assert text in out
 
 
@@ -327,59 +405,118 @@ def test_data_reads_a_set_from_its_folder(cli, tmp_path):
     np.save(tmp_path / "miniboone/data.npy", np.random.default_rng(0).normal(size=(200, 43)))
     code, out, _ = cli("data", "miniboone", "--data-folder", tmp_path)
     assert code == 0 and "test:    20 rows" in out
-    code, out, _ = cli("fit", "miniboone", "--data-folder", tmp_path, "-o", "m.afnp", *FAST, "--hidden", 42)
+    code, out, _ = cli(
+        "fit", "miniboone", "--data-folder", tmp_path, "-o", "m.afnp", *FAST, "--hidden", 42
+    )
     assert code == 0 and "162 + 18 + 20 rows to train, validate, test; 43 features" in out
 
 
-# ---- what is refused -------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 REFUSED = {
     "no command": ([], "COMMAND"),
     "unknown command": (["train"], "invalid choice: 'train'"),
     "no output": (["fit", "two_moons"], "-o/--output"),
     "unknown option": (["data", "--frobnicate"], "--frobnicate"),
-    "unknown set": (["fit", "moons", "-o", "m.afnp"], "moons: expected a .npy, .npz or .csv file, or a set"),
+    "unknown set": (
+        ["fit", "moons", "-o", "m.afnp"],
+        "moons: expected a .npy, .npz or .csv file, or a set",
+    ),
     "unknown set to describe": (["data", "moons"], "moons: expected"),
     "set without its folder": (["fit", "mnist", "-o", "m.afnp"], "--data-folder"),
     "folder that is not there": (["data", "mnist", "--data-folder", "nowhere"], "nowhere"),
-    "folder for a set without": (["data", "galaxies", "--data-folder", "."], "not read from a folder"),
+    "folder for a set without": (
+        ["data", "galaxies", "--data-folder", "."],
+        "not read from a folder",
+    ),
     "missing file": (["fit", "nothing.npy", "-o", "m.afnp"], "nothing.npy: no such file"),
-    "broken file": (["fit", "broken.csv", "-o", "m.afnp"], "broken.csv: line 2, column 2: expected a number"),
+    "broken file": (
+        ["fit", "broken.csv", "-o", "m.afnp"],
+        "broken.csv: line 2, column 2: expected a number",
+    ),
     "several arrays": (["fit", "{}/two.npz", "-o", "m.afnp"], "first, second"),
     "too few rows": (["fit", "few.npy", "-o", "m.afnp"], "expected at least 10 rows"),
-    "output exists": (["fit", "{}/x.npy", "-o", "broken.csv"], "broken.csv exists; --force overwrites it"),
-    "output in no folder": (["fit", "{}/x.npy", "-o", "nowhere/m.afnp"], "nowhere/m.afnp: expected a file in"),
-    "output is a folder": (["fit", "{}/x.npy", "-o", "{}", "--force"], "expected a file in a folder that exists"),
-    "checkpoint exists": (["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "few.npy"], "few.npy exists"),
-    "checkpoint in no folder": (["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "nowhere/c"], "nowhere/c:"),
+    "output exists": (
+        ["fit", "{}/x.npy", "-o", "broken.csv"],
+        "broken.csv exists; --force overwrites it",
+    ),
+    "output in no folder": (
+        ["fit", "{}/x.npy", "-o", "nowhere/m.afnp"],
+        "nowhere/m.afnp: expected a file in",
+    ),
+    "output is a folder": (
+        ["fit", "{}/x.npy", "-o", "{}", "--force"],
+        "expected a file in a folder that exists",
+    ),
+    "checkpoint exists": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "few.npy"],
+        "few.npy exists",
+    ),
+    "checkpoint in no folder": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "nowhere/c"],
+        "nowhere/c:",
+    ),
     "not a checkpoint": (
         ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "{}/m.afnp", "--resume"],
         "expected a checkpoint, got a model",
     ),
-    "resume what": (["fit", "{}/x.npy", "-o", "m.afnp", "--resume"], "--resume needs the --checkpoint"),
-    "no epochs": (["fit", "{}/x.npy", "-o", "m.afnp", "--epochs", 0], "epochs: expected at least 1, got 0"),
-    "no transforms": (["fit", "{}/x.npy", "-o", "m.afnp", "--transforms", 0], "transforms: expected"),
-    "bad rate": (["fit", "{}/x.npy", "-o", "m.afnp", "--learning-rate", "nan"], "learning_rate: expected"),
-    "bad widths": (["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8;8"], "--hidden: expected a whole number"),
-    "zero width": (["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8,0"], "hidden: expected an integer"),
+    "resume what": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--resume"],
+        "--resume needs the --checkpoint",
+    ),
+    "no epochs": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--epochs", 0],
+        "epochs: expected at least 1, got 0",
+    ),
+    "no transforms": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--transforms", 0],
+        "transforms: expected",
+    ),
+    "bad rate": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--learning-rate", "nan"],
+        "learning_rate: expected",
+    ),
+    "bad widths": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8;8"],
+        "--hidden: expected a whole number",
+    ),
+    "zero width": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--hidden", "8,0"],
+        "hidden: expected an integer",
+    ),
     "bad seed": (["fit", "{}/x.npy", "-o", "m.afnp", "--seed", -1], "--seed"),
     "bad order": (["fit", "{}/x.npy", "-o", "m.afnp", "--order", "up"], "--order"),
-    "missing model": (["score", "nothing.afnp", "{}/x.npy"], "nothing.afnp: No such file or directory"),
+    "missing model": (
+        ["score", "nothing.afnp", "{}/x.npy"],
+        "nothing.afnp: No such file or directory",
+    ),
     "not a model": (["verify", "broken.csv"], "broken.csv: not an afnp file"),
     "other columns": (["score", "{}/m.afnp", "{}/wide.npy"], "expected 2 columns, as"),
     "context to score": (["score", "{}/conditional.afnp", "{}/x.npy"], "context of 3 columns"),
-    "context to sample": (["sample", "{}/conditional.afnp", "-n", 1, "-o", "s.npy"], "context of 3 columns"),
-    "unknown suffix": (["sample", "{}/m.afnp", "-n", 1, "-o", "s.txt"], "s.txt: expected a name that ends in"),
-    "unknown suffix to score": (["score", "{}/m.afnp", "{}/x.npy", "-o", "s"], "s: expected a name that ends in"),
+    "context to sample": (
+        ["sample", "{}/conditional.afnp", "-n", 1, "-o", "s.npy"],
+        "context of 3 columns",
+    ),
+    "unknown suffix": (
+        ["sample", "{}/m.afnp", "-n", 1, "-o", "s.txt"],
+        "s.txt: expected a name that ends in",
+    ),
+    "unknown suffix to score": (
+        ["score", "{}/m.afnp", "{}/x.npy", "-o", "s"],
+        "s: expected a name that ends in",
+    ),
     "no such module": (["verify", "no_such.module:flow"], "no module named 'no_such'"),
     "no such object": (["verify", "json:flow"], "json has no 'flow'"),
     "functions of unknown width": (["verify", "json:"], "functions: expected at"),
     "width of a model": (["verify", "{}/m.afnp", "--features", 3], "knows its features"),
     "unknown level": (["verify", "{}/m.afnp", "--level", "slow"], "invalid choice: 'slow'"),
-    "report in no folder": (["verify", "{}/m.afnp", "--json", "nowhere/r.json"], "nowhere/r.json: expected a file"),
+    "report in no folder": (
+        ["verify", "{}/m.afnp", "--json", "nowhere/r.json"],
+        "nowhere/r.json: expected a file",
+    ),
     "negative rows": (["sample", "{}/m.afnp", "-n", -1, "-o", "s.npy"], "-n/--rows"),
     "too many rows": (["sample", "{}/m.afnp", "-n", 10**15, "-o", "s.npy"], "not enough memory"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -424,13 +561,15 @@ def test_ctrl_c_elsewhere_is_no_traceback(cli, monkeypatch):
     assert cli("verify", "{}/m.afnp") == (130, "", "afnp: interrupted\n")
 
 
-# ---- the program -----------------------------------------------------------------------------------------
+# ---- the program ---------------------------------------------------------------------------------
 
 
 def test_help_shows_examples_that_parse(cli):
     code, out, err = cli("--help")
     assert (code, err) == (0, "")
-    examples = [line.split("   ")[0].split()[1:] for line in out.splitlines() if line.startswith("  afnp ")]
+    examples = [
+        line.split("   ")[0].split()[1:] for line in out.splitlines() if line.startswith("  afnp ")
+    ]
     assert {example[0] for example in examples} == {"fit", "score", "sample", "verify", "data"}
     for example in examples:
         _parser().parse_args(example)
@@ -455,10 +594,3 @@ def test_as_a_process(folder, tmp_path):
     out, err = run.communicate(timeout=20)
     assert (run.returncode, out) == (2, "")
     assert err == f"afnp: error: {tmp_path}/missing.csv: no such file\n"
-
-
-def test_bench_is_a_command_of_its_own(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "--help"])
-    assert stop.value.code == 0
-    assert "--configs" in capsys.readouterr().out

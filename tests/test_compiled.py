@@ -12,16 +12,20 @@ import pytest
 
 import afnp
 from afnp.adam import Adam
-from afnp.kernels.threads import in_threads, row_blocks
+from afnp.compiled.threads import in_threads, row_blocks
 
 SHAPES = {
     "one feature": dict(features=1, hidden=(4,)),
     "one feature, context": dict(features=1, hidden=(4,), context=1),
     "two": dict(features=2, hidden=(5, 3), transforms=3),
     "linear": dict(features=4, hidden=(), context=2),
-    "tanh, context": dict(features=5, hidden=(20, 20, 20), context=2, activation="tanh", order="random"),
+    "tanh, context": dict(
+        features=5, hidden=(20, 20, 20), context=2, activation="tanh", order="random"
+    ),
     "residual": dict(features=9, hidden=(33,) * 5, residual=True, order="random"),
-    "residual, tanh, context": dict(features=7, hidden=(16,) * 3, residual=True, context=3, activation="tanh"),
+    "residual, tanh, context": dict(
+        features=7, hidden=(16,) * 3, residual=True, context=3, activation="tanh"
+    ),
     "wide": dict(features=43, hidden=(130, 70), order="reverse"),
     "many features": dict(features=200, hidden=(210, 230), transforms=1),
 }
@@ -57,10 +61,16 @@ def test_density_and_samples_equal_the_numpy_rendering(name, dtype):
         flow, x, context = flow_and_rows(name, rows, dtype)
         for method in (flow.normalize, flow.generate):
             for got, expected in zip(
-                method(x, context, backend="numba"), method(x, context, backend="numpy"), strict=True
+                method(x, context, backend="numba"),
+                method(x, context, backend="numpy"),
+                strict=True,
             ):
                 assert_close(got, expected, dtype)
-        assert_close(flow.log_prob(x, context, backend="numba"), flow.log_prob(x, context, backend="numpy"), dtype)
+        assert_close(
+            flow.log_prob(x, context, backend="numba"),
+            flow.log_prob(x, context, backend="numpy"),
+            dtype,
+        )
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -112,7 +122,8 @@ def test_rows_do_not_influence_each_other():
     others = x.copy()
     others[1:] *= -2
     assert (
-        flow.generate(x, backend="numba")[0][0].tobytes() == flow.generate(others, backend="numba")[0][0].tobytes()
+        flow.generate(x, backend="numba")[0][0].tobytes()
+        == flow.generate(others, backend="numba")[0][0].tobytes()
     )
 
 
@@ -209,4 +220,6 @@ def test_compiled_adam_equals_the_plain_formula(dtype):
             adam.step(theta, g, rate=1e-2, weight_decay=1e-3)
         results.append(theta)
     # each step moves by 1e-2 at the most, and rounds a handful of times
-    np.testing.assert_allclose(*results, atol=20 * np.finfo(dtype).eps, rtol=20 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        *results, atol=20 * np.finfo(dtype).eps, rtol=20 * np.finfo(dtype).eps
+    )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from afnp.flows import Flow
-from afnp.kernels import vector
-from afnp.kernels.univariate import FORMS, backward, form, generate, known, normalize
+from afnp.compiled.simd import vector
+from afnp.compiled.univariate.dispatch import FORMS, backward, form, generate, known, normalize
+from afnp.flow import Flow
 from afnp.transforms import Autoregressive, Coupling, Inverse
 from afnp.univariate import UNIVARIATES
 
@@ -31,7 +31,9 @@ CASES = {
 COMPILE_LONG = ("affine,", "additive", "gaussian_mixture")
 """What shares its way through the kernels with the others, and takes minutes to compile in all its variants."""
 SLOW = pytest.mark.slow
-EVERY = [pytest.param(case, marks=[SLOW] if case.startswith(COMPILE_LONG) else []) for case in CASES]
+EVERY = [
+    pytest.param(case, marks=[SLOW] if case.startswith(COMPILE_LONG) else []) for case in CASES
+]
 SPLINES = [case for case in CASES if case.startswith("spline")]
 MIXTURES = [case for case in CASES if "mixture" in case]
 DTYPES = [np.float64, np.float32]
@@ -71,8 +73,8 @@ def rows_of(flow, n, dtype):
 def assert_close(got, expected, other=None):
     """Close relative to the largest entry, or to 1.
 
-    ``other`` is what the same formulas give with other roundings: four times its distance is allowed too, for a
-    flow may magnify any rounding.
+    ``other`` is what the same formulas give with other roundings: four times its distance is
+    allowed too, for a flow may magnify any rounding.
     """
     assert got.dtype == expected.dtype and got.shape == expected.shape
     scale = np.abs(expected).max(initial=1.0)
@@ -88,7 +90,9 @@ def on_circle(case, values):
 
 def in_float64(flow):
     twin = Flow.__new__(Flow)
-    vars(twin).update({k: v for k, v in vars(flow).items() if k not in ("_own", "_fused", "_theta")})
+    vars(twin).update(
+        {k: v for k, v in vars(flow).items() if k not in ("_own", "_fused", "_theta")}
+    )
     twin._theta = flow.theta.astype(np.float64)
     return twin
 
@@ -106,7 +110,12 @@ def test_every_univariate_is_compiled():
     for case, options in CASES.items():
         name = case.split(",")[0]
         assert known(name, UNIVARIATES[name](**options).config())
-    assert {scale for name, scale in FORMS if name == "affine"} == {"tanh", "exp", "softplus", "sigmoid"}
+    assert {scale for name, scale in FORMS if name == "affine"} == {
+        "tanh",
+        "exp",
+        "softplus",
+        "sigmoid",
+    }
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -129,16 +138,20 @@ def test_a_layer_equals_its_numpy_rendering(kind, case, dtype):
 def test_a_stack_keeps_what_the_gradient_needs_of_every_layer_and_tile(case, n):
     orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]]
     flow = flow_of(
-        [Autoregressive(D, (16,), order=order, **univariate(case)) for order in orders], np.float64, last=0.2
+        [Autoregressive(D, (16,), order=order, **univariate(case)) for order in orders],
+        np.float64,
+        last=0.2,
     )
     x, _ = rows_of(flow, n, np.float64)
     assert len(flow._fused) == 1
     runs = ((x, "numba"), (x, "numpy"), (x * (1 + 4e-16), "numpy"))
-    for together in zip(*(results(flow, case, rows, None, backend) for rows, backend in runs), strict=True):
+    for together in zip(
+        *(results(flow, case, rows, None, backend) for rows, backend in runs), strict=True
+    ):
         assert_close(*together)
 
 
-# ---- one feature with numbers h of our choice ----------------------------------------------------------------
+# ---- one feature with numbers h of our choice ----------------------------------------------------
 
 
 def with_numbers(case, dtype, h=None, seed=3):
@@ -166,7 +179,9 @@ def test_at_knots_and_beside_them(case):
     for of_y, method in enumerate((flow.normalize, flow.generate)):
         knots = knots_of(flow.layers[0].univariate, h, of_y)
         points = np.concatenate([knots, np.nextafter(knots, -9), np.nextafter(knots, 9)])[:, None]
-        for got, expected in zip(method(points, backend="numba"), method(points, backend="numpy"), strict=True):
+        for got, expected in zip(
+            method(points, backend="numba"), method(points, backend="numpy"), strict=True
+        ):
             assert_close(got, expected)
 
 
@@ -176,7 +191,9 @@ def test_a_spline_leaves_bounds_and_tails_to_the_last_bit(bound, dtype):
     layer = Autoregressive(1, (), univariate="spline", options={"bound": bound})
     flow = flow_of([layer], dtype)
     B = dtype(bound)
-    points = np.array([B, -B, np.nextafter(B, dtype(99)), -1.5 * B, 50, -50, 1e30, -1e30] * 9, dtype=dtype)[:, None]
+    points = np.array(
+        [B, -B, np.nextafter(B, dtype(99)), -1.5 * B, 50, -50, 1e30, -1e30] * 9, dtype=dtype
+    )[:, None]
     for method in (flow.normalize, flow.generate):
         values, log_det = method(points, backend="numba")
         assert np.array_equal(values, points) and not log_det.any()
@@ -191,11 +208,19 @@ def test_angles_may_be_turned_and_come_out_in_the_circle(dtype):
     x = np.linspace(-3.1, 3.1, 70).astype(dtype)[:, None]
     for method in (flow.normalize, flow.generate):
         expected, log_det = method(x, backend="numpy")
-        for turns in (-3, -1, 0, 1, 5):  # which only the phase may do: from outside, angles come unturned
+        for turns in (
+            -3,
+            -1,
+            0,
+            1,
+            5,
+        ):  # which only the phase may do: from outside, angles come unturned
             flow._split(flow.theta)[0]["b0"][-1] = h[-1] + 2 * math.pi * turns
             got, got_log_det = method(x, backend="numba")
             atol = 300 * np.finfo(dtype).eps  # a turn is rounded, and slopes here are below 10
-            np.testing.assert_allclose(on_circle("circular", got), on_circle("circular", expected), atol=atol)
+            np.testing.assert_allclose(
+                on_circle("circular", got), on_circle("circular", expected), atol=atol
+            )
             np.testing.assert_allclose(got_log_det, log_det, atol=10 * atol)
             assert (got >= dtype(-math.pi)).all() and (got < dtype(math.pi)).all()
 
@@ -204,7 +229,9 @@ def test_angles_may_be_turned_and_come_out_in_the_circle(dtype):
 def test_gradients_inside_at_the_bound_and_in_the_tails(case):
     flow, _ = with_numbers(case, np.float64)
     x = np.array([-50, -4.0, -3.9, -1.0, 0.01, 0.7, 2.0, 4.0, 5.0, 50])[:, None]
-    (loss, got), (expected_loss, expected) = (flow.loss_and_grad(x, backend=b) for b in ("numba", "numpy"))
+    (loss, got), (expected_loss, expected) = (
+        flow.loss_and_grad(x, backend=b) for b in ("numba", "numpy")
+    )
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     assert_close(got, expected)
 
@@ -214,7 +241,9 @@ def test_gradients_inside_at_the_bound_and_in_the_tails(case):
 def test_mixtures_far_out(case, dtype):
     """Where log T is -u²/2, far larger than the log-derivative, which is none the worse for it."""
     flow, _ = with_numbers(case, dtype)
-    points = np.concatenate([s * np.array([0.0, 1e-8, 1, 9, 38, 300, 4000]) for s in (-1, 1)])[:, None]
+    points = np.concatenate([s * np.array([0.0, 1e-8, 1, 9, 38, 300, 4000]) for s in (-1, 1)])[
+        :, None
+    ]
     points, eps, twin = points.astype(dtype), np.finfo(dtype).eps, in_float64(flow)
     for name in ("normalize", "generate"):
         got = getattr(flow, name)(points, backend="numba")
@@ -228,7 +257,9 @@ def test_mixtures_far_out(case, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [2, 70])
-@pytest.mark.parametrize("case", [pytest.param("gaussian_mixture, 2", marks=SLOW), "logistic_mixture"])
+@pytest.mark.parametrize(
+    "case", [pytest.param("gaussian_mixture, 2", marks=SLOW), "logistic_mixture"]
+)
 def test_a_root_that_cannot_be_found_is_refused(case, n, dtype):
     C, largest = UNIVARIATES[case.split(",")[0]](**CASES[case]).components, np.finfo(dtype).max
     for means, u in (
@@ -254,15 +285,21 @@ def test_what_is_not_a_number_is_refused(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scale", ["exp", *(pytest.param(s, marks=SLOW) for s in ("softplus", "sigmoid"))])
+@pytest.mark.parametrize(
+    "scale", ["exp", *(pytest.param(s, marks=SLOW) for s in ("softplus", "sigmoid"))]
+)
 def test_scales_from_nothing_to_overflow(scale, dtype):
     case = f"affine, {scale}"
     for a in (-800.0, -100.0, -50.0, -37.5, -20.0, 0.0, 20.0, 60.0, 100.0, 800.0):
         flow, _ = with_numbers(case, dtype, np.array([0.0, a]))
-        x = np.linspace(-2, 2, 70).astype(dtype)[:, None]  # without 0, as 0 times infinity is not a number
+        x = np.linspace(-2, 2, 70).astype(dtype)[
+            :, None
+        ]  # without 0, as 0 times infinity is not a number
         for method in (flow.normalize, flow.generate):
             with np.errstate(all="ignore"):
-                (got, got_log), (expected, log_det) = (method(x, backend=b) for b in ("numba", "numpy"))
+                (got, got_log), (expected, log_det) = (
+                    method(x, backend=b) for b in ("numba", "numpy")
+                )
             rtol = 1e-12 if dtype == np.float64 else 3e-5  # of e^a: a's own rounding, a times eps
             tiny = np.finfo(dtype).tiny  # below the normal range digits are lost
             np.testing.assert_allclose(got, expected, rtol=rtol, atol=4 * tiny)
@@ -299,7 +336,7 @@ def test_lanes_that_are_no_whole_vectors_are_refused_before_anything_is_written(
     assert not h.any() and not u.any()
 
 
-# ---- functions of vectors ------------------------------------------------------------------------------------
+# ---- functions of vectors ------------------------------------------------------------------------
 
 
 @vector.jit
@@ -355,5 +392,9 @@ def test_functions_of_vectors_at_the_ends(dtype):
     _apply(0, x, exp)
     _apply(3, x, soft)
     huge = 80 if dtype == np.float32 else 700  # clipped, not beyond
-    assert (exp[::2] < np.exp(-huge)).all() and (exp[1::2] > dtype(np.exp(huge))).all() and np.isfinite(exp).all()
+    assert (
+        (exp[::2] < np.exp(-huge)).all()
+        and (exp[1::2] > dtype(np.exp(huge))).all()
+        and np.isfinite(exp).all()
+    )
     assert (soft[::2] < 1e-30).all() and np.isinf(soft[1]) and soft[3] == 1000

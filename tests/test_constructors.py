@@ -8,8 +8,16 @@ from conftest import complex_step, lively, norm_error
 
 from afnp.bases import Logistic
 from afnp.constructors import BETWEEN, iaf, made, maf, maf_mog, nice, nsf, realnvp
-from afnp.preprocess import Standardize
-from afnp.transforms import ActNorm, Autoregressive, BatchNorm, Coupling, Inverse, LULinear, Permutation
+from afnp.transforms import (
+    ActNorm,
+    Autoregressive,
+    BatchNorm,
+    Coupling,
+    Inverse,
+    LULinear,
+    Permutation,
+)
+from afnp.transforms.preprocess import Standardize
 
 
 def nsf_coupling(features, **kwargs):
@@ -28,10 +36,12 @@ def small(kind, D=3, **kwargs):
 
 def rows(flow, n=6, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((n, flow.features)), rng.standard_normal((n, flow.context)) if flow.context else None
+    return rng.standard_normal((n, flow.features)), rng.standard_normal(
+        (n, flow.context)
+    ) if flow.context else None
 
 
-# ---- every flow does everything --------------------------------------------------------------------------------
+# ---- every flow does everything ------------------------------------------------------------------
 
 
 @named
@@ -46,7 +56,9 @@ def test_flows_come_back_and_know_their_density(kind, D, context):
     assert norm_error(back, x) < 1e-9 and np.abs(log_det + log_det_back).max() < 1e-9
     p, c = flow._split(flow.theta), np.zeros((6, 0)) if c is None else c
     for n in range(2):
-        J = complex_step(lambda x, n=n: flow._normalize(p, x[None], c[n : n + 1].astype(complex))[0][0], x[n])
+        J = complex_step(
+            lambda x, n=n: flow._normalize(p, x[None], c[n : n + 1].astype(complex))[0][0], x[n]
+        )
         expected = flow.base.log_prob(p.base, u[n : n + 1])[0] + np.linalg.slogdet(J)[1]
         assert flow.log_prob(x, c if context else None)[n] == pytest.approx(expected, abs=1e-9)
 
@@ -93,19 +105,23 @@ def test_contexts_reach_the_noise(kind):
     assert (flow.log_prob(x, c) != flow.log_prob(x, c + 1)).all()
 
 
-# ---- one signature ---------------------------------------------------------------------------------------------
+# ---- one signature -------------------------------------------------------------------------------
 
 
 @named
 def test_the_signature_is_one(kind):
     """Everything that maf takes of a flow, the others take too."""
     mean = Standardize([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    shared = dict(context=1, seed=3, dtype=np.float32, residual=True, activation="tanh", preprocess=[mean])
+    shared = dict(
+        context=1, seed=3, dtype=np.float32, residual=True, activation="tanh", preprocess=[mean]
+    )
     flow = small(kind, hidden=(8, 8, 8), base=Logistic(3), **shared)
     assert flow.layers[0] is mean and isinstance(flow.base, Logistic)
     assert (flow.context, flow.dtype) == (1, np.dtype(np.float32))
     nets = [layer.conditioner for layer in flow.layers if hasattr(layer, "conditioner")]
-    assert all(net.residual and net.activation == "tanh" and net.hidden == (8, 8, 8) for net in nets)
+    assert all(
+        net.residual and net.activation == "tanh" and net.hidden == (8, 8, 8) for net in nets
+    )
 
 
 @stacked
@@ -130,7 +146,9 @@ def test_flows_are_made_of_what_their_names_say(kind):
     flow = small(kind, transforms=3)
     assert [type(layer) for layer in flow.layers] == KINDS[kind]
     names = {maf: "affine", iaf: "affine", realnvp: "affine", nice: "additive", maf_mog: "affine"}
-    univariates = [layer.config()["univariate"] for layer in flow.layers if hasattr(layer, "conditioner")]
+    univariates = [
+        layer.config()["univariate"] for layer in flow.layers if hasattr(layer, "conditioner")
+    ]
     expected = [names.get(kind, "spline")] * 3 + ["gaussian_mixture"] * (kind is maf_mog)
     assert univariates == expected
 
@@ -148,7 +166,9 @@ def test_every_feature_is_transformed_twice_by_four_layers(kind):
 
 @pytest.mark.parametrize("kind", [maf, iaf, nsf, maf_mog])
 def test_orders_alternate(kind):
-    orders = [layer.order.tolist() for layer in small(kind, transforms=3, order=[1, 2, 0]).layers[:3]]
+    orders = [
+        layer.order.tolist() for layer in small(kind, transforms=3, order=[1, 2, 0]).layers[:3]
+    ]
     assert orders == [[1, 2, 0], [0, 2, 1], [1, 2, 0]]
     orders = [layer.order.tolist() for layer in small(kind).layers[:2]]
     assert orders == [[0, 1, 2], [2, 1, 0]]
@@ -156,13 +176,15 @@ def test_orders_alternate(kind):
 
 @pytest.mark.parametrize("D, transforms", [(5, 4), (8, 6)])
 def test_random_splits_cover_everything_in_pairs(D, transforms):
-    blocks = [layer.passing for layer in realnvp(D, (4,), transforms, split="random", seed=5).layers]
+    blocks = [
+        layer.passing for layer in realnvp(D, (4,), transforms, split="random", seed=5).layers
+    ]
     for k in range(0, transforms, 2):
         np.testing.assert_array_equal(blocks[k], ~blocks[k + 1])
     assert any((blocks[0] != blocks[k]).any() for k in range(2, transforms, 2))
 
 
-# ---- between and around ----------------------------------------------------------------------------------------
+# ---- between and around --------------------------------------------------------------------------
 
 BETWEEN_TYPES = dict(
     actnorm=ActNorm, batchnorm=BatchNorm, lu=LULinear, permutation=Permutation, reverse=Permutation
@@ -176,7 +198,9 @@ def test_layers_stand_between_transforms(kind, name):
     types = [type(layer) for layer in flow.layers]
     between = KINDS[kind][0], BETWEEN_TYPES[name]
     assert types[:5] == [between[0], between[1], between[0], between[1], between[0]]
-    assert types.count(BETWEEN_TYPES[name]) == 2 + (kind is maf_mog) + (kind is nice and name == "actnorm")
+    assert types.count(BETWEEN_TYPES[name]) == 2 + (kind is maf_mog) + (
+        kind is nice and name == "actnorm"
+    )
     x, _ = rows(lively(flow, last=0.4))
     assert norm_error(flow.generate(flow.normalize(x)[0])[0], x) < 1e-8
 
@@ -218,10 +242,12 @@ def test_the_base_of_a_maf_of_mixtures_is_a_made_of_mixtures():
     mu, s = mu + np.linspace(-2, 2, K), 7 * np.tanh(s / 7)
     pi = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     normal = np.exp(-0.5 * ((x[..., None] - mu) / np.exp(s)) ** 2 - s) / np.sqrt(2 * np.pi)
-    np.testing.assert_allclose(flow.log_prob(x), np.log((pi * normal).sum(axis=-1)).sum(axis=1), rtol=1e-11)
+    np.testing.assert_allclose(
+        flow.log_prob(x), np.log((pi * normal).sum(axis=-1)).sum(axis=1), rtol=1e-11
+    )
 
 
-# ---- what is refused -------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 BAD = [
     (dict(features=0), "^features: expected an integer of at least 1, got 0$"),
@@ -261,7 +287,11 @@ OF_ONE_KIND = [
     (nsf, dict(bins=1), "^bins: "),
     (nsf, dict(bound=-1.0), "^bound: "),
     (nsf, dict(options={"bin": 3}), "^options of 'spline': expected one of"),
-    (nsf, dict(circular=True, between="batchnorm"), r"^between \(circular=True\): expected one of 'permutation'"),
+    (
+        nsf,
+        dict(circular=True, between="batchnorm"),
+        r"^between \(circular=True\): expected one of 'permutation'",
+    ),
     (nsf, dict(circular=True, bound=2.0), "^bound: "),
     (maf_mog, dict(components=0), "^components: "),
 ]

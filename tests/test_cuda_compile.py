@@ -1,8 +1,8 @@
 """The CUDA samplers compile for real chips, and into what they should: no GPU is needed for that.
 
-Numba writes PTX; NVIDIA's ``ptxas`` turns it into each chip's machine code and says what that takes. Spills, a
-stack frame (an array that fell out of the registers) or double precision would be correct and slow: no other test
-sees them.
+Numba writes PTX; NVIDIA's ``ptxas`` turns it into each chip's machine code and says what that
+takes. Spills, a stack frame (an array that fell out of the registers) or double precision would be
+correct and slow: no other test sees them.
 """
 
 import importlib.util
@@ -15,13 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afnp.conditioners import MaskedMLP
-from afnp.kernels import compiled, cuda, cuda_queues, cuda_sweeps
+from afnp.compiled import staircase as compiled
+from afnp.compiled.cuda import causal_conv as cuda_queues
+from afnp.compiled.cuda import fixed_point as cuda_sweeps
+from afnp.compiled.cuda import staircase as cuda
+from afnp.networks import MaskedMLP
 
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 pytestmark = [
-    pytest.mark.skipif(not INSTALLED, reason="THE CUDA KERNELS ARE NOT COMPILED: pip install 'afnp[cuda]'"),
-    pytest.mark.skipif(os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", reason="the simulator does not compile"),
+    pytest.mark.skipif(
+        not INSTALLED, reason="THE CUDA KERNELS ARE NOT COMPILED: pip install 'afnp[cuda]'"
+    ),
+    pytest.mark.skipif(
+        os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", reason="the simulator does not compile"
+    ),
 ]
 
 CHIPS = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_120": (12, 0)}
@@ -42,7 +49,19 @@ def substitution(types, real):
 
 
 def queues(types, real):
-    dimensions = {"E": 2, "F": 2, "e": 1, "W": 3, "V": 3, "U": 3, "b": 2, "S": 3, "s": 2, "H": 2, "h": 1}
+    dimensions = {
+        "E": 2,
+        "F": 2,
+        "e": 1,
+        "W": 3,
+        "V": 3,
+        "U": 3,
+        "b": 2,
+        "S": 3,
+        "s": 2,
+        "H": 2,
+        "h": 1,
+    }
     weights = [types.Array(real, n, "C") for n in dimensions.values()]
     others = [types.int32[::1], types.int64, types.int64, types.boolean, real]
     assert cuda_queues.Network._fields[: len(weights)] == tuple(dimensions)
@@ -79,7 +98,9 @@ def ptx_of(kernel, real, cc):
 def ptxas():
     """The assembler from NVIDIA's wheel, or from the system."""
     roots = (
-        importlib.util.find_spec("nvidia").submodule_search_locations if importlib.util.find_spec("nvidia") else []
+        importlib.util.find_spec("nvidia").submodule_search_locations
+        if importlib.util.find_spec("nvidia")
+        else []
     )
     found = [str(path) for root in roots for path in Path(root).glob("*/bin/ptxas")]
     path = found[0] if found else shutil.which("ptxas")
@@ -93,7 +114,9 @@ def assemble(ptx, chip, tmp_path):
     source.write_text(ptx)
     command = [ptxas(), f"-arch={chip}", "-v", str(source), "-o", str(tmp_path / "kernel.cubin")]
     log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    frame, stores, loads = re.search(r"(\d+) bytes stack frame, (\d+) .*stores, (\d+) .*loads", log).groups()
+    frame, stores, loads = re.search(
+        r"(\d+) bytes stack frame, (\d+) .*stores, (\d+) .*loads", log
+    ).groups()
     shared = re.search(r"(\d+) bytes smem", log)
     return {
         "registers": int(re.search(r"Used (\d+) registers", log)[1]),
@@ -138,7 +161,12 @@ def test_registers_leave_room_for_the_blocks_that_the_launch_counts_on():
 
 @pytest.mark.parametrize(
     ("features", "hidden", "samples", "block"),
-    [(43, (512, 512), 4, 3), (63, (512, 512), 4, 4), (784, (1024, 1024), 4, 13), (2, (64, 64), 1, 2)],
+    [
+        (43, (512, 512), 4, 3),
+        (63, (512, 512), 4, 4),
+        (784, (1024, 1024), 4, 13),
+        (2, (64, 64), 1, 2),
+    ],
 )
 def test_windows_of_real_networks_fit_into_shared_memory(features, hidden, samples, block):
     plan, row_bytes = compiled.plan_of(MaskedMLP(features, 2, hidden)), samples * cuda.LANES * 4

@@ -11,8 +11,8 @@ import pytest
 from conftest import lively, norm_error
 
 import afnp
-from afnp.fixed_point import GaussSeidel, Jacobi, sweep
-from afnp.kernels import cuda
+from afnp.compiled.cuda import staircase as cuda
+from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
 from afnp.transforms import Autoregressive, CausalConvolution
 
 pytestmark = pytest.mark.gpu
@@ -39,7 +39,10 @@ def steps(flow):
 
 def noise(flow, n, seed=0):
     rng = np.random.default_rng(seed)
-    return [rng.standard_normal((n, width)).astype(flow.dtype) for width in (flow.context, flow.features)]
+    return [
+        rng.standard_normal((n, width)).astype(flow.dtype)
+        for width in (flow.context, flow.features)
+    ]
 
 
 def check(flow, n):
@@ -52,14 +55,18 @@ def check(flow, n):
     true = exact._generate(p_exact, u.astype(np.float64), context.astype(np.float64))
     for got, numpy, truth in zip((x, log_det), flow._generate(p, u, context), true, strict=True):
         assert got.dtype == flow.dtype
-        assert norm_error(got, truth) <= 10 * norm_error(numpy, truth) + 20 * np.finfo(flow.dtype).eps
+        assert (
+            norm_error(got, truth) <= 10 * norm_error(numpy, truth) + 20 * np.finfo(flow.dtype).eps
+        )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_gpu_samples_as_numpy_does(shape, dtype):
     features, hidden = SHAPES[shape]
-    flow = lively(afnp.maf(features, hidden, 2, dtype=dtype, order="random"), last=features**-0.5 / 2)
+    flow = lively(
+        afnp.maf(features, hidden, 2, dtype=dtype, order="random"), last=features**-0.5 / 2
+    )
     for n in (0, 1, 1000) if features > 100 else (0, 1, 33, 1000, 40_000):
         check(flow, n)
 
@@ -77,7 +84,9 @@ def test_the_gpu_samples_as_numpy_does(shape, dtype):
     ids=str,
 )
 def test_every_kind_of_network(options, dtype):
-    flow = lively(afnp.maf(5, **{"hidden": (32, 32), "transforms": 3, "dtype": dtype, **options}), garbage=3.0)
+    flow = lively(
+        afnp.maf(5, **{"hidden": (32, 32), "transforms": 3, "dtype": dtype, **options}), garbage=3.0
+    )
     for n in (1, 129, 20_000):
         check(flow, n)
 
@@ -132,9 +141,13 @@ def test_time_of_five_transforms(shape, n):
 def series(features, channels=16, dilations=(1, 2, 4, 8), dtype=np.float64, **options):
     """Two convolutions in a row, one of them reversed, with parameters that hide nothing."""
     layers = [
-        CausalConvolution(features, channels, dilations, reverse=reverse, **options) for reverse in (False, True)
+        CausalConvolution(features, channels, dilations, reverse=reverse, **options)
+        for reverse in (False, True)
     ]
-    flow, rng = afnp.Flow(layers, context=options.get("context", 0), dtype=dtype, seed=3), np.random.default_rng(7)
+    flow, rng = (
+        afnp.Flow(layers, context=options.get("context", 0), dtype=dtype, seed=3),
+        np.random.default_rng(7),
+    )
     flow.theta = flow.theta + 0.1 * rng.standard_normal(flow.theta.shape)
     return flow
 
@@ -173,7 +186,9 @@ def test_queues_sample_as_numpy_does(options, dtype):
 
 
 def test_queues_too_wide_for_shared_memory_are_refused():
-    with pytest.raises(ValueError, match="^backend 'cuda' walks with at most 3071 channels, got 3072$"):
+    with pytest.raises(
+        ValueError, match="^backend 'cuda' walks with at most 3071 channels, got 3072$"
+    ):
         afnp.Flow([CausalConvolution(2, 3072, ())]).sample(1, backend="cuda")
     flow = afnp.Flow([CausalConvolution(2, 3071, ())])
     assert norm_error(flow.sample(2, backend="cuda"), flow.sample(2, backend="numpy")) < 1e-12
@@ -186,7 +201,9 @@ def test_a_million_logarithms_are_added_without_losing_digits():
     p["h"][1] = 0.1
     _, log_det = flow.generate(np.zeros((2, 10**6)), backend="cuda")
     true = 10**6 * 7 * np.tanh(np.float64(p["h"][1]) / 7)
-    assert np.abs(log_det / true - 1).max() < 4 * np.finfo(np.float32).eps  # tanh is right to some roundings
+    assert (
+        np.abs(log_det / true - 1).max() < 4 * np.finfo(np.float32).eps
+    )  # tanh is right to some roundings
 
 
 def test_queues_are_streamed_and_give_the_same_bits(monkeypatch):
@@ -217,7 +234,9 @@ def test_time_of_queues(channels, n):
     context, u = noise(flow, n)
     (x, _), first, median = timed(lambda: flow.generate(u, backend="cuda"))
     (on_cpu, _), _, cpu = timed(lambda: flow.generate(u, backend="numba"), repeats=1)
-    print(f"\nqueues R={channels} N={n}: first {first:.0f} ms, then median {median:.1f} ms; CPU {cpu:.0f} ms")
+    print(
+        f"\nqueues R={channels} N={n}: first {first:.0f} ms, then median {median:.1f} ms; CPU {cpu:.0f} ms"
+    )
     assert norm_error(x, on_cpu) < 1e-3
 
 
@@ -231,7 +250,9 @@ METHODS = [Jacobi(), GaussSeidel(block=16)]
 @pytest.mark.parametrize("shape", ["line", "moons", "power", "miniboone", "mnist"])
 def test_sweeps_sample_as_numpy_does(shape, method, dtype):
     features, hidden = SHAPES[shape]
-    flow = lively(afnp.maf(features, hidden, 2, dtype=dtype, order="random"), last=features**-0.5 / 2)
+    flow = lively(
+        afnp.maf(features, hidden, 2, dtype=dtype, order="random"), last=features**-0.5 / 2
+    )
     for n in (0, 1, 100) if features > 40 else (0, 1, 33, 1000, 10_001):
         check_flow(flow, n, method)
 
@@ -255,7 +276,9 @@ def test_the_record_is_that_of_numpy():
     """The tolerance is far above rounding; yet a row in some hundreds may move by just so much."""
     flow = lively(afnp.maf(20, (40, 40), 2, order="random"), last=0.2)
     _, u = noise(flow, 1000)
-    got, true = (sweep(flow, u, None, Jacobi(1e-7), backend)[2].sweeps for backend in ("cuda", "numpy"))
+    got, true = (
+        sweep(flow, u, None, Jacobi(1e-7), backend)[2].sweeps for backend in ("cuda", "numpy")
+    )
     assert (got == true).mean() > 0.99
     assert np.abs(got - true).max() <= 1
 
@@ -280,6 +303,10 @@ def test_time_of_sweeps(shape, n):
     solved, _, median = timed(lambda: flow.generate(u, backend="cuda"))
     print(f"\n{shape} N={n}: substitution {median:.1f} ms")
     for method in METHODS:
-        (x, _, record), _, median = timed(lambda method=method: sweep(flow, u, None, method, "cuda"))
-        print(f"    {method}: {median:.1f} ms, {record.sweeps.mean():.1f} sweeps a transform and row")
+        (x, _, record), _, median = timed(
+            lambda method=method: sweep(flow, u, None, method, "cuda")
+        )
+        print(
+            f"    {method}: {median:.1f} ms, {record.sweeps.mean():.1f} sweeps a transform and row"
+        )
         assert norm_error(x, solved[0]) < 1e-3

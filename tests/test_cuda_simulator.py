@@ -1,8 +1,8 @@
 """The CUDA samplers, run by numba-cuda's simulator, give the numbers of the NumPy definition.
 
-The simulator must be chosen before Numba is first imported, so this file runs itself once more in a process of its
-own. It shows that the algorithms are right: indices, barriers, memory. It shows nothing about the compiler
-(``test_cuda_compile.py``) or the hardware (``test_cuda_gpu.py``).
+The simulator must be chosen before Numba is first imported, so this file runs itself once more in a
+process of its own. It shows that the algorithms are right: indices, barriers, memory. It shows
+nothing about the compiler (``test_cuda_compile.py``) or the hardware (``test_cuda_gpu.py``).
 """
 
 import importlib.util
@@ -18,8 +18,10 @@ import pytest
 from conftest import lively, norm_error
 
 import afnp
-from afnp.fixed_point import GaussSeidel, Jacobi, sweep
-from afnp.kernels import cuda, cuda_queues, cuda_sweeps
+from afnp.compiled.cuda import causal_conv as cuda_queues
+from afnp.compiled.cuda import fixed_point as cuda_sweeps
+from afnp.compiled.cuda import staircase as cuda
+from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
 from afnp.transforms import Attentive, Autoregressive, CausalConvolution
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
@@ -31,7 +33,10 @@ if not SIMULATED:
         masked, series = afnp.maf(2, (4,), 1), afnp.Flow([CausalConvolution(2)])
         samplers = [(masked, "substitution"), (masked, "jacobi"), (series, "substitution")]
         absent = SimpleNamespace(is_available=lambda: False)
-        for gpu, message in ((absent, "needs an NVIDIA GPU"), (None, r"pip install 'afnp\[cuda\]'")):
+        for gpu, message in (
+            (absent, "needs an NVIDIA GPU"),
+            (None, r"pip install 'afnp\[cuda\]'"),
+        ):
             monkeypatch.setattr(cuda, "cuda", gpu)
             for flow, method in samplers:
                 with pytest.raises(RuntimeError, match=message):
@@ -41,23 +46,37 @@ if not SIMULATED:
     def test_what_the_gpu_cannot_do_is_said(method):
         """Before anything else is done: it needs no GPU."""
         spline, scale = {"univariate": "spline"}, {"options": {"scale": "softplus"}}
-        message = r"samples the univariate 'affine' with the scale 'tanh', got '(spline|affine)' with "
+        message = (
+            r"samples the univariate 'affine' with the scale 'tanh', got '(spline|affine)' with "
+        )
         for options in (spline, scale):
             with pytest.raises(ValueError, match=message):
                 CausalConvolution(3, **options).step({})
             with pytest.raises(ValueError, match=message):
                 Autoregressive(3, (4,), **options).step({})
         with pytest.raises(ValueError, match="attention is sampled by 'numpy'"):
-            afnp.Flow([Attentive(4, patch=2, width=4, heads=1)]).sample(2, method=method, backend="cuda")
+            afnp.Flow([Attentive(4, patch=2, width=4, heads=1)]).sample(
+                2, method=method, backend="cuda"
+            )
 
     def test_convolutions_are_not_swept_on_the_gpu():
         with pytest.raises(ValueError, match="^backend: convolutions are swept by 'numpy'"):
             afnp.Flow([CausalConvolution(3)]).sample(2, method="jacobi", backend="cuda")
 
-    @pytest.mark.skipif(not INSTALLED, reason="THE CUDA KERNELS ARE NOT TESTED: pip install 'afnp[cuda]'")
+    @pytest.mark.skipif(
+        not INSTALLED, reason="THE CUDA KERNELS ARE NOT TESTED: pip install 'afnp[cuda]'"
+    )
     def test_everything_in_this_file_in_the_simulator():
         result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).resolve())],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                str(Path(__file__).resolve()),
+            ],
             env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
             capture_output=True,
             text=True,
@@ -107,7 +126,9 @@ else:
 
     def maf(features, hidden=(6, 6), transforms=1, **kwargs):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # narrow networks lose dependencies: so they should
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # narrow networks lose dependencies: so they should
             return lively(afnp.maf(features, hidden, transforms, **kwargs), garbage=3.0)
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -166,7 +187,9 @@ else:
 
     def test_parameters_are_copied_when_any_bit_of_them_changes(monkeypatch):
         copies, transposed = [], cuda._transposed
-        monkeypatch.setattr(cuda, "_transposed", lambda *args: copies.append(1) or transposed(*args))
+        monkeypatch.setattr(
+            cuda, "_transposed", lambda *args: copies.append(1) or transposed(*args)
+        )
         flow = maf(2, hidden=(3,))
         for change in (None, None, 0, 5, -1):
             if change is not None:
@@ -192,7 +215,7 @@ else:
         expected = flow._generate(flow._split(flow.theta), u, np.empty((4, 0)))
         assert norm_error(x, expected[0]) < 1e-12 and norm_error(log_det, expected[1]) < 1e-12
 
-    # ---- queues ------------------------------------------------------------------------------------------------
+    # ---- queues ----------------------------------------------------------------------------------
 
     def series(features=6, channels=3, dilations=(1, 2), context=0, dtype=np.float64, **options):
         """Two convolutions in a row, one of them reversed, with parameters that hide nothing."""
@@ -200,13 +223,19 @@ else:
             CausalConvolution(features, channels, dilations, reverse=r, context=context, **options)
             for r in (False, True)
         ]
-        flow, rng = afnp.Flow(layers, context=context, dtype=dtype, seed=3), np.random.default_rng(7)
+        flow, rng = (
+            afnp.Flow(layers, context=context, dtype=dtype, seed=3),
+            np.random.default_rng(7),
+        )
         flow.theta = flow.theta + 0.3 * rng.standard_normal(flow.theta.shape)
         return flow
 
     def noise(flow, n):
         rng = np.random.default_rng([n, flow.features])
-        return [rng.standard_normal((n, width)).astype(flow.dtype) for width in (flow.features, flow.context)]
+        return [
+            rng.standard_normal((n, width)).astype(flow.dtype)
+            for width in (flow.features, flow.context)
+        ]
 
     def check_flow(flow, n, method="substitution"):
         """The public way, against the textbook loop."""
@@ -257,11 +286,15 @@ else:
     def test_tiles_are_narrower_where_shared_memory_is_small(monkeypatch):
         flow, launches = series(3, dilations=(1,)), []
         monkeypatch.setattr(cuda_queues, "SHARED_BYTES", (2 * 3 + 1) * 8)
-        monkeypatch.setattr(cuda_queues, "_walk_batch", lambda steps, T, *arrays: launches.append(T))
+        monkeypatch.setattr(
+            cuda_queues, "_walk_batch", lambda steps, T, *arrays: launches.append(T)
+        )
         cuda_queues.walk_all([flow.layers[0].step(flow._own[0])], np.empty((4, 0)), np.ones((4, 3)))
         assert launches == [1]
         monkeypatch.setattr(cuda_queues, "SHARED_BYTES", (2 * 3 + 1) * 8 - 1)
-        with pytest.raises(ValueError, match="^backend 'cuda' walks with at most 2 channels, got 3$"):
+        with pytest.raises(
+            ValueError, match="^backend 'cuda' walks with at most 2 channels, got 3$"
+        ):
             flow.sample(2, backend="cuda")
 
     def test_many_logarithms_are_added_without_losing_digits():
@@ -284,12 +317,17 @@ else:
 
     def test_transforms_of_every_kind_in_a_row():
         """Masked ones, convolutions, and those that stay in NumPy; also where the masked ones are swept."""
-        layers = [*afnp.maf(3, (5,), 2, context=1).layers, *afnp.realnvp(3, (4,), 1, context=1).layers]
-        flow = lively(afnp.Flow([*layers, CausalConvolution(3, 2, (1,), context=1)], context=1), last=0.3)
+        layers = [
+            *afnp.maf(3, (5,), 2, context=1).layers,
+            *afnp.realnvp(3, (4,), 1, context=1).layers,
+        ]
+        flow = lively(
+            afnp.Flow([*layers, CausalConvolution(3, 2, (1,), context=1)], context=1), last=0.3
+        )
         check_flow(flow, n=3)
         check_flow(lively(afnp.Flow(layers, context=1), last=0.3), n=3, method="jacobi")
 
-    # ---- sweeps ------------------------------------------------------------------------------------------------
+    # ---- sweeps ----------------------------------------------------------------------------------
 
     METHODS = [Jacobi(), GaussSeidel(block=1), GaussSeidel(block=3)]
 
@@ -319,7 +357,10 @@ else:
         u, context = noise(flow, 4)
         monkeypatch.setattr(cuda_queues, "LANES", 1)
         x, log_det, record = sweep(flow, u, context, method, backend="cuda")
-        rows = [sweep(flow, u[n : n + 1], context[n : n + 1], method, backend="numpy") for n in range(len(u))]
+        rows = [
+            sweep(flow, u[n : n + 1], context[n : n + 1], method, backend="numpy")
+            for n in range(len(u))
+        ]
         assert norm_error(x, np.concatenate([row[0] for row in rows])) < 1e-12
         assert norm_error(log_det, np.concatenate([row[1] for row in rows])) < 1e-12
         for got, true in zip(record, zip(*(row[2] for row in rows), strict=True), strict=True):
@@ -328,7 +369,10 @@ else:
 
     def test_lanes_that_have_settled_wait_unchanged():
         """In tiles of two, rows take as many sweeps as alone; a tile works until its last row has settled."""
-        flow, method = lively(afnp.maf(7, (8, 8), 1), seed=3, last=0.2), Jacobi(0.03)  # far from the solution
+        flow, method = (
+            lively(afnp.maf(7, (8, 8), 1), seed=3, last=0.2),
+            Jacobi(0.03),
+        )  # far from the solution
         u, _ = noise(flow, 5)
         alone = [sweep(flow, u[n : n + 1], None, method, backend="numpy") for n in range(5)]
         x, log_det, record = sweep(flow, u, None, method, backend="cuda")

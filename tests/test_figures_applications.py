@@ -19,12 +19,21 @@ pytest.importorskip("sklearn")
 from scipy.special import ndtr  # noqa: E402
 
 import afnp  # noqa: E402
-from afnp.forecast import pit  # noqa: E402
+from afnp.applications.forecast import pit  # noqa: E402
 from figures import common, recipes  # noqa: E402
 
-NAMES = ("07_digits", "08_galaxies", "18_torus", "19_conditional_digits", "20_redshift", "21_orders")
+NAMES = (
+    "07_digits",
+    "08_galaxies",
+    "18_torus",
+    "19_conditional_digits",
+    "20_redshift",
+    "21_orders",
+)
 MEMBERS = ("MADE", "MAF", "RealNVP", "spline flow", "MAF MoG")
-digits, galaxies, torus, conditional, redshift, orders = (import_module(f"figures.{name}") for name in NAMES)
+digits, galaxies, torus, conditional, redshift, orders = (
+    import_module(f"figures.{name}") for name in NAMES
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,7 +44,7 @@ def cache(tmp_path_factory):
         yield
 
 
-# ---- what can be read ----------------------------------------------------------------------------------------
+# ---- what can be read ----------------------------------------------------------------------------
 
 
 def drawn(figure):
@@ -49,10 +58,19 @@ def texts(figure):
     """Every visible text of the figure, but for tick labels outside their axes' limits."""
     found = [*figure.texts]  # the claim and the small print are among them
     for ax in figure.axes:
-        found += [ax.title, ax._left_title, ax._right_title, ax.xaxis.label, ax.yaxis.label, *ax.texts]
+        found += [
+            ax.title,
+            ax._left_title,
+            ax._right_title,
+            ax.xaxis.label,
+            ax.yaxis.label,
+            *ax.texts,
+        ]
         for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
             low, high = sorted(limits)
-            found += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            found += [
+                tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high
+            ]
     return [text for text in found if text.get_visible() and text.get_text().strip()]
 
 
@@ -70,7 +88,11 @@ def outline(text):
 
 
 def _onto(box):
-    return Affine2D().scale(max(box.width - 2, 1), max(box.height - 2, 1)).translate(box.x0 + 1, box.y0 + 1)
+    return (
+        Affine2D()
+        .scale(max(box.width - 2, 1), max(box.height - 2, 1))
+        .translate(box.x0 + 1, box.y0 + 1)
+    )
 
 
 def collisions(figure):
@@ -85,7 +107,9 @@ def collisions(figure):
         (x0, y0), (x1, y1) = box.get_extents().get_points()
         if not (0 <= x0 and x1 <= figure.bbox.width and 0 <= y0 and y1 <= figure.bbox.height):
             bad.append((text.get_text(), "edge of the figure"))
-        bad += [(text.get_text(), "line") for line in _lines(text) if crosses(line, box.get_extents())]
+        bad += [
+            (text.get_text(), "line") for line in _lines(text) if crosses(line, box.get_extents())
+        ]
     return bad
 
 
@@ -131,7 +155,7 @@ def read(module, data):
         return "\n".join(text.get_text() for text in texts(figure))
 
 
-# ---- angles --------------------------------------------------------------------------------------------------
+# ---- angles --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +171,8 @@ def test_the_lattice_has_a_fibonacci_number_of_places_and_no_angle_twice():
 
 
 def test_the_lattice_integrates_smooth_densities_to_rounding():
-    # sums of 1597 terms of about 1e-2 to 1e1: rounding stays below 1e-13, and what a lattice misses of waves too
+    # sums of 1597 terms of about 1e-2 to 1e1: rounding stays below 1e-13, and what a lattice misses
+    # of waves too
     at, mu, kappa = torus.lattice(1000), np.array([0.3, -2.0]), np.array([1.0, 2.0])
     p = np.exp((kappa * np.cos(at - mu)).sum(axis=1)) / np.prod(2 * np.pi * np.i0(kappa))
     assert abs(torus.integral(p) - 1) < 1e-12
@@ -166,9 +191,16 @@ def test_the_density_of_angles_integrates_to_one():
 def test_the_circle_has_no_seam_and_the_plane_has(angles):
     for found in angles["numbers"].values():
         assert found["places"] == 121_393
-        assert abs(found["integral"] - 1) < 1e-5 and abs(found["integral_over_a_quarter_of_the_places"] - 1) < 1e-4
-        assert found["jump_at_the_seam"] < 1e-11  # an ulp of an angle, times the slopes of three splines
-        assert found["integral_on_the_plane"] < 0.99 and found["jump_at_the_seam_on_the_plane"] > 0.1
+        assert (
+            abs(found["integral"] - 1) < 1e-5
+            and abs(found["integral_over_a_quarter_of_the_places"] - 1) < 1e-4
+        )
+        assert (
+            found["jump_at_the_seam"] < 1e-11
+        )  # an ulp of an angle, times the slopes of three splines
+        assert (
+            found["integral_on_the_plane"] < 0.99 and found["jump_at_the_seam_on_the_plane"] > 0.1
+        )
 
 
 def test_a_jump_is_measured_across_both_seams():
@@ -196,7 +228,9 @@ def test_a_histogram_is_a_density():
     at = torus._angles(120)
     grid = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)
     for bins, extra in ((12, 0.1), (24, 1.0)):
-        assert torus.integral(np.exp(torus._binned(x, bins, extra)(grid))) == pytest.approx(1, abs=1e-12)
+        assert torus.integral(np.exp(torus._binned(x, bins, extra)(grid))) == pytest.approx(
+            1, abs=1e-12
+        )
 
 
 def test_the_von_mises_product_is_the_most_likely():
@@ -215,11 +249,14 @@ def test_the_picture_of_angles_can_be_read(angles):
     assert "φ [°]" in text and "300 K: p integrates to 1 within" in text
     for found in angles["numbers"].values():
         assert (
-            "{:.3f} ± {:.3f} less".format(*found["lead_and_standard_error"]["histogram"]).replace("-", "−") in text
+            "{:.3f} ± {:.3f} less".format(*found["lead_and_standard_error"]["histogram"]).replace(
+                "-", "−"
+            )
+            in text
         )
 
 
-# ---- classes -------------------------------------------------------------------------------------------------
+# ---- classes -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +268,9 @@ def test_bayes_reads_far_above_chance(classes):
     numbers = classes["numbers"]
     confusion = numbers["confusion"]
     assert confusion.sum() == numbers["rows"]["test"] == 300
-    assert numbers["accuracy"] == np.trace(confusion) / 300 > 0.5  # chance: a tenth, with 0.02 of spread
+    assert (
+        numbers["accuracy"] == np.trace(confusion) / 300 > 0.5
+    )  # chance: a tenth, with 0.02 of spread
     assert (confusion.sum(axis=1) == afnp.data.load("digits").context_test.sum(axis=0)).all()
 
 
@@ -250,7 +289,9 @@ def test_bits_and_nats_of_conditional_digits_tell_the_same(classes):
     flow, _ = conditional._fitted(known, quick=True, context=10)
     log_det = recipes.standardize(flow, known.test)[1].mean()
     for name, (nats, _) in numbers["test_nats_and_standard_error"].items():
-        assert numbers["bits_per_dim"][name] == pytest.approx(-(nats + log_det) / (64 * np.log(2)), abs=1e-9)
+        assert numbers["bits_per_dim"][name] == pytest.approx(
+            -(nats + log_det) / (64 * np.log(2)), abs=1e-9
+        )
     by_class = conditional.class_log_probs(flow, known.test[:5])
     for row, y in enumerate(known.context_test[:5].argmax(axis=1)):
         own = flow.log_prob(known.test[row : row + 1], np.eye(10)[[y]])[0]
@@ -261,7 +302,9 @@ def test_samples_are_of_the_classes_that_were_given(classes):
     numbers = classes["numbers"]
     assert classes["samples"].shape == (10, 10, 8, 8) and numbers["samples"] == 500
     assert 0 <= classes["samples"].min() and classes["samples"].max() <= 16
-    assert 0.2 < numbers["samples_read_as_given"] <= 1  # after three epochs; chance: 0.1, with 0.013 of spread
+    assert (
+        0.2 < numbers["samples_read_as_given"] <= 1
+    )  # after three epochs; chance: 0.1, with 0.013 of spread
     assert (conditional._classes(30) == np.repeat(range(10), 3)).all()
 
 
@@ -277,7 +320,7 @@ def test_the_picture_of_classes_can_be_read(classes):
     assert "The class tells {:.2f} ± {:.2f} nats".format(*numbers["told_by_the_class"]) in text
 
 
-# ---- redshifts -----------------------------------------------------------------------------------------------
+# ---- redshifts -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -306,13 +349,17 @@ def test_quantiles_are_the_inverse_of_the_cumulative_distribution(small_redshift
     q = redshift._quantiles(flow, test.m[:20], pieces=5)
     part = redshift.Part(q.reshape(-1, 1), np.repeat(test.m[:20], 5, axis=0))
     # float32 there and back
-    assert pit(flow, *part).reshape(20, 5) == pytest.approx(np.tile([0.1, 0.3, 0.5, 0.7, 0.9], (20, 1)), abs=1e-3)
+    assert pit(flow, *part).reshape(20, 5) == pytest.approx(
+        np.tile([0.1, 0.3, 0.5, 0.7, 0.9], (20, 1)), abs=1e-3
+    )
 
 
 def test_calibration_standardises_the_noise_of_validation_and_adds_likelihood(small_redshift):
     raw, flow, val, _ = small_redshift
     u = flow.normalize(val.z, val.m)[0].astype(np.float64)
-    assert u.mean() == pytest.approx(0, abs=1e-5) and u.std() == pytest.approx(1, abs=1e-5)  # float32
+    assert u.mean() == pytest.approx(0, abs=1e-5) and u.std() == pytest.approx(
+        1, abs=1e-5
+    )  # float32
     assert flow.log_prob(val.z, val.m).mean() > raw.log_prob(val.z, val.m).mean()
     assert np.array_equal(flow.theta, raw.theta)
 
@@ -320,7 +367,11 @@ def test_calibration_standardises_the_noise_of_validation_and_adds_likelihood(sm
 def test_calibration_of_right_and_of_too_narrow_densities():
     u = np.random.default_rng(0).standard_normal(20_000)
     right, narrow = (redshift.calibration(ndtr(scale * u)) for scale in (1, 1.5))
-    assert right["kolmogorov_distance"] < redshift.CRITICAL / np.sqrt(20_000) < narrow["kolmogorov_distance"]
+    assert (
+        right["kolmogorov_distance"]
+        < redshift.CRITICAL / np.sqrt(20_000)
+        < narrow["kolmogorov_distance"]
+    )
     assert right["coverage"]["90 %"] == pytest.approx(0.9, abs=0.01)
     assert narrow["coverage"]["90 %"] == pytest.approx(0.727, abs=0.01)  # |u| < 1.645 / 1.5
     assert right["counts"].sum() == 20_000 and narrow["counts"][0] > 1.5 * right["counts"][0]
@@ -357,12 +408,20 @@ def test_redshifts_are_known_better_with_magnitudes(shifts):
     assert nats["flow"] > nats["linear regression"] > nats["Gaussian, no condition"]
     z = afnp.data.load("galaxies")
     mu, sd = z.train[:1500, 0].mean(), z.train[:1500, 0].std()
-    expected = afnp.data.gaussian_log_prob((z.train[:1500, :1] - mu) / sd, (z.test[:, :1] - mu) / sd).mean()
+    expected = afnp.data.gaussian_log_prob(
+        (z.train[:1500, :1] - mu) / sd, (z.test[:, :1] - mu) / sd
+    ).mean()
     assert nats["Gaussian, no condition"] == pytest.approx(expected, abs=1e-5)
     assert numbers["rms_error"]["flow"] < numbers["rms_error"]["linear regression"]
     for found in numbers["calibration"].values():
         assert found["counts"].sum() == numbers["rows"]["test"]
-        assert 0 < found["coverage"]["50 %"] < found["coverage"]["90 %"] < found["coverage"]["99 %"] <= 1
+        assert (
+            0
+            < found["coverage"]["50 %"]
+            < found["coverage"]["90 %"]
+            < found["coverage"]["99 %"]
+            <= 1
+        )
 
 
 def test_the_picture_of_redshifts_can_be_read(shifts):
@@ -372,7 +431,7 @@ def test_the_picture_of_redshifts_can_be_read(shifts):
     assert "log-likelihood" in text
 
 
-# ---- orders --------------------------------------------------------------------------------------------------
+# ---- orders --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +443,9 @@ def test_averages_are_those_of_the_library(averages):
     numbers = averages["numbers"]
     for kind in orders.KINDS:
         assert numbers[kind]["alone"] == pytest.approx(numbers["averaging_gain"][kind], abs=1e-9)
-        assert numbers[kind]["averaged"] == pytest.approx(numbers["averaging_gain"][f"{kind} averaged"], abs=1e-9)
+        assert numbers[kind]["averaged"] == pytest.approx(
+            numbers["averaging_gain"][f"{kind} averaged"], abs=1e-9
+        )
 
 
 def test_no_average_is_below_the_mean_and_gains_come_with_standard_errors(averages):
@@ -397,7 +458,9 @@ def test_no_average_is_below_the_mean_and_gains_come_with_standard_errors(averag
         assert best_gain == pytest.approx(found["averaged"] - np.max(found["alone"]), abs=1e-9)
         steps = found["averaged_by_number"]
         assert len(steps) == orders.ORDERS and (np.diff(steps) > 0).all()
-        assert steps[0] == pytest.approx(np.mean(found["alone"])) and steps[-1] == pytest.approx(found["averaged"])
+        assert steps[0] == pytest.approx(np.mean(found["alone"])) and steps[-1] == pytest.approx(
+            found["averaged"]
+        )
 
 
 def test_summaries_of_known_probabilities():
@@ -405,7 +468,9 @@ def test_summaries_of_known_probabilities():
     found = orders._summary(np.log(p))
     gain = np.log(0.3) - np.log([0.5, 0.5, 0.1])
     assert found["averaged"] == pytest.approx(np.log(0.3))
-    assert found["gain_over_the_best"] == pytest.approx((gain.mean(), gain.std(ddof=1) / np.sqrt(3)))
+    assert found["gain_over_the_best"] == pytest.approx(
+        (gain.mean(), gain.std(ddof=1) / np.sqrt(3))
+    )
     assert orders._summary(np.log(p[[0, 0]]))["gain_over_the_mean"] == pytest.approx((0, 0))
 
 
@@ -425,11 +490,13 @@ def test_pixels_apart_are_a_product_of_coins():
 def test_the_picture_of_orders_can_be_read(averages):
     text = read(orders, averages).replace("\n", " ")
     for kind in orders.KINDS:
-        gain = "{:+.2f} ± {:.2f}".format(*averages["numbers"][kind]["gain_over_the_best"]).replace("-", "−")
+        gain = "{:+.2f} ± {:.2f}".format(*averages["numbers"][kind]["gain_over_the_best"]).replace(
+            "-", "−"
+        )
         assert text.count(gain) >= 2  # in the claim, and beside the points
 
 
-# ---- every member on digits and galaxies ----------------------------------------------------------------------
+# ---- every member on digits and galaxies ---------------------------------------------------------
 
 
 def made_up_digits():
@@ -444,14 +511,21 @@ def made_up_digits():
         for k, name in enumerate(names)
     }
     shown = ["data", "Gaussian", *recipes.FAMILY, "spline flow" + digits.RANDOM]
-    images = {name: np.random.default_rng(0).integers(0, 17, (digits.SHOWN, 8, 8)) for name in shown}
+    images = {
+        name: np.random.default_rng(0).integers(0, 17, (digits.SHOWN, 8, 8)) for name in shown
+    }
     return {"numbers": {"rows": {"train": 1297}, "models": models}, "images": images}
 
 
 def test_random_orders_stand_under_raster_order():
-    assert digits._pairs({"A": None, "B": None, "A, random orders": None, "B, random orders": None}) == [
-        "A", "A, random orders", "B", "B, random orders",
-    ]  # fmt: skip
+    assert digits._pairs(
+        {"A": None, "B": None, "A, random orders": None, "B, random orders": None}
+    ) == [
+        "A",
+        "A, random orders",
+        "B",
+        "B, random orders",
+    ]
 
 
 def test_the_picture_of_digits_shows_nats_and_bits_of_every_member():
@@ -474,7 +548,9 @@ def test_samples_are_of_the_member_that_validation_prefers(two_members):
     models = two_members["numbers"]["models"]
     assert list(models) == ["Gaussian", "MAF", "MADE"]
     flows = [name for name in models if name != "Gaussian"]
-    assert two_members["numbers"]["sampled"] == max(flows, key=lambda name: models[name]["nats"]["val"])
+    assert two_members["numbers"]["sampled"] == max(
+        flows, key=lambda name: models[name]["nats"]["val"]
+    )
     assert set(models["MAF"]["verified"]["passed"]) >= {"triangular", "log_det", "round_trip"}
 
 
@@ -482,10 +558,13 @@ def test_the_picture_of_galaxies_can_be_read(two_members):
     numbers = two_members["numbers"]
     models = {name: numbers["models"]["MAF"] for name in MEMBERS} | numbers["models"]
     text = read(galaxies, two_members | {"numbers": numbers | {"models": models}})
-    assert f"{numbers['models']['MAF']['nats']['test']:.2f}".replace("-", "−") in text and "RealNVP" in text
+    assert (
+        f"{numbers['models']['MAF']['nats']['test']:.2f}".replace("-", "−") in text
+        and "RealNVP" in text
+    )
 
 
-# ---- the full recipes ----------------------------------------------------------------------------------------
+# ---- the full recipes ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -497,9 +576,13 @@ def test_every_member_reaches_what_the_figures_say():
     for order in ("", digits.RANDOM):
         assert min(nats["spline flow" + order], nats["MAF MoG" + order]) > nats["Gaussian"] + 1
         affine = [models[name + order] for name in ("MADE", "MAF", "RealNVP")]
-        assert all(one["test_lead_over_gaussian"] < 2 * one["test_lead_standard_error"] for one in affine)
+        assert all(
+            one["test_lead_over_gaussian"] < 2 * one["test_lead_standard_error"] for one in affine
+        )
     assert nats["spline flow" + digits.RANDOM] >= -71.7
-    nats = {name: model["nats"]["test"] for name, model in galaxies.data()["numbers"]["models"].items()}
+    nats = {
+        name: model["nats"]["test"] for name, model in galaxies.data()["numbers"]["models"].items()
+    }
     assert nats["spline flow"] >= 5.0 and max(nats.values()) >= 5.8
 
 
@@ -512,9 +595,13 @@ def test_applications_claim():
     found = conditional.data()["numbers"]
     assert found["accuracy"] > 0.88 and found["samples_read_as_given"] > 0.6
     found = redshift.data()["numbers"]
-    before, after = (found["calibration"][name]["coverage"]["90 %"] for name in (redshift.BEFORE, redshift.FLOW))
+    before, after = (
+        found["calibration"][name]["coverage"]["90 %"] for name in (redshift.BEFORE, redshift.FLOW)
+    )
     assert abs(after - 0.9) < abs(before - 0.9)
-    assert all(found["rms_error"]["flow"] < e for name, e in found["rms_error"].items() if name != "flow")
+    assert all(
+        found["rms_error"]["flow"] < e for name, e in found["rms_error"].items() if name != "flow"
+    )
     for kind in orders.KINDS:
         gain, error = orders.data()["numbers"][kind]["gain_over_the_best"]
         assert gain > 3 * error

@@ -40,15 +40,19 @@ def arrays(value):
         yield np.asarray(value)
 
 
-# ---- quick settings ----------------------------------------------------------------------------------------
+# ---- quick settings ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_data_is_finite_and_draws(name, quick):
     data = quick[name]
     common.as_json(data["numbers"])  # raises for anything that is not a finite JSON value
-    assert all(np.isfinite(a).all() for key, part in data.items() if key != "numbers" for a in arrays(part))
-    before = [a.copy() for a in arrays({key: part for key, part in data.items() if key != "numbers"})]
+    assert all(
+        np.isfinite(a).all() for key, part in data.items() if key != "numbers" for a in arrays(part)
+    )
+    before = [
+        a.copy() for a in arrays({key: part for key, part in data.items() if key != "numbers"})
+    ]
     with common.style():
         figure = importlib.import_module(f"figures.{name}").draw(data)
     assert isinstance(figure, Figure) and figure.get_suptitle()
@@ -64,14 +68,19 @@ def test_two_moons_numbers_agree(quick):
     assert 0 < numbers["rare_mass_true"] < numbers["rare_mass_flow"] < 0.1
     assert len(data["stages"]) == numbers["layers"] + 1
     recipe = recipes.two_moons(quick=True)
-    assert np.allclose(data["stages"][-1], recipe.flows["MAF"].normalize(recipe.data.test)[0], atol=1e-12)
+    assert np.allclose(
+        data["stages"][-1], recipe.flows["MAF"].normalize(recipe.data.test)[0], atol=1e-12
+    )
     assert abs(data["upper"].mean() - 0.5) < 0.05
 
 
 def test_digits_gaussian_is_the_closed_form(quick):
     nats = quick["07_digits"]["numbers"]["models"]["Gaussian"]["nats"]
     recipe = recipes.digits(quick=True)
-    z = {split: recipes.standardize(recipe.flows["MAF"], getattr(recipe.data, split))[0] for split in nats}
+    z = {
+        split: recipes.standardize(recipe.flows["MAF"], getattr(recipe.data, split))[0]
+        for split in nats
+    }
     for split in nats:
         assert abs(nats[split] - afnp.data.gaussian_log_prob(z["train"], z[split]).mean()) < 1e-8
     assert abs(nats["test"] + 76.98) < 0.05
@@ -85,15 +94,21 @@ def test_standardised_nats_are_those_of_the_trained_layers_alone(model):
     tail = afnp.Flow([layer for layer in flow.layers if layer.layout.size], dtype=np.float64)
     tail.theta = flow.theta
     error = tail.log_prob(z) - (flow.log_prob(x) - log_det)
-    assert np.abs(error).max() < 0.2 and abs(error.mean()) < 2e-3  # float32: an ulp of x near 17 moves the logit
+    assert (
+        np.abs(error).max() < 0.2 and abs(error.mean()) < 2e-3
+    )  # float32: an ulp of x near 17 moves the logit
     assert np.allclose(z.std(axis=0), 1, atol=0.5)
 
 
 def test_digits_images_and_parameters(quick):
     data = quick["07_digits"]
-    assert {name: rows.shape[1:] for name, rows in data["images"].items()} == dict.fromkeys(data["images"], (8, 8))
+    assert {name: rows.shape[1:] for name, rows in data["images"].items()} == dict.fromkeys(
+        data["images"], (8, 8)
+    )
     assert all(rows.min() >= 0 and rows.max() <= 16 for rows in data["images"].values())
-    fresh = afnp.maf(64, (256, 256), transforms=1)  # its biases, and the weights under the mask, are still zero
+    fresh = afnp.maf(
+        64, (256, 256), transforms=1
+    )  # its biases, and the weights under the mask, are still zero
     biases = 256 + 256 + 128
     assert data["numbers"]["models"]["MADE"]["parameters"] == np.count_nonzero(fresh.theta) + biases
 
@@ -112,7 +127,8 @@ def test_galaxies_statistics():
     assert abs(figure._kolmogorov(np.arange(10.0), np.arange(10.0) + 3) - 0.3) < 1e-12
     assert figure._kolmogorov(np.arange(10.0), np.arange(10.0)) == 0
     far = [
-        figure._kolmogorov(*rng.standard_normal((2, 500))) > figure.CRITICAL * np.sqrt(2 / 500) for _ in range(400)
+        figure._kolmogorov(*rng.standard_normal((2, 500))) > figure.CRITICAL * np.sqrt(2 / 500)
+        for _ in range(400)
     ]
     assert 0.02 < np.mean(far) < 0.08
     plane = rng.random((20, 30))
@@ -127,13 +143,18 @@ def test_training_curves_end_where_the_scores_are(quick):
     for name, figure in (("digits", "07_digits"), ("galaxies", "08_galaxies")):
         for model, numbers in quick["10_training"]["numbers"][name]["models"].items():
             curves = quick["10_training"]["curves"][name][model]
-            assert len(curves["train"]) == len(curves["val"]) == len(curves["rate"]) == numbers["epochs"]
+            assert (
+                len(curves["train"])
+                == len(curves["val"])
+                == len(curves["rate"])
+                == numbers["epochs"]
+            )
             assert numbers["best_epoch"] == np.argmin(curves["val"]) + 1
             scored = quick[figure]["numbers"]["models"][model]["nats"]["val"]
             assert abs(numbers["val_at_best"] + scored) < 1e-3
 
 
-# ---- the full recipes, and what the docstrings claim -------------------------------------------------------
+# ---- the full recipes, and what the docstrings claim ---------------------------------------------
 
 
 @pytest.mark.slow
@@ -154,7 +175,9 @@ def test_digits_claim():
     gap = {name: scores["train"] - scores["test"] for name, scores in nats.items()}
     for name in ("MADE", "MAF"):
         assert nats[name]["train"] > nats["Gaussian"]["train"] and gap[name] > 2 * gap["Gaussian"]
-        assert models[name]["test_lead_over_gaussian"] < -4 * models[name]["test_lead_standard_error"]
+        assert (
+            models[name]["test_lead_over_gaussian"] < -4 * models[name]["test_lead_standard_error"]
+        )
 
 
 @pytest.mark.slow
@@ -164,7 +187,9 @@ def test_galaxies_claim():
     assert abs(nats["Gaussian"] + 0.56) < 0.01
     assert nats["MADE"] >= 2.5
     assert nats["MAF"] >= 5.4
-    assert max(numbers["kolmogorov_distances"].values()) < 2 * numbers["kolmogorov_distance_5_percent"]
+    assert (
+        max(numbers["kolmogorov_distances"].values()) < 2 * numbers["kolmogorov_distance_5_percent"]
+    )
 
 
 @pytest.mark.slow
@@ -172,7 +197,12 @@ def test_training_claim():
     numbers = compute("10_training", quick=False)["numbers"]
     for model in ("MADE", "MAF"):
         digits, galaxies = (numbers[name]["models"][model] for name in ("digits", "galaxies"))
-        assert digits["stopped"] == "patience" and digits["val_at_end"] > digits["val_at_best"] + 0.5
+        assert (
+            digits["stopped"] == "patience" and digits["val_at_end"] > digits["val_at_best"] + 0.5
+        )
         assert digits["val_at_best"] > numbers["digits"]["gaussian_val"]
-        assert galaxies["stopped"] == "epochs" and galaxies["val_at_end"] < galaxies["val_at_best"] + 0.1
+        assert (
+            galaxies["stopped"] == "epochs"
+            and galaxies["val_at_end"] < galaxies["val_at_best"] + 0.1
+        )
         assert galaxies["val_at_end"] < galaxies["train_at_end"] + 0.5

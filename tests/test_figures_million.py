@@ -41,4 +41,6 @@ def test_the_claim_and_the_lines_are_the_numbers(quick):
     ratio = quick["numbers"]["loop_over_queues"]["256"]
     assert f"{ratio:,.0f} times faster" in drawn.get_suptitle().replace("\n", " ")
     labels = [line.get_label() for line in drawn.axes[0].lines]
-    assert [label.split(":")[0] for label in labels] == [label for label, *_ in figure.WAYS.values()]
+    assert [label.split(":")[0] for label in labels] == [
+        label for label, *_ in figure.WAYS.values()
+    ]

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from afnp.bench.configurations import Configuration  # noqa: E402
 from figures import common  # noqa: E402
+from figures.bench.configurations import Configuration  # noqa: E402
 
 beside, roofline = import_module("figures.12_beside_others"), import_module("figures.13_roofline")
 PASSES = ("density", "sampler")
@@ -36,7 +36,10 @@ def words(figure):
     texts = [figure.get_suptitle(), figure.get_supxlabel()]
     for axes in figure.axes:
         texts += [axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel()]
-        texts += [text.get_text() for text in (*axes.texts, *axes.get_yticklabels(), *axes.get_xticklabels())]
+        texts += [
+            text.get_text()
+            for text in (*axes.texts, *axes.get_yticklabels(), *axes.get_xticklabels())
+        ]
     return "\n".join(texts)
 
 
@@ -46,14 +49,14 @@ def test_examples_in_docstrings(module):
     assert result.attempted and not result.failed
 
 
-# ---- under the roofs -----------------------------------------------------------------------------------------
+# ---- under the roofs -----------------------------------------------------------------------------
 
 
 def ones_in_masks(D, H, T):
     """Each degree 1 … D - 1 belongs to c = H / (D - 1) units of each layer: c D (D - 1) (c + 3) / 2 a transform.
 
-    Inputs to the first layer: c Σ m. First to second layer: c² Σ m. Second layer to the 2 D outputs: 2 c Σ (i - 1).
-    All three sums are D (D - 1) / 2.
+    Inputs to the first layer: c Σ m. First to second layer: c² Σ m. Second layer to the 2 D
+    outputs: 2 c Σ (i - 1). All three sums are D (D - 1) / 2.
     """
     c, rest = divmod(H, D - 1)
     assert rest == 0
@@ -67,7 +70,9 @@ def test_the_work_is_what_the_masks_allow(D, H, T):
     assert flow.dtype == np.float32
 
 
-@pytest.mark.parametrize(("rows", "readings"), [(1, 1), (8, 1), (9, 1), (64, 1), (65, 2), (1000, 16)])
+@pytest.mark.parametrize(
+    ("rows", "readings"), [(1, 1), (8, 1), (9, 1), (64, 1), (65, 2), (1000, 16)]
+)
 def test_weights_are_read_once_a_tile(rows, readings, monkeypatch):
     monkeypatch.setattr(roofline, "lanes", lambda dtype: 64)
     assert roofline.traffic(10**6, 63, rows) == 4 * (readings * 10**6 + rows * (63 + 63 + 1))
@@ -102,7 +107,9 @@ def test_work_and_intensity_have_closed_forms(small):
         assert (one["D"], one["hidden"], one["transforms"], one["weights"]) == (D, H, transforms, S)
         assert one["flops"] == [2 * n * S for n in one["N"]]
         readings = [1 if n <= 8 else -(-n // T) for n in one["N"]]
-        bytes_moved = [4 * (r * S + n * (2 * D + 1)) for r, n in zip(readings, one["N"], strict=True)]
+        bytes_moved = [
+            4 * (r * S + n * (2 * D + 1)) for r, n in zip(readings, one["N"], strict=True)
+        ]
         assert one["intensity"] == pytest.approx(np.divide(one["flops"], bytes_moved), rel=1e-15)
         assert one["intensity"][0] < 0.5 < one["intensity"][1] < 4 < one["intensity"][-1] < T / 2
 
@@ -115,15 +122,25 @@ def test_rates_are_work_over_the_fastest_time(small):
         for of in PASSES:
             milliseconds = np.array(one[f"{of}_ms"])
             assert (milliseconds > 0).all() and (milliseconds <= one[f"{of}_median_ms"]).all()
-            assert one[f"{of}_gflops"] == pytest.approx(one["flops"] / milliseconds / 1e6, rel=1e-12)
+            assert one[f"{of}_gflops"] == pytest.approx(
+                one["flops"] / milliseconds / 1e6, rel=1e-12
+            )
             fractions = np.array(one[f"{of}_gflops"]) / numbers["product_gflops"]
             assert one[f"{of}_fraction"] == pytest.approx(fractions, rel=1e-15)
-    assert numbers["ratio_D"] == [5, 9] and numbers["ratio_N"] == [1000, 100] and min(numbers["ratio"]) > 0
+    assert (
+        numbers["ratio_D"] == [5, 9]
+        and numbers["ratio_N"] == [1000, 100]
+        and min(numbers["ratio"]) > 0
+    )
 
 
 def test_roofs_are_work_over_the_fastest_of_all_rounds():
     roofs = object.__new__(roofline.Roofs)
-    rounds = [{"minimum": 0.5, "median": 2.0}, {"minimum": 0.25, "median": 1.0}, {"minimum": 1.0, "median": 4.0}]
+    rounds = [
+        {"minimum": 0.5, "median": 2.0},
+        {"minimum": 0.25, "median": 1.0},
+        {"minimum": 1.0, "median": 4.0},
+    ]
     roofs.seconds = {name: rounds for name in ("product", "product_one_core", "copy")}
     found = roofs.numbers()
     flops, moved = 2 * 2048**3, 2 * 4 * 2**25
@@ -133,14 +150,18 @@ def test_roofs_are_work_over_the_fastest_of_all_rounds():
 
 
 def test_processor_time_stands_still_while_others_work():
-    times = roofline.processor_seconds({"sleep": lambda: time.sleep(0.05), "work": lambda: sum(range(10**5))}, 3)
+    times = roofline.processor_seconds(
+        {"sleep": lambda: time.sleep(0.05), "work": lambda: sum(range(10**5))}, 3
+    )
     assert 0 < times["work"]["minimum"] <= times["work"]["median"]
     assert times["sleep"]["minimum"] < 0.025  # half of the time slept
 
 
 def test_the_largest_flow_of_the_ratio_is_that_of_images():
     assert roofline.sizes(quick=False)[-1] == roofline.sizes(quick=True)[-1] == (784, 1024, 100)
-    assert all(hidden >= D - 1 for D, hidden, _ in roofline.sizes(quick=False))  # else legal pairs are lost
+    assert all(
+        hidden >= D - 1 for D, hidden, _ in roofline.sizes(quick=False)
+    )  # else legal pairs are lost
 
 
 def test_the_picture_says_what_the_numbers_say(small):
@@ -153,14 +174,34 @@ def test_the_picture_says_what_the_numbers_say(small):
     assert all(f"{ratio:.2f}" in text for ratio in numbers["ratio"])
 
 
-# ---- beside others -------------------------------------------------------------------------------------------
+# ---- beside others -------------------------------------------------------------------------------
 
 
-def record(times, features=3, operations=("log_prob 1000", "sample 1000", "train 100", "train 1000", "sample 1")):
+def record(
+    times,
+    features=3,
+    operations=("log_prob 1000", "sample 1000", "train 100", "train 1000", "sample 1"),
+):
     """A record of one configuration from seconds[library][operation]."""
-    seconds = {name: {op: {"median": s, "minimum": s / 2} for op, s in of.items()} for name, of in times.items()}
-    one = {"features": features, "hidden": 8, "transforms": 5, "operations": list(operations), "others": 0.01}
-    machine = {"date": "2001-02-03", "processor": "P", "cores": 2, "threads": 2, "python": "3", "numpy": "2"}
+    seconds = {
+        name: {op: {"median": s, "minimum": s / 2} for op, s in of.items()}
+        for name, of in times.items()
+    }
+    one = {
+        "features": features,
+        "hidden": 8,
+        "transforms": 5,
+        "operations": list(operations),
+        "others": 0.01,
+    }
+    machine = {
+        "date": "2001-02-03",
+        "processor": "P",
+        "cores": 2,
+        "threads": 2,
+        "python": "3",
+        "numpy": "2",
+    }
     return {
         "machine": machine,
         "libraries": {name: {"version": "1.0"} for name in times},
@@ -191,7 +232,10 @@ def test_medians_become_times_a_row_and_speedups(read):
     found = read(record(TIMES))["numbers"]["configurations"]["small"]
     assert found["us_a_row"]["sample"] == pytest.approx({"afnp": 2, "zuko": 6, "flowjax": 8})
     assert found["us_a_row"]["log_prob"] == pytest.approx({"afnp": 1, "zuko": 3, "flowjax": 2})
-    speedup = {operation: (round(factor, 12), peer) for operation, (factor, peer) in found["speedup"].items()}
+    speedup = {
+        operation: (round(factor, 12), peer)
+        for operation, (factor, peer) in found["speedup"].items()
+    }
     assert speedup == {
         "log_prob": (2, "flowjax"),
         "sample": (3, "zuko"),
@@ -203,7 +247,12 @@ def test_medians_become_times_a_row_and_speedups(read):
 def test_densities_and_samples_are_compared_at_the_same_few_rows(read):
     operations = ("log_prob 1000", "log_prob 100", "sample 100", "sample 1000", "sample 1")
     times = {
-        "afnp": {"log_prob 1000": 1.0, "log_prob 100": 0.01, "sample 100": 0.02, "sample 1000": 9.0},
+        "afnp": {
+            "log_prob 1000": 1.0,
+            "log_prob 100": 0.01,
+            "sample 100": 0.02,
+            "sample 1000": 9.0,
+        },
         "zuko": {"log_prob 1000": 5.0, "log_prob 100": 0.03, "sample 100": 0.2},
     }
     found = read(record(times, operations=operations))["numbers"]["configurations"]["small"]
@@ -215,7 +264,12 @@ def test_densities_and_samples_are_compared_at_the_same_few_rows(read):
 def test_the_picture_names_versions_and_machine_but_no_date(read):
     data = read(record(TIMES))
     text = words(drawn(beside, data))
-    assert "zuko 1.0" in text and "P, 2 cores" in text and "small, D = 3" in text and "0.50  zuko" in text
+    assert (
+        "zuko 1.0" in text
+        and "P, 2 cores" in text
+        and "small, D = 3" in text
+        and "0.50  zuko" in text
+    )
     assert "2001" not in text + common.as_json(data)
     assert "NOT A RESULT" not in text
 
@@ -223,10 +277,14 @@ def test_the_picture_names_versions_and_machine_but_no_date(read):
 def test_a_busy_machine_is_named_on_the_picture(read):
     content = record(TIMES)
     content["configurations"]["small"]["others"] = 1.25
-    assert "NOT A RESULT: other programs kept up to 1.2 cores busy" in words(drawn(beside, read(content)))
+    assert "NOT A RESULT: other programs kept up to 1.2 cores busy" in words(
+        drawn(beside, read(content))
+    )
 
 
-@pytest.mark.parametrize("kept", [(), ("afnp",), ("zuko",), ("afnp", "flowjax"), ("zuko", "flowjax")])
+@pytest.mark.parametrize(
+    "kept", [(), ("afnp",), ("zuko",), ("afnp", "flowjax"), ("zuko", "flowjax")]
+)
 def test_missing_libraries_do_not_break_it(read, kept):
     data = read(record({name: TIMES[name] for name in kept}))
     common.as_json(data["numbers"])
@@ -253,7 +311,9 @@ def test_the_committed_record_is_complete_for_what_it_names():
         proofs = record["configurations"][name]["proofs"]
         assert {"afnp"} < set(proofs) == set(one["us_a_row"]["log_prob"])
         assert all(proof["log_prob_error"] < 1e-4 for proof in proofs.values())
-    assert record["configurations"]["power"]["proofs"]["afnp"]["connections"] == ones_in_masks(6, 100, 5)
+    assert record["configurations"]["power"]["proofs"]["afnp"]["connections"] == ones_in_masks(
+        6, 100, 5
+    )
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8), st.floats(0.1, 10))

@@ -35,9 +35,13 @@ def test_no_flow_takes_more_sweeps_than_features(quick):
             assert (np.array(counts[f"{way}_most"]) <= D).all()
             assert (1 <= np.array(counts[f"{way}_mean"])).all()
             assert (np.array(counts[f"{way}_mean"]) <= counts[f"{way}_most"]).all()
-        assert (np.array(counts["gauss_seidel_passes"])[-1] < np.array(counts["jacobi_passes"])[-1]).all()
+        assert (
+            np.array(counts["gauss_seidel_passes"])[-1] < np.array(counts["jacobi_passes"])[-1]
+        ).all()
     for found in numbers["training"].values():
-        assert max(found["most"]) <= found["D"] and max(found["mean"]) <= max(found["slowest_transform"])
+        assert max(found["most"]) <= found["D"] and max(found["mean"]) <= max(
+            found["slowest_transform"]
+        )
 
 
 def test_lively_flows_take_more_sweeps_than_tame_ones(quick):

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import afnp
 from afnp import files
 from afnp.files import ModelFileError, load, read, save, write
-from afnp.flows import Flow
-from afnp.preprocess import Standardize
+from afnp.flow import Flow
+from afnp.transforms.preprocess import Standardize
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, signals, limits")
 
@@ -64,7 +64,7 @@ def whole(**changes):
     return header
 
 
-# ---- round trips -----------------------------------------------------------------------------------------
+# ---- round trips ---------------------------------------------------------------------------------
 
 rows = np.random.default_rng(0).uniform(0, 17, (50, 3))
 FLOWS = {
@@ -77,8 +77,12 @@ FLOWS = {
     "residual": lambda: afnp.made(3, hidden=(8, 8, 8), residual=True),
     "tanh": lambda: afnp.made(3, hidden=(8,), activation="tanh"),
     "standardised": lambda: afnp.made(3, hidden=(8,), preprocess=afnp.preprocessing(rows)),
-    "image": lambda: afnp.made(3, hidden=(8,), preprocess=afnp.preprocessing(rows, levels=17, alpha=0.01)),
-    "float32": lambda: afnp.maf(3, hidden=(8,), dtype=np.float32, preprocess=afnp.preprocessing(rows)),
+    "image": lambda: afnp.made(
+        3, hidden=(8,), preprocess=afnp.preprocessing(rows, levels=17, alpha=0.01)
+    ),
+    "float32": lambda: afnp.maf(
+        3, hidden=(8,), dtype=np.float32, preprocess=afnp.preprocessing(rows)
+    ),
     "lossy": lambda: afnp.made(4, hidden=(1,)),
     "no parameters": lambda: Flow([Standardize([0.1], [0.3])]),
 }
@@ -102,7 +106,9 @@ def test_round_trip_is_exact(flow, tmp_path):
     x = np.random.default_rng(2).uniform(1, 16, (20, flow.features))
     c = np.random.default_rng(3).standard_normal((20, flow.context)) if flow.context else None
     assert again.log_prob(x, c).tobytes() == flow.log_prob(x, c).tobytes()
-    assert again.sample(20, rng=5, context=c).tobytes() == flow.sample(20, rng=5, context=c).tobytes()
+    assert (
+        again.sample(20, rng=5, context=c).tobytes() == flow.sample(20, rng=5, context=c).tobytes()
+    )
     if flow.theta.size:
         (loss, grad), (loss2, grad2) = flow.loss_and_grad(x, c), again.loss_and_grad(x, c)
         assert loss == loss2 and grad.tobytes() == grad2.tobytes()
@@ -139,9 +145,15 @@ def test_masks_are_recomputed_not_loaded(tmp_path):
 
     header["flow"]["layers"][0]["order"] = [1, 2, 0]
     again = load(
-        craft(tmp_path / "other", {k: header[k] for k in ("kind", "arrays", "flow")}, flow.theta.tobytes())
+        craft(
+            tmp_path / "other",
+            {k: header[k] for k in ("kind", "arrays", "flow")},
+            flow.theta.tobytes(),
+        )
     )
-    assert np.array_equal(again.layers[0].allowed(), afnp.made(3, (4,), order=[1, 2, 0]).layers[0].allowed())
+    assert np.array_equal(
+        again.layers[0].allowed(), afnp.made(3, (4,), order=[1, 2, 0]).layers[0].allowed()
+    )
 
 
 def test_a_loaded_lossy_flow_does_not_warn_again(tmp_path):
@@ -163,7 +175,16 @@ def test_a_loaded_lossy_flow_does_not_warn_again(tmp_path):
         np.array([np.nan, np.inf, -0.0]),
         np.array(3.0),
     ],
-    ids=["transposed", "strided", "big-endian", "int64", "float32", "empty", "not finite", "scalar"],
+    ids=[
+        "transposed",
+        "strided",
+        "big-endian",
+        "int64",
+        "float32",
+        "empty",
+        "not finite",
+        "scalar",
+    ],
 )
 def test_any_layout_of_an_array_survives(array, tmp_path):
     write(tmp_path / "c", "checkpoint", {"note": ["é", 1.5, None]}, {"a": array, "b": np.ones(1)})
@@ -174,7 +195,7 @@ def test_any_layout_of_an_array_survives(array, tmp_path):
     assert arrays["a"].flags.writeable
 
 
-# ---- damage ----------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +215,10 @@ def refused(path, content):
 
 def test_truncated_anywhere(sound, tmp_path):
     messages = {refused(tmp_path / "m", sound[:n]).split(": ")[1] for n in range(len(sound))}
-    assert messages >= {"truncated", "not an afnp file (it does not begin with the afnp magic bytes)"}
+    assert messages >= {
+        "truncated",
+        "not an afnp file (it does not begin with the afnp magic bytes)",
+    }
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF])
@@ -267,7 +291,7 @@ def test_no_such_file_and_a_folder(tmp_path):
         load(tmp_path)
 
 
-# ---- headers that lie, under a correct checksum ----------------------------------------------------------
+# ---- headers that lie, under a correct checksum --------------------------------------------------
 
 theta = ["theta", "<f8", [4]]
 ENTRIES = {
@@ -334,19 +358,27 @@ CONFIGURATIONS = {
     "layers of numbers": whole(layers=[1, 2]),
     "no context": {**whole(), "flow": {"layers": small().config()["layers"], "dtype": "float64"}},
     "flow a list": {**whole(), "flow": [1]},
-    "constants of two lengths": whole(layers=[{"type": "Standardize", "mean": [0.0], "std": [1.0, 1.0]}]),
+    "constants of two lengths": whole(
+        layers=[{"type": "Standardize", "mean": [0.0], "std": [1.0, 1.0]}]
+    ),
     "deviation zero": whole(layers=[{"type": "Standardize", "mean": [0.0], "std": [0.0]}]),
     "constants no numbers": whole(layers=[{"type": "Standardize", "mean": ["a"], "std": ["b"]}]),
     "one level": whole(layers=[{"type": "Dequantize", "features": 2, "levels": 1}]),
     "alpha one half": whole(layers=[{"type": "Logit", "features": 2, "alpha": 0.5}]),
-    "features differ": whole(layers=[{"type": "Logit", "features": 2}, {"type": "Logit", "features": 3}]),
+    "features differ": whole(
+        layers=[{"type": "Logit", "features": 2}, {"type": "Logit", "features": 3}]
+    ),
     "width beyond memory": layer(hidden=[2**40]),
     "features beyond memory": layer(features=2**40),
     "width of a million": layer(hidden=[2**20]),
     "widths multiply": layer(hidden=[2000, 2000, 2000]),
     "features in floating point": layer(features=1e7),
-    "a hundred wide constants": whole(layers=[{"type": "Dequantize", "features": 2**18, "levels": 4}] * 100),
-    "constant beyond a float": whole(layers=[{"type": "Standardize", "mean": [-(10**400)], "std": [1.0]}]),
+    "a hundred wide constants": whole(
+        layers=[{"type": "Dequantize", "features": 2**18, "levels": 4}] * 100
+    ),
+    "constant beyond a float": whole(
+        layers=[{"type": "Standardize", "mean": [-(10**400)], "std": [1.0]}]
+    ),
     "dtype that does not parse": whole(dtype="(1 2)f4,f4"),
     "context of the flow alone": whole(context=3),
     "context in words": whole(context="three"),
@@ -371,7 +403,11 @@ def test_configurations_that_make_no_sense_cost_nothing(tmp_path, header):
 def test_features_that_make_no_sense(tmp_path, features):
     flow = {"context": 0, "dtype": "float64", "layers": [{"type": "Logit", "features": features}]}
     with pytest.raises(ModelFileError):
-        load(craft(tmp_path / "m", {"kind": "model", "arrays": [["theta", "<f8", [0]]], "flow": flow}))
+        load(
+            craft(
+                tmp_path / "m", {"kind": "model", "arrays": [["theta", "<f8", [0]]], "flow": flow}
+            )
+        )
 
 
 def test_parameters_that_are_not_finite(tmp_path):
@@ -400,7 +436,7 @@ def test_deep_nesting(tmp_path, where):
         assert where in ("header", "flow")
 
 
-# ---- memory ----------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def test_a_size_is_believed_only_after_it_was_compared(tmp_path):
@@ -409,7 +445,12 @@ def test_a_size_is_believed_only_after_it_was_compared(tmp_path):
     try:
         for shape in ([2**45], [2**20, 2**20], [2**47]):
             with pytest.raises(ModelFileError, match="truncated"):
-                load(craft(tmp_path / "m", {"kind": "model", "arrays": [["theta", "<f8", shape]], "flow": {}}))
+                load(
+                    craft(
+                        tmp_path / "m",
+                        {"kind": "model", "arrays": [["theta", "<f8", shape]], "flow": {}},
+                    )
+                )
         assert tracemalloc.get_traced_memory()[1] < 1e6
     finally:
         tracemalloc.stop()
@@ -433,7 +474,7 @@ def test_memory_of_reading_and_writing(tmp_path):
         tracemalloc.stop()
 
 
-# ---- what is not written ---------------------------------------------------------------------------------
+# ---- what is not written -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -454,7 +495,11 @@ def test_write_refuses_a_header_that_is_not_json(tmp_path, value):
 
 @pytest.mark.parametrize(
     "header, arrays",
-    [({"x": "y" * 2**24}, {}), ({}, {"a": np.zeros(2, np.float16)}), ({}, {"a": np.array(["text"])})],
+    [
+        ({"x": "y" * 2**24}, {}),
+        ({}, {"a": np.zeros(2, np.float16)}),
+        ({}, {"a": np.array(["text"])}),
+    ],
     ids=["header above 16 MiB", "half precision", "text"],
 )
 def test_write_refuses_what_read_would_refuse(tmp_path, header, arrays):
@@ -468,7 +513,7 @@ def test_a_flow_built_with_numpy_integers_can_be_saved(tmp_path):
     assert load(tmp_path / "m").features == 2
 
 
-# ---- writing is all or nothing ---------------------------------------------------------------------------
+# ---- writing is all or nothing -------------------------------------------------------------------
 
 
 def fail(*args, **kwargs):
@@ -547,7 +592,9 @@ def test_kill_9_leaves_a_sound_file(tmp_path):
     """Killed at random moments of writing 3 MB again and again: the old model or the new one, whole."""
     rng = np.random.default_rng(0)
     for round in range(6):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "m"], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, tmp_path / "m"], stdout=subprocess.PIPE, text=True
+        )
         first = writer.stdout.readline()
         time.sleep(rng.uniform(0, 0.05))
         writer.kill()

@@ -7,15 +7,20 @@ import pytest
 from conftest import complex_step, lively, norm_error
 
 import afnp
-from afnp import fixed_point
-from afnp.fixed_point import GaussSeidel, Jacobi, Record, sweep
-from afnp.kernels import sweeps
+from afnp.sampling import fixed_point, sweeps
+from afnp.sampling.fixed_point import GaussSeidel, Jacobi, Record, sweep
 from afnp.transforms import Attentive, Autoregressive, CausalConvolution
 
 SAME = 1e-12
 """Of the largest entry: the same sums in another order, through steps that each amplify rounding a little."""
 
-METHODS = ["jacobi", "gauss-seidel", GaussSeidel(block=1), GaussSeidel(block=3), GaussSeidel(block=100)]
+METHODS = [
+    "jacobi",
+    "gauss-seidel",
+    GaussSeidel(block=1),
+    GaussSeidel(block=3),
+    GaussSeidel(block=100),
+]
 
 
 def flow_of(kind, D=7, dtype=np.float64, context=0, last=0.3):
@@ -24,14 +29,21 @@ def flow_of(kind, D=7, dtype=np.float64, context=0, last=0.3):
     if kind == "attention":
         flow = afnp.Flow([Attentive(D, width=8, heads=2, blocks=2, context=context)], **common)
     elif kind == "tokens":
-        flow = afnp.Flow([Attentive(D + D % 2, patch=2, width=8, heads=2, blocks=1, context=context)], **common)
+        flow = afnp.Flow(
+            [Attentive(D + D % 2, patch=2, width=8, heads=2, blocks=1, context=context)], **common
+        )
     elif kind == "convolution":
-        layers = [CausalConvolution(D, 4, (1, 2), reverse=r, context=context) for r in (False, True)]
+        layers = [
+            CausalConvolution(D, 4, (1, 2), reverse=r, context=context) for r in (False, True)
+        ]
         flow = afnp.Flow(layers, **common)
     else:
         build, options = {
             "maf": (afnp.maf, {"order": np.roll(np.arange(D), -1)}),
-            "residual": (afnp.maf, {"residual": True, "hidden": (max(D, 8),) * 3, "order": "random"}),
+            "residual": (
+                afnp.maf,
+                {"residual": True, "hidden": (max(D, 8),) * 3, "order": "random"},
+            ),
             "tanh": (afnp.maf, {"activation": "tanh", "hidden": (9,)}),
             "linear": (afnp.maf, {"hidden": ()}),
             "spline": (afnp.nsf, {}),
@@ -45,7 +57,18 @@ def flow_of(kind, D=7, dtype=np.float64, context=0, last=0.3):
     return flow
 
 
-KINDS = ["maf", "residual", "tanh", "linear", "spline", "mixture", "angles", "attention", "tokens", "convolution"]
+KINDS = [
+    "maf",
+    "residual",
+    "tanh",
+    "linear",
+    "spline",
+    "mixture",
+    "angles",
+    "attention",
+    "tokens",
+    "convolution",
+]
 
 
 def noise(flow, n, seed=1):
@@ -68,7 +91,9 @@ def check_same(flow, n, method, backend, tolerance=SAME):
 @pytest.mark.filterwarnings("ignore:hidden widths:UserWarning")
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("spline", "mixture", "angles")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind not in ("spline", "mixture", "angles")]
+)
 def test_sweeps_equal_the_textbook_loop(kind, method, context, backend):
     check_same(flow_of(kind, context=context), 40, method, backend)
 
@@ -103,7 +128,10 @@ def test_any_number_of_features(D, backend):
 
 def test_flows_are_sampled_through_layers_that_do_not_sweep(backend):
     """Couplings and inverse transforms take one pass, whatever the method; the record is of those that sweep."""
-    for flow, swept in ((lively(afnp.realnvp(6, (8,), 2)), 0), (lively(afnp.iaf(6, (8,), 2), last=0.3), 0)):
+    for flow, swept in (
+        (lively(afnp.realnvp(6, (8,), 2)), 0),
+        (lively(afnp.iaf(6, (8,), 2), last=0.3), 0),
+    ):
         check_same(flow, 5, "jacobi", backend)
         u, _ = noise(flow, 5)
         assert sweep(flow, u, backend=backend)[2].sweeps.shape == (5, swept)
@@ -123,7 +151,9 @@ def test_a_block_of_all_features_is_jacobi(backend):
     flow = flow_of("maf", 9)
     u, _ = noise(flow, 50)
     for D in (9, 10):
-        wide, jacobi = (sweep(flow, u, method=m, backend=backend) for m in (GaussSeidel(block=D), Jacobi()))
+        wide, jacobi = (
+            sweep(flow, u, method=m, backend=backend) for m in (GaussSeidel(block=D), Jacobi())
+        )
         np.testing.assert_array_equal(wide[0], jacobi[0])
         np.testing.assert_array_equal(wide[2].sweeps, jacobi[2].sweeps)
 
@@ -144,12 +174,14 @@ def test_sweeps_take_complex_numbers(kind, method):
     p = flow._split(flow.theta)
 
     def jacobian(how):
-        return complex_step(lambda v: flow._generate(p, v[None], context.astype(complex), how)[0][0], u[0])
+        return complex_step(
+            lambda v: flow._generate(p, v[None], context.astype(complex), how)[0][0], u[0]
+        )
 
     assert norm_error(jacobian(method), jacobian("naive")) < SAME
 
 
-# ---- how many sweeps -------------------------------------------------------------------------------------------
+# ---- how many sweeps -----------------------------------------------------------------------------
 
 
 def chain(D, weight):
@@ -222,9 +254,16 @@ def test_rows_do_not_know_each_other(backend):
     turned = np.roll(np.arange(60), 7)
     for method in (Jacobi(1e-3), GaussSeidel(4)):
         x, log_det, record = sweep(flow, u, context, method, backend)
-        x_turned, log_det_turned, record_turned = sweep(flow, u[turned], context[turned], method, backend)
-        assert norm_error(x_turned, x[turned]) < SAME and norm_error(log_det_turned, log_det[turned]) < SAME
-        assert (np.abs(record_turned.sweeps - record.sweeps[turned]) <= 2).all()  # last bits may settle otherwise
+        x_turned, log_det_turned, record_turned = sweep(
+            flow, u[turned], context[turned], method, backend
+        )
+        assert (
+            norm_error(x_turned, x[turned]) < SAME
+            and norm_error(log_det_turned, log_det[turned]) < SAME
+        )
+        assert (
+            np.abs(record_turned.sweeps - record.sweeps[turned]) <= 2
+        ).all()  # last bits may settle otherwise
     if backend == "numba":
         np.testing.assert_array_equal(record_turned.sweeps, record.sweeps[turned])
 
@@ -246,11 +285,13 @@ def test_a_settled_row_waits_without_moving(backend):
 def test_backends_take_the_same_sweeps_up_to_last_bits():
     flow = flow_of("maf", 16)
     u, _ = noise(flow, 200)
-    by_numpy, by_numba = (sweep(flow, u, backend=backend)[2].sweeps for backend in ("numpy", "numba"))
+    by_numpy, by_numba = (
+        sweep(flow, u, backend=backend)[2].sweeps for backend in ("numpy", "numba")
+    )
     assert np.abs(by_numpy.mean(axis=0) - by_numba.mean(axis=0)).max() < 1
 
 
-# ---- garbage ---------------------------------------------------------------------------------------------------
+# ---- garbage -------------------------------------------------------------------------------------
 
 
 def harsh_flow(D=8):
@@ -306,7 +347,9 @@ def test_any_guess_will_do(start):
         x = np.full((9, 6), start)
         network.begin(x, 0, 6)
         with np.errstate(all="ignore"):
-            log_det, taken, passes = sweeps.settle(network.hear, layer.univariate.generate, u, x, 0.0)
+            log_det, taken, passes = sweeps.settle(
+                network.hear, layer.univariate.generate, u, x, 0.0
+            )
         assert norm_error(x, true) < SAME and norm_error(log_det, log_det_true) < SAME
         assert (taken <= 6).all() and (passes > taken).all()
 
@@ -315,7 +358,9 @@ def test_any_guess_will_do(start):
 def test_any_guess_will_do_for_univariates_that_refuse_garbage(kind):
     """A mixture raises where it finds no root; then only the feature that is certain is asked for."""
     flow = flow_of(kind, 5)
-    layer, p = next(pair for pair in zip(flow.layers, flow._own, strict=True) if hasattr(pair[0], "_blocks"))
+    layer, p = next(
+        pair for pair in zip(flow.layers, flow._own, strict=True) if hasattr(pair[0], "_blocks")
+    )
     u, context = np.random.default_rng(2).uniform(-1, 1, (9, 5)), np.empty((9, 0))
     true, _ = layer._naive(p, u, context)
     network, x = layer._blocks(p, context), np.full((9, 5), 1e300)
@@ -331,7 +376,9 @@ def test_masked_weights_are_never_read(backend):
         u, context = noise(flow, 40)
         clean = flow.generate(u, context, method=method, backend=backend)
         lively(flow, seed=6, last=0.3, garbage=np.nan)
-        for a, b in zip(clean, flow.generate(u, context, method=method, backend=backend), strict=True):
+        for a, b in zip(
+            clean, flow.generate(u, context, method=method, backend=backend), strict=True
+        ):
             np.testing.assert_array_equal(a, b)
 
 
@@ -343,11 +390,13 @@ def test_what_is_itself_not_a_number_is_refused(backend):
     flow._own[0]["W0"][:, 0] = 1
     for method in ("naive", "jacobi", "gauss-seidel"):
         if method == "naive" or backend == "numpy":
-            with pytest.raises(FloatingPointError, match="^row 0 of u gives a result that is not a number$"):
+            with pytest.raises(
+                FloatingPointError, match="^row 0 of u gives a result that is not a number$"
+            ):
                 flow.generate(np.ones((2, 3)), method=method)
 
 
-# ---- what it took ----------------------------------------------------------------------------------------------
+# ---- what it took --------------------------------------------------------------------------------
 
 
 def test_arithmetic_is_counted(backend):
@@ -377,7 +426,9 @@ def test_the_record_follows_the_layers_from_the_data_to_the_noise(backend):
         flow = afnp.Flow([first.layers[0], second.layers[0]])
         flow.theta = np.concatenate([first.theta, second.theta])
         u, _ = noise(flow, 5)
-        np.testing.assert_array_equal(sweep(flow, u, backend=backend)[2].sweeps, np.tile(expected, (5, 1)))
+        np.testing.assert_array_equal(
+            sweep(flow, u, backend=backend)[2].sweeps, np.tile(expected, (5, 1))
+        )
 
 
 def test_rows_that_have_settled_are_dropped():
@@ -388,7 +439,9 @@ def test_rows_that_have_settled_are_dropped():
     record = sweep(chain(D, 1.0), u, backend="numpy")[2]
     each = D * (D - 1) // 2
     assert (record.sweeps[:20] == 1).all() and (record.sweeps[20:] == D).all()
-    assert (record.multiply_adds[:20] == each).all() and (record.multiply_adds[20:] == D * each).all()
+    assert (record.multiply_adds[:20] == each).all() and (
+        record.multiply_adds[20:] == D * each
+    ).all()
 
 
 def test_settled_rows_are_counted():
@@ -402,16 +455,20 @@ def test_streamed_batches_keep_their_records(backend, monkeypatch):
     whole = sweep(flow, u, backend=backend)
     monkeypatch.setattr("afnp.batches.BATCH_NUMBERS", 64)
     parts = sweep(flow, u, backend=backend)
-    assert norm_error(parts[0], whole[0]) < SAME and parts[2].sweeps.shape == whole[2].sweeps.shape == (201, 2)
+    assert norm_error(parts[0], whole[0]) < SAME and parts[2].sweeps.shape == whole[
+        2
+    ].sweeps.shape == (201, 2)
 
 
-# ---- bad input -------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [-1e-9, -1, np.nan, np.inf, "loose", None])
 def test_a_tolerance_is_a_number_from_zero_on(value):
     for method in (Jacobi, lambda tolerance: GaussSeidel(4, tolerance)):
-        with pytest.raises(ValueError, match="^tolerance: expected a finite number of at least 0, got "):
+        with pytest.raises(
+            ValueError, match="^tolerance: expected a finite number of at least 0, got "
+        ):
             method(tolerance=value)
 
 
@@ -426,10 +483,13 @@ def test_methods_that_do_not_exist_are_refused():
     names = "'substitution', 'naive', 'jacobi', 'gauss-seidel'"
     with pytest.raises(ValueError, match=f"^method: expected one of {names}, got 'newton'$"):
         flow.sample(2, method="newton")
-    with pytest.raises(ValueError, match="^method: expected a name or one of Jacobi and GaussSeidel, got 7$"):
+    with pytest.raises(
+        ValueError, match="^method: expected a name or one of Jacobi and GaussSeidel, got 7$"
+    ):
         flow.sample(2, method=7)
     with pytest.raises(
-        ValueError, match="^method: expected one that sweeps, 'jacobi' or 'gauss-seidel', got 'naive'$"
+        ValueError,
+        match="^method: expected one that sweeps, 'jacobi' or 'gauss-seidel', got 'naive'$",
     ):
         sweep(flow, np.zeros((1, 2)), method="naive")
 

@@ -12,12 +12,13 @@ import pytest
 from conftest import complex_step, lively, norm_error
 
 import afnp
-from afnp import batches, flows
+from afnp import batches
+from afnp import flow as flows
 from afnp.bases import StandardNormal
 from afnp.chain_rule import GaussianChain
-from afnp.layers import MaskedLinear
-from afnp.preprocess import Dequantize, Logit, Standardize, preprocessing
+from afnp.networks.layers import MaskedLinear
 from afnp.transforms import Autoregressive
+from afnp.transforms.preprocess import Dequantize, Logit, Standardize, preprocessing
 
 D, LEVELS = 5, 17
 TURNED = [1, 2, 3, 4, 0]  # not its own inverse: order and argsort(order) cannot be confused unseen
@@ -26,7 +27,11 @@ GRADIENT = 1e-10
 
 
 def grey():
-    return [Dequantize(D, LEVELS), Logit(D, alpha=0.01), Standardize(np.linspace(-1, 1, D), np.linspace(0.5, 2, D))]
+    return [
+        Dequantize(D, LEVELS),
+        Logit(D, alpha=0.01),
+        Standardize(np.linspace(-1, 1, D), np.linspace(0.5, 2, D)),
+    ]
 
 
 KINDS = {
@@ -94,7 +99,9 @@ def test_log_prob_is_the_normal_density_of_the_noise_and_the_volume(kind, backen
     x, context = rows(flow, 6)
     u, log_det = flow.normalize(x, context, backend=backend)
     normal = -(u**2).sum(axis=1) / 2 - D / 2 * math.log(2 * math.pi)
-    np.testing.assert_allclose(flow.log_prob(x, context, backend=backend), normal + log_det, rtol=1e-12)
+    np.testing.assert_allclose(
+        flow.log_prob(x, context, backend=backend), normal + log_det, rtol=1e-12
+    )
 
 
 @each_kind
@@ -119,14 +126,20 @@ def test_log_det_of_generate_is_that_of_its_own_jacobian(kind):
     for method in ("substitution", "naive"):
         f = lambda u: flow._generate(p, u[None], trusted(context, 1), method)[0][0]  # noqa: B023, E731
         truth = np.linalg.slogdet(complex_step(f, u))[1]
-        assert flow.generate(u[None], context, method)[1][0] == pytest.approx(truth, rel=1e-10, abs=1e-10)
+        assert flow.generate(u[None], context, method)[1][0] == pytest.approx(
+            truth, rel=1e-10, abs=1e-10
+        )
 
 
 @pytest.mark.parametrize("order", ["natural", "reverse", "random", TURNED])
-@pytest.mark.parametrize("net", [dict(hidden=(8, 7)), dict(hidden=(7, 7, 7), residual=True), dict(hidden=())])
+@pytest.mark.parametrize(
+    "net", [dict(hidden=(8, 7)), dict(hidden=(7, 7, 7), residual=True), dict(hidden=())]
+)
 def test_jacobian_is_triangular_in_the_order(order, net):
     """Exact zeros above the diagonal, nothing but legal dependencies missing, a positive diagonal."""
-    flow = lively(afnp.made(D, order=order, seed=2, activation="tanh", **net))  # without relu's dead units
+    flow = lively(
+        afnp.made(D, order=order, seed=2, activation="tanh", **net)
+    )  # without relu's dead units
     first = flow.layers[0].order
     J = jacobian(flow, np.random.default_rng(0).standard_normal(D), None)
     in_order = J[np.ix_(first, first)]
@@ -143,12 +156,16 @@ def test_orders_of_a_stack():
     assert orders("reverse") == [up, down, up]
     assert orders("natural") == [up, up, up]
     assert orders(TURNED) == [TURNED, TURNED[::-1], TURNED]
-    assert len({tuple(order) for order in orders("random")}) == 3 and orders("random") == orders("random")
+    assert len({tuple(order) for order in orders("random")}) == 3 and orders("random") == orders(
+        "random"
+    )
     assert afnp.made(5, (8,), order="reverse").layers[0].order.tolist() == down
     assert afnp.made(5, (8,), order=TURNED).layers[0].order.tolist() == TURNED
 
 
-@pytest.mark.parametrize("net", [dict(hidden=()), dict(hidden=(8, 8)), dict(hidden=(7, 7, 7), residual=True)])
+@pytest.mark.parametrize(
+    "net", [dict(hidden=()), dict(hidden=(8, 8)), dict(hidden=(7, 7, 7), residual=True)]
+)
 def test_context_reaches_every_output_also_the_first(net, backend):
     """Both numbers of every feature move, in both directions, with every column of the context."""
     flow = lively(afnp.maf(D, transforms=2, order=TURNED, context=3, activation="tanh", **net))
@@ -157,7 +174,10 @@ def test_context_reaches_every_output_also_the_first(net, backend):
     for column in range(flow.context):
         moved = context.copy()
         moved[0, column] += 0.3
-        h, h_moved = (layer.conditioner.forward(p, np.concatenate([c, x], axis=1))[0] for c in (context, moved))
+        h, h_moved = (
+            layer.conditioner.forward(p, np.concatenate([c, x], axis=1))[0]
+            for c in (context, moved)
+        )
         assert (h != h_moved).all()
         u, u_moved = (flow.normalize(x, c, backend=backend)[0] for c in (context, moved))
         assert (u != u_moved).all()
@@ -207,8 +227,12 @@ def test_a_linear_flow_is_a_gaussian(order, backend):
     log_prob = flow.log_prob(x, backend=backend)
     np.testing.assert_allclose(log_prob, chain.log_prob(x), rtol=1e-12)
     np.testing.assert_allclose(log_prob, truth, rtol=1e-10)
-    np.testing.assert_allclose(flow.normalize(x, backend=backend)[0], chain.normalize(x)[0], rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(flow.generate(x, backend=backend)[0], chain.generate(x)[0], rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(
+        flow.normalize(x, backend=backend)[0], chain.normalize(x)[0], rtol=1e-11, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        flow.generate(x, backend=backend)[0], chain.generate(x)[0], rtol=1e-11, atol=1e-11
+    )
 
 
 def test_samples_of_a_linear_flow_have_the_gaussian_moments(backend):
@@ -245,12 +269,16 @@ def test_standardizing_counts_its_jacobian():
     outer = afnp.maf(D, **KINDS["plain"], preprocess=[Standardize(m, s)])
     outer.theta = inner.theta
     x = np.random.default_rng(0).standard_normal((6, D))
-    np.testing.assert_allclose(outer.log_prob(m + s * x), inner.log_prob(x) - np.log(s).sum(), rtol=1e-12)
+    np.testing.assert_allclose(
+        outer.log_prob(m + s * x), inner.log_prob(x) - np.log(s).sum(), rtol=1e-12
+    )
 
 
 def test_standardizing_tenfold_costs_log_ten_nats_a_feature():
     flow = flows.Flow([Standardize(np.zeros(D), np.full(D, 10.0))])
-    assert flow.log_prob(np.zeros((1, D)))[0] == pytest.approx(-D / 2 * math.log(2 * math.pi) - D * math.log(10))
+    assert flow.log_prob(np.zeros((1, D)))[0] == pytest.approx(
+        -D / 2 * math.log(2 * math.pi) - D * math.log(10)
+    )
 
 
 @pytest.mark.parametrize("levels, bits", [(2, 1), (256, 8), (LEVELS, math.log2(LEVELS))])
@@ -305,7 +333,9 @@ def test_grey_levels_at_both_ends_are_inside(dtype):
     ends = np.array([[0.0], [np.nextafter(dtype(LEVELS), dtype(0))], [LEVELS]])
     log_prob = flow.log_prob(ends)
     y = math.log(1e-6 / (1 - 1e-6))
-    truth = -(y**2) / 2 - math.log(2 * math.pi) / 2 + math.log((1 - 2e-6) / LEVELS / 1e-6 / (1 - 1e-6))
+    truth = (
+        -(y**2) / 2 - math.log(2 * math.pi) / 2 + math.log((1 - 2e-6) / LEVELS / 1e-6 / (1 - 1e-6))
+    )
     np.testing.assert_allclose(log_prob[[0, 2]], truth, rtol=1e-6 if dtype == np.float32 else 1e-12)
     assert np.isfinite(log_prob).all()
 
@@ -352,10 +382,14 @@ def test_gradients_of_the_loss(kind, n, backend):
     loss, grad = flow.loss_and_grad(x, context, backend=backend)
 
     def by_definition(theta):
-        return -flow._log_prob(flow._split(theta), x.astype(theta.dtype), trusted(context, n))[0].mean()
+        return -flow._log_prob(flow._split(theta), x.astype(theta.dtype), trusted(context, n))[
+            0
+        ].mean()
 
     truth = complex_step(by_definition, flow.theta)
-    assert grad.shape == flow.theta.shape and loss == pytest.approx(by_definition(flow.theta), rel=1e-12)
+    assert grad.shape == flow.theta.shape and loss == pytest.approx(
+        by_definition(flow.theta), rel=1e-12
+    )
     for g, t in zip(flow._split(grad), flow._split(truth), strict=True):
         for name in g:
             assert norm_error(g[name], t[name]) < GRADIENT, name
@@ -384,7 +418,11 @@ def test_gradients_of_every_input(kind):
 @pytest.mark.parametrize("layer", grey(), ids=lambda layer: type(layer).__name__)
 def test_gradients_of_fixed_transforms_by_each_path(layer, paths):
     rng = np.random.default_rng(0)
-    x, d_y, d_log_det = rng.uniform(0.1, 0.9, (4, D)), rng.standard_normal((4, D)), rng.standard_normal(4)
+    x, d_y, d_log_det = (
+        rng.uniform(0.1, 0.9, (4, D)),
+        rng.standard_normal((4, D)),
+        rng.standard_normal(4),
+    )
     d_y, d_log_det = paths[0] * d_y, paths[1] * d_log_det
 
     def weighted(x):
@@ -402,9 +440,20 @@ def test_masked_weights_change_nothing_and_have_no_gradient(kind, backend):
 
     def everything():
         loss, grad = flow.loss_and_grad(x, context, backend=backend)
-        generated = [a for m in ("substitution", "naive") for a in flow.generate(u, context, method=m)]
-        compiled = [*flow.normalize(x, context, backend=backend), *flow.generate(u, context, backend=backend)]
-        return [flow.log_prob(x, context, backend=backend), np.array(loss), grad, *generated, *compiled]
+        generated = [
+            a for m in ("substitution", "naive") for a in flow.generate(u, context, method=m)
+        ]
+        compiled = [
+            *flow.normalize(x, context, backend=backend),
+            *flow.generate(u, context, backend=backend),
+        ]
+        return [
+            flow.log_prob(x, context, backend=backend),
+            np.array(loss),
+            grad,
+            *generated,
+            *compiled,
+        ]
 
     u = np.random.default_rng(2).standard_normal((70, D))
     clean = everything()
@@ -424,7 +473,9 @@ def test_float32_is_float32_everywhere(kind, backend, monkeypatch):
     flow = flow_of(kind, dtype=np.float32)
     x, context = rows(flow, 5)
     forward, seen = MaskedLinear.forward, []
-    monkeypatch.setattr(MaskedLinear, "forward", lambda *args: seen.append(forward(*args)) or seen[-1])
+    monkeypatch.setattr(
+        MaskedLinear, "forward", lambda *args: seen.append(forward(*args)) or seen[-1]
+    )
     u, log_det = flow.normalize(x, context, backend=backend)
     results = [
         u,
@@ -433,8 +484,12 @@ def test_float32_is_float32_everywhere(kind, backend, monkeypatch):
         flow.loss_and_grad(x, context, backend=backend)[1],
     ]
     for method in ("substitution", "naive"):
-        results += flow.generate(u, context, method=method, backend=backend if method != "naive" else "auto")
-    results.append(flow.sample(3, context=None if context is None else context[:3], backend=backend))
+        results += flow.generate(
+            u, context, method=method, backend=backend if method != "naive" else "auto"
+        )
+    results.append(
+        flow.sample(3, context=None if context is None else context[:3], backend=backend)
+    )
     assert [a.dtype for a in [*results, *seen]] == [np.float32] * (len(results) + len(seen))
     assert isinstance(flow.loss_and_grad(x, context, backend=backend)[0], float)
 
@@ -474,7 +529,9 @@ def test_samples_follow_their_seed(kind, backend):
     x = flow.sample(9, rng=7, context=context, backend=backend)
     assert x.shape == (9, D)
     np.testing.assert_array_equal(flow.sample(9, rng=7, context=context, backend=backend), x)
-    np.testing.assert_array_equal(flow.sample(9, np.random.default_rng(7), context, backend=backend), x)
+    np.testing.assert_array_equal(
+        flow.sample(9, np.random.default_rng(7), context, backend=backend), x
+    )
     assert (flow.sample(9, rng=8, context=context, backend=backend) != x).any(axis=1).all()
     assert len(np.unique(x, axis=0)) == 9
 
@@ -548,7 +605,10 @@ def test_writing_into_theta_changes_everything(kind, backend):
     assert same(outcomes(flow, backend), outcomes(twin(flow), backend))
     flow.theta = np.zeros(flow.theta.size)
     assert same(outcomes(flow, backend), outcomes(twin(flow), backend))
-    assert not any(np.array_equal(a, b) for a, b in zip(in_place[:-1], outcomes(flow, backend)[:-1], strict=True))
+    assert not any(
+        np.array_equal(a, b)
+        for a, b in zip(in_place[:-1], outcomes(flow, backend)[:-1], strict=True)
+    )
 
 
 def test_assigning_theta_copies_into_the_same_memory():
@@ -567,7 +627,9 @@ def test_calls_change_no_parameter_and_remember_nothing(kind, backend):
     np.testing.assert_array_equal(flow.theta, theta)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))]
+)
 @each_kind
 def test_copies_are_independent(kind, duplicate, backend):
     flow = flow_of(kind)
@@ -592,7 +654,11 @@ def test_a_gradient_belongs_to_the_caller():
 
 
 def test_repr_says_what_the_flow_is():
-    text = repr(afnp.maf(3, (8,), 2, context=1, dtype=np.float32, preprocess=[Standardize([0, 0, 0], [1, 2, 3])]))
+    text = repr(
+        afnp.maf(
+            3, (8,), 2, context=1, dtype=np.float32, preprocess=[Standardize([0, 0, 0], [1, 2, 3])]
+        )
+    )
     assert text.splitlines()[0] == "Flow(features=3, context=1, dtype=float32)"
     assert "Standardize" in text and "order=[2, 1, 0]" in text and "hidden=[8]" in text
     P = 4 * 8 + 8 + 8 * 6 + 6
@@ -600,7 +666,9 @@ def test_repr_says_what_the_flow_is():
 
 
 def test_repr_of_a_wide_flow_stays_narrow():
-    wide = afnp.maf(784, (783,), 1, order="random", preprocess=[Standardize(np.zeros(784), np.ones(784))])
+    wide = afnp.maf(
+        784, (783,), 1, order="random", preprocess=[Standardize(np.zeros(784), np.ones(784))]
+    )
     assert max(map(len, repr(wide).splitlines())) < 200
 
 
@@ -651,13 +719,18 @@ def test_one_row_of_context_serves_every_batch(method, backend, monkeypatch):
     generated_by = "auto" if method == "naive" else backend
     monkeypatch.setattr(batches, "BATCH_NUMBERS", 1)
     one, many = context[:1], np.repeat(context[:1], 150, axis=0)
-    np.testing.assert_array_equal(flow.log_prob(x, one, backend=backend), flow.log_prob(x, many, backend=backend))
+    np.testing.assert_array_equal(
+        flow.log_prob(x, one, backend=backend), flow.log_prob(x, many, backend=backend)
+    )
     for a, b in zip(
-        flow.generate(x, one, method, generated_by), flow.generate(x, many, method, generated_by), strict=True
+        flow.generate(x, one, method, generated_by),
+        flow.generate(x, many, method, generated_by),
+        strict=True,
     ):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(
-        flow.sample(150, 0, one, method, generated_by), flow.sample(150, 0, many, method, generated_by)
+        flow.sample(150, 0, one, method, generated_by),
+        flow.sample(150, 0, many, method, generated_by),
     )
 
 
@@ -673,15 +746,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts in other units elsewhere")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="ru_maxrss counts in other units elsewhere"
+)
 def test_a_million_rows_fit_into_two_gibibytes(backend):
     code = MEMORY.format(backend=backend)
-    peak = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    peak = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert int(peak) < 2 * 2**30
 
 
 def test_layers_of_one_flow_have_one_width():
-    with pytest.raises(ValueError, match=r"layers: expected one or more of equal width, got widths \[3, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"layers: expected one or more of equal width, got widths \[3, 4\]"
+    ):
         flows.Flow([Autoregressive(3, (4,)), Autoregressive(4, (4,))])
-    with pytest.raises(ValueError, match=r"layers: expected one or more of equal width, got widths \[\]"):
+    with pytest.raises(
+        ValueError, match=r"layers: expected one or more of equal width, got widths \[\]"
+    ):
         flows.Flow([])

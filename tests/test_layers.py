@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from conftest import complex_step, norm_error
 
-from afnp import layers, masks
-from afnp.conditioners import MaskedMLP
-from afnp.layers import ACTIVATIONS, MaskedLinear
+from afnp.networks import MaskedMLP, layers, masks
+from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
 
 GRADIENT = 1e-10
@@ -132,7 +131,10 @@ def check_that_masked_weights_are_never_read(garbage):
     "name, truth", [("relu", lambda z: z * (z > 0)), ("tanh", lambda z: np.sinh(z) / np.cosh(z))]
 )
 def test_activations_and_their_derivatives_on_both_sides(name, truth):
-    z, d_a = np.array([-3.0, -0.5, -1e-3, 1e-3, 0.5, 3.0]), np.array([1.0, -2.0, 3.0, -4.0, 5.0, -6.0])
+    z, d_a = (
+        np.array([-3.0, -0.5, -1e-3, 1e-3, 0.5, 3.0]),
+        np.array([1.0, -2.0, 3.0, -4.0, 5.0, -6.0]),
+    )
     phi = ACTIVATIONS[name]
     a = phi.forward(z)
     np.testing.assert_allclose(a, truth(z), rtol=1e-14)
@@ -240,11 +242,14 @@ def test_outputs_hear_the_context_and_earlier_features_alone(name):
     f = lambda x: net.forward(net.layout.views(theta), x[None])[0][0]  # noqa: E731
     J = complex_step(f, inputs[0])
     heard = (
-        np.arange(net.context + net.features)[None, None, :] < net.context + np.arange(net.features)[:, None, None]
+        np.arange(net.context + net.features)[None, None, :]
+        < net.context + np.arange(net.features)[:, None, None]
     )
     assert not J[~np.broadcast_to(heard, J.shape)].any()
     staircases = [linear.prefix for linear in net.linears]
-    assert masks.reach(staircases)[:: net.numbers].tolist() == [net.context + i for i in range(net.features)]
+    assert masks.reach(staircases)[:: net.numbers].tolist() == [
+        net.context + i for i in range(net.features)
+    ]
 
 
 def test_initial_rows_have_the_stated_variance():
@@ -265,7 +270,10 @@ def test_initial_rows_have_the_stated_variance():
         (dict(hidden=(4, 0)), r"hidden: expected an integer of at least 1, got 0"),
         (dict(hidden=(-1,)), r"hidden: expected an integer of at least 1, got -1"),
         (dict(activation="gelu"), r"activation: expected one of 'relu', 'tanh', got 'gelu'"),
-        (dict(hidden=(4, 4), residual=True), r"residual=True needs an odd number of equal widths, got \(4, 4\)"),
+        (
+            dict(hidden=(4, 4), residual=True),
+            r"residual=True needs an odd number of equal widths, got \(4, 4\)",
+        ),
         (dict(hidden=(4, 5, 4), residual=True), r"odd number of equal widths, got \(4, 5, 4\)"),
         (dict(hidden=(), residual=True), r"odd number of equal widths, got \(\)"),
     ],

@@ -48,7 +48,9 @@ def tagged(path, tag):
 
 def solutions(number):
     """Return the code before the first section, and the sections of a solutions file by cell id."""
-    preamble, *sections = re.split(r"^# %% ", (LESSONS / f"solutions/{number:02d}.py").read_text(), flags=re.M)
+    preamble, *sections = re.split(
+        r"^# %% ", (LESSONS / f"solutions/{number:02d}.py").read_text(), flags=re.M
+    )
     return preamble, dict(section.split("\n", 1) for section in sections)
 
 
@@ -57,7 +59,9 @@ def lesson(number):
     return checker.Lesson(number)
 
 
-EXERCISES = [(number, exercise) for number in BY_NUMBER for exercise in lesson(number).exercises.values()]
+EXERCISES = [
+    (number, exercise) for number in BY_NUMBER for exercise in lesson(number).exercises.values()
+]
 
 
 @pytest.fixture(params=EXERCISES, ids=lambda pair: f"{pair[0]:02d}-{pair[1].name}")
@@ -97,13 +101,16 @@ def refusal(check, exercise, answer):
     return said
 
 
-# ---- the files ---------------------------------------------------------------------------------------------
+# ---- the files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_is_kept_without_outputs_and_diffs_well(path):
     notebook = read(path)
-    assert path.read_text(encoding="utf-8") == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    assert (
+        path.read_text(encoding="utf-8")
+        == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    )
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert notebook["metadata"] == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -111,11 +118,18 @@ def test_a_notebook_is_kept_without_outputs_and_diffs_well(path):
     }
     for cell in cells(path):
         assert cell["outputs"] == [] and cell["execution_count"] is None
-        folded = {"jupyter": {"source_hidden": True}} if "picture" in cell["metadata"].get("tags", []) else {}
+        folded = (
+            {"jupyter": {"source_hidden": True}}
+            if "picture" in cell["metadata"].get("tags", [])
+            else {}
+        )
         assert {k: v for k, v in cell["metadata"].items() if k != "tags"} == folded
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(set(ids)) == len(ids)
-    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", id) and not re.fullmatch(r"[0-9a-f]{8}", id) for id in ids)
+    assert all(
+        re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", id) and not re.fullmatch(r"[0-9a-f]{8}", id)
+        for id in ids
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
@@ -143,7 +157,9 @@ def test_links_between_lessons_lead_somewhere(path):
 
 
 def test_the_contents_list_every_lesson():
-    listed = re.findall(r"\(([0-9]{2}_\w+\.ipynb)\)", "".join(source(c) for c in cells(NOTEBOOKS[0], "markdown")))
+    listed = re.findall(
+        r"\(([0-9]{2}_\w+\.ipynb)\)", "".join(source(c) for c in cells(NOTEBOOKS[0], "markdown"))
+    )
     assert listed == [path.name for path in NUMBERED]
 
 
@@ -152,7 +168,12 @@ def test_a_lesson_opens_with_a_question_and_ends_with_the_next(path):
     prose = [source(cell) for cell in cells(path, "markdown")]
     assert prose[0].startswith(f"# {int(path.name[:2])} · ")
     assert re.search(r"^\*\*[^*]+\?\*\*$", prose[0], flags=re.M) and "*You need:*" in prose[0]
-    for heading in ("## What was verified", "**To read.**", "**In the package:**", "**Next question.**"):
+    for heading in (
+        "## What was verified",
+        "**To read.**",
+        "**In the package:**",
+        "**Next question.**",
+    ):
         assert heading in prose[-1], heading
     assert re.search(r"arXiv \d{4}\.\d{4,5}", prose[-1])
     opening = "".join(source(cell) for cell in cells(path)[:3])
@@ -169,11 +190,17 @@ def test_every_exercise_has_a_stub_a_check_an_answer_and_a_solution(number):
     ids = [cell["id"] for cell in read(path)["cells"]]
     for stub in stubs:
         assert ids[ids.index(stub) + 1] == f"check-{stub}"
-        assert re.search(rf'^check\("{stub}", \w+\)$', source(read(path)["cells"][ids.index(stub) + 1]))
-        assert len(exercises[stub].mistakes) >= 1 and all(exercises[stub].hints) and exercises[stub].because
+        assert re.search(
+            rf'^check\("{stub}", \w+\)$', source(read(path)["cells"][ids.index(stub) + 1])
+        )
+        assert (
+            len(exercises[stub].mistakes) >= 1
+            and all(exercises[stub].hints)
+            and exercises[stub].because
+        )
 
 
-# ---- the checkers ------------------------------------------------------------------------------------------
+# ---- the checkers --------------------------------------------------------------------------------
 
 
 def test_the_stub_is_not_yet_an_answer(case, capsys):
@@ -207,7 +234,17 @@ def refused(case, answer):
 
 
 def test_answers_of_the_wrong_kind_are_explained(case):
-    for strange in ("a text", object(), {"a": 1}, [[1, 2], [3]], np.array(["x"]), float("nan"), 3 + 4j, len, print):
+    for strange in (
+        "a text",
+        object(),
+        {"a": 1},
+        [[1, 2], [3]],
+        np.array(["x"]),
+        float("nan"),
+        3 + 4j,
+        len,
+        print,
+    ):
         refusal(case.check, case.exercise, strange)
 
 
@@ -223,7 +260,9 @@ def test_hints_come_with_the_second_and_the_third_try(case):
 FUNCTIONS = [(number, exercise) for number, exercise in EXERCISES if callable(exercise.answer)]
 
 
-@pytest.mark.parametrize("number, exercise", FUNCTIONS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    "number, exercise", FUNCTIONS, ids=lambda value: getattr(value, "name", value)
+)
 def test_functions_that_fail_are_explained(number, exercise):
     check = lesson(number)
 
@@ -283,7 +322,9 @@ def test_results_in_the_wrong_number_are_counted():
     assert "expected 2 results, separated by commas after return, got 3 results" in refusal(
         check, exercise, lambda: (1, 2, 3)
     )
-    assert "result 2 of 2: yours 5, expected 1" in refusal(check, exercise, lambda: (np.zeros(2), 5))
+    assert "result 2 of 2: yours 5, expected 1" in refusal(
+        check, exercise, lambda: (np.zeros(2), 5)
+    )
 
 
 def test_changing_an_argument_in_place_is_noticed():
@@ -309,7 +350,9 @@ def test_an_answer_that_breaks_when_looked_at_is_explained():
 
 
 def test_an_unknown_exercise_is_named():
-    with pytest.raises(checker.Different, match="no exercise is called 'conditionel'; there are conditional, "):
+    with pytest.raises(
+        checker.Different, match="no exercise is called 'conditionel'; there are conditional, "
+    ):
         lesson(1)("conditionel", 1)
 
 
@@ -324,14 +367,17 @@ def test_the_summary_counts(capsys):
 def test_same_says_how_well_and_refuses(capsys):
     checker.same(np.ones(3), np.ones(3))
     checker.same(1.0 + 1e-15, 1.0)
-    assert capsys.readouterr().out == "✓ the same: exactly, 3 numbers\n✓ the same: to 1e-15, 1 number\n"
+    assert (
+        capsys.readouterr().out
+        == "✓ the same: exactly, 3 numbers\n✓ the same: to 1e-15, 1 number\n"
+    )
     with pytest.raises(checker.Different, match="these should be the same"):
         checker.same(np.ones(3), np.array([1.0, 1.0, 1.0 + 1e-9]))
     with pytest.raises(checker.Different, match="yours nan"):
         checker.same(np.nan, 1.0)
 
 
-# ---- pictures ----------------------------------------------------------------------------------------------
+# ---- pictures ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -350,8 +396,12 @@ def line(height, name="a", thick=False):
 
 def test_a_control_changes_the_picture_at_once(agg):
     widgets = pytest.importorskip("ipywidgets")
-    forms = easel.play(line, height=(0.0, 2.0, 0.5, 1.0), name=["a", "b"], thick=False)._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in forms and forms["image/png"].startswith("iVBORw0KGgo")
+    forms = easel.play(
+        line, height=(0.0, 2.0, 0.5, 1.0), name=["a", "b"], thick=False
+    )._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in forms and forms["image/png"].startswith(
+        "iVBORw0KGgo"
+    )
     box = widgets.widget_serialization["from_json"](
         "IPY_MODEL_" + forms["application/vnd.jupyter.widget-view+json"]["model_id"], None
     )
@@ -373,18 +423,22 @@ def test_without_widgets_the_picture_stands_still(agg, monkeypatch):
 
 
 def test_the_course_has_things_to_move():
-    moving = [path for path in NUMBERED if any("easel.play(" in source(cell) for cell in cells(path))]
+    moving = [
+        path for path in NUMBERED if any("easel.play(" in source(cell) for cell in cells(path))
+    ]
     assert len(moving) >= 3
 
 
-# ---- opening -----------------------------------------------------------------------------------------------
+# ---- opening -------------------------------------------------------------------------------------
 
 
 def test_the_command_opens_the_contents_on_this_machine_alone():
     main = importlib.import_module(".__main__", "lessons")
     command = main.command(["--no-browser"])
     assert command[:3] == [sys.executable, "-m", "jupyterlab"] and command[-1] == "--no-browser"
-    assert (LESSONS / main.CONTENTS).exists() and any(main.CONTENTS in argument for argument in command)
+    assert (LESSONS / main.CONTENTS).exists() and any(
+        main.CONTENTS in argument for argument in command
+    )
     assert not [argument for argument in command if "token" in argument or "ip=" in argument]
 
 
@@ -395,7 +449,7 @@ def test_without_jupyter_the_command_says_what_to_install(monkeypatch, capsys):
     assert "pip install -e '.[lessons]'" in capsys.readouterr().err
 
 
-# ---- execution ---------------------------------------------------------------------------------------------
+# ---- execution -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +464,10 @@ def executed(tmp_path_factory):
             for cell in notebook.cells:
                 cell.source = dict(answers).get(cell.id, cell.source)
             client = nbclient.NotebookClient(
-                notebook, timeout=SECONDS, allow_errors=True, resources={"metadata": {"path": str(LESSONS)}}
+                notebook,
+                timeout=SECONDS,
+                allow_errors=True,
+                resources={"metadata": {"path": str(LESSONS)}},
             )
             start = time.perf_counter()
             client.execute(env=kernel_environment())
@@ -455,13 +512,19 @@ def test_a_lesson_runs_as_shipped(path, executed):
 @pytest.mark.parametrize("number", BY_NUMBER)
 def test_a_lesson_runs_with_its_solutions(number, executed):
     preamble, sections = solutions(number)
-    imports = "\n".join(line for line in preamble.splitlines() if line.startswith(("import", "from")))
-    notebook = executed(BY_NUMBER[number], {k: f"{imports}\n{v}" for k, v in sections.items()}, key="solved")
+    imports = "\n".join(
+        line for line in preamble.splitlines() if line.startswith(("import", "from"))
+    )
+    notebook = executed(
+        BY_NUMBER[number], {k: f"{imports}\n{v}" for k, v in sections.items()}, key="solved"
+    )
     went_well(notebook)
     for cell in notebook.cells:
         if cell.id.startswith("check-"):
             assert printed(cell).startswith("✓ right: ")
-    assert printed(notebook.cells[-1]) == f"{len(sections)} of {len(sections)} exercises are right.\n"
+    assert (
+        printed(notebook.cells[-1]) == f"{len(sections)} of {len(sections)} exercises are right.\n"
+    )
 
 
 @pytest.mark.lessons
@@ -472,13 +535,20 @@ def test_a_lesson_says_the_same_every_time(number, executed):
     runs = [executed(BY_NUMBER[number]), executed(BY_NUMBER[number], key="solved")]
     for first, second in zip(*(run.cells for run in runs), strict=True):
         moving = {"exercise", "timed"} & set(first.metadata.get("tags", []))
-        if first.cell_type == "code" and not moving and first.id != "summary" and "check-" not in first.id:
+        if (
+            first.cell_type == "code"
+            and not moving
+            and first.id != "summary"
+            and "check-" not in first.id
+        ):
             assert printed(first) == printed(second), first.id
             assert pictures(first) == pictures(second), first.id
 
 
 def pictures(cell):
-    return [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    return [
+        output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
 
 
 @pytest.mark.lessons

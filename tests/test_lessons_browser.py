@@ -1,8 +1,8 @@
 """The lessons in a real browser: opened by their command, run by the menu, read, and moved by hand.
 
-JupyterLab listens on the loopback interface only, keeps its token, and serves a copy of the lessons, because it
-saves what it runs. Debian's chromium is installed where that is possible; where it is not, the tests are skipped,
-and the reason is printed by ``pytest -rs``.
+JupyterLab listens on the loopback interface only, keeps its token, and serves a copy of the
+lessons, because it saves what it runs. Debian's chromium is installed where that is possible; where
+it is not, the tests are skipped, and the reason is printed by ``pytest -rs``.
 """
 
 import json
@@ -34,7 +34,9 @@ def server(tmp_path_factory):
     for module in ("jupyterlab", "ipywidgets"):
         pytest.importorskip(module, reason=f"NO BROWSER TEST WAS RUN: pip install {module}")
     home = tmp_path_factory.mktemp("jupyter")
-    shutil.copytree(ROOT / "lessons", home / "lessons", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "lessons", home / "lessons", ignore=shutil.ignore_patterns("__pycache__")
+    )
     write(home / "config/labconfig/page_config.json", {"disabledExtensions": {NEWS: True}})
     write(home / "settings" / TRACKER, {"windowingMode": "none"})  # all cells stay in the page
     port = free_port()
@@ -79,7 +81,11 @@ def environment(home):
         "JUPYTERLAB_SETTINGS_DIR": home / "settings",
         "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
     }
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **{k: str(v) for k, v in folders.items()}}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        **{k: str(v) for k, v in folders.items()},
+    }
 
 
 def wait_for(address, process, log):
@@ -169,12 +175,22 @@ def test_without_the_token_nothing_is_served(page, server):
 def test_a_lesson_runs_and_its_pictures_follow_the_hand(page, server, path):
     open_lesson(page, server, path)
     run_all(page)
-    assert re.search(r"^0 of \d+ exercises are right", read_last_output(page, "exercises are right"))
-    assert page.locator(".jp-OutputArea-output[data-mime-type*='stderr'], .jp-mod-error").count() == 0
-    assert page.locator(".jp-RenderedMarkdown mjx-container, .jp-RenderedMarkdown .MathJax").count() > 10
+    assert re.search(
+        r"^0 of \d+ exercises are right", read_last_output(page, "exercises are right")
+    )
+    assert (
+        page.locator(".jp-OutputArea-output[data-mime-type*='stderr'], .jp-mod-error").count() == 0
+    )
+    assert (
+        page.locator(".jp-RenderedMarkdown mjx-container, .jp-RenderedMarkdown .MathJax").count()
+        > 10
+    )
 
     box = page.locator(".widget-vbox", has=page.locator(".widget-slider")).first
-    picture, slider = box.locator("img"), box.locator(".widget-slider [role=slider], .noUi-handle").first
+    picture, slider = (
+        box.locator("img"),
+        box.locator(".widget-slider [role=slider], .noUi-handle").first,
+    )
     before = pixels(picture)
     slider.focus()
     for _ in range(3):
@@ -192,7 +208,9 @@ def test_an_exercise_is_answered_wrongly_and_then_rightly(page, server):
     stub = page.locator(".jp-CodeCell", has_text="p (K1, K2) is p(x1, x2)").first
     check = page.locator(".jp-CodeCell", has_text='check("conditional", conditional)').first
     for axis, verdict in (("0", "✗ not right: conditional"), ("1", "✓ right: conditional")):
-        replace(page, stub, f"def conditional(p):\n    return p / p.sum(axis={axis}, keepdims=True)")
+        replace(
+            page, stub, f"def conditional(p):\n    return p / p.sum(axis={axis}, keepdims=True)"
+        )
         stub = page.locator(".jp-CodeCell", has_text="def conditional(p)").first
         check.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")

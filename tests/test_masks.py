@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import afnp
-from afnp import masks
-from afnp.conditioners import MaskedMLP
+from afnp.networks import MaskedMLP, masks
 
 repeatable = settings(deadline=None, derandomize=True, max_examples=80)
 
@@ -102,7 +101,10 @@ def test_lost_dependencies_are_the_legal_pairs_without_a_path(shape):
     heard = paths(truth)
     assert all(h <= allowed for h, allowed in zip(heard, legal, strict=True))
     lost = sum(len(allowed - h) for h, allowed in zip(heard, legal, strict=True))
-    assert masks.lost_dependencies(staircases_of(degrees), features, context) == (sum(map(len, legal)), lost)
+    assert masks.lost_dependencies(staircases_of(degrees), features, context) == (
+        sum(map(len, legal)),
+        lost,
+    )
 
 
 @repeatable
@@ -114,7 +116,9 @@ def test_dependencies_are_lost_exactly_when_a_layer_is_too_narrow(shape):
     assert (lost > 0) == any(width < needed for width in widths)
 
 
-@pytest.mark.parametrize("features, width, lost", [(64, 63, 0), (64, 62, 1), (64, 32, 31), (5, 1, 6)])
+@pytest.mark.parametrize(
+    "features, width, lost", [(64, 63, 0), (64, 62, 1), (64, 32, 31), (5, 1, 6)]
+)
 def test_even_spreading_loses_only_neighbours(features, width, lost):
     """D = 64, H = 32: degrees 1..32 alone would lose 496 dependencies; every second degree loses one each."""
     staircases = staircases_of(degrees_of(features, 0, [width]))
@@ -145,7 +149,10 @@ def test_panels_cover_exactly_the_mask(shape, height):
         covered = np.zeros((len(prefix), len(columns)), dtype=int)
         for panel in masks.panels(prefix, height):
             assert panel.rows.stop - panel.rows.start <= height
-            assert panel.beyond.shape == (panel.rows.stop - panel.rows.start, panel.riser - panel.tread)
+            assert panel.beyond.shape == (
+                panel.rows.stop - panel.rows.start,
+                panel.riser - panel.tread,
+            )
             covered[panel.rows, : panel.tread] += 1
             covered[panel.rows, panel.tread : panel.riser] += ~panel.beyond
         np.testing.assert_array_equal(covered, masks.mask(prefix, len(columns)))
@@ -154,7 +161,10 @@ def test_panels_cover_exactly_the_mask(shape, height):
 @pytest.mark.parametrize("count", [1, 2, 4, 16])
 def test_panels_leave_half_of_the_work_and_half_a_panel(count):
     H = 64
-    done = sum((p.rows.stop - p.rows.start) * p.riser for p in masks.panels(np.arange(1, H + 1), H // count))
+    done = sum(
+        (p.rows.stop - p.rows.start) * p.riser
+        for p in masks.panels(np.arange(1, H + 1), H // count)
+    )
     assert done / H**2 == (1 + 1 / count) / 2
 
 
@@ -165,7 +175,9 @@ def test_panels_leave_half_of_the_work_and_half_a_panel(count):
 def test_named_orders(features):
     assert masks.order_of("natural", features).tolist() == list(range(features))
     assert masks.order_of("reverse", features).tolist() == list(range(features))[::-1]
-    assert sorted(masks.order_of("random", features, np.random.default_rng(0))) == list(range(features))
+    assert sorted(masks.order_of("random", features, np.random.default_rng(0))) == list(
+        range(features)
+    )
 
 
 @pytest.mark.parametrize("given_as", [list, tuple, np.array, lambda order: (i for i in order)])
@@ -180,7 +192,9 @@ def test_what_is_no_permutation_is_refused(order):
 
 
 def test_unknown_order_and_missing_generator_are_refused():
-    with pytest.raises(ValueError, match="'natural', 'reverse', 'random' or a permutation, got 'sideways'"):
+    with pytest.raises(
+        ValueError, match="'natural', 'reverse', 'random' or a permutation, got 'sideways'"
+    ):
         masks.order_of("sideways", 3)
     with pytest.raises(ValueError, match=r"'random' needs a numpy\.random\.Generator"):
         masks.order_of("random", 3)
@@ -191,17 +205,22 @@ def test_unknown_order_and_missing_generator_are_refused():
 
 def test_a_narrow_network_warns_with_numbers():
     legal, lost = masks.lost_dependencies(staircases_of(degrees_of(8, 0, [3])), 8)
-    with pytest.warns(UserWarning, match=rf"\(3,\) make {lost} of {legal} legal .* at least 7 keeps them all"):
+    with pytest.warns(
+        UserWarning, match=rf"\(3,\) make {lost} of {legal} legal .* at least 7 keeps them all"
+    ):
         MaskedMLP(features=8, numbers=2, hidden=(3,))
 
 
 def test_with_a_context_one_more_unit_is_needed():
-    with pytest.warns(UserWarning, match=r"\(7,\) make \d+ of 36 legal .* at least 8 keeps them all"):
+    with pytest.warns(
+        UserWarning, match=r"\(7,\) make \d+ of 36 legal .* at least 8 keeps them all"
+    ):
         MaskedMLP(features=8, numbers=2, hidden=(7,), context=1)
 
 
 @pytest.mark.parametrize(
-    "features, context, hidden", [(8, 0, (7,)), (8, 1, (8,)), (8, 0, ()), (1, 0, (1,)), (2, 0, (1,))]
+    "features, context, hidden",
+    [(8, 0, (7,)), (8, 1, (8,)), (8, 0, ()), (1, 0, (1,)), (2, 0, (1,))],
 )
 def test_wide_enough_networks_do_not_warn(features, context, hidden):
     MaskedMLP(features, 2, hidden, context)

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from afnp import data  # noqa: E402
+from afnp.applications.internal_coordinates import ZMatrix  # noqa: E402
 from afnp.data.dataset import SHIPPED  # noqa: E402
 from afnp.data.molecules import ALANINE, ATOMS, METHYLS, RIGID, UNIT, alanine_energies  # noqa: E402
-from afnp.internal_coordinates import ZMatrix  # noqa: E402
 from figures import common  # noqa: E402
 
 molecules = import_module("figures.26_molecules")
@@ -62,7 +62,7 @@ def superposed(x, y):
     return (y - y_mid) @ (U * keep[:, None]) @ V + x_mid
 
 
-# ---- there and back ------------------------------------------------------------------------------------------
+# ---- there and back ------------------------------------------------------------------------------
 
 
 def test_frames_survive_the_round_trip_up_to_a_rigid_motion(frames):
@@ -70,7 +70,11 @@ def test_frames_survive_the_round_trip_up_to_a_rigid_motion(frames):
     moved = frames @ rotation(rng) + rng.standard_normal((len(frames), 1, 3))
     back = ALANINE.to_cartesian(ALANINE.to_internal(moved))
     assert np.abs(superposed(moved, back) - moved).max() < 1e-13  # nanometres; a few dozen ulp
-    assert np.abs(back[:, 6]).max() == 0 and np.abs(back[:, 8, 1:]).max() == 0 and np.abs(back[:, 14, 2]).max() == 0
+    assert (
+        np.abs(back[:, 6]).max() == 0
+        and np.abs(back[:, 8, 1:]).max() == 0
+        and np.abs(back[:, 14, 2]).max() == 0
+    )
     assert back[:, 8, 0].min() > 0 and back[:, 14, 1].min() > 0
 
 
@@ -87,7 +91,9 @@ def test_any_tree_of_atoms_survives_the_round_trip(atoms, seed):
     d2, theta2, phi2 = z._parts(again)
     assert np.abs(d2 - d).max() < 1e-10 and np.abs(theta2 - theta).max() < 1e-10
     if atoms > 3:  # axes of a nearly straight triple are worth fewer digits
-        sines = np.stack([np.sin(_angle_of(z.to_cartesian(q), *row[1:])) for row in z.dihedrals], axis=1)
+        sines = np.stack(
+            [np.sin(_angle_of(z.to_cartesian(q), *row[1:])) for row in z.dihedrals], axis=1
+        )
         assert (apart(phi2, phi) * sines).max() < 1e-10
 
 
@@ -99,7 +105,9 @@ def _angle_of(x, i, b, a):
 def test_internal_coordinates_are_what_chemists_mean(frames):
     q = ALANINE.to_internal(frames[:50])
     i, b = ALANINE.bonds.T
-    assert np.allclose(q[:, :21], np.linalg.norm(frames[:50, i] - frames[:50, b], axis=2), atol=1e-15)
+    assert np.allclose(
+        q[:, :21], np.linalg.norm(frames[:50, i] - frames[:50, b], axis=2), atol=1e-15
+    )
     square = ZMatrix([(0,), (1, 0), (2, 1, 0), (3, 2, 1, 0)])
     corner = np.array([[0.0, 1, 0], [0, 0, 0], [1, 0, 0]])
     for last, phi in (
@@ -114,12 +122,23 @@ def test_internal_coordinates_are_what_chemists_mean(frames):
 
 
 def test_a_mirror_turns_every_dihedral_and_no_rotation_does(frames):
-    q, turned = ALANINE.to_internal(frames), ALANINE.to_internal(frames @ rotation(np.random.default_rng(1)))
+    q, turned = (
+        ALANINE.to_internal(frames),
+        ALANINE.to_internal(frames @ rotation(np.random.default_rng(1))),
+    )
     mirrored = ALANINE.to_internal(frames * [1, 1, -1])
-    assert np.abs(turned[:, :41] - q[:, :41]).max() < 1e-13 and apart(turned[:, 41:], q[:, 41:]).max() < 1e-12
-    assert np.abs(mirrored[:, :41] - q[:, :41]).max() < 1e-13 and apart(mirrored[:, 41:], -q[:, 41:]).max() < 1e-12
+    assert (
+        np.abs(turned[:, :41] - q[:, :41]).max() < 1e-13
+        and apart(turned[:, 41:], q[:, 41:]).max() < 1e-12
+    )
+    assert (
+        np.abs(mirrored[:, :41] - q[:, :41]).max() < 1e-13
+        and apart(mirrored[:, 41:], -q[:, 41:]).max() < 1e-12
+    )
     x = ALANINE.to_cartesian(q)
-    volume = np.einsum("ni,ni->n", np.cross(x[:, 6] - x[:, 8], x[:, 14] - x[:, 8]), x[:, 10] - x[:, 8])
+    volume = np.einsum(
+        "ni,ni->n", np.cross(x[:, 6] - x[:, 8], x[:, 14] - x[:, 8]), x[:, 10] - x[:, 8]
+    )
     assert (volume > 0).all()  # N, C, CB about CA: an L amino acid, in every frame
 
 
@@ -131,7 +150,7 @@ def test_shipped_angles_are_those_of_the_frames(frames):
     assert len(angles) == len(phi) and apart(phi, angles).max() < 2e-3
 
 
-# ---- volume --------------------------------------------------------------------------------------------------
+# ---- volume --------------------------------------------------------------------------------------
 
 
 def cartesian_log_det(z, q):
@@ -160,7 +179,7 @@ def test_the_volume_element_of_any_tree(atoms, seed):
         assert z.log_det(q) == pytest.approx([cartesian_log_det(z, row) for row in q], abs=1e-8)
 
 
-# ---- what is wrong is said -----------------------------------------------------------------------------------
+# ---- what is wrong is said -----------------------------------------------------------------------
 
 
 def test_bad_frames_are_named(frames):
@@ -214,7 +233,7 @@ def test_bad_trees_are_named(rows, message):
         ZMatrix(rows)
 
 
-# ---- the shipped frames --------------------------------------------------------------------------------------
+# ---- the shipped frames --------------------------------------------------------------------------
 
 
 def test_frames_and_energies_are_split_alike_and_in_blocks():
@@ -225,7 +244,9 @@ def test_frames_and_energies_are_split_alike_and_in_blocks():
         rows = np.array([row_of[e] for e in energy.tolist()])
         same = raw["energy_kj_mol"][rows] == energy
         assert same.all() and len(x) == len(energy)
-        assert (np.abs(raw["xyz"][rows].reshape(-1, 66) * UNIT - x) < 1e-12).mean() > 0.99  # a few energies recur
+        assert (
+            np.abs(raw["xyz"][rows].reshape(-1, 66) * UNIT - x) < 1e-12
+        ).mean() > 0.99  # a few energies recur
     assert (np.diff(rows) != 1).sum() < 10  # test: five blocks
     assert sum(map(len, energies)) == 8334 and known.columns[3 * 8] == "CA(8).x"
 
@@ -234,7 +255,8 @@ def test_bonds_to_hydrogen_are_rigid_and_nothing_else_is():
     known = data.load("alanine_frames")
     bonds = ALANINE.to_internal(known.train.reshape(-1, 22, 3))[:, :21]
     assert (
-        RIGID.sum() == 12 and bonds[:, RIGID].std(axis=0).max() < 3e-5 < 2e-3 < bonds[:, ~RIGID].std(axis=0).min()
+        RIGID.sum() == 12
+        and bonds[:, RIGID].std(axis=0).max() < 3e-5 < 2e-3 < bonds[:, ~RIGID].std(axis=0).min()
     )
     assert sorted(ATOMS[a][0] for a in range(22)) == sorted("C" * 6 + "H" * 12 + "N" * 2 + "O" * 2)
 
@@ -252,7 +274,7 @@ def test_the_factor_of_rigid_bonds_hardly_varies(frames):
     assert 1e-5 < (0.5 * np.linalg.slogdet(Z)[1]).std() < 1e-3
 
 
-# ---- the figure ----------------------------------------------------------------------------------------------
+# ---- the figure ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -266,10 +288,14 @@ def test_hydrogens_are_handed_on_without_a_mirror(frames):
     other = molecules.handed_on(frames, 0)
     bonds, q = ALANINE.to_internal(other)[:, :21], ALANINE.to_internal(frames)
     assert (other != frames).any(axis=(1, 2)).mean() > 0.9  # all but one in 27
-    assert np.abs(bonds - q[:, :21]).max() < 2e-4  # at their own carbons: twice sqrt(3) / 2 steps of 0.05 pm
+    assert (
+        np.abs(bonds - q[:, :21]).max() < 2e-4
+    )  # at their own carbons: twice sqrt(3) / 2 steps of 0.05 pm
     hydrogens = np.array(METHYLS).ravel()
     assert np.array_equal(np.delete(other, hydrogens, axis=1), np.delete(frames, hydrogens, axis=1))
-    assert np.array_equal(np.sort(other[:, METHYLS[0]], axis=1), np.sort(frames[:, METHYLS[0]], axis=1))
+    assert np.array_equal(
+        np.sort(other[:, METHYLS[0]], axis=1), np.sort(frames[:, METHYLS[0]], axis=1)
+    )
     for column in (41 + 11, 41 + 12):  # H2 and H3 about the bond, from H1: 120 degrees either way
         assert (np.sign(ALANINE.to_internal(other)[:, column]) == np.sign(q[:, column])).all()
 
@@ -278,7 +304,9 @@ def test_rivals_are_densities():
     z, rng = ALANINE, np.random.default_rng(0)
     q = z.to_internal(data.load("alanine_frames").train[::4].reshape(-1, 22, 3))
     assert molecules.steady(q).sum() == 14 and not molecules.steady(q)[[0, 1]].any()
-    length = np.i0(2.0) ** -1 * np.mean(np.cos(molecules.ANGLES) * np.exp(2 * np.cos(molecules.ANGLES)))
+    length = np.i0(2.0) ** -1 * np.mean(
+        np.cos(molecules.ANGLES) * np.exp(2 * np.cos(molecules.ANGLES))
+    )
     assert molecules.concentration(length) == pytest.approx(2, abs=1e-6)
     assert molecules.log_i0(np.array([2.0])) == pytest.approx(np.log(np.i0(2.0)), abs=1e-12)
     f = molecules.gaussian(q, False)
@@ -326,7 +354,9 @@ def test_numbers_of_the_figure_hang_together(quick):
 def test_samples_of_the_figure_are_molecules(quick):
     for bond in quick["numbers"]["bonds_nm"].values():
         (mean, spread), (mean2, spread2) = bond["frames"], bond["samples"]
-        assert abs(mean - mean2) < 1e-3 and abs(spread - spread2) < 1e-3  # nm, after seconds of training
+        assert (
+            abs(mean - mean2) < 1e-3 and abs(spread - spread2) < 1e-3
+        )  # nm, after seconds of training
     i, j = molecules.far_pairs()
     assert (4, 6) not in set(zip(i, j, strict=True)) and (0, 21) in set(zip(i, j, strict=True))
     assert quick["closest"]["frames"].min() > 0.15 and len(quick["closest"]["samples"]) == 500

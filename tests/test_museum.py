@@ -66,10 +66,12 @@ def caught(flow, check, **more):
 def test_the_honest_flow_passes(order):
     report = report_of(Chain(order=order), complex_step=True)
     assert report.ok, f"\n{report}"
-    assert {"dependency", "connectivity", "log_det", "round_trip", "antisymmetry"} <= set(report.passed)
+    assert {"dependency", "connectivity", "log_det", "round_trip", "antisymmetry"} <= set(
+        report.passed
+    )
 
 
-# ---- signs -----------------------------------------------------------------------------------------------
+# ---- signs ---------------------------------------------------------------------------------------
 
 
 def test_pytorch_flows_16_the_inverse_returns_its_log_det_with_the_wrong_sign():
@@ -122,7 +124,7 @@ def test_flowjax_169_the_log_det_of_a_leaky_relu_is_wrong_on_its_negative_branch
     assert caught(Leaky(), "log_det", complex_step=True)
 
 
-# ---- orders ----------------------------------------------------------------------------------------------
+# ---- orders --------------------------------------------------------------------------------------
 
 
 def test_normalizing_flows_maf_a_random_input_order_makes_the_jacobian_full():
@@ -165,7 +167,9 @@ def test_karpathy_10_a_split_of_every_second_joined_as_halves_shows_from_four_fe
     class Wrong:
         def normalize(self, x):
             even, odd = x[:, ::2], x[:, 1::2]
-            return np.concatenate([even, odd * 2 + np.sin(even)], axis=1), np.full(len(x), np.log(2) * odd.shape[1])
+            return np.concatenate([even, odd * 2 + np.sin(even)], axis=1), np.full(
+                len(x), np.log(2) * odd.shape[1]
+            )
 
         def generate(self, u):
             even, odd = u[:, ::2], u[:, 1::2]
@@ -177,7 +181,7 @@ def test_karpathy_10_a_split_of_every_second_joined_as_halves_shows_from_four_fe
     assert caught(Wrong(), "round_trip") == (features > 2)
 
 
-# ---- inverses --------------------------------------------------------------------------------------------
+# ---- inverses ------------------------------------------------------------------------------------
 
 
 def test_gpapamak_maf_the_log_scale_is_clamped_in_the_sampler_only():
@@ -231,7 +235,10 @@ class Spline:
 
     def knots(self):
         start = np.float32([-1])
-        return [np.cumsum(np.concatenate([start, w]), dtype=np.float32) for w in (self.widths, self.heights)]
+        return [
+            np.cumsum(np.concatenate([start, w]), dtype=np.float32)
+            for w in (self.widths, self.heights)
+        ]
 
     def inside(self, rows, k):
         """Return which rows the spline bends, and each one's bin among knots k."""
@@ -267,7 +274,7 @@ def test_nflows_87_the_discriminant_of_a_spline_turns_negative_in_float32():
     assert result.status == "failed" and "discriminant" in result.reason
 
 
-# ---- dependencies ----------------------------------------------------------------------------------------
+# ---- dependencies --------------------------------------------------------------------------------
 
 
 def test_nflows_85_the_first_feature_never_sees_the_context():
@@ -302,7 +309,7 @@ def test_nflows_normflows_zuko_hidden_widths_below_d_minus_1_drop_legal_dependen
     assert report_of(Masked(), "dependency").ok
 
 
-# ---- totals ----------------------------------------------------------------------------------------------
+# ---- totals --------------------------------------------------------------------------------------
 
 
 class LogNormal:
@@ -329,7 +336,9 @@ def test_the_honest_log_normal_passes():
 def test_flowjax_102_a_density_that_does_not_integrate_to_one():
     class Wrong(LogNormal):
         def log_prob(self, x):
-            return super().log_prob(x) + np.log(x).sum(axis=1)  # the base's density at log x, and no Jacobian
+            return super().log_prob(x) + np.log(x).sum(
+                axis=1
+            )  # the base's density at log x, and no Jacobian
 
     assert caught(Wrong(), "normalisation")
 
@@ -369,7 +378,7 @@ def test_maf_first_version_and_uvadlc_93_constants_of_conditionals_and_of_dequan
     assert caught(Wrong(features=2), "normalisation")
 
 
-# ---- behaviour -------------------------------------------------------------------------------------------
+# ---- behaviour -----------------------------------------------------------------------------------
 
 
 def test_wohlert_21_the_log_det_is_summed_over_the_batch():

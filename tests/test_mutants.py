@@ -23,7 +23,7 @@ def least_level(planted):
     return next((level for level in MEASURED if planted.kills in row.get(level, ())), "full")
 
 
-# ---- the mutants -----------------------------------------------------------------------------------------
+# ---- the mutants ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KILLABLE)
@@ -76,7 +76,7 @@ def test_replacing_hands_the_original_on():
     assert np.array_equal(flow.log_prob(x, np.zeros((2, 1))), before)
 
 
-# ---- the stored measurements -----------------------------------------------------------------------------
+# ---- the stored measurements ---------------------------------------------------------------------
 
 
 def test_the_record_is_of_these_mutants_and_its_scores_are_its_rows():
@@ -96,7 +96,9 @@ def test_the_record_has_no_survivor_without_a_reason(level):
 
 
 def test_the_check_that_is_there_for_it_is_in_the_record():
-    assert [name for name in KILLABLE if MUTANTS[name].kills not in RECORD["mutants"][name]["full"]] == []
+    assert [
+        name for name in KILLABLE if MUTANTS[name].kills not in RECORD["mutants"][name]["full"]
+    ] == []
 
 
 def test_a_higher_level_kills_what_a_lower_one_kills():
@@ -113,7 +115,12 @@ def test_equivalent_mutants_are_killed_by_nothing():
 
 def test_usual_tests_kill_fewer():
     killed = [RECORD["styles"][style]["killed"] for style in STYLES]
-    assert killed[0] < killed[1] < RECORD["levels"]["quick"]["killed"] <= RECORD["levels"]["full"]["killed"]
+    assert (
+        killed[0]
+        < killed[1]
+        < RECORD["levels"]["quick"]["killed"]
+        <= RECORD["levels"]["full"]["killed"]
+    )
 
 
 def test_clean_flows_raise_no_alarm_at_the_full_level():
@@ -129,12 +136,12 @@ def test_the_record_is_what_a_run_gives(level, every):
     for name, planted in list(MUTANTS.items())[::every]:
         row = RECORD["mutants"][name]
         assert matrix.failed_checks(planted, level) == row[level], name
-        assert [style for style in STYLES if caught_by(style, planted.planted(), planted.backends[-1])] == row[
-            "styles"
-        ]
+        assert [
+            style for style in STYLES if caught_by(style, planted.planted(), planted.backends[-1])
+        ] == row["styles"]
 
 
-# ---- false alarms ----------------------------------------------------------------------------------------
+# ---- false alarms --------------------------------------------------------------------------------
 
 
 def test_random_clean_flows_are_of_every_kind_and_repeatable():
@@ -143,7 +150,10 @@ def test_random_clean_flows_are_of_every_kind_and_repeatable():
     assert {flow.dtype.name for flow in flows} == {"float32", "float64"}
     assert {flow.context > 0 for flow in flows} == {True, False}
     kinds = {type(layer).__name__ for flow in flows for layer in flow.layers}
-    assert kinds >= {"Autoregressive", "Inverse", "Coupling", "Attentive", "CausalConvolution"} and len(kinds) >= 9
+    assert (
+        kinds >= {"Autoregressive", "Inverse", "Coupling", "Attentive", "CausalConvolution"}
+        and len(kinds) >= 9
+    )
     again = random_flow(7)
     assert again.config() == flows[7].config() and np.array_equal(again.theta, flows[7].theta)
 
@@ -168,7 +178,13 @@ def counted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(matrix, "random_flow", flow_of)
     path = tmp_path / "record.json"
-    return lambda flows, **more: matrix.alarms(flows, level="quick", path=path, progress=False, **more), asked, path
+    return (
+        lambda flows, **more: matrix.alarms(
+            flows, level="quick", path=path, progress=False, **more
+        ),
+        asked,
+        path,
+    )
 
 
 def test_false_alarms_are_counted_and_named(counted):
@@ -187,7 +203,7 @@ def test_a_longer_count_takes_up_where_a_shorter_one_ended(counted):
     assert count(2, seed=1)["alarms"] == 1 and asked == [0, 1, 2, 2, 3, 1, 2]
 
 
-# ---- the command -----------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
 def test_the_command_measures_and_prints(tmp_path, monkeypatch, capsys):
@@ -206,9 +222,16 @@ def test_the_command_keeps_other_levels_and_the_alarms(tmp_path, monkeypatch):
     one = {"log_det_halved": MUTANTS["log_det_halved"]}
     for module in (matrix, command):
         monkeypatch.setattr(module, "MUTANTS", one)
-    path, kept = tmp_path / "record.json", {"flows": 5, "alarms": 0, "level": "full", "seconds": 1.0, "failed": {}}
+    path, kept = (
+        tmp_path / "record.json",
+        {"flows": 5, "alarms": 0, "level": "full", "seconds": 1.0, "failed": {}},
+    )
     row = {"theme": "log_dets", "styles": [], "full": ["log_det"]}
-    old = {"levels": {"full": {"killed": 1, "of": 1}}, "styles": {}, "mutants": {"log_det_halved": row}}
+    old = {
+        "levels": {"full": {"killed": 1, "of": 1}},
+        "styles": {},
+        "mutants": {"log_det_halved": row},
+    }
     matrix.write({**old, "false_alarms": kept}, path)
     command.main(["--matrix", "--levels", "quick", "--path", str(path)])
     record = matrix.read(path)
@@ -220,7 +243,13 @@ def test_a_survivor_and_a_false_alarm_make_the_command_fail(capsys):
     survivor = {"levels": {"full": {"killed": 0, "of": 1}}, "styles": {}, "false_alarms": {}}
     assert command.show({**survivor, "mutants": {"log_det_halved": {"full": []}}}) == 1
     assert "log_det_halved survives full" in capsys.readouterr().out
-    alarm = {"flows": 2, "alarms": 1, "level": "full", "seconds": 1.0, "failed": {"1": ["round_trip"]}}
+    alarm = {
+        "flows": 2,
+        "alarms": 1,
+        "level": "full",
+        "seconds": 1.0,
+        "failed": {"1": ["round_trip"]},
+    }
     assert command.show({"levels": {}, "styles": {}, "mutants": {}, "false_alarms": alarm}) == 1
     assert "seed 1: round_trip" in capsys.readouterr().out
 

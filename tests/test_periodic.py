@@ -6,8 +6,8 @@ from conftest import complex_step, lively, norm_error
 
 import afnp
 from afnp.bases import UniformTorus
-from afnp.conditioners import MaskedMLP
-from afnp.flows import Flow
+from afnp.flow import Flow
+from afnp.networks import MaskedMLP
 from afnp.transforms import Autoregressive, Coupling, Inverse
 
 KINDS = {"autoregressive": Autoregressive, "coupling": Coupling, "inverse": Inverse}
@@ -17,7 +17,12 @@ TOLERANCE = {np.float64: 1e-11, np.float32: 3e-5}
 
 def flow_of(kind, features, context, dtype=np.float64):
     """Two circular splines of a kind, with lively parameters."""
-    options = {"univariate": "circular_spline", "options": {"bins": 4}, "context": context, "hidden": (12, 12)}
+    options = {
+        "univariate": "circular_spline",
+        "options": {"bins": 4},
+        "context": context,
+        "hidden": (12, 12),
+    }
     rng, layers = np.random.default_rng(features), []
     for k in range(2):
         if kind == "coupling":
@@ -36,13 +41,17 @@ def angles(flow, n, seed=0):
 
 @pytest.mark.parametrize("features, context", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_density_is_the_same_on_both_sides_of_the_place_where_the_circle_closes(kind, features, context):
+def test_the_density_is_the_same_on_both_sides_of_the_place_where_the_circle_closes(
+    kind, features, context
+):
     flow = flow_of(kind, features, context)
     x, c = angles(flow, 20)
     for feature in range(features):
         left, right = x.copy(), x.copy()
         left[:, feature], right[:, feature] = -np.pi, np.nextafter(np.pi, 0)
-        np.testing.assert_allclose(flow.log_prob(left, c), flow.log_prob(right, c), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            flow.log_prob(left, c), flow.log_prob(right, c), rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("features, context", SHAPES)
@@ -107,5 +116,7 @@ def test_too_narrow_networks_are_warned_of_as_if_there_were_one_input_a_feature(
 def test_numbers_that_are_no_angles_are_refused(method):
     flow = afnp.nsf(2, hidden=(8,), transforms=1, circular=True)
     name = "u" if method == "generate" else "x"
-    with pytest.raises(ValueError, match=rf"{name}: row 1, feature 0: expected an angle in \[-pi, pi\], got 3.2"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: row 1, feature 0: expected an angle in \[-pi, pi\], got 3.2"
+    ):
         getattr(flow, method)([[0.0, 1.0], [3.2, 0.0]])

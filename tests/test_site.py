@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NEEDED = ("sphinx", "myst_nb", "furo", "latex2mathml", "ziamath")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-needs_sphinx = pytest.mark.skipif(bool(MISSING), reason=f"THE SITE WAS NOT TESTED: pip install {' '.join(MISSING)}")
+needs_sphinx = pytest.mark.skipif(
+    bool(MISSING), reason=f"THE SITE WAS NOT TESTED: pip install {' '.join(MISSING)}"
+)
 links = importlib.import_module("lessons.web.links")
 sources = importlib.import_module("lessons.web.sources")
 reference = importlib.import_module("lessons.web.reference")
@@ -21,7 +23,7 @@ gallery = importlib.import_module("lessons.web.gallery")
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
 
 
-# ---- formulas ----------------------------------------------------------------------------------------------
+# ---- formulas ------------------------------------------------------------------------------------
 
 
 def mathml(tex, display=False):
@@ -40,7 +42,15 @@ def test_a_formula_keeps_its_letters():
 
 
 @pytest.mark.parametrize(
-    "tex", [r"\unheard x", r"a & b", r"\frac{a}", r"\left( a", "x_a_b", r"\begin{unheard} a \\ b \end{unheard}"]
+    "tex",
+    [
+        r"\unheard x",
+        r"a & b",
+        r"\frac{a}",
+        r"\left( a",
+        "x_a_b",
+        r"\begin{unheard} a \\ b \end{unheard}",
+    ],
 )
 def test_a_formula_that_cannot_be_converted_is_an_error(tex):
     with pytest.raises(ValueError, match=r"in '"):
@@ -49,7 +59,14 @@ def test_a_formula_that_cannot_be_converted_is_an_error(tex):
 
 @pytest.mark.parametrize(
     "tex, spaces",
-    [(r"\log p", 1), (r"\log(p)", 0), (r"a \log b", 2), (r"\log_2 p", 1), (r"\log |p|", 1), ("a b", 0)],
+    [
+        (r"\log p", 1),
+        (r"\log(p)", 0),
+        (r"a \log b", 2),
+        (r"\log_2 p", 1),
+        (r"\log |p|", 1),
+        ("a b", 0),
+    ],
 )
 def test_names_of_functions_stand_off(tex, spaces):
     assert len(list(mathml(tex).iter(f"{MATHML}mspace"))) == spaces
@@ -60,7 +77,12 @@ def test_statements_side_by_side_can_be_put_below_each_other():
         return len(list(mathml(tex, True).iter(f"{MATHML}math")))
 
     assert count(r"a = b, \qquad c = d") == 2
-    assert count(r"\begin{cases} a & b \qquad c \end{cases}, \qquad \left( a \qquad b \right), {a \qquad b}") == 2
+    assert (
+        count(
+            r"\begin{cases} a & b \qquad c \end{cases}, \qquad \left( a \qquad b \right), {a \qquad b}"
+        )
+        == 2
+    )
     assert count("a &= b \\qquad c\n\nd &= e") == 1
     assert len(list(mathml("a &= b\n\nd &= e", True).iter(f"{MATHML}mtr"))) == 2
 
@@ -71,7 +93,7 @@ def test_nothing_is_left_that_browsers_do_not_draw():
     assert not [e for e in tree.iter() if "columnalign" in e.attrib or "mathvariant" in e.attrib]
 
 
-# ---- links -------------------------------------------------------------------------------------------------
+# ---- links ---------------------------------------------------------------------------------------
 
 PAGE = '<html><head><link href="s.css" rel="stylesheet"></head><body id="top"><p id="here"></p>{}</body></html>'
 
@@ -109,7 +131,9 @@ def test_the_link_checker_tells_right_from_wrong(tmp_path, body, problem):
 
 def test_a_style_sheet_may_not_ask_elsewhere(tmp_path):
     (tmp_path / "a.html").write_text("<p>")
-    (tmp_path / "s.css").write_text("@import 'https://example.org/x.css'; p { src: url(gone.woff) }")
+    (tmp_path / "s.css").write_text(
+        "@import 'https://example.org/x.css'; p { src: url(gone.woff) }"
+    )
     problems = links.check(tmp_path).problems
     assert len(problems) == 2 and "another host" in problems[0] + problems[1]
 
@@ -119,7 +143,7 @@ def test_without_pages_there_is_nothing_to_say(tmp_path):
         links.check(tmp_path)
 
 
-# ---- sources -----------------------------------------------------------------------------------------------
+# ---- sources -------------------------------------------------------------------------------------
 
 
 def test_controls_are_found_in_a_call_of_play():
@@ -140,16 +164,16 @@ def test_every_figure_has_a_page_with_claim_and_command():
 
 def test_every_public_name_is_described_once():
     described = reference.homes()
-    assert described["afnp.constructors.maf"] == described["afnp.flows.Flow"] == "afnp"
+    assert described["afnp.constructors.maf"] == described["afnp.flow.Flow"] == "afnp"
     assert described["afnp.verify.levels.LEVELS"] == "afnp.verify"
-    assert described["afnp.masks.mask"] == "afnp.masks"
+    assert described["afnp.networks.masks.mask"] == "afnp.networks.masks"
     homes = sorted(set(described.values()))
     entries = re.findall(
         r"^\.\. (?:auto(?:function|class|exception)|py:data):: (\S+)$",
         "\n".join(reference.page(unit, described) for unit in reference.units()),
         flags=re.M,
     )
-    assert len(entries) == len(described) and set(homes) > {"afnp", "afnp.kernels.substitution"}
+    assert len(entries) == len(described) and set(homes) > {"afnp", "afnp.sampling.substitution"}
     assert {f"{home}.{full.rpartition('.')[2]}" for full, home in described.items()} >= {
         e for e in entries if "." in e
     }
@@ -158,10 +182,12 @@ def test_every_public_name_is_described_once():
 def test_constants_are_described_by_the_string_below_them():
     assert reference.documentation("afnp.univariate", "UNIVARIATES").startswith("By the name")
     assert reference.definer("afnp.verify", "LEVELS") == "afnp.verify.levels"
-    assert reference.definer("afnp.data", "bits_per_dim") == "afnp.data.dataset"  # by a relative import
+    assert (
+        reference.definer("afnp.data", "bits_per_dim") == "afnp.data.dataset"
+    )  # by a relative import
 
 
-# ---- a small site ------------------------------------------------------------------------------------------
+# ---- a small site --------------------------------------------------------------------------------
 
 FRONT = r"""# A small site
 
@@ -170,7 +196,7 @@ Inline $\log p(x) = \sum_i \log p(x_i \mid x_{<i})$, and displayed
 $$\boxed{\;\log\left|\det J\right| = \sum_i \log J_{ii}\;} \qquad J = \begin{pmatrix} a & 0 \\ b & c \end{pmatrix}$$
 
 ```{toctree}
-afnp.masks
+afnp.networks.masks
 ```
 """
 
@@ -182,7 +208,9 @@ def build(source, out):
         "sys.exit(build(Path(sys.argv[1]), Path(sys.argv[2]), execute=False))"
     )
     command = [sys.executable, "-c", code, str(source), str(out)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +220,9 @@ def small(tmp_path_factory):
     source = out / "source"
     source.mkdir()
     (source / "index.md").write_text(FRONT)
-    (source / "afnp.masks.rst").write_text(reference.page("afnp.masks", reference.homes()))
+    (source / "afnp.networks.masks.rst").write_text(
+        reference.page("afnp.networks.masks", reference.homes())
+    )
     done = build(source, out)
     assert done.returncode == 0, done.stderr
     return out / "html"
@@ -203,9 +233,12 @@ def test_a_small_site_is_whole_and_needs_no_other_host(small):
     checked = links.check(small)
     assert checked.problems == []
     assert checked.links > 100
-    front, masks = (small / "index.html").read_text(), (small / "afnp.masks.html").read_text()
+    front, masks = (
+        (small / "index.html").read_text(),
+        (small / "afnp.networks.masks.html").read_text(),
+    )
     assert front.count("<math ") == 3 and not re.search("<script[^>]*mathjax", front, flags=re.I)
-    assert 'id="afnp.masks.mask"' in masks and "_modules/afnp/masks.html#mask" in masks
+    assert 'id="afnp.networks.masks.mask"' in masks and "_modules/afnp/masks.html#mask" in masks
     assert "\\" not in re.sub(r"<(script|pre)\b.*?</\1>", "", front, flags=re.S)
 
 
@@ -213,13 +246,15 @@ def test_a_small_site_is_whole_and_needs_no_other_host(small):
 def test_a_warning_fails_the_build(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    (source / "index.md").write_text("# Wrong\n\nA formula, $\\unheard x$, and [a link](nowhere.md).\n")
+    (source / "index.md").write_text(
+        "# Wrong\n\nA formula, $\\unheard x$, and [a link](nowhere.md).\n"
+    )
     done = build(source, tmp_path)
     assert done.returncode != 0
     assert "unheard" in done.stderr and "nowhere" in done.stderr
 
 
-# ---- in a browser ------------------------------------------------------------------------------------------
+# ---- in a browser --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -231,7 +266,10 @@ def visit(browser):
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         pages.append(page)
         wrong = []
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url),
+        )
         page.on("requestfailed", lambda r: wrong.append(r.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(path.as_uri())
@@ -243,7 +281,9 @@ def visit(browser):
         page.close()
 
 
-BOXES = "maths => maths.map(m => { const b = m.getBoundingClientRect(); return [b.width, b.height]; })"
+BOXES = (
+    "maths => maths.map(m => { const b = m.getBoundingClientRect(); return [b.width, b.height]; })"
+)
 
 
 def formulas_are_drawn(page):
@@ -259,7 +299,7 @@ def test_a_page_opens_with_its_formulas_and_asks_nobody(small, visit):
     formulas_are_drawn(page)
     fraction = mathml_size(page, r"mrow.box"), mathml_size(page, "mtable")
     assert min(min(size) for size in fraction) > 15
-    page.locator(".sidebar-tree a", has_text="afnp.masks").click()
+    page.locator(".sidebar-tree a", has_text="afnp.networks.masks").click()
     page.locator("dt", has_text="mask(").first.wait_for()
     formulas_are_drawn(page)
     assert wrong == []
@@ -270,7 +310,7 @@ def mathml_size(page, selector):
     return box["width"], box["height"]
 
 
-# ---- all of it ---------------------------------------------------------------------------------------------
+# ---- all of it -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +320,9 @@ def site(tmp_path_factory):
         return Path(os.environ["SITE"]).resolve()
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "lessons.web", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d+ pages, \d+ links, \d+ s$", done.stdout, flags=re.M)
     return out / "html"
@@ -301,12 +343,18 @@ def test_the_command_builds_everything(site):
 @needs_sphinx
 @pytest.mark.browser
 def test_pages_of_every_kind_in_a_browser(site, visit):
-    for path in ("lessons/02_from_conditionals_to_a_flow", "figures/03_jacobian", "reference/afnp.kernels"):
+    for path in (
+        "lessons/02_from_conditionals_to_a_flow",
+        "figures/03_jacobian",
+        "reference/afnp.compiled",
+    ):
         page, wrong = visit(site / f"{path}.html")
         formulas_are_drawn(page)
         assert wrong == []
         for image in page.locator("article img").all():
             image.scroll_into_view_if_needed()
             assert image.evaluate("image => image.complete && image.naturalWidth > 50")
-        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        wide = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
         assert wide <= 0, f"{path} must be pushed sideways"

@@ -16,16 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import afnp  # noqa: E402
-from afnp.bases import Logistic  # noqa: E402
-from afnp.data import audio, wav  # noqa: E402
-from afnp.linear_prediction import (  # noqa: E402
+from afnp.applications.linear_prediction import (  # noqa: E402
     LinearPrediction,
     LinearPredictor,
     adapted_log_prob,
     autocovariance,
     levinson,
 )
-from afnp.series import wavenet_flow  # noqa: E402
+from afnp.bases import Logistic  # noqa: E402
+from afnp.constructors import wavenet_flow  # noqa: E402
+from afnp.data import audio, wav  # noqa: E402
 from afnp.verify import check_flow  # noqa: E402
 from figures import __main__ as command  # noqa: E402
 from figures import common  # noqa: E402
@@ -54,7 +54,7 @@ def log_normal(e, variance):
     return -0.5 * np.log(2 * np.pi * variance) - e**2 / (2 * variance)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def write(path, channels=1, width=2, rate=16_000, samples=4):
@@ -85,7 +85,10 @@ def test_steps_are_what_dequantisation_came_from():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"rate": 8_000}, "b.wav: expected 16000 samples a second, as in .*a.wav, got 8000; resample"),
+        (
+            {"rate": 8_000},
+            "b.wav: expected 16000 samples a second, as in .*a.wav, got 8000; resample",
+        ),
         ({"channels": 2}, "b.wav: expected 1 channel of 16 bits, got 2 of 16"),
         ({"width": 1}, "b.wav: expected 1 channel of 16 bits, got 1 of 8"),
         ({"samples": 0}, "b.wav: expected samples, got an empty sound"),
@@ -100,10 +103,19 @@ def test_sounds_that_do_not_fit_are_refused_by_name(tmp_path, other, message):
     ("call", "message"),
     [
         (lambda: audio.load_wavs(), "at least one WAV file"),
-        (lambda: audio.encode(np.zeros(3), 16_000), "expected one channel .* of int16, got shape .*float64"),
+        (
+            lambda: audio.encode(np.zeros(3), 16_000),
+            "expected one channel .* of int16, got shape .*float64",
+        ),
         (lambda: audio.encode(np.zeros((3, 2), np.int16), 16_000), r"got shape \(3, 2\)"),
-        (lambda: audio.encode(np.zeros(3, np.int16), 0), "rate: expected a positive integer, got 0"),
-        (lambda: audio.encode(np.zeros(3, np.int16), 16e3), "rate: expected a positive integer, got 16000.0"),
+        (
+            lambda: audio.encode(np.zeros(3, np.int16), 0),
+            "rate: expected a positive integer, got 0",
+        ),
+        (
+            lambda: audio.encode(np.zeros(3, np.int16), 16e3),
+            "rate: expected a positive integer, got 16000.0",
+        ),
         (lambda: audio.to_steps([0.0, np.nan]), "finite numbers"),
     ],
 )
@@ -112,7 +124,7 @@ def test_what_is_no_sound_is_refused(call, message):
         call()
 
 
-# ---- the linear predictor ----------------------------------------------------------------------------------------
+# ---- the linear predictor ------------------------------------------------------------------------
 
 
 def test_autocovariance_is_the_sum_it_says():
@@ -127,7 +139,9 @@ def test_levinson_solves_the_equations_of_every_order():
     R = toeplitz(r)
     for p, (a, v) in enumerate(zip(ladder, variances, strict=True)):
         residual = R[:p, :p] @ a - r[1 : p + 1]
-        assert np.abs(residual).max(initial=0) < 1e-12 * r[0]  # backward stable for positive definite R
+        assert (
+            np.abs(residual).max(initial=0) < 1e-12 * r[0]
+        )  # backward stable for positive definite R
         assert v == pytest.approx(
             np.exp(np.linalg.slogdet(R[: p + 1, : p + 1])[1] - np.linalg.slogdet(R[:p, :p])[1])
         )
@@ -136,7 +150,9 @@ def test_levinson_solves_the_equations_of_every_order():
 def test_the_second_order_process_has_its_closed_form():
     r = autocovariances_of_ar2(4)
     ladder, variances = levinson(r)
-    assert norm_error(ladder[2], [A1, A2]) < 1e-14 and variances[2] == pytest.approx(VARIANCE, rel=1e-13)
+    assert norm_error(ladder[2], [A1, A2]) < 1e-14 and variances[2] == pytest.approx(
+        VARIANCE, rel=1e-13
+    )
     assert norm_error(ladder[3], [A1, A2, 0.0]) < 1e-14
     down, below = AR2.ladder()
     assert down[1][0] == pytest.approx(A1 / (1 - A2), rel=8 * EPS)
@@ -149,7 +165,9 @@ def test_log_density_is_that_of_the_normal_vector(n):
     R, y = toeplitz(autocovariances_of_ar2(n)), x - MEAN
     sign, log_det = np.linalg.slogdet(2 * np.pi * R)
     assert sign == 1
-    assert AR2.log_prob(x).sum() == pytest.approx(-0.5 * (log_det + y @ np.linalg.solve(R, y)), rel=1e-11)
+    assert AR2.log_prob(x).sum() == pytest.approx(
+        -0.5 * (log_det + y @ np.linalg.solve(R, y)), rel=1e-11
+    )
 
 
 def test_every_term_is_a_conditional_that_later_samples_do_not_change():
@@ -200,14 +218,20 @@ def test_an_adaptive_gain_still_is_a_density():
         np.arange(-12, 12.1, 0.5),
         np.arange(-60, 60.1, 0.5),
     )  # half of the smallest scale: exact for normals
-    total = sum(np.exp(adapted_log_prob(one, [a, b], 0.6, 0.5).sum()) for a in first for b in second) * 0.5**2
+    total = (
+        sum(np.exp(adapted_log_prob(one, [a, b], 0.6, 0.5).sum()) for a in first for b in second)
+        * 0.5**2
+    )
     assert total == pytest.approx(1, abs=1e-7)
 
 
 def test_an_adaptive_gain_follows_the_errors_before_and_not_those_to_come():
     white, x = LinearPredictor(np.zeros(0), 4.0), np.array([1.0, -3.0, 0.5])
     w = [4.0, 0.9 * 4 + 0.1 * 1, 0.9 * (0.9 * 4 + 0.1) + 0.1 * 9]
-    assert norm_error(adapted_log_prob(white, x, 0.9, 0.25), log_normal(x, np.array(w) + 0.25)) < 8 * EPS
+    assert (
+        norm_error(adapted_log_prob(white, x, 0.9, 0.25), log_normal(x, np.array(w) + 0.25))
+        < 8 * EPS
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +264,7 @@ def test_bad_input_says_what_is_wrong(call, message):
         call()
 
 
-# ---- the layer ---------------------------------------------------------------------------------------------------
+# ---- the layer -----------------------------------------------------------------------------------
 
 
 def test_the_layer_alone_is_the_predictor_with_zeros_before_the_start():
@@ -249,11 +273,16 @@ def test_the_layer_alone_is_the_predictor_with_zeros_before_the_start():
     y = np.concatenate([np.zeros(2), x - MEAN])
     e = np.array([y[t + 2] - A1 * y[t + 1] - A2 * y[t] for t in range(30)])
     assert flow.log_prob(x[None])[0] == pytest.approx(log_normal(e, VARIANCE).sum(), rel=1e-13)
-    assert norm_error(log_normal(e, VARIANCE)[2:], AR2.log_prob(x)[2:]) < 1e-13  # from P on, LPC's own terms
+    assert (
+        norm_error(log_normal(e, VARIANCE)[2:], AR2.log_prob(x)[2:]) < 1e-13
+    )  # from P on, LPC's own terms
 
 
 def test_derivatives_of_the_layer_match_the_complex_step():
-    layer, rng = LinearPrediction(7, [0.9, -0.4, 0.2], scale=2.5, mean=0.3), np.random.default_rng(10)
+    layer, rng = (
+        LinearPrediction(7, [0.9, -0.4, 0.2], scale=2.5, mean=0.3),
+        np.random.default_rng(10),
+    )
     x, d_u = rng.standard_normal((1, 7)), rng.standard_normal((1, 7))
     J = complex_step(lambda x: layer.normalize({}, x, None)[0][0], x)[:, 0]
     assert not J[~layer.allowed()].any() and J[layer.allowed()].all()
@@ -272,21 +301,27 @@ def test_the_layer_keeps_the_type_of_its_rows():
 
 def test_a_flow_with_the_layer_comes_back_from_its_file(tmp_path):
     predictor = LinearPredictor(np.array([0.5, -0.2]), 0.3, 0.1)
-    flow = afnp.Flow([LinearPrediction(5, predictor.coefficients, predictor.variance, predictor.mean)])
+    flow = afnp.Flow(
+        [LinearPrediction(5, predictor.coefficients, predictor.variance, predictor.mean)]
+    )
     afnp.save(flow, tmp_path / "flow.afnp")
     u = np.random.default_rng(0).standard_normal((4, 5))
-    np.testing.assert_array_equal(afnp.load(tmp_path / "flow.afnp").generate(u)[0], flow.generate(u)[0])
+    np.testing.assert_array_equal(
+        afnp.load(tmp_path / "flow.afnp").generate(u)[0], flow.generate(u)[0]
+    )
 
 
 def test_a_flow_with_the_layer_passes_the_checks():
     layers = wavenet_flow(9, channels=3, layers=2, transforms=1).layers
-    flow = afnp.Flow([LinearPrediction(9, [0.8, -0.3], scale=2.0, mean=0.5), *layers], base=Logistic(9))
+    flow = afnp.Flow(
+        [LinearPrediction(9, [0.8, -0.3], scale=2.0, mean=0.5), *layers], base=Logistic(9)
+    )
     report = check_flow(flow, level="quick")
     report.raise_if_failed()
     assert {"dependency", "triangular", "log_det", "round_trip", "gradients"} <= set(report.passed)
 
 
-# ---- what it is for ----------------------------------------------------------------------------------------------
+# ---- what it is for ------------------------------------------------------------------------------
 
 
 def loud_and_quiet(rows, D, seed):
@@ -302,14 +337,18 @@ def loud_and_quiet(rows, D, seed):
 def test_a_short_training_beats_the_best_stationary_gaussian_where_loudness_changes():
     (train, _), (test, truth) = loud_and_quiet(64, 256, seed=0), loud_and_quiet(32, 256, seed=1)
     predictor = LinearPredictor.fit(train.ravel(), 8)
-    flow = wavenet_flow(256, channels=6, layers=5, transforms=1, preprocess=[LinearPrediction.of(predictor, 256)])
+    flow = wavenet_flow(
+        256, channels=6, layers=5, transforms=1, preprocess=[LinearPrediction.of(predictor, 256)]
+    )
     afnp.fit(flow, train, epochs=12, batch_size=8, learning_rate=0.01, progress=False)
     gaussian = np.mean([predictor.log_prob(x).sum() for x in test]) / 256
     nats, best = flow.log_prob(test).mean() / 256, truth.mean() / 256
-    assert gaussian + 0.5 < nats < best  # nobody knows the next sample's loudness better than who made it
+    assert (
+        gaussian + 0.5 < nats < best
+    )  # nobody knows the next sample's loudness better than who made it
 
 
-# ---- the figure --------------------------------------------------------------------------------------------------
+# ---- the figure ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -326,14 +365,18 @@ def test_bits_count_quantisation_steps():
     assert speech.bits_of(log_normal(x, step**2)) == pytest.approx(
         entropy, abs=4 * np.sqrt(0.5 / 50_000) / np.log(2)
     )
-    assert speech.bits_of(np.full(9, -16 * np.log(2))) == pytest.approx(16, rel=4 * EPS)  # uniform over all levels
+    assert speech.bits_of(np.full(9, -16 * np.log(2))) == pytest.approx(
+        16, rel=4 * EPS
+    )  # uniform over all levels
 
 
 def test_windows_of_validation_follow_training_and_test_is_another_recording():
     sound = speech.clips(quick=False)
     assert np.array_equal(np.concatenate([sound.train, sound.val]), sound.whole)
     assert (len(sound.val), len(sound.whole), len(sound.test)) == (16_000, 113_600, 47_840)
-    assert np.array_equal(audio.to_steps(sound.test), wav(ROOT / "afnp/datasets/speech_test.wav")[0])
+    assert np.array_equal(
+        audio.to_steps(sound.test), wav(ROOT / "afnp/datasets/speech_test.wav")[0]
+    )
 
 
 @pytest.mark.parametrize("t", [1, 2, 20])
@@ -348,13 +391,17 @@ def test_flows_of_all_lengths_are_one_chain_rule(t):
     x = np.concatenate([np.broadcast_to(past, (len(line), t - 1)), line[:, None]], axis=1)
     before = stack.of_length(t - 1).log_prob(past[None])[0] if t > 1 else 0.0
     total = np.exp(stack.of_length(t).log_prob(x, backend="numpy") - before).sum() * 0.02
-    assert total == pytest.approx(1, abs=1e-9)  # trapezoidal rule on a smooth function with exponential tails
+    assert total == pytest.approx(
+        1, abs=1e-9
+    )  # trapezoidal rule on a smooth function with exponential tails
 
 
 def test_the_other_reading_is_the_inverse_and_waits_where_the_first_does_not(quick):
     found = quick["numbers"]["reading"]
     inverse = found["inverse"]
-    assert inverse["walk_then_pass"] < 1e-12 and inverse["log_det_sum"] < 1e-12  # errors stay where they were made
+    assert (
+        inverse["walk_then_pass"] < 1e-12 and inverse["log_det_sum"] < 1e-12
+    )  # errors stay where they were made
     assert set(inverse["steps_that_agree"].values()) <= set(range(20, 1_001))
     assert found["depth"] == {"pass": 1, "walk": 1_000}
     assert found["naive_multiply_adds"] == 1_000 * found["multiply_adds"]
@@ -366,7 +413,10 @@ def test_the_picture_and_the_sounds_lie_side_by_side(quick, tmp_path, monkeypatc
     data = quick
     command.build("24_speech", tmp_path, quick=True)
     sounds = [f"24_speech_{name}.wav" for name in ("flow", "lpc", "test")]
-    assert sorted(os.listdir(tmp_path)) == [*(f"24_speech.{kind}" for kind in ("json", "png", "svg")), *sounds]
+    assert sorted(os.listdir(tmp_path)) == [
+        *(f"24_speech.{kind}" for kind in ("json", "png", "svg")),
+        *sounds,
+    ]
     for name, signal in quick["sounds"].items():
         assert np.array_equal(wav(tmp_path / f"24_speech_{name}.wav")[0], signal)
     assert isinstance(speech.draw(quick), Figure)

@@ -5,11 +5,12 @@ import pytest
 from conftest import lively, norm_error
 
 import afnp
-from afnp.kernels.substitution import substitute
+from afnp.sampling.substitution import substitute
 
 SAME = 1e-12
 """Of the largest entry: the same sums in another order, through D steps that each amplify rounding a little. Last
-layers are kept below gain 1, because a chain of many expanding steps would amplify it without bound."""
+layers are kept below gain 1, because a chain of many expanding steps would amplify it without
+bound."""
 
 NETS = {
     "plain": dict(widths=2),
@@ -24,13 +25,22 @@ def order_named(name, features):
     return np.roll(np.arange(features), -1) if name == "turned" else name
 
 
-def flow_of(features, net="plain", order="natural", context=0, transforms=1, dtype=np.float64, **kwargs):
+def flow_of(
+    features, net="plain", order="natural", context=0, transforms=1, dtype=np.float64, **kwargs
+):
     """A lively flow, wide enough that no dependency is lost unless ``width`` says otherwise."""
     width = kwargs.pop("width", max(features, 4))
     net = dict(NETS[net])
     hidden = (width,) * net.pop("widths")
     flow = afnp.maf(
-        features, hidden, transforms, order_named(order, features), context=context, dtype=dtype, **net, **kwargs
+        features,
+        hidden,
+        transforms,
+        order_named(order, features),
+        context=context,
+        dtype=dtype,
+        **net,
+        **kwargs,
     )
     return lively(flow, seed=features, last=0.3)
 
@@ -58,7 +68,8 @@ def test_substitution_equals_naive(features, net, order, context, backend):
 
 
 @pytest.mark.parametrize(
-    "net, order, context", [("plain", "turned", 0), ("residual", "random", 2), ("tanh", "reverse", 1)]
+    "net, order, context",
+    [("plain", "turned", 0), ("residual", "random", 2), ("tanh", "reverse", 1)],
 )
 def test_substitution_equals_naive_with_64_features(net, order, context, backend):
     check_against_naive(flow_of(64, net, order, context), 5, backend)
@@ -92,7 +103,9 @@ def test_layers_of_unequal_widths(hidden, backend):
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 129, 200])
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, SAME), (np.float32, 1e-4)])
 def test_any_number_of_rows(n, dtype, tolerance, backend):
-    check_against_naive(flow_of(5, "residual", "turned", context=2, dtype=dtype), n, backend, tolerance)
+    check_against_naive(
+        flow_of(5, "residual", "turned", context=2, dtype=dtype), n, backend, tolerance
+    )
 
 
 def test_an_untrained_flow_agrees_too(backend):
@@ -137,7 +150,10 @@ def test_rows_do_not_know_each_other(backend):
     x, log_det = flow.generate(u, context, backend=backend)
     turned = np.roll(np.arange(40), 7)
     x_turned, log_det_turned = flow.generate(u[turned], context[turned], backend=backend)
-    assert norm_error(x_turned, x[turned]) < SAME and norm_error(log_det_turned, log_det[turned]) < SAME
+    assert (
+        norm_error(x_turned, x[turned]) < SAME
+        and norm_error(log_det_turned, log_det[turned]) < SAME
+    )
     for n in (0, 13, 39):
         alone = flow.generate(u[n : n + 1], context[n : n + 1], backend=backend)
         assert norm_error(alone[0][0], x[n]) < SAME and norm_error(alone[1][0], log_det[n]) < SAME
@@ -150,7 +166,10 @@ def test_substitution_takes_complex_numbers_as_the_loop_does(net):
     p = flow._split(flow.theta)
     for method in ("substitution", "naive"):
         x, log_det = flow._generate(p, u + 1e-30j, context.astype(complex), method)
-        moved = flow._generate(p, u + 1e-7, context, method)[0] - flow._generate(p, u - 1e-7, context, method)[0]
+        moved = (
+            flow._generate(p, u + 1e-7, context, method)[0]
+            - flow._generate(p, u - 1e-7, context, method)[0]
+        )
         assert norm_error(x.real, flow._generate(p, u, context, method)[0]) < SAME
         assert norm_error(x.imag / 1e-30, moved / 2e-7) < 1e-6  # central differences
 

@@ -101,19 +101,25 @@ def losses(history):
     return history.train_loss, history.val_loss, history.learning_rate, history.best_epoch
 
 
-# ---- Adam ------------------------------------------------------------------------------------------------
+# ---- Adam ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.9, "epsilon": 0.1}], ids=["defaults", "others"])
+@pytest.mark.parametrize(
+    "options", [{}, {"beta1": 0.5, "beta2": 0.9, "epsilon": 0.1}], ids=["defaults", "others"]
+)
 def test_adam_is_the_textbook(options, decay):
     rng = np.random.default_rng(0)
     A = rng.standard_normal((6, 6))
     theta, adam = rng.standard_normal(6), Adam(6, np.float64, **options)
-    expected = textbook(theta, [lambda x: A.T @ A @ x] * 200, lambda t: 0.1 / (1 + t), decay, **options)
+    expected = textbook(
+        theta, [lambda x: A.T @ A @ x] * 200, lambda t: 0.1 / (1 + t), decay, **options
+    )
     for t in range(200):
         adam.step(theta, A.T @ A @ theta, 0.1 / (1 + t), decay)
-    np.testing.assert_allclose(theta, expected, rtol=1e-10, atol=1e-12)  # 200 steps of a few roundings each
+    np.testing.assert_allclose(
+        theta, expected, rtol=1e-10, atol=1e-12
+    )  # 200 steps of a few roundings each
 
 
 def test_adam_moves_by_the_rate_at_first():
@@ -131,14 +137,21 @@ def test_adam_in_float32_stays_there():
     np.testing.assert_allclose(theta, 1 - 0.1 - 0.01, rtol=1e-5)
 
 
-# ---- fit, step by step -----------------------------------------------------------------------------------
+# ---- fit, step by step ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_fit_is_the_textbook(schedule):
     """Permuted rows, cut in batches; the mean gradient of each; Adam: written out again, from the public face."""
     x, flow, other = banana(50), small(), small()
-    options = dict(epochs=3, batch_size=20, learning_rate=0.02, weight_decay=0.1, clip=math.inf, schedule=schedule)
+    options = dict(
+        epochs=3,
+        batch_size=20,
+        learning_rate=0.02,
+        weight_decay=0.1,
+        clip=math.inf,
+        schedule=schedule,
+    )
     history = fit(flow, x, seed=4, progress=False, **options)
     rng, seen = np.random.default_rng(4), []
 
@@ -153,10 +166,18 @@ def test_fit_is_the_textbook(schedule):
 
     orders = [rng.permutation(50) for _ in range(3)]
     gradients = [gradient(order[k : k + 20]) for order in orders for k in (0, 20, 40)]
-    rate = (lambda t: 0.01 * (1 + math.cos(math.pi * t / 9))) if schedule == "cosine" else (lambda t: 0.02)
+    rate = (
+        (lambda t: 0.01 * (1 + math.cos(math.pi * t / 9)))
+        if schedule == "cosine"
+        else (lambda t: 0.02)
+    )
     expected = textbook(small().theta, gradients, rate, decay=0.1)
-    np.testing.assert_allclose(flow.theta, expected, rtol=1e-7, atol=1e-10)  # 1/√v multiplies roundings of small g
-    np.testing.assert_allclose(history.train_loss, np.reshape(seen, (3, 3)).sum(axis=1) / 50, rtol=1e-9)
+    np.testing.assert_allclose(
+        flow.theta, expected, rtol=1e-7, atol=1e-10
+    )  # 1/√v multiplies roundings of small g
+    np.testing.assert_allclose(
+        history.train_loss, np.reshape(seen, (3, 3)).sum(axis=1) / 50, rtol=1e-9
+    )
     np.testing.assert_allclose(history.learning_rate, [rate(3), rate(6), rate(9)], atol=1e-18)
     assert history.stopped == "epochs" and history.best_epoch is None and history.seconds > 0
 
@@ -167,7 +188,15 @@ def test_rates(steps):
     assert rates[0] == 0.5 and rates[6] == pytest.approx(0.25) and 0 < rates[-1] < 0.01
     np.testing.assert_allclose(rates, 0.25 * (1 + np.cos(np.pi * np.arange(12) / 12)), atol=1e-15)
     steps.clear()
-    fit(small(), banana(50), epochs=4, batch_size=20, learning_rate=0.5, schedule="constant", progress=False)
+    fit(
+        small(),
+        banana(50),
+        epochs=4,
+        batch_size=20,
+        learning_rate=0.5,
+        schedule="constant",
+        progress=False,
+    )
     assert {step["rate"] for step in steps} == {0.5}
 
 
@@ -220,7 +249,9 @@ def test_deterministic_by_seed():
     runs = []
     for seed in (3, 3, 4):
         flow = small()
-        history = fit(flow, banana(), banana(seed=1), epochs=4, batch_size=32, seed=seed, progress=False)
+        history = fit(
+            flow, banana(), banana(seed=1), epochs=4, batch_size=32, seed=seed, progress=False
+        )
         runs.append((flow.theta.tobytes(), *losses(history)))
     assert runs[0] == runs[1] != runs[2]
 
@@ -245,7 +276,7 @@ def test_progress_bar(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-# ---- validation ------------------------------------------------------------------------------------------
+# ---- validation ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +291,9 @@ def overfitted():
             return super().log_prob(x, context)
 
     flow.__class__ = Spy
-    history = fit(flow, banana(20), v, epochs=80, learning_rate=0.03, schedule="constant", progress=False)
+    history = fit(
+        flow, banana(20), v, epochs=80, learning_rate=0.03, schedule="constant", progress=False
+    )
     return flow, history, seen, v
 
 
@@ -278,8 +311,16 @@ def test_patience(overfitted, patience):
     """The run is the same, cut where the best epoch is ``patience`` behind."""
     _, full, seen, v = overfitted
     flow = afnp.maf(2, hidden=(32,), transforms=2)
-    history = fit(flow, banana(20), v, epochs=80, learning_rate=0.03, schedule="constant", patience=patience,
-                  progress=False)  # fmt: skip
+    history = fit(
+        flow,
+        banana(20),
+        v,
+        epochs=80,
+        learning_rate=0.03,
+        schedule="constant",
+        patience=patience,
+        progress=False,
+    )
     n = len(history.val_loss)
     assert history.stopped == "patience" and n < 80
     assert history.val_loss == full.val_loss[:n] and n - 1 - history.best_epoch == patience
@@ -288,8 +329,18 @@ def test_patience(overfitted, patience):
 
 
 def test_of_equals_the_first_is_best():
-    history = fit(small(), banana(), banana(seed=1), epochs=9, learning_rate=1e-300, patience=3, progress=False)
-    assert len(set(history.val_loss)) == 1 and history.best_epoch == 0 and len(history.val_loss) == 4
+    history = fit(
+        small(),
+        banana(),
+        banana(seed=1),
+        epochs=9,
+        learning_rate=1e-300,
+        patience=3,
+        progress=False,
+    )
+    assert (
+        len(set(history.val_loss)) == 1 and history.best_epoch == 0 and len(history.val_loss) == 4
+    )
 
 
 def test_validation_rows_outside_the_support():
@@ -304,11 +355,19 @@ def test_validation_that_is_not_a_number():
     flow = small()
     before = flow.theta.copy()
     with pytest.raises(FloatingPointError, match="epoch 0.*x_val"):
-        fit(flow, banana(), banana(seed=1), epochs=3, batch_size=200, learning_rate=1e200, progress=False)
+        fit(
+            flow,
+            banana(),
+            banana(seed=1),
+            epochs=3,
+            batch_size=200,
+            learning_rate=1e200,
+            progress=False,
+        )
     assert np.array_equal(flow.theta, before)
 
 
-# ---- context ---------------------------------------------------------------------------------------------
+# ---- context -------------------------------------------------------------------------------------
 
 
 def test_context_is_learnt():
@@ -317,10 +376,20 @@ def test_context_is_learnt():
     c = rng.standard_normal((1000, 1))
     x = 2 * c + 0.5 * rng.standard_normal((1000, 1))
     flow = afnp.made(1, hidden=(8,), context=1)
-    history = fit(flow, x[:800], x[800:], context=c[:800], context_val=c[800:], epochs=60, learning_rate=0.02,
-                  progress=False)  # fmt: skip
+    history = fit(
+        flow,
+        x[:800],
+        x[800:],
+        context=c[:800],
+        context_val=c[800:],
+        epochs=60,
+        learning_rate=0.02,
+        progress=False,
+    )
     truth = ((x[800:] - 2 * c[800:]) ** 2 / (2 * 0.25)).mean() + 0.5 * math.log(2 * math.pi * 0.25)
-    assert abs(history.val_loss[history.best_epoch] - truth) < 0.02  # some 30 parameters, 800 rows: 30 / 1600
+    assert (
+        abs(history.val_loss[history.best_epoch] - truth) < 0.02
+    )  # some 30 parameters, 800 rows: 30 / 1600
 
 
 def test_one_context_for_all_rows():
@@ -348,7 +417,7 @@ def test_contexts_that_do_not_fit(contexts, message):
         fit(small(context=2), banana(), banana(seed=1), epochs=1, progress=False, **contexts)
 
 
-# ---- known answers ---------------------------------------------------------------------------------------
+# ---- known answers -------------------------------------------------------------------------------
 
 
 def test_a_gaussian_is_fitted_to_its_entropy():
@@ -362,16 +431,19 @@ def test_a_gaussian_is_fitted_to_its_entropy():
     truth = -GaussianChain([3.0, -1.0], covariance).log_prob(x[5000:]).mean()
     loss = -flow.log_prob(x[5000:]).mean()
     assert abs(loss - truth) < 0.02
-    assert abs(loss - entropy) < 0.02 + 3 / math.sqrt(1000)  # log p(x) has variance D/2 = 1: 3 standard errors
+    assert abs(loss - entropy) < 0.02 + 3 / math.sqrt(
+        1000
+    )  # log p(x) has variance D/2 = 1: 3 standard errors
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
 def test_a_linear_made_is_the_gaussian_chain(order):
     r"""Linear regressions by gradient descent end where Cholesky is.
 
-    The linear MADE also has log-scales linear in x, which Gaussian rows use to overfit a little. On rows
-    m + L z with z and its images under all sign flips, they cannot: Σ (1 - u_i²) x_j = 0. The optimum is then
-    the chain itself. Error of the loss: quadratic in that of the parameters; 1e-4 in u gives 1e-8.
+    The linear MADE also has log-scales linear in x, which Gaussian rows use to overfit a little. On
+    rows m + L z with z and its images under all sign flips, they cannot: Σ (1 - u_i²) x_j = 0. The
+    optimum is then the chain itself. Error of the loss: quadratic in that of the parameters; 1e-4
+    in u gives 1e-8.
     """
     rng = np.random.default_rng(0)
     signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 1, 3)
@@ -380,8 +452,16 @@ def test_a_linear_made_is_the_gaussian_chain(order):
     x = np.empty_like(z)
     x[:, order] = [1.0, -0.5, 0.3] + z @ L.T
     flow = afnp.made(3, hidden=(), order=order)
-    history = fit(flow, x, epochs=3000, batch_size=len(x), learning_rate=0.03, weight_decay=0, clip=math.inf,
-                  progress=False)  # fmt: skip
+    history = fit(
+        flow,
+        x,
+        epochs=3000,
+        batch_size=len(x),
+        learning_rate=0.03,
+        weight_decay=0,
+        clip=math.inf,
+        progress=False,
+    )
     chain = GaussianChain(x.mean(axis=0), np.cov(x, rowvar=False, bias=True), order=order)
     (u, log_det), (u_chain, log_det_chain) = flow.normalize(x), chain.normalize(x)
     np.testing.assert_allclose(u, u_chain, atol=1e-4)
@@ -389,7 +469,7 @@ def test_a_linear_made_is_the_gaussian_chain(order):
     assert history.train_loss[-1] == pytest.approx(-chain.log_prob(x).mean(), abs=1e-7)
 
 
-# ---- what is not finite ----------------------------------------------------------------------------------
+# ---- what is not finite --------------------------------------------------------------------------
 
 
 def test_a_bad_row_is_named(steps):
@@ -399,10 +479,14 @@ def test_a_bad_row_is_named(steps):
     flow = small(dtype=np.float32)
     step = list(np.random.default_rng(0).permutation(120)).index(41) // 10
     assert step > 0
-    with pytest.raises(FloatingPointError, match=rf"not finite at epoch 0, step {step}: training rows \[41\]"):
+    with pytest.raises(
+        FloatingPointError, match=rf"not finite at epoch 0, step {step}: training rows \[41\]"
+    ):
         fit(flow, x, epochs=2, batch_size=10, progress=False)
     assert len(steps) == step
-    assert np.array_equal(flow.theta, steps[-1]["before"])  # the last whose loss was seen to be finite
+    assert np.array_equal(
+        flow.theta, steps[-1]["before"]
+    )  # the last whose loss was seen to be finite
     assert np.isfinite(flow.log_prob(banana())).all()
 
 
@@ -411,7 +495,9 @@ def test_a_bad_row_is_named_in_compiled_code(steps, compiled):
     x[141] = 1e25
     flow = small(dtype=np.float32)
     before = flow.theta.copy()
-    with pytest.raises(FloatingPointError, match=r"not finite at epoch 0, step 0: training rows \[141\]"):
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at epoch 0, step 0: training rows \[141\]"
+    ):
         fit(flow, x, epochs=2, batch_size=300, progress=False)
     assert not steps and np.array_equal(flow.theta, before)
 
@@ -437,7 +523,9 @@ def spoiled(monkeypatch):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_bad_gradient_is_named(spoiled, value):
     flow, calls = small(), spoiled(8, lambda log_prob, square: (log_prob, value))
-    with pytest.raises(FloatingPointError, match=r"not finite at epoch 1, step 3: its gradient, rows \[\d+, "):
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at epoch 1, step 3: its gradient, rows \[\d+, "
+    ):
         fit(flow, banana(), epochs=3, batch_size=30, progress=False)
     assert np.array_equal(flow.theta, calls[6])
 
@@ -461,7 +549,7 @@ def test_a_bad_first_step_after_resuming_keeps_the_checkpoint(tmp_path, at_step,
     assert np.array_equal(again.theta, flow.theta)
 
 
-# ---- Ctrl-C ----------------------------------------------------------------------------------------------
+# ---- Ctrl-C --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("t", [1, 3, 4, 5, 9, 11])
@@ -531,14 +619,16 @@ def test_the_handler_of_others_is_put_back(at_step):
 def test_fit_in_another_thread():
     """Python delivers signals to the main thread alone; elsewhere fit just fits, with the same numbers."""
     flow, other, results = small(), small(), []
-    thread = threading.Thread(target=lambda: results.append(fit(flow, banana(), epochs=2, progress=False)))
+    thread = threading.Thread(
+        target=lambda: results.append(fit(flow, banana(), epochs=2, progress=False))
+    )
     thread.start()
     thread.join()
     fit(other, banana(), epochs=2, progress=False)
     assert results[0].stopped == "epochs" and np.array_equal(flow.theta, other.theta)
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------
+# ---- checkpoints ---------------------------------------------------------------------------------
 
 RUN = dict(epochs=4, batch_size=30, learning_rate=0.01, patience=3, seed=5, progress=False)
 
@@ -549,13 +639,17 @@ def whole_run(**options):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("interruptions", [[1], [3], [4], [6], [8], [15], [1, 2, 3], [2, 7, 8, 13], [16]])
+@pytest.mark.parametrize(
+    "interruptions", [[1], [3], [4], [6], [8], [15], [1, 2, 3], [2, 7, 8, 13], [16]]
+)
 def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, at_step, interruptions, dtype):
     """Within an epoch, at its end, several times: parameters, losses, rates and the best epoch are the same."""
     expected, whole = whole_run(dtype=dtype)
     stopped = []
     for t in (*interruptions, None):
-        flow = small(dtype=dtype, seed=len(stopped))  # other initial parameters: all must come from the checkpoint
+        flow = small(
+            dtype=dtype, seed=len(stopped)
+        )  # other initial parameters: all must come from the checkpoint
         if not stopped:
             flow = small(dtype=dtype)
         if t is not None:
@@ -573,8 +667,13 @@ def test_a_compiled_run_resumes_to_the_last_bit(tmp_path, at_step, compiled):
     flows = [small() for _ in range(3)]
     whole = fit(flows[0], banana(500), banana(200, 1), **run)
     at_step(5, ctrl_c)
-    assert fit(flows[1], banana(500), banana(200, 1), checkpoint=tmp_path / "c", **run).stopped == "interrupted"
-    history = fit(flows[2], banana(500), banana(200, 1), checkpoint=tmp_path / "c", resume=True, **run)
+    assert (
+        fit(flows[1], banana(500), banana(200, 1), checkpoint=tmp_path / "c", **run).stopped
+        == "interrupted"
+    )
+    history = fit(
+        flows[2], banana(500), banana(200, 1), checkpoint=tmp_path / "c", resume=True, **run
+    )
     assert np.array_equal(flows[0].theta, flows[2].theta) and losses(history) == losses(whole)
 
 
@@ -603,7 +702,9 @@ def test_patience_goes_on_across_a_resumption(tmp_path, at_step):
     at_step(len(whole.val_loss) - 2, ctrl_c)
     fit(flows[1], banana(20), banana(200, 1), checkpoint=tmp_path / "c", **run)
     for _ in range(2):  # the second finds nothing left to do
-        history = fit(flows[2], banana(20), banana(200, 1), checkpoint=tmp_path / "c", resume=True, **run)
+        history = fit(
+            flows[2], banana(20), banana(200, 1), checkpoint=tmp_path / "c", resume=True, **run
+        )
         assert losses(history) == losses(whole) and history.stopped == whole.stopped == "patience"
         assert np.array_equal(flows[0].theta, flows[2].theta)
 
@@ -670,7 +771,13 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_another_recipe_is_refused_by_name(tmp_path, name):
-    recipe = {"flow": small(), "x_train": banana(), "x_val": banana(seed=1), **RUN, "checkpoint": tmp_path / "c"}
+    recipe = {
+        "flow": small(),
+        "x_train": banana(),
+        "x_val": banana(seed=1),
+        **RUN,
+        "checkpoint": tmp_path / "c",
+    }
     fit(**recipe)
     before = (tmp_path / "c").read_bytes()
     changed = {**recipe, **CHANGES[name]}
@@ -734,7 +841,7 @@ def test_numpy_numbers_as_options(tmp_path, option):
     assert len(fit(small(), banana(), resume=True, **run).train_loss) == 2
 
 
-# ---- options that make no sense --------------------------------------------------------------------------
+# ---- options that make no sense ------------------------------------------------------------------
 
 REFUSED = {
     "epochs 0": ({"epochs": 0}, "epochs: expected at least 1, got 0"),
@@ -744,7 +851,10 @@ REFUSED = {
     "learning_rate nan": ({"learning_rate": float("nan")}, "learning_rate: expected"),
     "clip 0": ({"clip": 0}, "clip: expected a positive number, got 0"),
     "clip nan": ({"clip": float("nan")}, "clip: expected"),
-    "weight_decay -1": ({"weight_decay": -1}, "weight_decay: expected a number of at least 0, got -1"),
+    "weight_decay -1": (
+        {"weight_decay": -1},
+        "weight_decay: expected a number of at least 0, got -1",
+    ),
     "schedule": ({"schedule": "linear"}, "schedule: expected 'cosine' or 'constant', got 'linear'"),
     "patience -1": ({"patience": -1, "x_val": banana()}, "patience: expected at least 1, got -1"),
     "patience alone": (
@@ -753,7 +863,10 @@ REFUSED = {
     ),
     "seed -1": ({"seed": -1}, "non-negative"),
     "no rows": ({"x_train": banana(0)}, "x_train: expected at least one row"),
-    "one row": ({"x_train": banana()[0]}, r"x_train: expected a two-dimensional array .* x_train\[None, :\]"),
+    "one row": (
+        {"x_train": banana()[0]},
+        r"x_train: expected a two-dimensional array .* x_train\[None, :\]",
+    ),
     "three columns": ({"x_train": np.zeros((5, 3))}, "x_train: expected 2 columns, got 3"),
     "nan": ({"x_train": [[0.0, 1.0], [np.nan, 1.0]]}, "x_train: row 1, feature 0 is nan"),
     "beyond float32": (

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 from conftest import complex_step, norm_error
 
-from afnp import masks
-from afnp.flows import Flow
-from afnp.transforms import ActNorm, Autoregressive, BatchNorm, Coupling, Inverse, LULinear, Permutation, split_of
+from afnp.flow import Flow
+from afnp.networks import masks
+from afnp.transforms import (
+    ActNorm,
+    Autoregressive,
+    BatchNorm,
+    Coupling,
+    Inverse,
+    LULinear,
+    Permutation,
+    split_of,
+)
 from afnp.univariate import UNIVARIATES
 
 EXACT = 1e-10
@@ -33,8 +42,12 @@ def network(features, context, **kwargs):
 RESIDUAL = dict(hidden=(12, 12, 12), residual=True, activation="tanh")
 
 LAYERS = {
-    "autoregressive": lambda D, C: Autoregressive(**network(D, C, activation="tanh"), order=turned(D)),
-    "inverse": lambda D, C: Inverse(Autoregressive(**network(D, C, activation="tanh"), order=turned(D))),
+    "autoregressive": lambda D, C: Autoregressive(
+        **network(D, C, activation="tanh"), order=turned(D)
+    ),
+    "inverse": lambda D, C: Inverse(
+        Autoregressive(**network(D, C, activation="tanh"), order=turned(D))
+    ),
     "inverse residual": lambda D, C: Inverse(**network(D, C, **RESIDUAL)),
     "inverse linear": lambda D, C: Inverse(**network(D, C, hidden=())),
     "coupling": lambda D, C: Coupling(**network(D, C)),
@@ -72,7 +85,9 @@ def alive(layer, seed=0, last=1.0):
         W[:] = np.where(heard, scale, 1e3) * rng.standard_normal(W.shape)
         p[linear.b][:] = rng.standard_normal(p[linear.b].shape) / 2
     if conditioner is None:
-        size = 0.5 / layer.features if isinstance(layer, LULinear) else 0.5  # a matrix of D² random entries
+        size = (
+            0.5 / layer.features if isinstance(layer, LULinear) else 0.5
+        )  # a matrix of D² random entries
         for part in p.values():
             part += size * rng.standard_normal(part.shape)
     return p
@@ -89,10 +104,12 @@ def prepared(name, D, C, n=4, seed=0):
 
 def jacobian(layer, p, x, context):
     """J[i, j] = du_i / dx_j of one row (D,)."""
-    return complex_step(lambda x: layer.normalize(p, x[None], context[None].astype(complex))[0][0], x)
+    return complex_step(
+        lambda x: layer.normalize(p, x[None], context[None].astype(complex))[0][0], x
+    )
 
 
-# ---- both directions -------------------------------------------------------------------------------------------
+# ---- both directions -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["substitution", "naive"])
@@ -135,10 +152,12 @@ def test_the_context_reaches_every_output_that_listens(name, D):
         moved = context.copy()
         moved[:, c] += 0.5
         heard = (layer.normalize(p, x, moved)[0] != u).any(axis=0)
-        np.testing.assert_array_equal(heard, layer.listens() if isinstance(layer, Coupling) else np.ones(D, bool))
+        np.testing.assert_array_equal(
+            heard, layer.listens() if isinstance(layer, Coupling) else np.ones(D, bool)
+        )
 
 
-# ---- gradients -------------------------------------------------------------------------------------------------
+# ---- gradients -----------------------------------------------------------------------------------
 
 
 def gradients(normalize, backward, layout, p, x, context, seed=0):
@@ -154,7 +173,9 @@ def gradients(normalize, backward, layout, p, x, context, seed=0):
     d_x = backward(p, normalize(p, x, context)[2], d_u, d_log_det, layout.views(grad))
     by_x = complex_step(lambda x: loss(x, p.flat.astype(complex)), x)
     moved = x.astype(complex)
-    by_theta = complex_step(lambda theta: loss(moved, theta), p.flat) if layout.size else np.zeros(0)
+    by_theta = (
+        complex_step(lambda theta: loss(moved, theta), p.flat) if layout.size else np.zeros(0)
+    )
     return (d_x, by_x), (grad - 1, by_theta)  # gradients are added to what is there
 
 
@@ -179,10 +200,12 @@ def test_every_univariate_serves_as_iaf_and_coupling(univariate, kind, D):
     for n in range(len(x)):
         assert abs(log_det[n] - np.linalg.slogdet(jacobian(layer, p, x[n], context[n]))[1]) < 1e-9
     for claimed, truth in gradients(layer.normalize, layer.backward, layer.layout, p, x, context):
-        assert norm_error(claimed, truth) < 1e-8  # knots and tails are worse conditioned than an affine map
+        assert (
+            norm_error(claimed, truth) < 1e-8
+        )  # knots and tails are worse conditioned than an affine map
 
 
-# ---- types, purity, configurations -----------------------------------------------------------------------------
+# ---- types, purity, configurations ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -217,7 +240,9 @@ def test_a_configuration_rebuilds_the_layer(name, D, C):
     layer, p, x, context = prepared(name, D, C)
     again = type(layer)(**json.loads(json.dumps(layer.config())))
     assert again.config() == layer.config() and again.layout.shapes == layer.layout.shapes
-    np.testing.assert_array_equal(again.normalize(p, x, context)[0], layer.normalize(p, x, context)[0])
+    np.testing.assert_array_equal(
+        again.normalize(p, x, context)[0], layer.normalize(p, x, context)[0]
+    )
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -227,7 +252,7 @@ def test_no_rows_are_no_trouble(name):
         assert result[0].shape == (0, 3) and result[1].shape == (0,)
 
 
-# ---- stacks ----------------------------------------------------------------------------------------------------
+# ---- stacks --------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:hidden widths:UserWarning")
@@ -235,7 +260,8 @@ def test_no_rows_are_no_trouble(name):
 def test_ten_layers_of_64_features_come_back(name):
     """1e-9 (1 + max|x|), at gain 1; last layers shrink with depth and width, as in the verification.
 
-    Left out is the network without hidden layers: 64 scales that are exponentials of each other's results.
+    Left out is the network without hidden layers: 64 scales that are exponentials of each other's
+    results.
     """
     D, rng = 64, np.random.default_rng(0)
     layers = [LAYERS[name](D, 0) for _ in range(10)]
@@ -250,7 +276,9 @@ def test_ten_layers_of_64_features_come_back(name):
         back, more = layer.generate(p, back, none)
         log_det_back = log_det_back + more
     assert np.abs(back - x).max() <= 1e-9 * (1 + np.abs(x).max())
-    assert np.abs(log_det + log_det_back).max() < 1e-8  # a sum of 640 terms that each carry such an error
+    assert (
+        np.abs(log_det + log_det_back).max() < 1e-8
+    )  # a sum of 640 terms that each carry such an error
 
 
 def test_layers_of_all_kinds_compose_into_a_flow(backend):
@@ -267,7 +295,9 @@ def test_layers_of_all_kinds_compose_into_a_flow(backend):
     loss, grad = flow.loss_and_grad(x, context, backend=backend)
 
     def complex_loss(theta):
-        return -flow._log_prob(flow._split(theta), x.astype(complex), context.astype(complex))[0].mean()
+        return -flow._log_prob(flow._split(theta), x.astype(complex), context.astype(complex))[
+            0
+        ].mean()
 
     some = rng.choice(flow.theta.size, 60, replace=False)
     truth = complex_step(lambda part: complex_loss(_with(flow.theta, some, part)), flow.theta[some])

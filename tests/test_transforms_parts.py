@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import complex_step, lively, norm_error
 
-from afnp.conditioners import MLP, MaskedMLP
-from afnp.flows import Flow
-from afnp.kernels.substitution import substitute_back
-from afnp.layers import ACTIVATIONS
+from afnp.flow import Flow
+from afnp.networks import MLP, MaskedMLP
+from afnp.networks.layers import ACTIVATIONS
+from afnp.sampling.substitution import substitute_back
 from afnp.transforms import (
     ActNorm,
     Autoregressive,
@@ -19,8 +19,8 @@ from afnp.transforms import (
     Permutation,
     split_of,
 )
-from afnp.transforms.between import _factorize
-from afnp.transforms.passes import NOTHING
+from afnp.transforms.cost import NOTHING
+from afnp.transforms.linear import _factorize
 
 NONE = np.empty((6, 0))
 
@@ -29,7 +29,7 @@ def rows(D, n=6, seed=0):
     return np.random.default_rng([seed, D]).standard_normal((n, D))
 
 
-# ---- the inverse: reverse substitution -------------------------------------------------------------------------
+# ---- the inverse: reverse substitution -----------------------------------------------------------
 
 NETS = {
     "plain": dict(hidden=(7, 9)),
@@ -57,7 +57,11 @@ narrow = pytest.mark.filterwarnings("ignore:hidden widths:UserWarning")
 @pytest.mark.parametrize("net", NETS)
 def test_reverse_substitution_undoes_the_backward_pass(net, order):
     layer, p, cache = prepared(net, ORDERS[order])
-    d_u, d_log_det, g = rows(5, seed=2), rows(1, seed=3)[:, 0], layer.layout.views(np.zeros(layer.layout.size))
+    d_u, d_log_det, g = (
+        rows(5, seed=2),
+        rows(1, seed=3)[:, 0],
+        layer.layout.views(np.zeros(layer.layout.size)),
+    )
     d_x = layer.backward(p, cache, d_u, d_log_det, g)
     assert norm_error(layer.solve_backward(p, cache, d_x, d_log_det), d_u) < 1e-12
 
@@ -68,9 +72,15 @@ def test_reverse_substitution_undoes_the_backward_pass(net, order):
 def test_reverse_substitution_equals_the_naive_way(net, order):
     """D backward passes give the Jacobian, one more the log-determinant's gradient; then a dense solve."""
     layer, p, cache = prepared(net, ORDERS[order])
-    d_x, d_log_det, g = rows(5, seed=2), rows(1, seed=3)[:, 0], layer.layout.views(np.zeros(layer.layout.size))
+    d_x, d_log_det, g = (
+        rows(5, seed=2),
+        rows(1, seed=3)[:, 0],
+        layer.layout.views(np.zeros(layer.layout.size)),
+    )
     zero, D = np.zeros((6, 5)), 5
-    J = np.stack([layer.backward(p, cache, zero + np.eye(D)[i], zero[:, 0], g) for i in range(D)], axis=1)
+    J = np.stack(
+        [layer.backward(p, cache, zero + np.eye(D)[i], zero[:, 0], g) for i in range(D)], axis=1
+    )
     right = d_x - layer.backward(p, cache, zero, d_log_det, g)
     truth = np.linalg.solve(np.swapaxes(J, 1, 2), right[:, :, None])[:, :, 0]
     assert norm_error(layer.solve_backward(p, cache, d_x, d_log_det), truth) < 1e-11
@@ -92,7 +102,9 @@ def test_reverse_substitution_differentiates_each_unit_once(net):
 
     slope = layer.univariate.backward(cache[1], zero + 1, zero)
     offset = layer.univariate.backward(cache[1], zero, zero)
-    d_u = substitute_back(net.staircases(p), counting, cache[0], slope, offset, rows(5), 1, net.hear_backward)
+    d_u = substitute_back(
+        net.staircases(p), counting, cache[0], slope, offset, rows(5), 1, net.hear_backward
+    )
     assert sum(seen) == 6 * sum(net.hidden)
     np.testing.assert_array_equal(d_u, clean)
 
@@ -104,7 +116,10 @@ def test_an_iaf_is_a_maf_read_the_other_way():
     for mine, its in ((inverse.normalize, layer.generate), (inverse.generate, layer.normalize)):
         for a, b in zip(mine(p, x, context)[:2], its(p, x, context)[:2], strict=True):
             np.testing.assert_array_equal(a, b)
-    assert inverse.passes.generate == layer.passes.normalize and inverse.passes.normalize == layer.passes.generate
+    assert (
+        inverse.passes.generate == layer.passes.normalize
+        and inverse.passes.normalize == layer.passes.generate
+    )
 
 
 def test_the_inverse_agrees_in_both_renderings():
@@ -112,7 +127,9 @@ def test_the_inverse_agrees_in_both_renderings():
     layer, x, context = Inverse(layer), rows(5), rows(1, seed=1)
     for ways in (layer.normalize, layer.generate):
         plain, compiled = ways(p, x, context), ways(p, x, context, backend="numba")
-        assert norm_error(compiled[0], plain[0]) < 1e-12 and norm_error(compiled[1], plain[1]) < 1e-12
+        assert (
+            norm_error(compiled[0], plain[0]) < 1e-12 and norm_error(compiled[1], plain[1]) < 1e-12
+        )
 
 
 @pytest.mark.parametrize("arguments", [(), (ActNorm(3),), (Coupling(3, (4,)),)])
@@ -121,7 +138,7 @@ def test_only_autoregressive_transforms_are_inverted(arguments):
         Inverse(*arguments)
 
 
-# ---- coupling: two blocks --------------------------------------------------------------------------------------
+# ---- coupling: two blocks ------------------------------------------------------------------------
 
 SPLITS = {"alternating": "alternating", "half": "half", "given": [False, True, True, False, True]}
 
@@ -157,7 +174,9 @@ def test_sorted_by_block_the_jacobian_is_block_triangular():
     layer = Coupling(5, (16,), [False, True, True, False, True], activation="tanh")
     flow = lively(Flow([layer]))
     p = flow._split(flow.theta)[0]
-    J = complex_step(lambda x: layer.normalize(p, x[None], NONE[:1].astype(complex))[0][0], rows(5)[0])
+    J = complex_step(
+        lambda x: layer.normalize(p, x[None], NONE[:1].astype(complex))[0][0], rows(5)[0]
+    )
     J, A = J[np.ix_(layer.order, layer.order)], layer.fixed
     np.testing.assert_array_equal(J[:A], np.eye(5)[:A])
     assert (J[A:, :A] != 0).all() and (J[A:, A:] == np.diag(np.diag(J[A:, A:]))).all()
@@ -167,8 +186,12 @@ def test_the_network_of_a_coupling_is_a_masked_one_of_full_staircases():
     """What kernels rely on: every row hears all inputs, and every hidden unit is known at once."""
     net = MLP(3, 2, (4, 6, 5), context=5)
     assert isinstance(net, MaskedMLP)
-    assert [(linear.prefix == linear.shapes[linear.W][1]).all() for linear in net.linears] == [True] * 4
-    assert [start.tolist() for start in net.starts] == [[0, H, H, H] for H in (4, 6, 5)] + [[0, 2, 4, 6]]
+    assert [(linear.prefix == linear.shapes[linear.W][1]).all() for linear in net.linears] == [
+        True
+    ] * 4
+    assert [start.tolist() for start in net.starts] == [[0, H, H, H] for H in (4, 6, 5)] + [
+        [0, 2, 4, 6]
+    ]
 
 
 def test_splits_by_name():
@@ -200,15 +223,19 @@ def test_splits_that_make_no_sense_are_refused(split, message):
 
 @pytest.mark.parametrize("kind", [Autoregressive, Coupling])
 def test_unknown_univariates_and_options_are_named(kind):
-    with pytest.raises(ValueError, match=r"^univariate: expected one of 'additive', .*, got 'cubic'$"):
+    with pytest.raises(
+        ValueError, match=r"^univariate: expected one of 'additive', .*, got 'cubic'$"
+    ):
         kind(3, (4,), univariate="cubic")
-    with pytest.raises(ValueError, match=r"^options of 'spline': expected one of 'bins', 'bound', .*, got 'bin'$"):
+    with pytest.raises(
+        ValueError, match=r"^options of 'spline': expected one of 'bins', 'bound', .*, got 'bin'$"
+    ):
         kind(3, (4,), univariate="spline", options={"bin": 4})
     with pytest.raises(ValueError, match="bins"):
         kind(3, (4,), univariate="spline", options={"bins": 0})
 
 
-# ---- normalisations --------------------------------------------------------------------------------------------
+# ---- normalisations ------------------------------------------------------------------------------
 
 
 def test_actnorm_begins_at_the_statistics_of_the_batch_and_only_once():
@@ -267,7 +294,9 @@ def test_gradients_run_through_the_statistics_of_the_batch(n):
     assert np.abs(d_x - by_x).max() < 1e-9 * max(1e-3, np.abs(by_x).max())
     assert norm_error(grad, by_theta) < 1e-9
     for norm in (flow._split(grad)[0], flow._split(grad)[2]):
-        assert not norm["mean"].any() and not norm["w"].any()  # the running statistics are not trained
+        assert (
+            not norm["mean"].any() and not norm["w"].any()
+        )  # the running statistics are not trained
 
 
 def test_training_uses_the_batch_and_evaluation_the_running_statistics():
@@ -290,15 +319,22 @@ def test_running_statistics_are_averages_and_undo_what_an_optimizer_did_to_them(
     _, _, cache = layer.normalize_training(p, x, NONE)
     p.flat *= 0.9  # weight decay
     layer.update(p, cache)
-    np.testing.assert_allclose(p["mean"], 0.75 * 3 * x.mean(axis=0) + 0.25 * x.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(np.exp(p["w"]), 0.75 * begun + 0.25 * x.var(axis=0), rtol=1e-7)  # epsilon
+    np.testing.assert_allclose(
+        p["mean"], 0.75 * 3 * x.mean(axis=0) + 0.25 * x.mean(axis=0), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        np.exp(p["w"]), 0.75 * begun + 0.25 * x.var(axis=0), rtol=1e-7
+    )  # epsilon
     layer.begin(p, 100 + x)
     assert (p["mean"] < 50).all()  # begun statistics do not begin again
 
 
 def test_running_statistics_come_to_those_of_the_data():
     rng = np.random.default_rng(0)
-    layer, x = BatchNorm(2, momentum=0.02), [3.0, -1.0] + rng.standard_normal((5000, 2)) * [2.0, 0.5]
+    layer, x = (
+        BatchNorm(2, momentum=0.02),
+        [3.0, -1.0] + rng.standard_normal((5000, 2)) * [2.0, 0.5],
+    )
     p = layer.layout.views(np.zeros(8))
     for batch in np.array_split(rng.permutation(x), 200):
         layer.update(p, layer.normalize_training(p, batch, NONE)[2])
@@ -321,7 +357,7 @@ def test_batch_normalisations_that_make_no_sense(change, message):
         BatchNorm(**{"features": 2} | change)
 
 
-# ---- permutations and matrices ---------------------------------------------------------------------------------
+# ---- permutations and matrices -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", ["reverse", [0, 0, 1], [1, 2], [[0, 1]], [], 3])
@@ -340,7 +376,11 @@ def test_a_rotation_is_drawn_and_held_by_its_triangles(D):
     assert D == 1 or np.abs(W - np.diag(np.diag(W))).max() > 0.1
     assert abs(p["s"].sum()) < 1e-12
     other = LULinear.rotation(D, np.random.default_rng(D + 1))
-    assert D == 1 or other.order.tolist() != layer.order.tolist() or (other._first["s"] != p["s"]).any()
+    assert (
+        D == 1
+        or other.order.tolist() != layer.order.tolist()
+        or (other._first["s"] != p["s"]).any()
+    )
 
 
 @pytest.mark.parametrize("D", [1, 2, 5, 30])
@@ -367,7 +407,7 @@ def test_signs_are_plus_or_minus_one(signs):
         LULinear(3, signs=signs)
 
 
-# ---- costs -----------------------------------------------------------------------------------------------------
+# ---- costs ---------------------------------------------------------------------------------------
 
 
 def test_passes_count_the_arithmetic_below_the_staircases():
@@ -380,11 +420,19 @@ def test_passes_count_the_arithmetic_below_the_staircases():
 
 
 def test_a_table_adds_up_what_layers_cost():
-    layers = [Autoregressive(3, (4,)), ActNorm(3), Permutation([2, 0, 1]), Inverse(features=3, hidden=(4,))]
+    layers = [
+        Autoregressive(3, (4,)),
+        ActNorm(3),
+        Permutation([2, 0, 1]),
+        Inverse(features=3, hidden=(4,)),
+    ]
     table = PassTable([object(), *layers])
     assert table.total == sum((layer.passes for layer in layers), NOTHING)
     assert table.total.normalize == (2, 4, 18 + 3 + 18)
     lines = repr(table).splitlines()
-    assert [line.split()[0] for line in lines[1:6]] == ["object", *(type(layer).__name__ for layer in layers)]
+    assert [line.split()[0] for line in lines[1:6]] == [
+        "object",
+        *(type(layer).__name__ for layer in layers),
+    ]
     assert "free" in lines[1] and "6 passes" in lines[-1]
     assert lines[3].split() == ["ActNorm", "3", "mul-adds", "3", "mul-adds"]

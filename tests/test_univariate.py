@@ -25,9 +25,15 @@ AFFINES = [
     Affine(bound=50.0),
     *(Affine(scale=s) for s in ("exp", "softplus", "sigmoid")),
 ]
-SPLINES = [RationalQuadratic(), RationalQuadratic(bins=2, bound=1.0), RationalQuadratic(16, 10.0, 1e-4, 1e-4, 1e-4)]
+SPLINES = [
+    RationalQuadratic(),
+    RationalQuadratic(bins=2, bound=1.0),
+    RationalQuadratic(16, 10.0, 1e-4, 1e-4, 1e-4),
+]
 CIRCLES = [CircularRationalQuadratic(), CircularRationalQuadratic(bins=2)]
-MIXTURES = [kind(components) for kind in (LogisticMixture, GaussianMixture) for components in (1, 2, 8)]
+MIXTURES = [
+    kind(components) for kind in (LogisticMixture, GaussianMixture) for components in (1, 2, 8)
+]
 CASES = [*AFFINES, Additive(), *SPLINES, *CIRCLES, *MIXTURES]
 EPS = {np.float64: 2.3e-16, np.float32: 1.2e-7}
 
@@ -95,7 +101,9 @@ def test_round_trip_of_any_numbers(data):
     u = np.array(data.draw(st.floats(-np.pi, np.pi) if tau.periodic else st.floats(-100, 100)))
     x, log_dx = tau.generate(h, u)
     assert np.isfinite(x) and np.isfinite(log_dx)
-    assert apart(tau, tau.normalize(h, x)[0], u) <= slack(u, log_dx) + slack(x, log_dx) * np.exp(-log_dx)
+    assert apart(tau, tau.normalize(h, x)[0], u) <= slack(u, log_dx) + slack(x, log_dx) * np.exp(
+        -log_dx
+    )
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 3.0])
@@ -106,7 +114,9 @@ def test_log_derivatives_are_logs_of_the_derivatives(tau, size):
     du = np.diag(complex_step(lambda x: tau.normalize(h, x)[0], x))
     np.testing.assert_allclose(log_du[steep], np.log(du[steep]), rtol=1e-9, atol=1e-9)
     dx = np.diag(complex_step(lambda u: tau.generate(h[steep], u)[0], u[steep]))
-    np.testing.assert_allclose(tau.generate(h[steep], u[steep])[1], np.log(dx), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        tau.generate(h[steep], u[steep])[1], np.log(dx), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_the_sampler_follows_its_parameters_in_complex_steps(tau):
@@ -137,7 +147,9 @@ def gradients_and_truth(tau, h, x, d_u, d_log):
 
 
 def on_path(paths, d_u, d_log):
-    return (d_u if paths != "log-derivative" else 0 * d_u), (d_log if paths != "value" else 0 * d_log)
+    return (d_u if paths != "log-derivative" else 0 * d_u), (
+        d_log if paths != "value" else 0 * d_log
+    )
 
 
 @over([*AFFINES, Additive()])
@@ -155,7 +167,9 @@ def test_gradients_of_affine_univariates(tau, paths, size):
 def edge_points(tau, n, rng):
     """Where formulas change: both ends, just inside, the middle, the knots of equal bins, and far tails."""
     B, bins = getattr(tau, "bound", 3.0), getattr(tau, "bins", 4)
-    edges = np.concatenate([np.linspace(-B, B, bins + 1), [np.nextafter(B, 0), -np.nextafter(B, 0), 0.0]])
+    edges = np.concatenate(
+        [np.linspace(-B, B, bins + 1), [np.nextafter(B, 0), -np.nextafter(B, 0), 0.0]]
+    )
     tails = np.array([]) if tau.periodic else np.array([-50.0, -20.0, -5.0, 5.0, 20.0, 50.0])
     return rng.choice(np.concatenate([edges, tails]), n)
 
@@ -168,7 +182,9 @@ def test_gradients(tau, paths, size, where):
     h, x, d_u, d_log = numbers(tau, (60,), size)
     if where == "edges":
         x = edge_points(tau, 60, np.random.default_rng(1))
-        h[::2] *= np.arange(tau.numbers) >= 2 * getattr(tau, "bins", 0)  # every other spline has equal bins
+        h[::2] *= np.arange(tau.numbers) >= 2 * getattr(
+            tau, "bins", 0
+        )  # every other spline has equal bins
     d_u, d_log = on_path(paths, d_u, d_log)
     (d_h, d_x), (true_h, true_x) = gradients_and_truth(tau, h, x, d_u, d_log)
     largest = np.abs(true_h).max(axis=-1, keepdims=True)
@@ -181,7 +197,9 @@ def test_one_gradient_of_the_log_determinant_serves_a_whole_row(tau):
     h, x, d_u, d_log = numbers(tau)
     cache = tau.normalize(h, x)[2]
     for once, each in zip(
-        tau.backward(cache, d_u, d_log[:, :1]), tau.backward(cache, d_u, d_log[:, :1] + 0 * d_u), strict=True
+        tau.backward(cache, d_u, d_log[:, :1]),
+        tau.backward(cache, d_u, d_log[:, :1] + 0 * d_u),
+        strict=True,
     ):
         np.testing.assert_array_equal(once, each)
 
@@ -328,16 +346,31 @@ def test_how_many_numbers_each_takes():
 
 
 BAD = [
-    *((Affine, dict(bound=b), r"^bound: expected a number in \(0, 80\], got") for b in (0, -1.0, np.inf, np.nan)),
-    (Affine, dict(scale="cubic"), "^scale: expected one of 'tanh', 'exp', 'softplus', 'sigmoid', got 'cubic'$"),
+    *(
+        (Affine, dict(bound=b), r"^bound: expected a number in \(0, 80\], got")
+        for b in (0, -1.0, np.inf, np.nan)
+    ),
+    (
+        Affine,
+        dict(scale="cubic"),
+        "^scale: expected one of 'tanh', 'exp', 'softplus', 'sigmoid', got 'cubic'$",
+    ),
     (RationalQuadratic, dict(bins=1), "^bins: expected an integer of at least 2, got 1$"),
     (RationalQuadratic, dict(bins=2.5), "^bins: expected an integer, got 2.5$"),
     *(
         (RationalQuadratic, dict(bound=b), "^bound: expected a positive number, got")
         for b in (0, -3, np.inf, np.nan)
     ),
-    (RationalQuadratic, dict(bins=4, min_width=0.25), r"^min_width: expected .* \* bins < 1, got 0.25 \* 4$"),
-    (RationalQuadratic, dict(min_height=0), r"^min_height: expected min_height > 0 .*, got 0 \* 8$"),
+    (
+        RationalQuadratic,
+        dict(bins=4, min_width=0.25),
+        r"^min_width: expected .* \* bins < 1, got 0.25 \* 4$",
+    ),
+    (
+        RationalQuadratic,
+        dict(min_height=0),
+        r"^min_height: expected min_height > 0 .*, got 0 \* 8$",
+    ),
     (RationalQuadratic, dict(min_height=np.nan), "^min_height: expected"),
     *(
         (RationalQuadratic, dict(min_slope=m), r"^min_slope: expected a number in \(0, 1\), got")

@@ -27,14 +27,21 @@ def mp():
 def test_normal_tails_to_rounding(mp):
     """log Phi(-t), the log of the hazard, and hazard - t, through the end of the residue at 8.9 and far out."""
     t = np.concatenate(
-        [[0.0], np.logspace(-9, 4, 80), np.linspace(0.05, 12, 80), normal.POLE + np.array([-1e-9, 0, 1e-9])]
+        [
+            [0.0],
+            np.logspace(-9, 4, 80),
+            np.linspace(0.05, 12, 80),
+            normal.POLE + np.array([-1e-9, 0, 1e-9]),
+        ]
     )
     got = normal_tail(t)
     for n, value in enumerate(map(mp.mpf, t.tolist())):
         tail = mp.erfc(value / mp.sqrt(2)) / 2
         hazard = mp.npdf(value) / tail
         for column, truth in zip(got, (mp.log(tail), mp.log(hazard), hazard - value), strict=True):
-            assert float(column[n]) == pytest.approx(float(truth), rel=1e-14, abs=1e-15), f"t = {value}"
+            assert float(column[n]) == pytest.approx(float(truth), rel=1e-14, abs=1e-15), (
+                f"t = {value}"
+            )
 
 
 def test_normal_quantiles_undo_tails():
@@ -65,7 +72,9 @@ def test_stable_functions_keep_small_complex_steps():
 
 def test_log_sum_exp_neither_overflows_nor_loses_the_smallest():
     total, shares = log_sum_exp(np.array([[1000.0, -1000.0], [1000.0, -1001.0]]))
-    np.testing.assert_allclose(total, [1000 + math.log(2), -1000 + math.log1p(math.exp(-1))], rtol=1e-15)
+    np.testing.assert_allclose(
+        total, [1000 + math.log(2), -1000 + math.log1p(math.exp(-1))], rtol=1e-15
+    )
     np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-15)
 
 
@@ -205,13 +214,17 @@ def test_a_search_that_does_not_end_is_reported_where_it_is_worst(monkeypatch):
     h[1, 2, 2:4] = [-30.0, 30.0]
     u = np.zeros((2, 3))
     u[1, 2] = 0.3
-    with pytest.raises(FloatingPointError, match="no root within 2 steps: 1 of 6, worst at row 1, feature 2$"):
+    with pytest.raises(
+        FloatingPointError, match="no root within 2 steps: 1 of 6, worst at row 1, feature 2$"
+    ):
         tau.generate(h, u)
 
 
 def test_a_function_without_a_value_inside_is_no_root():
     one = np.ones(1)
-    with pytest.raises(FloatingPointError, match="no root within 200 steps: 1 of 1, worst at row 0$"):
+    with pytest.raises(
+        FloatingPointError, match="no root within 200 steps: 1 of 1, worst at row 0$"
+    ):
         increasing_root(lambda x, which: (np.full_like(x, np.nan), x), one, 0 * one, 2 * one, one)
 
 

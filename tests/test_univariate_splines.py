@@ -14,8 +14,12 @@ def knots_of(tau, h):
     def softmax(a):
         return np.exp(a) / np.exp(a).sum()
 
-    x = -B + 2 * B * np.append(0, np.cumsum(tau.min_width + (1 - n * tau.min_width) * softmax(h[:n])))
-    y = -B + 2 * B * np.append(0, np.cumsum(tau.min_height + (1 - n * tau.min_height) * softmax(h[n : 2 * n])))
+    x = -B + 2 * B * np.append(
+        0, np.cumsum(tau.min_width + (1 - n * tau.min_width) * softmax(h[:n]))
+    )
+    y = -B + 2 * B * np.append(
+        0, np.cumsum(tau.min_height + (1 - n * tau.min_height) * softmax(h[n : 2 * n]))
+    )
     delta = tau.min_slope + np.log1p(np.exp(h[2 * n :] + np.log(np.exp(1 - tau.min_slope) - 1)))
     return x, y, delta
 
@@ -26,7 +30,9 @@ def published(x, y, delta, v):
     s, xi = (y[k + 1] - y[k]) / (x[k + 1] - x[k]), (v - x[k]) / (x[k + 1] - x[k])
     bottom = s + (delta[k + 1] + delta[k] - 2 * s) * xi * (1 - xi)
     value = y[k] + (y[k + 1] - y[k]) * (s * xi**2 + delta[k] * xi * (1 - xi)) / bottom
-    slope = s**2 * (delta[k + 1] * xi**2 + 2 * s * xi * (1 - xi) + delta[k] * (1 - xi) ** 2) / bottom**2
+    slope = (
+        s**2 * (delta[k + 1] * xi**2 + 2 * s * xi * (1 - xi) + delta[k] * (1 - xi) ** 2) / bottom**2
+    )
     return value, slope
 
 
@@ -38,7 +44,9 @@ def test_the_spline_is_the_published_one(tau):
     for n in range(200):
         x, y, delta = knots_of(tau, h[n])
         value, slope = published(x, y, np.concatenate([[1], delta, [1]]), v[n])
-        assert u[n] == pytest.approx(value, abs=1e-12) and log_du[n] == pytest.approx(np.log(slope), abs=1e-10)
+        assert u[n] == pytest.approx(value, abs=1e-12) and log_du[n] == pytest.approx(
+            np.log(slope), abs=1e-10
+        )
 
 
 def test_the_circular_spline_is_the_published_one_turned_by_its_phase():
@@ -48,7 +56,9 @@ def test_the_circular_spline_is_the_published_one_turned_by_its_phase():
     for n in range(200):
         x, y, delta = knots_of(tau, h[n, :-1])
         value, slope = published(x, y, np.append(delta, delta[0]), float(wrap(v[n] - h[n, -1])))
-        assert u[n] == pytest.approx(value, abs=1e-12) and log_du[n] == pytest.approx(np.log(slope), abs=1e-10)
+        assert u[n] == pytest.approx(value, abs=1e-12) and log_du[n] == pytest.approx(
+            np.log(slope), abs=1e-10
+        )
 
 
 # The ends
@@ -60,7 +70,9 @@ def test_the_ends_stay_to_the_last_bit(bound, dtype):
     """f(±B) = ±B, whatever the parameters, in both directions; so does all beyond."""
     tau, rng = RationalQuadratic(bound=bound), np.random.default_rng(0)
     B = dtype(bound)
-    points = np.array([-np.inf, -2 * B, np.nextafter(-B, -np.inf, dtype=dtype), -B, B, 2 * B, np.inf], dtype=dtype)
+    points = np.array(
+        [-np.inf, -2 * B, np.nextafter(-B, -np.inf, dtype=dtype), -B, B, 2 * B, np.inf], dtype=dtype
+    )
     for size in (0, 1, 10):
         h = (size * rng.standard_normal((len(points), tau.numbers))).astype(dtype)
         for image, log_derivative in (tau.normalize(h, points)[:2], tau.generate(h, points)):
@@ -87,10 +99,16 @@ def test_the_inverse_finds_a_root_for_harsh_parameters(kind, dtype):
     h = (30 * rng.standard_normal((20_000, tau.numbers))).astype(dtype)
     u = rng.uniform(-tau.bound, tau.bound, 20_000).astype(dtype)
     x, log_dx = tau.generate(h, u)
-    assert np.isfinite(x).all() and np.isfinite(log_dx).all() and (np.abs(x) <= tau.bound * (1 + 1e-6)).all()
+    assert (
+        np.isfinite(x).all()
+        and np.isfinite(log_dx).all()
+        and (np.abs(x) <= tau.bound * (1 + 1e-6)).all()
+    )
     if kind is RationalQuadratic:
         eps = np.finfo(dtype).eps
-        assert (np.abs(tau.normalize(h, x)[0] - u) <= 20 * eps * tau.bound * (1 + np.exp(-log_dx))).all()
+        assert (
+            np.abs(tau.normalize(h, x)[0] - u) <= 20 * eps * tau.bound * (1 + np.exp(-log_dx))
+        ).all()
 
 
 def test_float32_sampling_returns_to_its_noise_within_1e_4():
@@ -119,9 +137,16 @@ def test_angles_come_out_in_the_half_open_circle_and_stay_if_they_are_there():
     rng = np.random.default_rng(5)
     for dtype in (np.float64, np.float32):
         many = np.concatenate([rng.uniform(-50, 50, 10_000), [np.pi, -1e30, 1e30]]).astype(dtype)
-        many[:2] = np.nextafter(dtype(-np.pi), dtype(-4)), dtype(-np.pi) * (1 + 2 * np.finfo(dtype).eps)
+        many[:2] = (
+            np.nextafter(dtype(-np.pi), dtype(-4)),
+            dtype(-np.pi) * (1 + 2 * np.finfo(dtype).eps),
+        )
         turned = wrap(many)
-        assert turned.dtype == dtype and (turned >= dtype(-np.pi)).all() and (turned < dtype(np.pi)).all()
+        assert (
+            turned.dtype == dtype
+            and (turned >= dtype(-np.pi)).all()
+            and (turned < dtype(np.pi)).all()
+        )
         near = np.abs(many) < 100
         np.testing.assert_allclose(
             np.exp(1j * turned[near]), np.exp(1j * many[near]), atol=1e3 * np.finfo(dtype).eps
@@ -149,7 +174,10 @@ def test_an_angle_just_below_the_end_does_not_round_to_the_end():
 
 def test_the_density_is_continuous_where_the_circle_closes_and_free_there():
     tau, rng = CircularRationalQuadratic(), np.random.default_rng(7)
-    for seam in (0.0, 1.0):  # where the circle of angles closes, and where the spline's own does, at the phase
+    for seam in (
+        0.0,
+        1.0,
+    ):  # where the circle of angles closes, and where the spline's own does, at the phase
         h = rng.standard_normal((500, tau.numbers))
         at = wrap(np.full(500, np.pi) + seam * h[:, -1])
         left, right = (tau.normalize(h, wrap(at + side))[1] for side in (-1e-9, 1e-9))
@@ -174,4 +202,6 @@ def test_the_phase_turns_the_whole_curve():
     )
     still = h.copy()
     still[:, -1] = 0
-    np.testing.assert_allclose(tau.normalize(h, wrap(x + h[:, -1]))[0], tau.normalize(still, x)[0], atol=1e-12)
+    np.testing.assert_allclose(
+        tau.normalize(h, wrap(x + h[:, -1]))[0], tau.normalize(still, x)[0], atol=1e-12
+    )

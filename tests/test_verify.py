@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp import masks, verify
-from afnp.conditioners import MaskedMLP
-from afnp.layers import MaskedLinear
-from afnp.preprocess import Standardize, preprocessing
+from afnp import verify
+from afnp.networks import MaskedMLP, masks
+from afnp.networks.layers import MaskedLinear
 from afnp.transforms import Attentive, Autoregressive, CausalConvolution
+from afnp.transforms.preprocess import Standardize, preprocessing
 from afnp.univariate import Affine, RationalQuadratic
 from afnp.verify import check_flow
 from afnp.verify.arithmetic import shake, shaken_arrays
@@ -29,7 +29,7 @@ def result_of(check, flow=None, **arguments):
     return check_flow(flow, checks=[check], **{"level": "quick", **arguments})[check]
 
 
-# ---- clean flows pass ------------------------------------------------------------------------------------
+# ---- clean flows pass ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("features", [1, 2, 3, 5, 8])
@@ -48,7 +48,9 @@ def test_clean_flows_pass_every_check(features, dtype):
     )
     report = check_flow(flow, seed=features, level="quick", backends=["auto", "numpy", "numba"])
     assert report.ok, f"\n{report}"
-    coarse = {"agreement"} if dtype == np.float32 else set()  # a line may be too steep for its few digits
+    coarse = (
+        {"agreement"} if dtype == np.float32 else set()
+    )  # a line may be too steep for its few digits
     assert set(report.not_run) <= {"normalisation"} | coarse
 
 
@@ -57,7 +59,10 @@ def test_flows_with_their_preprocessing_pass(levels):
     x = np.random.default_rng(0).uniform(0, 17, size=(200, 3))
     report = check_flow(small(preprocess=preprocessing(x, levels=levels)), level="quick")
     assert report.ok, f"\n{report}"
-    assert set(report.not_run) <= {"normalisation", "agreement"}  # a logit's samples may round to its ends
+    assert set(report.not_run) <= {
+        "normalisation",
+        "agreement",
+    }  # a logit's samples may round to its ends
 
 
 def test_a_large_flow_is_checked_along_random_directions():
@@ -93,7 +98,7 @@ def test_the_flow_has_its_parameters_back_afterwards():
     assert np.array_equal(flow.theta, theta)
 
 
-# ---- planted defects are caught --------------------------------------------------------------------------
+# ---- planted defects are caught ------------------------------------------------------------------
 
 
 def wrong_mask_by_one_degree(flow):
@@ -285,7 +290,9 @@ DEFECTS = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "check"), DEFECTS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("plant", "check"), DEFECTS, ids=lambda value: getattr(value, "__name__", value)
+)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_planted_defect_is_caught(plant, check, dtype):
     flow = small(dtype=dtype)
@@ -330,10 +337,13 @@ def test_lost_dependencies_are_counted():
     legal, lost = masks.lost_dependencies([below, above[::2]], features=6)  # two numbers a feature
     result = result_of("connectivity", flow)
     assert result.status == "failed"
-    assert result.measured == lost and f"{lost} of {legal} legal dependencies are dead" in result.reason
+    assert (
+        result.measured == lost
+        and f"{lost} of {legal} legal dependencies are dead" in result.reason
+    )
 
 
-# ---- and in anybody's functions --------------------------------------------------------------------------
+# ---- and in anybody's functions ------------------------------------------------------------------
 
 
 def scale(x):
@@ -414,7 +424,9 @@ def test_a_defect_in_a_plain_function_is_caught(functions, check):
 
 
 def test_a_forgotten_context_is_caught():
-    report = check_flow(normalize=lambda x, context: scale(x), features=2, context=3, checks=["connectivity"])
+    report = check_flow(
+        normalize=lambda x, context: scale(x), features=2, context=3, checks=["connectivity"]
+    )
     assert "6 of 6 legal dependencies are dead" in report["connectivity"].reason
 
 
@@ -425,12 +437,15 @@ def test_rows_outside_the_support_are_never_asked_for():
 
     data = np.random.default_rng(0).uniform(0.1, 3, (50, 2))
     report = check_flow(
-        normalize=log_of_positive, features=2, data=data, checks=["log_det", "deterministic", "pure"]
+        normalize=log_of_positive,
+        features=2,
+        data=data,
+        checks=["log_det", "deterministic", "pure"],
     )
     assert report.ok, f"\n{report}"
 
 
-# ---- the report says what happened -----------------------------------------------------------------------
+# ---- the report says what happened ---------------------------------------------------------------
 
 
 def test_what_is_missing_is_not_run_and_never_passed():
@@ -473,7 +488,11 @@ def test_a_failed_report_raises_with_its_table():
 def test_a_result_says_how_much_was_allowed_and_why():
     result = result_of("round_trip", small())
     assert 0 <= result.measured < result.tolerance < 1e-6
-    assert "condition" in result.why and set(result.worst) == {"trip", "row", "feature"} and result.seconds > 0
+    assert (
+        "condition" in result.why
+        and set(result.worst) == {"trip", "row", "feature"}
+        and result.seconds > 0
+    )
 
 
 def test_the_same_seed_gives_the_same_report():
@@ -499,7 +518,7 @@ def test_impossible_requests_are_refused(arguments, message):
         check_flow(**arguments)
 
 
-# ---- derivatives and patterns ----------------------------------------------------------------------------
+# ---- derivatives and patterns --------------------------------------------------------------------
 
 
 def test_both_jacobians_agree_with_calculus():
@@ -530,7 +549,9 @@ def test_several_base_points_see_behind_a_dead_relu():
         return np.maximum(z, 0)
 
     assert not verify.dependency_pattern(relu, np.full(2, -9.0), rng=0).any()
-    assert np.array_equal(verify.dependency_pattern(relu, np.array([[-9.0, -9.0], [9.0, 9.0]]), rng=0), np.eye(2))
+    assert np.array_equal(
+        verify.dependency_pattern(relu, np.array([[-9.0, -9.0], [9.0, 9.0]]), rng=0), np.eye(2)
+    )
 
 
 def test_random_parameters_fill_what_is_masked_and_nobody_reads_it():
@@ -558,11 +579,16 @@ def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
     """A spline's last bin is a difference of knots: where it is narrow its gradient is off by thousands of ε, which
     no moved input shows."""
     tau, rng, delta = RationalQuadratic(bins=4), np.random.default_rng(0), 1e-8
-    h, x = rng.standard_normal((300, 11)).astype(np.float32), rng.uniform(3.993, 3.999, 300).astype(np.float32)
+    h, x = (
+        rng.standard_normal((300, 11)).astype(np.float32),
+        rng.uniform(3.993, 3.999, 300).astype(np.float32),
+    )
     h[:, 0] += 12  # the first bin takes all that there is
 
     def gradient(h, x):
-        return np.asarray(tau.backward(tau.normalize(h, x)[2], np.ones_like(x), np.ones_like(x))[0], np.float64)
+        return np.asarray(
+            tau.backward(tau.normalize(h, x)[2], np.ones_like(x), np.ones_like(x))[0], np.float64
+        )
 
     h64, x64 = h.astype(np.float64), x.astype(np.float64)
     exact, shaken = gradient(h64, x64), shaken_arrays(rng, delta)
@@ -572,7 +598,9 @@ def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
 
     rounded = off([gradient(h, x)]) / np.finfo(np.float32).eps
     inside = off([gradient(h64.view(shaken), x64.view(shaken)) for _ in range(8)]) / delta
-    outside = off([gradient(shake(h64, rng, delta), shake(x64, rng, delta)) for _ in range(8)]) / delta
+    outside = (
+        off([gradient(shake(h64, rng, delta), shake(x64, rng, delta)) for _ in range(8)]) / delta
+    )
     assert 0.1 < np.median(rounded / inside) < 1 and (rounded / inside).max() < 2
     assert (rounded / outside).max() > 20
 
@@ -599,4 +627,9 @@ def test_shaken_arithmetic_reaches_the_inside_of_networks_and_univariates(layer)
 
 def test_points_without_a_tolerance_are_no_success():
     with pytest.raises(NotRun, match="too ill-conditioned"):
-        judge(np.ones((2, 2)), beyond_rounding(np.full((2, 2), 2.0), np.ones((2, 2))), "", ("row", "feature"))
+        judge(
+            np.ones((2, 2)),
+            beyond_rounding(np.full((2, 2), 2.0), np.ones((2, 2))),
+            "",
+            ("row", "feature"),
+        )

@@ -1,6 +1,7 @@
 """Adapters: flows of other libraries are checked as they come, and their known errors are found.
 
-Run these in an environment with the extra ``bench``; without it they skip, and say which library is missing.
+Run these in an environment with the extra ``bench``; without it they skip, and say which library is
+missing.
 """
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 
 from afnp.verify import adapt, check_flow
 
-QUICK = {"level": "quick", "checks": ["log_det", "round_trip", "antisymmetry", "deterministic", "agreement"]}
+QUICK = {
+    "level": "quick",
+    "checks": ["log_det", "round_trip", "antisymmetry", "deterministic", "agreement"],
+}
 
 
 def stirred(module, seed=0):
@@ -48,7 +52,9 @@ def test_nflows_with_a_context_that_its_first_feature_never_sees():
     from nflows.flows import Flow
     from nflows.transforms import MaskedAffineAutoregressiveTransform
 
-    flow = stirred(Flow(MaskedAffineAutoregressiveTransform(3, 8, context_features=2), StandardNormal([3])))
+    flow = stirred(
+        Flow(MaskedAffineAutoregressiveTransform(3, 8, context_features=2), StandardNormal([3]))
+    )
     assert adapt(flow)["context"] == 2
     report = check_flow(flow, **{**QUICK, "checks": [*QUICK["checks"], "connectivity"]})
     assert report.failed == ["connectivity"], f"\n{report}"
@@ -59,7 +65,10 @@ def test_nflows_with_a_context_that_its_first_feature_never_sees():
 def test_normflows(context):
     nf = pytest.importorskip("normflows")
     base = nf.distributions.DiagGaussian(3, trainable=False)
-    layers = [nf.flows.MaskedAffineAutoregressive(3, 8, context_features=context or None) for _ in range(2)]
+    layers = [
+        nf.flows.MaskedAffineAutoregressive(3, 8, context_features=context or None)
+        for _ in range(2)
+    ]
     flow = stirred((nf.ConditionalNormalizingFlow if context else nf.NormalizingFlow)(base, layers))
     assert adapt(flow)["features"] == 3 and adapt(flow)["context"] == context
     report = check_flow(flow, **QUICK)
@@ -72,7 +81,12 @@ def test_flowjax(context):
     import jax
     from flowjax.distributions import StandardNormal
 
-    base = {"base_dist": StandardNormal((3,)), "cond_dim": context or None, "flow_layers": 2, "nn_width": 8}
+    base = {
+        "base_dist": StandardNormal((3,)),
+        "cond_dim": context or None,
+        "flow_layers": 2,
+        "nn_width": 8,
+    }
     flow = flows.masked_autoregressive_flow(jax.random.key(0), **base)
     found = adapt(flow)
     assert (found["features"], found["context"], found["dtype"]) == (3, context, np.float64)

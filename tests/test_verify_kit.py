@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp import bases, preprocess, verify
-from afnp.flows import Flow
-from afnp.transforms import Autoregressive
+from afnp import bases, verify
+from afnp.flow import Flow
+from afnp.transforms import Autoregressive, preprocess
 from afnp.univariate import RationalQuadratic
 from afnp.verify import check_flow
 from afnp.verify.draws import _distinct, _repeated
@@ -41,7 +41,13 @@ def draw(n, rng):
     return rng.standard_normal((n, 2)) / 2
 
 
-HONEST = {"normalize": scale, "generate": unscale, "log_prob": density, "sample": draw, "features": 2}
+HONEST = {
+    "normalize": scale,
+    "generate": unscale,
+    "log_prob": density,
+    "sample": draw,
+    "features": 2,
+}
 
 
 def result_of(check, level="quick", **changes):
@@ -52,12 +58,14 @@ def spline(features=2, univariate="spline", **changes):
     return afnp.maf(features, hidden=(8,), transforms=2, univariate=univariate, **changes)
 
 
-# ---- clean flows of every kind ---------------------------------------------------------------------------
+# ---- clean flows of every kind -------------------------------------------------------------------
 
 
 def torus():
     orders = ([0, 1], [1, 0])
-    layers = [Autoregressive(2, (8,), order=order, univariate="circular_spline") for order in orders]
+    layers = [
+        Autoregressive(2, (8,), order=order, univariate="circular_spline") for order in orders
+    ]
     return Flow(layers, base=bases.UniformTorus(2))
 
 
@@ -68,7 +76,9 @@ KINDS = {
     "logistic mixture": lambda: spline(univariate="logistic_mixture"),
     "torus": torus,
     "logistic base": lambda: Flow(spline(univariate="affine").layers, base=bases.Logistic(2)),
-    "mixture base": lambda: Flow(spline(univariate="affine").layers, base=bases.MixtureOfGaussians(2, 3)),
+    "mixture base": lambda: Flow(
+        spline(univariate="affine").layers, base=bases.MixtureOfGaussians(2, 3)
+    ),
     "functions": lambda: HONEST,
 }
 
@@ -77,10 +87,14 @@ KINDS = {
 def test_clean_flows_of_every_kind_pass(kind):
     report = check_flow(KINDS[kind](), level="quick", backends=["numpy"])
     assert report.ok, f"\n{report}"
-    assert {"log_det", "round_trip", "monotone", "edges", "randomness", "odd_input"} <= set(report.passed)
+    assert {"log_det", "round_trip", "monotone", "edges", "randomness", "odd_input"} <= set(
+        report.passed
+    )
 
 
-@pytest.mark.parametrize(("level", "seconds"), [("quick", 2), pytest.param("full", 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("level", "seconds"), [("quick", 2), pytest.param("full", 30, marks=pytest.mark.slow)]
+)
 def test_quick_is_quick_and_full_not_long(level, seconds):
     """Seconds on two idle cores; the tests may share theirs with anything, so the cores' own time is measured."""
     flow = afnp.maf(4, hidden=(32, 32), transforms=3)
@@ -90,7 +104,7 @@ def test_quick_is_quick_and_full_not_long(level, seconds):
     assert time.process_time() - start < 2 * seconds
 
 
-# ---- C4 monotone -----------------------------------------------------------------------------------------
+# ---- C4 monotone ---------------------------------------------------------------------------------
 
 
 def folded(x):
@@ -117,12 +131,17 @@ def test_a_line_that_turns_back_is_caught(wrong):
 
 
 def test_without_an_order_the_determinant_keeps_its_sign():
-    assert result_of("monotone", level="full", normalize=folded).reason.startswith("det du/dx changes its sign")
+    assert result_of("monotone", level="full", normalize=folded).reason.startswith(
+        "det du/dx changes its sign"
+    )
     assert result_of("monotone", level="full").status == "passed"
 
 
 def test_descending_features_are_no_mistake():
-    assert result_of("monotone", normalize=lambda x: (-2 * x, scale(x)[1]), allowed=np.eye(2)).status == "passed"
+    assert (
+        result_of("monotone", normalize=lambda x: (-2 * x, scale(x)[1]), allowed=np.eye(2)).status
+        == "passed"
+    )
 
 
 def test_a_layer_that_stands_still_is_caught():
@@ -136,7 +155,9 @@ def test_a_layer_that_stands_still_is_caught():
 
     univariate.normalize = clamp
     result = check_flow(flow, checks=["monotone"], level="quick")["monotone"]
-    assert result.status == "failed" and result.worst["layer"] == 1 and "stands still" in result.reason
+    assert (
+        result.status == "failed" and result.worst["layer"] == 1 and "stands still" in result.reason
+    )
 
 
 def test_a_plateau_between_modes_is_no_standstill():
@@ -148,7 +169,7 @@ def test_a_plateau_between_modes_is_no_standstill():
     assert result.status == "passed", result
 
 
-# ---- C11 sampler and density -----------------------------------------------------------------------------
+# ---- C11 sampler and density ---------------------------------------------------------------------
 
 
 def wrong_samples(change):
@@ -182,14 +203,18 @@ def truncated(u, rng):
 @pytest.mark.parametrize("change", [temperature, shifted, uniform, correlated, truncated])
 def test_a_sampler_of_another_density_is_caught(change):
     result = result_of("agreement", level="full", sample=wrong_samples(change))
-    assert result.status == "failed" and result.reason.startswith("samples and density disagree"), result
+    assert result.status == "failed" and result.reason.startswith("samples and density disagree"), (
+        result
+    )
 
 
 def test_a_sampler_that_misses_a_far_mode_is_caught_by_its_marginal():
     """Two modes, in both features at once: no line through a sample meets the other one."""
 
     def two(x):
-        modes = [-(((x - m) / 0.2) ** 2 / 2 + np.log(0.2) + LOG_2PI / 2).sum(axis=1) for m in (-3.0, 3.0)]
+        modes = [
+            -(((x - m) / 0.2) ** 2 / 2 + np.log(0.2) + LOG_2PI / 2).sum(axis=1) for m in (-3.0, 3.0)
+        ]
         return np.logaddexp(*modes) - np.log(2)
 
     def both(n, rng):
@@ -210,9 +235,17 @@ def test_a_context_that_the_sampler_mixes_up_is_caught():
     def sample(n, rng, context, roll=0):
         return np.roll(context, roll, axis=0) + draw(n, rng)
 
-    functions = {"log_prob": log_prob, "features": 2, "context": 2, "checks": ["agreement"], "level": "quick"}
+    functions = {
+        "log_prob": log_prob,
+        "features": 2,
+        "context": 2,
+        "checks": ["agreement"],
+        "level": "quick",
+    }
     assert check_flow(sample=sample, **functions).ok
-    assert check_flow(sample=lambda n, rng, c: sample(n, rng, c, 1), **functions).failed == ["agreement"]
+    assert check_flow(sample=lambda n, rng, c: sample(n, rng, c, 1), **functions).failed == [
+        "agreement"
+    ]
 
 
 def test_agreement_states_its_power_and_false_alarms():
@@ -236,7 +269,9 @@ def test_lines_find_narrow_peaks_far_out():
     """Two normal peaks, one a thousandth wide and far from every node, one where the line's own place is."""
 
     def log_density(t, lines):
-        return np.logaddexp(-(t**2) / 2, -(((t - 77.7) / 1e-3) ** 2) / 2 + np.log(3e3)) - np.log(np.sqrt(2 * np.pi))
+        return np.logaddexp(-(t**2) / 2, -(((t - 77.7) / 1e-3) ** 2) / 2 + np.log(3e3)) - np.log(
+            np.sqrt(2 * np.pi)
+        )
 
     nodes = np.sort(np.append(np.linspace(-100, 100, 40), [0.0, 77.7]))[None]
     found = along_lines(log_density, nodes, np.array([0.0]), refinements=60)
@@ -246,7 +281,7 @@ def test_lines_find_narrow_peaks_far_out():
     assert abs(total - 4) < 1e-2 and np.allclose(F(np.array([0.0, 50.0])), [0.125, 0.25], atol=1e-3)
 
 
-# ---- C12 randomness --------------------------------------------------------------------------------------
+# ---- C12 randomness ------------------------------------------------------------------------------
 
 OWN = np.random.default_rng(5)
 
@@ -308,7 +343,7 @@ def test_samples_that_rounding_brings_together_repeat_nothing():
     assert _repeated(wide[::-1], wide) and not _repeated(wide + 1, wide)
 
 
-# ---- C14 edges -------------------------------------------------------------------------------------------
+# ---- C14 edges -----------------------------------------------------------------------------------
 
 
 class MovedEnd(RationalQuadratic):
@@ -369,7 +404,7 @@ def test_a_way_back_that_is_clamped_is_caught():
     assert "no way back" in result_of("edges", generate=clamp).reason
 
 
-# ---- C15 odd questions -----------------------------------------------------------------------------------
+# ---- C15 odd questions ---------------------------------------------------------------------------
 
 
 def swallowing(x):
@@ -387,7 +422,11 @@ def by_memory(x):
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [(swallowing, "finite numbers for"), (spoiling, "spoils other rows"), (by_memory, "apart in memory")],
+    [
+        (swallowing, "finite numbers for"),
+        (spoiling, "spoils other rows"),
+        (by_memory, "apart in memory"),
+    ],
 )
 def test_an_odd_input_that_looks_fine_is_caught(wrong, said):
     result = result_of("odd_input", normalize=wrong)
@@ -401,7 +440,10 @@ def test_passing_nan_on_is_noted_and_an_error_is_not():
         return scale(x)
 
     assert "normalize passes NaN on without an error" in result_of("odd_input").notes
-    assert "normalize passes NaN on without an error" not in result_of("odd_input", normalize=refuse).notes
+    assert (
+        "normalize passes NaN on without an error"
+        not in result_of("odd_input", normalize=refuse).notes
+    )
 
 
 def crash_on_empty(x):
@@ -422,10 +464,12 @@ def test_few_rows_have_their_shapes():
     assert "ValueError for an empty batch" in result_of("shapes", normalize=crash_on_empty).reason
     assert "shapes (2,), (1,) where (1, 2), (1,)" in result_of("shapes", normalize=squeezed).reason
     assert result_of("shapes", normalize=refuse_empty).status == "passed"
-    assert "sample gives shape" in result_of("shapes", sample=lambda n, rng: draw(n + 1, rng)).reason
+    assert (
+        "sample gives shape" in result_of("shapes", sample=lambda n, rng: draw(n + 1, rng)).reason
+    )
 
 
-# ---- strangers that do not behave ------------------------------------------------------------------------
+# ---- strangers that do not behave ----------------------------------------------------------------
 
 
 def hangs(x):
@@ -456,23 +500,34 @@ ODD = {
 def test_nonsense_is_a_finding_with_its_reason_and_no_crash(name):
     function, reason = ODD[name]
     report = check_flow({**HONEST, "normalize": function}, level="quick", allowed=np.eye(2))
-    assert {"shapes", "log_det", "round_trip", "antisymmetry", "monotone"} <= set(report.failed), f"\n{report}"
+    assert {"shapes", "log_det", "round_trip", "antisymmetry", "monotone"} <= set(report.failed), (
+        f"\n{report}"
+    )
     assert reason in report["log_det"].reason
 
 
 def test_what_hangs_is_given_up_and_the_rest_goes_on():
     start = time.monotonic()
     report = check_flow(
-        {**HONEST, "normalize": hangs}, checks=["log_det", "randomness"], level="quick", time_limit=0.5
+        {**HONEST, "normalize": hangs},
+        checks=["log_det", "randomness"],
+        level="quick",
+        time_limit=0.5,
     )
     assert time.monotonic() - start < 10
     assert report.failed == ["log_det"] and report.passed == ["randomness"]
-    assert report["log_det"].reason == "gave no answer within 0.5 seconds" and report["log_det"].code == "C3"
+    assert (
+        report["log_det"].reason == "gave no answer within 0.5 seconds"
+        and report["log_det"].code == "C3"
+    )
 
 
 def test_a_stochastic_function_is_caught():
     rng = np.random.default_rng(0)
-    noisy = {**HONEST, "normalize": lambda x: (2 * x + 1e-9 * rng.standard_normal(x.shape), scale(x)[1])}
+    noisy = {
+        **HONEST,
+        "normalize": lambda x: (2 * x + 1e-9 * rng.standard_normal(x.shape), scale(x)[1]),
+    }
     assert {"deterministic", "round_trip"} <= set(check_flow(noisy, level="quick").failed)
 
 
@@ -494,7 +549,7 @@ def test_a_worker_raises_what_its_function_raised():
         assert worker.run(lambda: 3) == 3
 
 
-# ---- nobody knows that he is being checked ---------------------------------------------------------------
+# ---- nobody knows that he is being checked -------------------------------------------------------
 
 
 def test_batches_are_of_many_sizes_and_rows_in_no_order():
@@ -527,14 +582,16 @@ def test_a_disguised_function_answers_as_the_plain_one():
         Rows("f", lambda x, c: x, scores=True)(x, c)
 
 
-# ---- levels, expectations, arguments ---------------------------------------------------------------------
+# ---- levels, expectations, arguments -------------------------------------------------------------
 
 
 def test_levels_look_longer_and_longer():
     quick, full, paranoid = (verify.LEVELS[name] for name in ("quick", "full", "paranoid"))
     for number in ("repeats", "points", "samples", "refinements", "parameters"):
         assert getattr(quick, number) < getattr(full, number) < getattr(paranoid, number)
-    with pytest.raises(ValueError, match="level: expected one of quick, full, paranoid, got 'slow'"):
+    with pytest.raises(
+        ValueError, match="level: expected one of quick, full, paranoid, got 'slow'"
+    ):
         check_flow(HONEST, level="slow")
 
 
@@ -551,7 +608,10 @@ def test_an_expected_failure_is_no_failure_and_its_absence_is():
     assert report.ok and report.expected == ["log_det"] and report.failed == []
     assert "1 failed as expected" in str(report)
     report = check_flow(HONEST, expected_failures=["log_det"], **options)
-    assert report.failed == ["log_det"] and report["log_det"].reason == "was expected to fail, and passed"
+    assert (
+        report.failed == ["log_det"]
+        and report["log_det"].reason == "was expected to fail, and passed"
+    )
     with pytest.raises(ValueError, match="expected_failures"):
         check_flow(HONEST, expected_failures={"magic"}, **options)
 
@@ -561,7 +621,9 @@ def test_the_callers_own_jacobian_is_used_and_looked_at():
         return np.broadcast_to(2 * np.eye(2), (len(x), 2, 2))
 
     result = result_of("log_det", jacobian=jacobian)
-    assert result.status == "passed" and "caller's jacobian" in result.why and result.tolerance < 1e-10
+    assert (
+        result.status == "passed" and "caller's jacobian" in result.why and result.tolerance < 1e-10
+    )
     assert "jacobian gives shape" in result_of("log_det", jacobian=lambda x: 2 * np.eye(2)).reason
     assert result_of("log_det", jacobian=lambda x: 2 * jacobian(x)).status == "failed"
 
@@ -584,10 +646,12 @@ def test_noise_of_another_base_is_drawn_where_it_lies():
     }
     report = check_flow(functions, checks=["agreement", "shapes", "deterministic"], level="full")
     assert report.ok and not report.not_run, f"\n{report}"
-    assert min(u.min(initial=0.5) for u in asked) >= 0 and max(u.max(initial=0.5) for u in asked) <= 1
+    assert (
+        min(u.min(initial=0.5) for u in asked) >= 0 and max(u.max(initial=0.5) for u in asked) <= 1
+    )
 
 
-# ---- targets ---------------------------------------------------------------------------------------------
+# ---- targets -------------------------------------------------------------------------------------
 
 
 def test_functions_come_as_a_dictionary_a_module_or_from_a_factory(tmp_path, monkeypatch):
@@ -613,7 +677,7 @@ def test_functions_come_as_a_dictionary_a_module_or_from_a_factory(tmp_path, mon
         callables_of({"features": 2})
 
 
-# ---- cases for pytest ------------------------------------------------------------------------------------
+# ---- cases for pytest ----------------------------------------------------------------------------
 
 WRONG = {**HONEST, "normalize": lambda x: (2 * x, 0 * scale(x)[1])}
 
@@ -646,14 +710,18 @@ def test_cases_are_named_after_flow_and_check():
         "dict2-pure",
         "dict2-log_det",
     ]
-    assert [found[k].result().status for k in (0, 1, 5)] == ["passed", "passed", "failed"] and calls == [1]
+    assert [found[k].result().status for k in (0, 1, 5)] == [
+        "passed",
+        "passed",
+        "failed",
+    ] and calls == [1]
     with pytest.raises(AssertionError, match="C3  log_det +failed"):
         found[5]()
     with pytest.raises(pytest.skip.Exception, match="needs the parameters"):
         verify.cases(HONEST, checks=["staleness"])[0]()
 
 
-# ---- the report ------------------------------------------------------------------------------------------
+# ---- the report ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -662,12 +730,16 @@ def report():
 
 
 def test_a_report_is_json_and_markdown_and_html(report):
-    read = json.loads(report.to_json(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    read = json.loads(
+        report.to_json(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON")
+    )
     assert read["ok"] is False and read["level"] == "quick"
     assert [result["name"] for result in read["results"]] == list(verify.CHECKS)
     assert "| C3 | log_det | failed |" in report.to_markdown()
     page = report._repr_html_()
-    assert page.count("<tr") == 1 + len(report.results) and "log_det" in page and "<script" not in page
+    assert (
+        page.count("<tr") == 1 + len(report.results) and "log_det" in page and "<script" not in page
+    )
 
 
 def test_a_report_escapes_what_a_stranger_says():
@@ -687,7 +759,9 @@ def test_the_picture_shows_jacobian_round_trip_and_pit(report):
     figure = report.plot()
     titles = [_title(ax) for ax in figure.axes]
     assert any("∂u/∂x" in title for title in titles)
-    assert any("round trip" in title for title in titles) and any("samples" in title for title in titles)
+    assert any("round trip" in title for title in titles) and any(
+        "samples" in title for title in titles
+    )
     figure.canvas.draw()
     forbidden = check_flow(
         normalize=lambda x: (np.cumsum(x, axis=1), np.zeros(len(x))),
@@ -702,19 +776,23 @@ def test_the_picture_shows_jacobian_round_trip_and_pit(report):
 
 def test_the_report_says_how_derivatives_were_taken():
     assert "central differences" in str(check_flow(HONEST, checks=["log_det"], level="quick"))
-    assert "complex step" in str(check_flow({**HONEST, "complex_step": True}, checks=["log_det"], level="quick"))
+    assert "complex step" in str(
+        check_flow({**HONEST, "complex_step": True}, checks=["log_det"], level="quick")
+    )
 
 
 def test_the_mutation_score_is_read_where_it_was_measured(tmp_path):
     path = tmp_path / "kill_matrix.json"
     assert mutation_score("quick", path) == ""
-    path.write_text('{"levels": {"quick": {"killed": 60, "of": 72}}, "false_alarms": {"flows": 1000, "alarms": 0}}')
+    path.write_text(
+        '{"levels": {"quick": {"killed": 60, "of": 72}}, "false_alarms": {"flows": 1000, "alarms": 0}}'
+    )
     assert "catches 60 of 72 planted defects" in mutation_score("quick", path)
     assert "0 false alarms in 1,000 clean flows" in mutation_score("quick", path)
     assert mutation_score("full", path) == "0 false alarms in 1,000 clean flows"
 
 
-# ---- exactness at size -----------------------------------------------------------------------------------
+# ---- exactness at size ---------------------------------------------------------------------------
 
 
 def test_a_thousand_features_take_two_passes_for_their_dependencies():
@@ -729,6 +807,8 @@ def test_a_thousand_features_take_two_passes_for_their_dependencies():
     pattern = verify.dependency_pattern(lambda z: normalize(z)[0], np.zeros(D), rng=0)
     assert calls == [D, D] and pattern[3, 700] and pattern.sum() == D + 1
     calls.clear()
-    result = check_flow(normalize=normalize, features=D, allowed=np.eye(D), checks=["dependency"], level="quick")
+    result = check_flow(
+        normalize=normalize, features=D, allowed=np.eye(D), checks=["dependency"], level="quick"
+    )
     assert result["dependency"].measured == 1 and result["dependency"].worst["input"] == 700
     assert sum(size >= D for size in calls) == 2

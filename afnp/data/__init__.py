@@ -6,9 +6,9 @@ Dataset('galaxies', train (16000, 7), val (2000, 7), test (2000, 7), levels=None
 >>> data.license
 'MIT, Copyright (c) 2021 John Franklin Crenshaw (pzflow)'
 
-Toy densities and the small real sets need nothing but NumPy; ``digits``, ``patches``, ``patches_63`` and
-``mnist_5k`` need the extra ``data``; the rest is read from a folder that the user names. Nothing is ever
-downloaded.
+Toy densities and the small real sets need nothing but NumPy; ``digits``, ``patches``,
+``patches_63`` and ``mnist_5k`` need the extra ``data``; the rest is read from a folder that the
+user names. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -47,21 +47,39 @@ HERE: dict[str, tuple[str, Callable[..., Dataset]]] = {
     **{name: (f"toy, 2 columns: {line}", partial(toy_set, name)) for name, line in TOYS.items()},
     "old_faithful": ("geyser eruptions, 272 x 2: duration and waiting time", old_faithful),
     "galaxies": ("simulated galaxies, 20,000 x 7: redshift and magnitudes", galaxies),
-    "alanine_300K": ("a molecule's two torsion angles at 300 K, 25,000 x 2, radians", partial(alanine, 300)),
-    "alanine_600K": ("a molecule's two torsion angles at 600 K, 12,000 x 2, radians", partial(alanine, 600)),
-    "alanine_frames": ("a whole molecule at 300 K, 8,334 frames of 22 atoms by 3, nanometres", alanine_frames),
+    "alanine_300K": (
+        "a molecule's two torsion angles at 300 K, 25,000 x 2, radians",
+        partial(alanine, 300),
+    ),
+    "alanine_600K": (
+        "a molecule's two torsion angles at 600 K, 12,000 x 2, radians",
+        partial(alanine, 600),
+    ),
+    "alanine_frames": (
+        "a whole molecule at 300 K, 8,334 frames of 22 atoms by 3, nanometres",
+        alanine_frames,
+    ),
     "speech": ("read English, 2,522 windows of 64 samples at 16 kHz", speech),
     "digits": ("handwritten digits, 1,797 x 64, 17 levels (extra: data)", digits),
     "patches": ("natural image patches, 18,254 x 64, 256 levels (extra: data)", patches),
-    "patches_63": ("natural image patches without their mean, 60,750 x 63 (extra: data)", patches_63),
+    "patches_63": (
+        "natural image patches without their mean, 60,750 x 63 (extra: data)",
+        patches_63,
+    ),
     "mnist_5k": ("MNIST digits, 5,000 x 784, 256 levels (extra: data)", mnist_5k),
 }
 IN_FOLDER: dict[str, tuple[str, Callable[..., Dataset]]] = {
     **{
-        name: (f"{about[0]}, 70,000 x 784, 256 levels (folder of idx files)", partial(idx_folder, name))
+        name: (
+            f"{about[0]}, 70,000 x 784, 256 levels (folder of idx files)",
+            partial(idx_folder, name),
+        )
         for name, about in ABOUT.items()
     },
-    **{name: (f"{line} (folder: Zenodo record 1161203)", partial(uci_folder, name)) for name, line in UCI.items()},
+    **{
+        name: (f"{line} (folder: Zenodo record 1161203)", partial(uci_folder, name))
+        for name, line in UCI.items()
+    },
 }
 
 
@@ -76,7 +94,9 @@ def names() -> dict[str, str]:
     return {name: line for name, (line, _) in {**HERE, **IN_FOLDER}.items()}
 
 
-def load(name: str, seed: int = 0, folder: str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
+def load(
+    name: str, seed: int = 0, folder: str | os.PathLike[str] | None = None, **options: Any
+) -> Dataset:
     """Load a data set by name.
 
     Parameters
@@ -86,14 +106,17 @@ def load(name: str, seed: int = 0, folder: str | os.PathLike[str] | None = None,
     seed : int
         Of split, dequantisation noise and toy draws; the same seed gives the same bits.
     folder : path, optional
-        Where the files are, for sets that are neither shipped nor packaged (MNIST, Fashion-MNIST, UCI).
+        Where the files are, for sets that are neither shipped nor packaged (MNIST, Fashion-MNIST,
+        UCI).
     **options
-        ``check=False`` (MNIST, Fashion-MNIST): skip the MD5 sums; ``trust_pickle=True`` (gas): unpickle.
+        ``check=False`` (MNIST, Fashion-MNIST): skip the MD5 sums; ``trust_pickle=True`` (gas):
+        unpickle.
 
     Raises
     ------
     ValueError
-        Unknown name, missing or superfluous folder or option, missing or malformed files in the folder.
+        Unknown name, missing or superfluous folder or option, missing or malformed files in the
+        folder.
     FileNotFoundError
         When there is no such folder.
     ImportError
@@ -111,7 +134,9 @@ def load(name: str, seed: int = 0, folder: str | os.PathLike[str] | None = None,
         if folder is None:
             raise ValueError(f"{name!r} is read from a folder: load({name!r}, folder=...)")
         if not os.path.isdir(folder):
-            raise FileNotFoundError(f"folder: expected that of {name!r}, found none at {os.fspath(folder)!r}")
+            raise FileNotFoundError(
+                f"folder: expected that of {name!r}, found none at {os.fspath(folder)!r}"
+            )
         allowed = {"check"} if name in ABOUT else {"trust_pickle"} if name == "gas" else set()
         if not allowed.issuperset(options):
             raise ValueError(f"{name!r} takes the options {sorted(allowed)}, got {sorted(options)}")

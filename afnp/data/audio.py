@@ -1,7 +1,7 @@
 """Sound files: 16-bit mono WAV in and out, in whole quantisation steps; nothing but the standard library.
 
-A sample is an integer s in [-32768, 32768). Models are given x = s + v with uniform v in [0, 1), and -log2 p(x)
-then counts bits, beside the 16 of the raw file (see :func:`afnp.data.bits_per_dim`).
+A sample is an integer s in [-32768, 32768). Models are given x = s + v with uniform v in [0, 1),
+and -log2 p(x) then counts bits, beside the 16 of the raw file (see :func:`afnp.data.bits_per_dim`).
 
 Letters: T samples.
 """
@@ -35,7 +35,8 @@ def load_wavs(*paths: str | os.PathLike[str]) -> tuple[list[NDArray[np.int16]], 
     Raises
     ------
     ValueError
-        If a file is no such WAV, has no samples, or has another rate than the first: names the file.
+        If a file is no such WAV, has no samples, or has another rate than the first: names the
+        file.
     OSError
         If it cannot be opened.
 
@@ -74,7 +75,9 @@ def to_steps(x: ArrayLike) -> NDArray[np.int16]:
     """
     x = np.asarray(x)
     if x.ndim != 1 or x.dtype.kind not in "fiu" or not np.isfinite(x).all():
-        raise ValueError(f"x: expected a series (T,) of finite numbers, got shape {x.shape}, {x.dtype}")
+        raise ValueError(
+            f"x: expected a series (T,) of finite numbers, got shape {x.shape}, {x.dtype}"
+        )
     return np.floor(x).clip(LOWEST, HIGHEST).astype(np.int16)
 
 
@@ -93,7 +96,9 @@ def encode(signal: NDArray[Any], rate: int) -> bytes:
     """
     if np.asarray(signal).dtype != np.int16 or np.ndim(signal) != 1:
         shape, dtype = np.shape(signal), np.asarray(signal).dtype
-        raise ValueError(f"signal: expected one channel (T,) of int16, got shape {shape}, {dtype}; see to_steps")
+        raise ValueError(
+            f"signal: expected one channel (T,) of int16, got shape {shape}, {dtype}; see to_steps"
+        )
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not 0 < rate < 2**31:
         raise ValueError(f"rate: expected a positive integer, got {rate!r}")
     buffer = io.BytesIO()

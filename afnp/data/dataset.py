@@ -35,7 +35,8 @@ class Dataset:
     columns : tuple of str
         D column names.
     levels : int or None
-        None for continuous data. For dequantised images the number L of integer levels: x is in [0, L).
+        None for continuous data. For dequantised images the number L of integer levels: x is in [0,
+        L).
     context_train, context_val, context_test : ndarray (N, C) or None
         A natural condition, one row a sample (for images: the class, one-hot).
     log_density : callable or None
@@ -57,7 +58,9 @@ class Dataset:
     log_density: Callable[[ArrayLike], Array] | None = None
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{part} {getattr(self, part).shape}" for part in ("train", "val", "test"))
+        sizes = ", ".join(
+            f"{part} {getattr(self, part).shape}" for part in ("train", "val", "test")
+        )
         return f"Dataset({self.name!r}, {sizes}, levels={self.levels})"
 
 
@@ -68,7 +71,9 @@ def generator(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def random_split(n: int, n_val: int, n_test: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], ...]:
+def random_split(
+    n: int, n_val: int, n_test: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], ...]:
     """Row numbers of train, validation and test: a random permutation of 0..n-1, cut in three.
 
     Examples
@@ -86,8 +91,9 @@ def block_split(
 ) -> tuple[NDArray[np.intp], ...]:
     """Split a time series in whole blocks: neighbours in time, which are alike, stay on one side.
 
-    The series 0..n-1 is cut into contiguous blocks; a random permutation deals `n_val` of them to validation,
-    `n_test` to test and the others to train. Within each part the rows stay in their order in time.
+    The series 0..n-1 is cut into contiguous blocks; a random permutation deals `n_val` of them to
+    validation, `n_test` to test and the others to train. Within each part the rows stay in their
+    order in time.
 
     Examples
     --------
@@ -97,7 +103,8 @@ def block_split(
     """
     pieces = np.array_split(np.arange(n), blocks)
     train, val, test = (
-        np.sort(np.concatenate([pieces[i] for i in part])) for part in random_split(blocks, n_val, n_test, rng)
+        np.sort(np.concatenate([pieces[i] for i in part]))
+        for part in random_split(blocks, n_val, n_test, rng)
     )
     return train, val, test
 
@@ -118,9 +125,9 @@ def dequantize(pixels: ArrayLike, levels: int, rng: np.random.Generator) -> NDAr
 
     .. math:: x = k + v, \quad v \sim \mathrm{Uniform}[0, 1), \qquad x \in [0, L)
 
-    A density fitted to x bounds the probability of k from below (Theis et al. 2016, arXiv 1511.01844), so
-    that log-likelihoods of discrete images become meaningful. `quantize` undoes it exactly: where rounding
-    would carry k + v up to k + 1, the next smaller float is taken.
+    A density fitted to x bounds the probability of k from below (Theis et al. 2016, arXiv
+    1511.01844), so that log-likelihoods of discrete images become meaningful. `quantize` undoes it
+    exactly: where rounding would carry k + v up to k + 1, the next smaller float is taken.
 
     Parameters
     ----------
@@ -134,7 +141,8 @@ def dequantize(pixels: ArrayLike, levels: int, rng: np.random.Generator) -> NDAr
     Raises
     ------
     ValueError
-        For a value that is no integer in 0..L-1 (its index is named), or an `rng` that is no Generator.
+        For a value that is no integer in 0..L-1 (its index is named), or an `rng` that is no
+        Generator.
 
     Examples
     --------
@@ -178,10 +186,11 @@ def bits_per_dim(log_prob: ArrayLike, features: int, scale: float = 1.0) -> NDAr
 
     .. math:: b = -\frac{\log p(x)}{D \ln 2} + \log_2 s
 
-    `log_prob` is log p(x) in nats, with x measured in a unit that holds s levels. With x in [0, L), as
-    `dequantize` returns it, a level is one unit: s = 1 and nothing is added. Had x been divided by L, p would
-    be larger by L^D, and s = L brings back the same number: +8 bits for 256 levels on [0, 1). `speech`, in
-    units of 2^15 levels, takes s = 2**15. Less is better; a uniform density over all L levels needs log2 L.
+    `log_prob` is log p(x) in nats, with x measured in a unit that holds s levels. With x in [0, L),
+    as `dequantize` returns it, a level is one unit: s = 1 and nothing is added. Had x been divided
+    by L, p would be larger by L^D, and s = L brings back the same number: +8 bits for 256 levels on
+    [0, 1). `speech`, in units of 2^15 levels, takes s = 2**15. Less is better; a uniform density
+    over all L levels needs log2 L.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 r"""MNIST and Fashion-MNIST from a folder of raw idx files, plain or gzipped.
 
-An idx file is ``0, 0, type, axes``, one big-endian 32-bit length an axis, and the bytes. Type 8 is uint8.
+An idx file is ``0, 0, type, axes``, one big-endian 32-bit length an axis, and the bytes. Type 8 is
+uint8.
 
 Letters: N images, D = 784 pixels, L = 256 levels.
 """
@@ -20,7 +21,12 @@ from numpy.typing import NDArray
 from .dataset import Dataset, dequantize, generator, one_hot, pixel_names
 
 LIMIT = 2**31
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 MD5 = {  # of the four files, unpacked: gzip may pack the same bytes differently
     "mnist": (
         "6bbc9ace898e44ae57da46a324031adb",
@@ -71,13 +77,19 @@ def read_idx(path: str | os.PathLike[str], md5: str | None = None) -> NDArray[np
                 )
             lengths = stream.read(4 * magic[3])
             if len(lengths) < 4 * magic[3]:
-                raise ValueError(f"{path}: declares {magic[3]} axes, the file ends before their lengths")
-            shape = tuple(int.from_bytes(lengths[i : i + 4], "big") for i in range(0, 4 * magic[3], 4))
+                raise ValueError(
+                    f"{path}: declares {magic[3]} axes, the file ends before their lengths"
+                )
+            shape = tuple(
+                int.from_bytes(lengths[i : i + 4], "big") for i in range(0, 4 * magic[3], 4)
+            )
             if math.prod(shape) > LIMIT:
                 raise ValueError(f"{path}: declares shape {shape}, the limit is {LIMIT} bytes")
             values = stream.read(math.prod(shape) + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}: expected an intact gzip file, got a broken one ({error})") from error
+        raise ValueError(
+            f"{path}: expected an intact gzip file, got a broken one ({error})"
+        ) from error
     if len(values) != math.prod(shape):
         raise ValueError(
             f"{path}: declares shape {shape}, {math.prod(shape)} bytes, "
@@ -85,7 +97,9 @@ def read_idx(path: str | os.PathLike[str], md5: str | None = None) -> NDArray[np
         )
     found = hashlib.md5(magic + lengths + values, usedforsecurity=False).hexdigest()
     if md5 is not None and found != md5:
-        raise ValueError(f"{path}: expected MD5 {md5}, got {found}; check=False reads it all the same")
+        raise ValueError(
+            f"{path}: expected MD5 {md5}, got {found}; check=False reads it all the same"
+        )
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -97,11 +111,13 @@ def find(folder: Path, name: str) -> Path:
     raise ValueError(f"{folder}: expected a file {name} or {name}.gz, found neither")
 
 
-def idx_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, check: bool = True) -> Dataset:
+def idx_folder(
+    name: str, folder: str | os.PathLike[str], seed: int = 0, check: bool = True
+) -> Dataset:
     """MNIST or Fashion-MNIST from a folder: 50,000 / 10,000 / 10,000, 784 pixels, 256 levels.
 
-    Validation is the last sixth of the training file, as in the MAF paper (arXiv 1705.07057). The paper goes
-    on with logit(1e-6 + (1 - 2e-6) x/256), which are layers of the flow.
+    Validation is the last sixth of the training file, as in the MAF paper (arXiv 1705.07057). The
+    paper goes on with logit(1e-6 + (1 - 2e-6) x/256), which are layers of the flow.
 
     Parameters
     ----------
@@ -111,7 +127,8 @@ def idx_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, check: 
     seed : int
         Of the dequantisation noise.
     check : bool
-        Compare the MD5 of the four files with the published ones; ``False`` for other sets of this format.
+        Compare the MD5 of the four files with the published ones; ``False`` for other sets of this
+        format.
 
     Raises
     ------
@@ -120,7 +137,9 @@ def idx_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, check: 
     """
     folder, rng = Path(folder), generator(seed)
     sums = dict(zip(FILES, MD5[name], strict=True)) if check else {}
-    images, labels, test_images, test_labels = (read_idx(find(folder, f), sums.get(f)) for f in FILES)
+    images, labels, test_images, test_labels = (
+        read_idx(find(folder, f), sums.get(f)) for f in FILES
+    )
     agree(folder, images, labels)
     agree(folder, test_images, test_labels)
     if images.shape[1:] != test_images.shape[1:]:
@@ -129,7 +148,9 @@ def idx_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, check: 
             f"{test_images.shape[1:]} for test"
         )
     (height, width), cut = images.shape[1:], len(images) - len(images) // 6
-    x, test = (dequantize(pixels.reshape(len(pixels), -1), 256, rng) for pixels in (images, test_images))
+    x, test = (
+        dequantize(pixels.reshape(len(pixels), -1), 256, rng) for pixels in (images, test_images)
+    )
     classes = one_hot(labels, 10)
     title, rights, authors = ABOUT[name]
     return Dataset(
@@ -156,4 +177,6 @@ def agree(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) ->
             f"{folder}: expected images (N, height, width) and labels (N,), got {images.shape} and {labels.shape}"
         )
     if labels.max() > 9:
-        raise ValueError(f"{folder}: expected labels 0..9, got {labels.max()} at index {labels.argmax()}")
+        raise ValueError(
+            f"{folder}: expected labels 0..9, got {labels.max()} at index {labels.argmax()}"
+        )

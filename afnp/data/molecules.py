@@ -2,14 +2,15 @@ r"""Whole frames of a molecule in motion: alanine dipeptide, its atoms, and how 
 
 .. math:: p(x) \propto e^{-E(x) / kT}, \qquad kT = 2.494\ \mathrm{kJ/mol} \text{ at } 300\ \mathrm K
 
-One molecular-dynamics run at 300 K, a frame every 3 ps, with the potential energy of each. The simulation held the
-12 bonds to hydrogen at fixed lengths: of the 60 internal coordinates, 48 move, and a density is one of these.
+One molecular-dynamics run at 300 K, a frame every 3 ps, with the potential energy of each. The
+simulation held the 12 bonds to hydrogen at fixed lengths: of the 60 internal coordinates, 48 move,
+and a density is one of these.
 
-Shipped are integers, units of 0.05 pm, of frames laid alike (first atom of `ALANINE` at the origin, second on the
-x axis, third in the plane), which says nothing of a shape. Rounding moves a bond by 0.019 pm, an angle by 0.013°
-and a dihedral by 0.018° (root mean squares over all frames), where the least spread of what moves is 2.3 pm, 2.8°
-and 4.4°. The energies are those of the frames before rounding, which changes them by 0.07 kJ/mol (root mean square,
-largest 0.25, of every eighth frame).
+Shipped are integers, units of 0.05 pm, of frames laid alike (first atom of `ALANINE` at the origin,
+second on the x axis, third in the plane), which says nothing of a shape. Rounding moves a bond by
+0.019 pm, an angle by 0.013° and a dihedral by 0.018° (root mean squares over all frames), where the
+least spread of what moves is 2.3 pm, 2.8° and 4.4°. The energies are those of the frames before
+rounding, which changes them by 0.07 kJ/mol (root mean square, largest 0.25, of every eighth frame).
 
 Letters: N frames, A = 22 atoms.
 """
@@ -20,12 +21,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.internal_coordinates import ZMatrix
+from afnp.applications.internal_coordinates import ZMatrix
 
 from .dataset import SHIPPED, Array, Dataset, block_split, generator
 from .tables import read_npz
 
-__all__ = ["ALANINE", "ATOMS", "KT", "METHYLS", "RIGID", "Energies", "alanine_energies", "alanine_frames"]
+__all__ = [
+    "ALANINE",
+    "ATOMS",
+    "KT",
+    "METHYLS",
+    "RIGID",
+    "Energies",
+    "alanine_energies",
+    "alanine_frames",
+]
 
 KT = 8.31446261815324e-3 * 300
 """kT at 300 K, kJ/mol."""
@@ -41,16 +51,30 @@ METHYLS = ((0, 2, 3), (11, 12, 13), (19, 20, 21))
 
 ALANINE = ZMatrix(
     [
-        (6,), (8, 6), (14, 8, 6),  # N, CA, C of alanine
-        (4, 6, 8, 14), (16, 14, 8, 6),  # phi, psi
-        (10, 8, 14, 6), (9, 8, 14, 6), (7, 6, 8, 4),  # CB, HA, H
-        (5, 4, 6, 8), (1, 4, 6, 5), (15, 14, 8, 16),  # the peptide planes
-        (18, 16, 14, 8), (17, 16, 14, 18),
-        (0, 1, 4, 6), (2, 1, 4, 0), (3, 1, 4, 0),  # three methyl groups
-        (11, 10, 8, 14), (12, 10, 8, 11), (13, 10, 8, 11),
-        (19, 18, 16, 14), (20, 18, 16, 19), (21, 18, 16, 19),
+        (6,),
+        (8, 6),
+        (14, 8, 6),  # N, CA, C of alanine
+        (4, 6, 8, 14),
+        (16, 14, 8, 6),  # phi, psi
+        (10, 8, 14, 6),
+        (9, 8, 14, 6),
+        (7, 6, 8, 4),  # CB, HA, H
+        (5, 4, 6, 8),
+        (1, 4, 6, 5),
+        (15, 14, 8, 16),  # the peptide planes
+        (18, 16, 14, 8),
+        (17, 16, 14, 18),
+        (0, 1, 4, 6),
+        (2, 1, 4, 0),
+        (3, 1, 4, 0),  # three methyl groups
+        (11, 10, 8, 14),
+        (12, 10, 8, 11),
+        (13, 10, 8, 11),
+        (19, 18, 16, 14),
+        (20, 18, 16, 19),
+        (21, 18, 16, 19),
     ]
-)  # fmt: skip
+)
 """Its 60 internal coordinates; dihedrals 0 and 1 are phi and psi, five more turn freely or nearly so."""
 
 RIGID = np.array([any(ATOMS[atom].startswith("H") for atom in bond) for bond in ALANINE.bonds])
@@ -73,8 +97,9 @@ def _split(n: int, seed: int) -> tuple[np.ndarray, ...]:
 def alanine_frames(seed: int = 0) -> Dataset:
     """Cartesian frames of alanine dipeptide at 300 K, nanometres, 22 atoms by 3; 6,667 / 833 / 834.
 
-    ``data.train.reshape(-1, 22, 3)`` are frames as `ALANINE` reads them. One time series, split in contiguous
-    blocks of 166 or 167 frames (half a nanosecond), as ``alanine_300K`` is; the basin with phi > 0 is not reached.
+    ``data.train.reshape(-1, 22, 3)`` are frames as `ALANINE` reads them. One time series, split in
+    contiguous blocks of 166 or 167 frames (half a nanosecond), as ``alanine_300K`` is; the basin
+    with phi > 0 is not reached.
 
     Examples
     --------

@@ -2,8 +2,9 @@ r"""Time series: two real ones, windows of their past, and a split that knows wh
 
 .. math:: c_t = (x_{t-W}, \dots, x_{t-1}), \qquad y_t = (x_t, \dots, x_{t+H-1})
 
-A row predicts y from c. Rows of all parts are in their order in time; what was measured before a forecast is made
-is known to it, so windows of validation and test rows may reach back into the part before.
+A row predicts y from c. Rows of all parts are in their order in time; what was measured before a
+forecast is made is known to it, so windows of validation and test rows may reach back into the part
+before.
 
 Letters: T values of a series, W values of a window, H values ahead, N rows.
 """
@@ -66,7 +67,9 @@ class Rows(NamedTuple):
         return Rows(self.context[inside], self.target[inside], self.at[inside])
 
 
-def windows(values: ArrayLike, window: int, ahead: int = 1, missing: ArrayLike | None = None) -> Rows:
+def windows(
+    values: ArrayLike, window: int, ahead: int = 1, missing: ArrayLike | None = None
+) -> Rows:
     r"""Cut a series into pasts and futures, one row for each time that has both.
 
     .. math:: c_t = (x_{t-W}, \dots, x_{t-1}), \qquad y_t = (x_t, \dots, x_{t+H-1}), \qquad t = W, \dots, T - H
@@ -78,18 +81,20 @@ def windows(values: ArrayLike, window: int, ahead: int = 1, missing: ArrayLike |
     window, ahead : int
         W and H.
     missing : (T,) bool array, optional
-        Where values were filled in. A row whose target has one is left out: nobody shall be scored by what was
-        never measured. Contexts may have some.
+        Where values were filled in. A row whose target has one is left out: nobody shall be scored
+        by what was never measured. Contexts may have some.
 
     Returns
     -------
     Rows
-        ``context`` (N, W), ``target`` (N, H), ``at`` (N,); ``rows.between(start, stop)`` splits in time.
+        ``context`` (N, W), ``target`` (N, H), ``at`` (N,); ``rows.between(start, stop)`` splits in
+        time.
 
     Raises
     ------
     ValueError
-        If the series is not one, too short for a window and its future, or has values that are not finite.
+        If the series is not one, too short for a window and its future, or has values that are not
+        finite.
 
     Examples
     --------
@@ -109,13 +114,17 @@ def windows(values: ArrayLike, window: int, ahead: int = 1, missing: ArrayLike |
         )
     if not np.isfinite(x).all():
         at = first_bad(~np.isfinite(x))[0]
-        raise ValueError(f"values: value {at} is {x[at]}; fill gaps first, with afnp.data.series.carry_forward")
+        raise ValueError(
+            f"values: value {at} is {x[at]}; fill gaps first, with afnp.data.series.carry_forward"
+        )
     views = np.lib.stride_tricks.sliding_window_view(x, W + H)
     measured: NDArray[np.bool_] = np.ones(len(views), dtype=bool)
     if missing is not None:
         filled = np.asarray(missing, bool)
         if filled.shape != x.shape:
-            raise ValueError(f"missing: expected shape {x.shape}, that of the values, got {filled.shape}")
+            raise ValueError(
+                f"missing: expected shape {x.shape}, that of the values, got {filled.shape}"
+            )
         measured = ~np.asarray(np.lib.stride_tricks.sliding_window_view(filled[W:], H).any(axis=1))
     kept = np.flatnonzero(measured)
     return Rows(views[kept, :W].copy(), views[kept, W:].copy(), kept + W)
@@ -151,11 +160,13 @@ def _line(values: ArrayLike) -> NDArray[np.float64]:
     """Return a series as floats (T,), or raise a ValueError."""
     x = np.asarray(values)
     if x.dtype.kind not in "fiub" or x.ndim != 1:
-        raise ValueError(f"values: expected real numbers in one dimension, got shape {x.shape}, dtype {x.dtype}")
+        raise ValueError(
+            f"values: expected real numbers in one dimension, got shape {x.shape}, dtype {x.dtype}"
+        )
     return x.astype(np.float64)
 
 
-# ---- two series of statsmodels ---------------------------------------------------------------------------
+# ---- two series of statsmodels -------------------------------------------------------------------
 
 
 def _co2(table) -> Series:
@@ -210,5 +221,7 @@ def load_series(name: str) -> Series:
     try:
         module = importlib.import_module(f"statsmodels.datasets.{name}")
     except ImportError as error:
-        raise ImportError(f"series {name!r} needs statsmodels: pip install 'afnp[series]'") from error
+        raise ImportError(
+            f"series {name!r} needs statsmodels: pip install 'afnp[series]'"
+        ) from error
     return SERIES[name](module.load_pandas().data)

@@ -1,7 +1,8 @@
 """Real sets small enough to travel inside the package: geyser, galaxies, a molecule, a voice.
 
-Independent rows are split by a random permutation. Time series (molecule, voice) are split in contiguous
-pieces: neighbouring frames are nearly copies, and a random split would put copies of training rows into test.
+Independent rows are split by a random permutation. Time series (molecule, voice) are split in
+contiguous pieces: neighbouring frames are nearly copies, and a random split would put copies of
+training rows into test.
 
 Letters: N rows, D columns, T samples of a sound.
 """
@@ -70,10 +71,11 @@ def galaxies(seed: int = 0) -> Dataset:
 def alanine(kelvin: int, seed: int = 0) -> Dataset:
     r"""Backbone angles phi, psi of alanine dipeptide, radians in [-pi, pi): data on a torus.
 
-    One molecular-dynamics run, a time series. Its integrated autocorrelation time is 53 frames at 300 K (psi)
-    and 85 frames at 600 K (phi), so it is cut into 50 contiguous blocks of 500 (240) frames, which a seeded
-    permutation deals 40 / 5 / 5 to train, validation and test. One cut at 80% would be purer still, but at
-    600 K the basin with phi > 0 comes in few long visits, and the last tenth of the run says little about it.
+    One molecular-dynamics run, a time series. Its integrated autocorrelation time is 53 frames at
+    300 K (psi) and 85 frames at 600 K (phi), so it is cut into 50 contiguous blocks of 500 (240)
+    frames, which a seeded permutation deals 40 / 5 / 5 to train, validation and test. One cut at
+    80% would be purer still, but at 600 K the basin with phi > 0 comes in few long visits, and the
+    last tenth of the run says little about it.
 
     Examples
     --------
@@ -110,11 +112,15 @@ def wav(path: str | os.PathLike[str]) -> tuple[NDArray[np.int16], int]:
             count, rate = sound.getnframes(), sound.getframerate()
             frames = sound.readframes(count)
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"{path}: expected a PCM WAV file, got something else ({error})") from error
+        raise ValueError(
+            f"{path}: expected a PCM WAV file, got something else ({error})"
+        ) from error
     if kind != (1, 16):
         raise ValueError(f"{path}: expected 1 channel of 16 bits, got {kind[0]} of {kind[1]}")
     if len(frames) != 2 * count:
-        raise ValueError(f"{path}: the header declares {2 * count} bytes, the file holds {len(frames)}")
+        raise ValueError(
+            f"{path}: the header declares {2 * count} bytes, the file holds {len(frames)}"
+        )
     return np.frombuffer(frames, "<i2").astype(np.int16), rate
 
 
@@ -144,9 +150,9 @@ def windows(signal: NDArray[Any], rng: np.random.Generator) -> Array:
 def speech(seed: int = 0) -> Dataset:
     """Windows of 64 samples (4 ms) of read speech in [-1, 1): 1,598 / 177 / 747.
 
-    The windows do not overlap and stay in their order in time. Validation is the last tenth of the training
-    sound, test another recording. The values are dequantised 16-bit numbers in units of 2^15 levels:
-    ``bits_per_dim(log_prob, 64, scale=2**15)`` counts bits a sample.
+    The windows do not overlap and stay in their order in time. Validation is the last tenth of the
+    training sound, test another recording. The values are dequantised 16-bit numbers in units of
+    2^15 levels: ``bits_per_dim(log_prob, 64, scale=2**15)`` counts bits a sample.
 
     Examples
     --------

@@ -1,9 +1,11 @@
 """Numeric tables from .npy, .npz and .csv files: (N, D) float64, or an error that says where the fault is.
 
-Files are untrusted: nothing is ever unpickled, and a size is believed only after it was compared with the
-file and with a limit. (A compressed .npz of 2 MB may declare 2 GB; ``np.load`` would fill the memory.)
+Files are untrusted: nothing is ever unpickled, and a size is believed only after it was compared
+with the file and with a limit. (A compressed .npz of 2 MB may declare 2 GB; ``np.load`` would fill
+the memory.)
 
-Letters: N rows, D columns. Array rows and columns are counted from 0, lines and columns of text from 1.
+Letters: N rows, D columns. Array rows and columns are counted from 0, lines and columns of text
+from 1.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ from .dataset import first_bad
 LIMIT = 2**32
 
 
-def read_table(path: str | os.PathLike[str], key: str | None = None, limit: int = LIMIT) -> NDArray[np.float64]:
+def read_table(
+    path: str | os.PathLike[str], key: str | None = None, limit: int = LIMIT
+) -> NDArray[np.float64]:
     r"""Read a table of numbers.
 
     Parameters
     ----------
     path : str or path
-        ``.npy``, ``.npz`` (one array, or the one named by `key`) or ``.csv`` (commas; a header is allowed).
+        ``.npy``, ``.npz`` (one array, or the one named by `key`) or ``.csv`` (commas; a header is
+        allowed).
     key : str, optional
         Which array of an .npz.
     limit : int
@@ -59,14 +64,18 @@ def read_table(path: str | os.PathLike[str], key: str | None = None, limit: int 
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz", ".csv"):
-        raise ValueError(f"{path}: expected a .npy, .npz or .csv file, got {path.suffix or 'no suffix'!r}")
+        raise ValueError(
+            f"{path}: expected a .npy, .npz or .csv file, got {path.suffix or 'no suffix'!r}"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if key is not None and suffix != ".npz":
         raise ValueError(f"{path}: key={key!r} names an array of an .npz file, this is none")
     if suffix == ".csv":
         return read_csv(path, limit)
-    return as_table(read_npz(path, key, limit) if suffix == ".npz" else read_npy(path, limit), str(path))
+    return as_table(
+        read_npz(path, key, limit) if suffix == ".npz" else read_npy(path, limit), str(path)
+    )
 
 
 def as_table(x: NDArray[np.generic], where: str) -> NDArray[np.float64]:
@@ -96,7 +105,10 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
     """Read a .npy stream of `size` bytes; believe its header only as far as the bytes go."""
     try:
         version = np.lib.format.read_magic(stream)
-        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        headers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
         shape, fortran, dtype = headers[version](stream)
     except (ValueError, KeyError, EOFError) as error:
         raise ValueError(f"{where}: expected a .npy array, got something else ({error})") from error
@@ -109,7 +121,9 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
         raise ValueError(f"{where}: expected a shape without negative numbers, got {shape}")
     declared, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if declared != held:
-        raise ValueError(f"{where}: the header declares {declared} bytes of data, the file holds {held}")
+        raise ValueError(
+            f"{where}: the header declares {declared} bytes of data, the file holds {held}"
+        )
     if 8 * math.prod(shape) > limit:
         raise ValueError(f"{where}: shape {shape} as float64 exceeds the limit of {limit} bytes")
     return np.frombuffer(stream.read(held), dtype).reshape(shape, order="F" if fortran else "C")
@@ -128,7 +142,9 @@ def read_npz(path: Path, key: str | None = None, limit: int = LIMIT) -> NDArray[
             with archive.open(member) as stream:
                 return read_array(stream, member.file_size, f"{path}: {member.filename}", limit)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{path}: expected an intact .npz archive, got a broken one ({error})") from error
+        raise ValueError(
+            f"{path}: expected an intact .npz archive, got a broken one ({error})"
+        ) from error
 
 
 def choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> zipfile.ZipInfo:
@@ -163,9 +179,13 @@ def read_csv(path: Path, limit: int = LIMIT) -> NDArray[np.float64]:
                 first = width == 0
                 width = width or len(cells)
                 if len(cells) != width:
-                    raise ValueError(f"{where}: expected {width} columns like the first, got {len(cells)}")
+                    raise ValueError(
+                        f"{where}: expected {width} columns like the first, got {len(cells)}"
+                    )
                 if not (first and all(not is_number(cell) for cell in cells)):
-                    rows.append([number(cell, f"{where}, column {i}") for i, cell in enumerate(cells, 1)])
+                    rows.append(
+                        [number(cell, f"{where}, column {i}") for i, cell in enumerate(cells, 1)]
+                    )
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected comma-separated UTF-8 text ({error})") from error
     if not rows:

@@ -5,11 +5,11 @@ Two moons, rings, spiral and eight Gaussians are one idea: a point on a curve, p
 .. math:: p(x) = \int_0^1 w(t)\, N\bigl(x;\ c(t),\ \sigma^2 I\bigr)\, dt
           \approx \sum_k w_k\, N(x;\ c_k, \sigma^2 I)
 
-The integral has no closed form, but it has one dimension and a smooth integrand. Fejer's nodes on open curves
-(crowded at the ends, which dominate far away) and equally spaced nodes on closed ones converge geometrically
-once their spacing is below sigma; there are enough of them here for rounding error to be all that is left (a
-test doubles them and sees no change). For eight Gaussians the sum is the definition. The checkerboard is
-uniform on eight squares.
+The integral has no closed form, but it has one dimension and a smooth integrand. Fejer's nodes on
+open curves (crowded at the ends, which dominate far away) and equally spaced nodes on closed ones
+converge geometrically once their spacing is below sigma; there are enough of them here for rounding
+error to be all that is left (a test doubles them and sees no change). For eight Gaussians the sum
+is the definition. The checkerboard is uniform on eight squares.
 
 Letters: N samples, K nodes; t in [0, 1] the place on a curve c; sigma the noise.
 """
@@ -50,7 +50,12 @@ def lower_moon(t: Array) -> Array:
 
 def spiral_arm(sign: int, t: Array) -> Array:
     """One and a half turns of an Archimedean spiral, radius pi t."""
-    return sign * np.pi * t[:, None] * np.stack([-np.cos(3 * np.pi * t), np.sin(3 * np.pi * t)], axis=-1)
+    return (
+        sign
+        * np.pi
+        * t[:, None]
+        * np.stack([-np.cos(3 * np.pi * t), np.sin(3 * np.pi * t)], axis=-1)
+    )
 
 
 class Curves(NamedTuple):

@@ -1,6 +1,7 @@
 r"""The MAF paper's five density-estimation sets from its own preprocessed files, and their fingerprint.
 
-Papamakarios, Pavlakou & Murray 2017, arXiv 1705.07057. Zenodo record 1161203, unpacked to a folder, holds
+Papamakarios, Pavlakou & Murray 2017, arXiv 1705.07057. Zenodo record 1161203, unpacked to a folder,
+holds
 
 ========= ========================================== ====================================================
 power     power/data.npy                             shuffle, drop columns 1 and 3, add noise, scale
@@ -10,9 +11,9 @@ miniboone miniboone/data.npy                         scale
 bsds300   BSDS300/BSDS300.hdf5                       as it is
 ========= ========================================== ====================================================
 
-Splits and preprocessing are the paper's, to the detail of NumPy's old ``RandomState(42)``: only the same
-split can be compared with published numbers. Test is the last tenth, validation the last tenth of the rest
-(HEPMASS and BSDS300 bring a test part of their own).
+Splits and preprocessing are the paper's, to the detail of NumPy's old ``RandomState(42)``: only the
+same split can be compared with published numbers. Test is the last tenth, validation the last tenth
+of the rest (HEPMASS and BSDS300 bring a test part of their own).
 
 Letters: N rows, D columns.
 """
@@ -67,7 +68,9 @@ def scale_by(where: str, x: Array, *parts: Array, ddof: int = 0) -> list[Array]:
     """`parts` minus the mean of the columns of x, over their standard deviation."""
     deviation = x.std(axis=0, ddof=ddof)
     if not (deviation > 0).all():
-        raise ValueError(f"{where}: expected columns that vary, column {np.argmin(deviation)} is constant")
+        raise ValueError(
+            f"{where}: expected columns that vary, column {np.argmin(deviation)} is constant"
+        )
     return [(part - x.mean(axis=0)) / deviation for part in parts]
 
 
@@ -131,23 +134,30 @@ def gas_sensors(folder: Path, trust_pickle: bool) -> Array:
     table = extra("pandas", "gas").read_pickle(present(pickle))
     missing = {"Time", "Meth", "Eth"} - set(table.columns)
     if missing:
-        raise ValueError(f"{pickle}: expected columns Time, Meth and Eth, got {list(table.columns)}")
+        raise ValueError(
+            f"{pickle}: expected columns Time, Meth and Eth, got {list(table.columns)}"
+        )
     return as_table(table.drop(columns=["Time", "Meth", "Eth"]).to_numpy(np.float64), str(pickle))
 
 
 def hepmass_table(path: Path, columns: int) -> Array:
     """Signal rows (label 1 in the first column) of a HEPMASS file, without the label."""
     try:
-        x = np.loadtxt(path, delimiter=",", skiprows=1, usecols=range(columns), comments=None, ndmin=2)
+        x = np.loadtxt(
+            path, delimiter=",", skiprows=1, usecols=range(columns), comments=None, ndmin=2
+        )
     except ValueError as error:
-        raise ValueError(f"{path}: expected a header and {columns} columns of numbers ({error})") from error
+        raise ValueError(
+            f"{path}: expected a header and {columns} columns of numbers ({error})"
+        ) from error
     return as_table(x[x[:, 0] == 1, 1:], str(path))
 
 
 def hepmass(folder: Path) -> tuple[Array, ...]:
     """Signal rows; scale by the training file; drop columns whose smallest value occurs more than five times.
 
-    The test file has a column more than the training file, at its end; it is ignored, as in the paper.
+    The test file has a column more than the training file, at its end; it is ignored, as in the
+    paper.
     """
     first = present(folder / "hepmass/1000_train.csv")
     with open(first, encoding="utf-8") as stream:
@@ -165,7 +175,9 @@ def bsds300(folder: Path) -> tuple[Array, ...]:
     with extra("h5py", "bsds300").File(path, "r") as file:
         missing = {"train", "validation", "test"} - set(file)
         if missing:
-            raise ValueError(f"{path}: expected arrays train, validation and test, got {sorted(file)}")
+            raise ValueError(
+                f"{path}: expected arrays train, validation and test, got {sorted(file)}"
+            )
         return tuple(np.asarray(file[part][:]) for part in ("train", "validation", "test"))
 
 
@@ -183,7 +195,8 @@ def uci_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, **optio
     ----------
     name : {'power', 'gas', 'hepmass', 'miniboone', 'bsds300'}
     folder : path
-        The folder that holds ``power``, ``gas``, ``hepmass``, ``miniboone``, ``BSDS300`` (as far as needed).
+        The folder that holds ``power``, ``gas``, ``hepmass``, ``miniboone``, ``BSDS300`` (as far as
+        needed).
     seed : int
         Unused: the split is the paper's.
     trust_pickle : bool, only for gas
@@ -253,7 +266,11 @@ def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
             f"{x.shape[0]} rows is singular"
         ) from error
     u = np.linalg.solve(root, (y - mean).T)
-    return -0.5 * (u * u).sum(axis=0) - np.log(np.diag(root)).sum() - 0.5 * x.shape[1] * np.log(2 * np.pi)
+    return (
+        -0.5 * (u * u).sum(axis=0)
+        - np.log(np.diag(root)).sum()
+        - 0.5 * x.shape[1] * np.log(2 * np.pi)
+    )
 
 
 def logit(x: Array) -> Array:
@@ -265,8 +282,9 @@ def logit(x: Array) -> Array:
 def fingerprint(data: Dataset) -> Fingerprint:
     r"""Compare a set with the MAF paper: sizes, and the test log-likelihood of a Gaussian (nats).
 
-    A wrong split, a wrong scaling or a forgotten column moves this number. MNIST is compared where the paper
-    compares it, after :math:`\mathrm{logit}(\alpha + (1 - 2\alpha) x / 256)`, :math:`\alpha = 10^{-6}`.
+    A wrong split, a wrong scaling or a forgotten column moves this number. MNIST is compared where
+    the paper compares it, after :math:`\mathrm{logit}(\alpha + (1 - 2\alpha) x / 256)`,
+    :math:`\alpha = 10^{-6}`.
 
     Raises
     ------

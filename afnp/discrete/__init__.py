@@ -2,9 +2,9 @@ r"""Discrete autoregressive models: binary and categorical MADE, and the average
 
 .. math:: p(x) = \prod_i p(x_i \mid x_{<i})
 
-The chain rule came first: discrete data need no change of variables, only a masked network that gives each
-feature's distribution from the features before it (MADE, arXiv 1502.03509). Values are the levels 0, 1, ..., K - 1;
-binary data have K = 2.
+The chain rule came first: discrete data need no change of variables, only a masked network that
+gives each feature's distribution from the features before it (MADE, arXiv 1502.03509). Values are
+the levels 0, 1, ..., K - 1; binary data have K = 2.
 """
 
 from afnp.discrete.made import DiscreteMADE

@@ -3,9 +3,10 @@ r"""The factors of a discrete chain rule, from one masked network; trusted arith
 .. math:: p(x_i = k \mid x_{<i}) = \frac{e^{h_{ik}}}{\sum_j e^{h_{ij}}}, \qquad h_{i0} = 0, \quad
           h_i = \text{network}\big([x_j = k],\ j < i\big)
 
-A feature enters the network as indicators [x_i = k], all of degree i, so that the masks stay staircases
-(arXiv 1502.03509) and sampling is the forward substitution of :mod:`afnp.kernels.substitution`, each hidden unit
-once. Two levels are the binary case: one indicator, one logit, and the softmax is a sigmoid.
+A feature enters the network as indicators [x_i = k], all of degree i, so that the masks stay
+staircases (arXiv 1502.03509) and sampling is the forward substitution of
+:mod:`afnp.sampling.substitution`, each hidden unit once. Two levels are the binary case: one
+indicator, one logit, and the softmax is a sigmoid.
 
 Letters: N rows, D features, C context inputs, K levels, w indicators a feature.
 """
@@ -17,9 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.bases import logsumexp
-from afnp.conditioners import MaskedMLP
-from afnp.kernels.substitution import substitute
-from afnp.layers import ACTIVATIONS
+from afnp.networks import MaskedMLP
+from afnp.networks.layers import ACTIVATIONS
+from afnp.sampling.substitution import substitute
 
 __all__ = ["Conditionals", "draw", "log_softmax"]
 
@@ -32,15 +33,19 @@ class Conditionals(MaskedMLP):
     features, levels : int
         D and K; the network gives K - 1 logits a feature, relative to level 0.
     indicators : int
-        w: K - 1 leaves out that of level 0; K tells level 0 from a feature that a unit does not hear.
+        w: K - 1 leaves out that of level 0; K tells level 0 from a feature that a unit does not
+        hear.
     hidden, context, activation, residual
-        As in :class:`afnp.conditioners.MaskedMLP`.
+        As in :class:`afnp.networks.MaskedMLP`.
     """
 
-    def __init__(self, features: int, levels: int, indicators: int, hidden: Sequence[int], **options):
+    def __init__(
+        self, features: int, levels: int, indicators: int, hidden: Sequence[int], **options
+    ):
         self.levels, self.indicators = levels, indicators
         super().__init__(features, levels - 1, hidden, **options)
-        # a feature's indicators become known one by one, and no unit hears some of them without the others
+        # a feature's indicators become known one by one, and no unit hears some of them without the
+        # others
         begun = -(-np.arange(features * indicators + 1) // indicators)
         self.starts = [start[begun] for start in self.starts]
 
@@ -58,7 +63,9 @@ class Conditionals(MaskedMLP):
         named = np.arange(self.levels - self.indicators, self.levels)
         return (x[..., None] == named).reshape(N, D * self.indicators)
 
-    def log_conditionals(self, p: dict, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, list]:
+    def log_conditionals(
+        self, p: dict, x: np.ndarray, context: np.ndarray
+    ) -> tuple[np.ndarray, list]:
         """Return log p(x_i = k | x_<i) (N, D, K) and the cache."""
         h, cache = self.forward(p, np.concatenate([context, self.indicate(x)], axis=1))
         return log_softmax(h), cache
@@ -67,7 +74,9 @@ class Conditionals(MaskedMLP):
         """Return log p(x) (N,)."""
         return _at(self.log_conditionals(p, x, context)[0], x).sum(axis=1)
 
-    def gradient(self, p: dict, x: np.ndarray, context: np.ndarray, d_log_prob: np.ndarray, g: dict) -> np.ndarray:
+    def gradient(
+        self, p: dict, x: np.ndarray, context: np.ndarray, d_log_prob: np.ndarray, g: dict
+    ) -> np.ndarray:
         r"""Add the parameters' gradients from d_log_prob (N,) into g; return log p(x) (N,).
 
         .. math:: d_{h_{ik}} = d_{\log p} \, \big( [x_i = k] - p(x_i = k \mid x_{<i}) \big), \qquad k \ge 1
@@ -83,7 +92,9 @@ class Conditionals(MaskedMLP):
         """Map uniform noise v (N, D) to levels x (N, D); also give log p(x) (N,)."""
         return (self._substitution if method == "substitution" else self._naive)(p, v, context)
 
-    def _substitution(self, p: dict, v: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _substitution(
+        self, p: dict, v: np.ndarray, context: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Substitute with indicators in the place of features: logits come with the first one of each feature."""
         x, features = np.empty(v.shape, dtype=np.intp), iter(range(self.features))
         coming: list[np.ndarray] = []
@@ -121,7 +132,8 @@ def draw(h: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     .. math:: x = \#\{k : p(0) + \dots + p(k) \le v\}
 
-    The sum is compared with v times its own total, so that rounding cannot reach an impossible last level.
+    The sum is compared with v times its own total, so that rounding cannot reach an impossible last
+    level.
     """
     log_p = log_softmax(h)
     F = np.exp(log_p).cumsum(axis=1)

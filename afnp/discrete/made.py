@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp import masks
 from afnp.discrete.model import DiscreteModel, network
+from afnp.networks import masks
 
 __all__ = ["DiscreteMADE"]
 
@@ -34,7 +34,7 @@ class DiscreteMADE(DiscreteModel):
     order : {"natural", "reverse", "random"} or a permutation
         Feature ``order[r]`` comes r-th.
     context, activation, residual
-        As in :class:`afnp.conditioners.MaskedMLP`.
+        As in :class:`afnp.networks.MaskedMLP`.
     seed : int
         For initial parameters and the random order.
     dtype : float64 or float32

@@ -26,7 +26,11 @@ BATCH_NUMBERS = 2**23
 def network(features, levels, without, hidden, context, activation, residual) -> Conditionals:
     """Build the network of checked numbers, leaving ``without`` indicators of each feature out."""
     features, levels = integer("features", features, least=1), integer("levels", levels, least=2)
-    options = {"context": integer("context", context, least=0), "activation": activation, "residual": residual}
+    options = {
+        "context": integer("context", context, least=0),
+        "activation": activation,
+        "residual": residual,
+    }
     return Conditionals(features, levels, levels - without, hidden, **options)
 
 
@@ -34,7 +38,12 @@ class DiscreteModel:
     """Parameters, checked input, long inputs in batches, and the face that :func:`afnp.fit` knows."""
 
     def __init__(self, net: Conditionals, seed: int, dtype):
-        self.net, self.features, self.levels, self.context = net, net.features, net.levels, net.context
+        self.net, self.features, self.levels, self.context = (
+            net,
+            net.features,
+            net.levels,
+            net.context,
+        )
         try:
             dtype = np.dtype(dtype)
         except TypeError:
@@ -53,7 +62,9 @@ class DiscreteModel:
     def theta(self, values: np.ndarray) -> None:
         if np.shape(values) != self._theta.shape or np.iscomplexobj(values):
             got = np.asarray(values)
-            raise ValueError(f"theta: expected shape {self._theta.shape}, got {got.shape}, {got.dtype}")
+            raise ValueError(
+                f"theta: expected shape {self._theta.shape}, got {got.shape}, {got.dtype}"
+            )
         self._theta[:] = values
 
     @property
@@ -81,7 +92,9 @@ class DiscreteModel:
 
     def __repr__(self) -> str:
         long = {"type", "order", "orders"}
-        facts = [f"{name}={value}" for name, value in self.config().items() if name not in long and value]
+        facts = [
+            f"{name}={value}" for name, value in self.config().items() if name not in long and value
+        ]
         return f"{type(self).__name__}({', '.join(facts)}, parameters={self.theta.size:,})"
 
     # ---- public: checked input
@@ -92,8 +105,8 @@ class DiscreteModel:
         Raises
         ------
         ValueError
-            If x has the wrong shape, or a value that is none of the levels 0, 1, ..., K - 1 (names row and
-            feature); if the context has the wrong shape, or a value that is not finite.
+            If x has the wrong shape, or a value that is none of the levels 0, 1, ..., K - 1 (names
+            row and feature); if the context has the wrong shape, or a value that is not finite.
         FloatingPointError
             If a result is not a number (names the row).
         """
@@ -136,13 +149,17 @@ class DiscreteModel:
         Raises
         ------
         ValueError
-            If an argument makes no sense, or the context has the wrong shape or a value that is not finite.
+            If an argument makes no sense, or the context has the wrong shape or a value that is not
+            finite.
         FloatingPointError
             If a conditional probability is not a number.
         """
         choose("method", method, METHODS)
         n = integer("n", n, least=0)
-        context, rng = check_context(context, self.context, n, self.dtype), np.random.default_rng(rng)
+        context, rng = (
+            check_context(context, self.context, n, self.dtype),
+            np.random.default_rng(rng),
+        )
         p, x = self._split(self._theta), np.empty((n, self.features), dtype=np.intp)
         for rows in self._blocks(n):
             with np.errstate(over="ignore", invalid="ignore"):
@@ -167,7 +184,9 @@ class DiscreteModel:
         """Add the gradient of the mean of -log p into g; return log p (N,)."""
         raise NotImplementedError
 
-    def _sample(self, p: Views, n: int, context: np.ndarray, rng: np.random.Generator, method: str) -> tuple:
+    def _sample(
+        self, p: Views, n: int, context: np.ndarray, rng: np.random.Generator, method: str
+    ) -> tuple:
         """Draw x (n, D); also give the log-probability (n,) of each row in the order in which it was drawn."""
         raise NotImplementedError
 
@@ -192,7 +211,9 @@ class DiscreteModel:
         if len(wrong):
             row, feature = wrong[0]
             expected = "0 or 1" if self.levels == 2 else f"a level 0, 1, ..., {self.levels - 1}"
-            raise ValueError(f"{name}: row {row}, feature {feature}: expected {expected}, got {x[row, feature]:g}")
+            raise ValueError(
+                f"{name}: row {row}, feature {feature}: expected {expected}, got {x[row, feature]:g}"
+            )
         return x.astype(np.intp), check_context(context, self.context, len(x), self.dtype)
 
     def _blocks(self, n: int) -> list[slice]:
@@ -210,7 +231,9 @@ class DiscreteModel:
     def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
         return [slice(0, n)]
 
-    def _gradient_in_blocks(self, x, context, grads: list[Views], backend: str) -> tuple[np.ndarray, float]:
+    def _gradient_in_blocks(
+        self, x, context, grads: list[Views], backend: str
+    ) -> tuple[np.ndarray, float]:
         """Write a training step's gradient into grads[0]; return log p (N,) and |grad|²."""
         g = grads[0]
         g.flat[:] = 0

@@ -2,8 +2,8 @@ r"""Order-agnostic MADE: one network, several orders, and their average.
 
 .. math:: \log p(x) = \log \frac1M \sum_{m=1}^M p(x;\, o^{(m)}) \;\ge\; \frac1M \sum_{m=1}^M \log p(x;\, o^{(m)})
 
-Each order is an exact chain rule, so their average is a distribution too (arXiv 1502.03509), and its log-likelihood
-is at least the mean of theirs: the gap is what the orders disagree about.
+Each order is an exact chain rule, so their average is a distribution too (arXiv 1502.03509), and
+its log-likelihood is at least the mean of theirs: the gap is what the orders disagree about.
 
 Letters: N rows, D features, C context inputs, K levels, M orders.
 """
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from afnp import masks
 from afnp.bases import logsumexp
 from afnp.discrete.made import DiscreteMADE
 from afnp.discrete.model import DiscreteModel, network
 from afnp.inputs import check_rows, integer
+from afnp.networks import masks
 
 __all__ = ["OrderEnsemble", "averaging_gain"]
 
@@ -31,12 +31,14 @@ class OrderEnsemble(DiscreteModel):
     .. math:: p(x) = \frac1M \sum_{m=1}^M p(x;\, o^{(m)}), \qquad
               W^{(1)}_m = W^{(1)}[:, o^{(m)}], \quad W^{(L)}_m = W^{(L)}[o^{(m)}, :]
 
-    Weights belong to features, and an order only permutes them: columns of the first layer, rows of the last; masks
-    stay as they are (order-agnostic training, arXiv 1502.03509). :func:`afnp.fit` takes each minibatch in one of
-    the orders, a step towards the mean of all log p(x; o), which bounds log p(x) from below. ``log_prob`` and
-    ``loss_and_grad`` are of the average itself, exactly, and cost M passes.
+    Weights belong to features, and an order only permutes them: columns of the first layer, rows of
+    the last; masks stay as they are (order-agnostic training, arXiv 1502.03509). :func:`afnp.fit`
+    takes each minibatch in one of the orders, a step towards the mean of all log p(x; o), which
+    bounds log p(x) from below. ``log_prob`` and ``loss_and_grad`` are of the average itself,
+    exactly, and cost M passes.
 
-    What a unit hears depends on the order, so a feature has all its K indicators: level 0 is one, silence is none.
+    What a unit hears depends on the order, so a feature has all its K indicators: level 0 is one,
+    silence is none.
 
     Parameters
     ----------
@@ -99,7 +101,11 @@ class OrderEnsemble(DiscreteModel):
         first, last = self.net.linears[0], self.net.linears[-1]
         for linear, size in ((first, 1.0), (last, 0.01)):
             W = p[linear.W]
-            W[:] = rng.standard_normal(W.shape) * size / np.sqrt(3.0 * np.maximum(linear.prefix, 1))[:, None]
+            W[:] = (
+                rng.standard_normal(W.shape)
+                * size
+                / np.sqrt(3.0 * np.maximum(linear.prefix, 1))[:, None]
+            )
 
     def _permuted(self, p: dict, order: np.ndarray) -> dict:
         """Return parameters with the first layer's columns and the last layer's rows taken in an order."""
@@ -110,14 +116,20 @@ class OrderEnsemble(DiscreteModel):
         moved[last.W], moved[last.b] = moved[last.W][rows], moved[last.b][rows]
         return moved
 
-    def _log_prob_in(self, order: np.ndarray, p: dict, x: np.ndarray, context: np.ndarray) -> np.ndarray:
+    def _log_prob_in(
+        self, order: np.ndarray, p: dict, x: np.ndarray, context: np.ndarray
+    ) -> np.ndarray:
         """Return log p(x; order) (N,)."""
         return self.net.log_prob(self._permuted(p, order), x[:, order], context)
 
-    def _gradient_in(self, order: np.ndarray, p, x, context, d_log_prob: np.ndarray, g) -> np.ndarray:
+    def _gradient_in(
+        self, order: np.ndarray, p, x, context, d_log_prob: np.ndarray, g
+    ) -> np.ndarray:
         """Add the gradient from d_log_prob (N,), of log p(x; order), into g; return log p(x; order) (N,)."""
         g_order = self.net.layout.views(np.zeros_like(g.flat))
-        log_prob = self.net.gradient(self._permuted(p, order), x[:, order], context, d_log_prob, g_order)
+        log_prob = self.net.gradient(
+            self._permuted(p, order), x[:, order], context, d_log_prob, g_order
+        )
         for name, d in self._permuted(g_order, np.argsort(order)).items():
             g[name] += d
         return log_prob
@@ -141,16 +153,24 @@ class OrderEnsemble(DiscreteModel):
         return _mean(log_p)
 
     def _step_gradient(self, p, x, context, g):
-        # the rows themselves name their order: no hidden state, and a resumed run repeats the choice
+        # the rows themselves name their order: no hidden state, and a resumed run repeats the
+        # choice
         order = self.orders[zlib.crc32(x.tobytes()) % len(self.orders)]
-        return self._gradient_in(order, p, x, context, np.full(len(x), -1 / len(x), dtype=g.flat.dtype), g)
+        return self._gradient_in(
+            order, p, x, context, np.full(len(x), -1 / len(x), dtype=g.flat.dtype), g
+        )
 
     def _sample(self, p, n, context, rng, method):
-        m, v = rng.integers(len(self.orders), size=n), rng.random((n, self.features), dtype=p.flat.dtype)
+        m, v = (
+            rng.integers(len(self.orders), size=n),
+            rng.random((n, self.features), dtype=p.flat.dtype),
+        )
         x, log_prob = np.empty((n, self.features), dtype=np.intp), np.empty_like(v, shape=n)
         for k in np.unique(m):
             order, rows = self.orders[k], np.flatnonzero(m == k)
-            drawn, log_prob[rows] = self.net.generate(self._permuted(p, order), v[rows], context[rows], method)
+            drawn, log_prob[rows] = self.net.generate(
+                self._permuted(p, order), v[rows], context[rows], method
+            )
             x[rows] = drawn[:, np.argsort(order)]
         return x, log_prob
 
@@ -193,9 +213,10 @@ def averaging_gain(
     Returns
     -------
     dict
-        Mean test log-likelihoods in nats: of the M "models" of one order each, and of the "models averaged"; of
-        the order-agnostic model in each of its M "orders", and of the "orders averaged". No average is below the
-        mean of what it averages; whether it is above the best of them is what there is to learn.
+        Mean test log-likelihoods in nats: of the M "models" of one order each, and of the "models
+        averaged"; of the order-agnostic model in each of its M "orders", and of the "orders
+        averaged". No average is below the mean of what it averages; whether it is above the best of
+        them is what there is to learn.
 
     Examples
     --------
@@ -207,11 +228,16 @@ def averaging_gain(
     """
     options = {"epochs": 300, "learning_rate": 3e-3, "patience": 20, "progress": False, **options}
     features = check_rows(x_train, None, np.float64, "x_train").shape[1]
-    models = [DiscreteMADE(features, levels, hidden, order="random", seed=seed + m) for m in range(orders)]
+    models = [
+        DiscreteMADE(features, levels, hidden, order="random", seed=seed + m) for m in range(orders)
+    ]
     ensemble = OrderEnsemble(features, levels, hidden, orders, seed=seed)
     for model in (*models, ensemble):
         fit(model, x_train, x_val, seed=seed, **options)
-    by_model, by_order = np.stack([model.log_prob(x_test) for model in models]), ensemble.log_prob_by_order(x_test)
+    by_model, by_order = (
+        np.stack([model.log_prob(x_test) for model in models]),
+        ensemble.log_prob_by_order(x_test),
+    )
     return {
         "models": by_model.mean(axis=1).tolist(),
         "models averaged": float(_mean(by_model).mean()),

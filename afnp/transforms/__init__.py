@@ -2,12 +2,12 @@
 
 from afnp.transforms.attention import Attentive, image_order
 from afnp.transforms.autoregressive import Autoregressive
-from afnp.transforms.batchnorm import BatchNorm
-from afnp.transforms.between import ActNorm, LULinear, Permutation
 from afnp.transforms.convolution import CausalConvolution
+from afnp.transforms.cost import Passes, PassTable, Work
 from afnp.transforms.coupling import SPLITS, Coupling, split_of
 from afnp.transforms.inverse import Inverse
-from afnp.transforms.passes import Passes, PassTable, Work
+from afnp.transforms.linear import ActNorm, LULinear, Permutation
+from afnp.transforms.normalization import BatchNorm
 
 __all__ = [
     "KINDS",

@@ -4,14 +4,14 @@ r"""The attentive transform: autoregressive over tokens, with a causal transform
     u_{t} = \tau^{-1}(x_t;\, h_t(x_{<t})), \qquad
     \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_i \log \frac{\partial u_i}{\partial x_i}
 
-A token is a run of P features in the transform's order (arXiv 2412.06329). All features of a token are transformed
-given earlier tokens only, so the Jacobian is block triangular with diagonal blocks on the diagonal; at P = 1 it is
-that of :class:`afnp.transforms.Autoregressive`.
+A token is a run of P features in the transform's order (arXiv 2412.06329). All features of a token
+are transformed given earlier tokens only, so the Jacobian is block triangular with diagonal blocks
+on the diagonal; at P = 1 it is that of :class:`afnp.transforms.Autoregressive`.
 
-**Sampling is substitution.** When token t becomes known, so do its key and its value in the first block, its place
-in the next, and so on up. Each is computed once and kept: what is called the KV cache is the rule that evaluates
-each hidden unit of a masked network once. The loop that computes everything again takes T passes; the cache takes
-the arithmetic of one, in T steps.
+**Sampling is substitution.** When token t becomes known, so do its key and its value in the first
+block, its place in the next, and so on up. Each is computed once and kept: what is called the KV
+cache is the rule that evaluates each hidden unit of a masked network once. The loop that computes
+everything again takes T passes; the cache takes the arithmetic of one, in T steps.
 
 Letters: N rows, D features, C context inputs, P features a token, T = D / P tokens.
 """
@@ -22,13 +22,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp import masks
-from afnp.conditioners.transformer import CausalTransformer
 from afnp.inputs import integer
-from afnp.kernels.sweeps import Whole
+from afnp.networks import masks
+from afnp.networks.transformer import CausalTransformer
 from afnp.params import Views
+from afnp.sampling.sweeps import Whole
 from afnp.transforms.autoregressive import Autoregressive, univariate_of
-from afnp.transforms.passes import Passes, Work
+from afnp.transforms.cost import Passes, Work
 
 __all__ = ["Attentive", "image_order"]
 
@@ -63,7 +63,7 @@ class Attentive(Autoregressive):
     patch : int
         P, features a token; it divides D.
     width, heads, blocks : int
-        As in :class:`afnp.conditioners.transformer.CausalTransformer`.
+        As in :class:`afnp.networks.transformer.CausalTransformer`.
     order : sequence of int, optional
         Feature ``order[r]`` comes r-th, in token r // P; natural if left out.
     univariate : str
@@ -102,7 +102,10 @@ class Attentive(Autoregressive):
         options: dict | None = None,
         context: int = 0,
     ):
-        self.features, self.context = integer("features", features, least=1), integer("context", context, least=0)
+        self.features, self.context = (
+            integer("features", features, least=1),
+            integer("context", context, least=0),
+        )
         self.order = masks.order_of("natural" if order is None else order, self.features)
         self.rank = np.argsort(self.order)
         self.name, self.univariate = univariate, univariate_of(univariate, options)
@@ -148,7 +151,9 @@ class Attentive(Autoregressive):
 
     def step(self, p: Views):
         """Refuse: attention has no GPU rendering."""
-        raise ValueError("backend: attention is sampled by 'numpy' (also as 'auto' or 'numba'), got 'cuda'")
+        raise ValueError(
+            "backend: attention is sampled by 'numpy' (also as 'auto' or 'numba'), got 'cuda'"
+        )
 
     def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
         """Refuse: keys are heard by all later tokens, and their reverse substitution is not written."""
@@ -156,9 +161,14 @@ class Attentive(Autoregressive):
 
     def _tokens(self) -> list[slice]:
         """Return the places of each token's features in generation order."""
-        return [slice(r, r + self.conditioner.patch) for r in range(0, self.features, self.conditioner.patch)]
+        return [
+            slice(r, r + self.conditioner.patch)
+            for r in range(0, self.features, self.conditioner.patch)
+        ]
 
-    def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _substitution(
+        self, p: dict, u: np.ndarray, context: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Evaluate each token once in each block, and keep its key and value."""
         x, known = np.empty(u.shape, np.result_type(u, context, p["places"])), context
         log_det, memory = np.zeros(len(u), x.dtype), self.conditioner.memory(len(u), x.dtype)

@@ -4,10 +4,12 @@ r"""The autoregressive transform: a conditioner and a univariate, read in a chos
     u_i = \tau^{-1}(x_i;\, h_i(x_{<i})), \qquad
     \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_i \log \frac{\partial u_i}{\partial x_i}
 
-"Before" means earlier in the order. u_i belongs to x_i whatever the order: rows and columns of the Jacobian are
-the features, and it is triangular once both are sorted by the order (arXiv 1912.02762, section 3.1).
+"Before" means earlier in the order. u_i belongs to x_i whatever the order: rows and columns of the
+Jacobian are the features, and it is triangular once both are sorted by the order (arXiv 1912.02762,
+section 3.1).
 
-Every transform of a flow has the same face: ``layout``, ``config()``, ``normalize``, ``generate``, ``backward``.
+Every transform of a flow has the same face: ``layout``, ``config()``, ``normalize``, ``generate``,
+``backward``.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -19,15 +21,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp import masks
-from afnp.conditioners import MaskedMLP
-from afnp.fixed_point import Sweeps
 from afnp.inputs import choose
-from afnp.kernels.substitution import substitute, substitute_back
-from afnp.kernels.sweeps import Staircases
-from afnp.layers import ACTIVATIONS
+from afnp.networks import MaskedMLP, masks
+from afnp.networks.layers import ACTIVATIONS
 from afnp.params import Views
-from afnp.transforms.passes import Passes, network_work
+from afnp.sampling.fixed_point import Sweeps
+from afnp.sampling.substitution import substitute, substitute_back
+from afnp.sampling.sweeps import Staircases
+from afnp.transforms.cost import Passes, network_work
 from afnp.univariate import UNIVARIATES
 
 __all__ = ["Autoregressive", "bound_on_gpu", "univariate_of"]
@@ -47,7 +48,9 @@ def bound_on_gpu(name: str, univariate) -> float:
     options = univariate.config()
     if (name, options.get("scale")) != ("affine", "tanh"):
         got = f"{name!r} with {options}"
-        raise ValueError(f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}")
+        raise ValueError(
+            f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}"
+        )
     return univariate.bound
 
 
@@ -64,7 +67,7 @@ class Autoregressive:
     univariate : str
         A name in ``UNIVARIATES``; ``options`` are its keyword arguments.
     context, activation, residual
-        As in :class:`afnp.conditioners.MaskedMLP`.
+        As in :class:`afnp.networks.MaskedMLP`.
     """
 
     def __init__(
@@ -118,7 +121,12 @@ class Autoregressive:
         return Passes(work, work._replace(depth=self.features), work.repeated(self.features))
 
     def normalize(
-        self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+        self,
+        p: Views,
+        x: np.ndarray,
+        context: np.ndarray,
+        backend: str = "numpy",
+        keep: bool = True,
     ) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
         ordered = x[:, self.order]
@@ -126,12 +134,18 @@ class Autoregressive:
         u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
         return u[:, self.rank], log_derivative.sum(axis=1), (cache, univariate_cache)
 
-    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
+    def backward(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         conditioner_cache, univariate_cache = cache
-        d_h, d_x = self.univariate.backward(univariate_cache, d_u[:, self.order], d_log_det[:, None])
+        d_h, d_x = self.univariate.backward(
+            univariate_cache, d_u[:, self.order], d_log_det[:, None]
+        )
         d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)
-        return (d_x + self.conditioner.hear_backward(conditioner_cache[0], d_inputs, self.context))[:, self.rank]
+        return (d_x + self.conditioner.hear_backward(conditioner_cache[0], d_inputs, self.context))[
+            :, self.rank
+        ]
 
     def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
         """Return the d_u (N, D) from which ``backward`` makes d_x, by reverse substitution."""
@@ -141,9 +155,15 @@ class Autoregressive:
         offset = self.univariate.backward(univariate_cache, zero, zero + d_log_det[:, None])
         phi = ACTIVATIONS[net.activation].backward
         d_u = substitute_back(
-            net.staircases(p), phi, conditioner_cache, slope, offset, d_x[:, self.order], self.context,
+            net.staircases(p),
+            phi,
+            conditioner_cache,
+            slope,
+            offset,
+            d_x[:, self.order],
+            self.context,
             net.hear_backward,
-        )  # fmt: skip
+        )
         return d_u[:, self.rank]
 
     def generate(
@@ -164,13 +184,15 @@ class Autoregressive:
         return x[:, self.rank], log_det
 
     def step(self, p: Views):
-        """Return what :func:`afnp.kernels.cuda.solve_all` takes of this transform."""
-        from afnp.kernels import cuda
+        """Return what :func:`afnp.compiled.cuda.staircase.solve_all` takes of this transform."""
+        from afnp.compiled.cuda import staircase as cuda
 
         bound = bound_on_gpu(self.name, self.univariate)
         return cuda.Step(p.flat, cuda.plan_of(self.conditioner), bound, self.order)
 
-    def _substitution(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _substitution(
+        self, p: dict, u: np.ndarray, context: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         net = self.conditioner
         phi = ACTIVATIONS[net.activation].forward
         embed = net.embed if net.embedding == 2 else None

@@ -4,21 +4,23 @@ r"""The convolutional autoregressive transform: series of any length, a million 
     u_t = \tau^{-1}(x_t;\, h_t), \qquad h_t = \mathrm{conv}(x_{t-F}, \dots, x_{t-1}), \qquad
     \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_t \log \frac{\partial u_t}{\partial x_t}
 
-The network is :class:`afnp.conditioners.causal_conv.CausalConv` (WaveNet, arXiv 1609.03499). Its Jacobian is a
-banded triangle: what lies further back than the receptive field F is lost, by design and not by accident.
+The network is :class:`afnp.networks.causal_conv.CausalConv` (WaveNet, arXiv 1609.03499). Its
+Jacobian is a banded triangle: what lies further back than the receptive field F is lost, by design
+and not by accident.
 
 ===========  ====================================  ================================================================
 direction    how                                   cost
 ===========  ====================================  ================================================================
-density      NumPy: one pass, in chunks            work O(D), memory O(chunk) beside x and u
-density      compiled: a walk along queues         work O(D), memory O(F) beside x and u
-sampling     "naive": D passes, the definition     work O(D²)
-sampling     "substitution": a walk along queues   work O(D), each unit once (Fast WaveNet, arXiv 1611.09482)
-sampling     "jacobi": passes until nothing moves  work O(D) a sweep, at most D sweeps (afnp.fixed_point)
+density      NumPy: one pass, in chunks            work O(D), memory O(chunk) beside x and u density
+compiled: a walk along queues         work O(D), memory O(F) beside x and u sampling     "naive": D
+passes, the definition     work O(D²) sampling     "substitution": a walk along queues   work O(D),
+each unit once (Fast WaveNet, arXiv 1611.09482) sampling     "jacobi": passes until nothing moves
+work O(D) a sweep, at most D sweeps (afnp.sampling.fixed_point)
 ===========  ====================================  ================================================================
 
-Compiled walks are :mod:`afnp.kernels.queues` and, on a GPU for sampling alone, :mod:`afnp.kernels.cuda_queues`.
-Gradients keep all activations, in NumPy, on any backend: cut long series into rows for training.
+Compiled walks are :mod:`afnp.compiled.causal_conv` and, on a GPU for sampling alone,
+:mod:`afnp.compiled.cuda.causal_conv`. Gradients keep all activations, in NumPy, on any backend: cut
+long series into rows for training.
 
 Letters: N rows, D features (steps), C context inputs.
 """
@@ -29,12 +31,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp.conditioners.causal_conv import CausalConv
-from afnp.fixed_point import Sweeps
-from afnp.kernels.sweeps import Whole
+from afnp.networks.causal_conv import CausalConv
 from afnp.params import Views
+from afnp.sampling.fixed_point import Sweeps
+from afnp.sampling.sweeps import Whole
 from afnp.transforms.autoregressive import bound_on_gpu, univariate_of
-from afnp.transforms.passes import Passes, Work
+from afnp.transforms.cost import Passes, Work
 
 __all__ = ["CausalConvolution"]
 
@@ -58,7 +60,7 @@ class CausalConvolution:
     univariate : str
         A name in ``UNIVARIATES``; ``options`` are its keyword arguments.
     context, activation
-        As in :class:`afnp.conditioners.causal_conv.CausalConv`.
+        As in :class:`afnp.networks.causal_conv.CausalConv`.
 
     Examples
     --------
@@ -81,7 +83,13 @@ class CausalConvolution:
         self.name, self.univariate = univariate, univariate_of(univariate, options)
         self.periodic, self.reverse = self.univariate.periodic, bool(reverse)
         self.conditioner = CausalConv(
-            features, self.univariate.numbers, channels, dilations, context, activation, self.periodic
+            features,
+            self.univariate.numbers,
+            channels,
+            dilations,
+            context,
+            activation,
+            self.periodic,
         )
         self.features, self.context = self.conditioner.features, self.conditioner.context
         self.layout = self.conditioner.layout
@@ -125,10 +133,15 @@ class CausalConvolution:
         work = Work(1, 1, self.conditioner.multiply_adds)
         return Passes(work, work._replace(depth=self.features), work.repeated(self.features))
 
-    # ---- density -----------------------------------------------------------------------------------------
+    # ---- density ---------------------------------------------------------------------------------
 
     def normalize(
-        self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+        self,
+        p: Views,
+        x: np.ndarray,
+        context: np.ndarray,
+        backend: str = "numpy",
+        keep: bool = True,
     ) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
         if not keep:
@@ -152,14 +165,16 @@ class CausalConvolution:
             u[here], log_derivative[here], _ = self.univariate.normalize(h, x[here])
         return u[:, self._way], log_derivative.sum(axis=1)
 
-    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
+    def backward(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         (conditioner_cache, univariate_cache), net = cache, self.conditioner
         d_h, d_x = self.univariate.backward(univariate_cache, d_u[:, self._way], d_log_det[:, None])
         d_inputs = net.backward(p, conditioner_cache, d_h, g)
         return (d_x + net.hear_backward(conditioner_cache[0], d_inputs, self.context))[:, self._way]
 
-    # ---- sampling ----------------------------------------------------------------------------------------
+    # ---- sampling --------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -181,12 +196,16 @@ class CausalConvolution:
         return x[:, self._way], log_derivative.sum(axis=1)
 
     def step(self, p: Views):
-        """Return what :func:`afnp.kernels.cuda_queues.walk_all` takes of this transform."""
-        from afnp.kernels import cuda_queues
+        """Return what :func:`afnp.compiled.cuda.causal_conv.walk_all` takes of this transform."""
+        from afnp.compiled.cuda import causal_conv as cuda_queues
 
-        return cuda_queues.Step(p, self.conditioner, bound_on_gpu(self.name, self.univariate), self.reverse)
+        return cuda_queues.Step(
+            p, self.conditioner, bound_on_gpu(self.name, self.univariate), self.reverse
+        )
 
-    def _queues(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _queues(
+        self, p: Views, u: np.ndarray, context: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Walk step by step; also give the log-derivatives, (N, D)."""
         net, dtype = self.conditioner, np.result_type(u, context, p["E"])
         x, log_derivative = np.empty(u.shape, dtype), np.empty(u.shape, dtype)
@@ -206,8 +225,13 @@ class CausalConvolution:
             x[:, t], log_derivative[:, t] = self.univariate.generate(h[:, t], u[:, t])
         return x, log_derivative
 
-    def _compiled(self, p: Views, rows: np.ndarray, context: np.ndarray, sampling: bool = False) -> tuple:
-        from afnp.kernels import queues, univariate  # numba takes half a second to import: only when needed
+    def _compiled(
+        self, p: Views, rows: np.ndarray, context: np.ndarray, sampling: bool = False
+    ) -> tuple:
+        from afnp.compiled import causal_conv as queues
+        from afnp.compiled.univariate import (
+            dispatch as univariate,  # numba takes half a second to import: only when needed
+        )
 
         tau = univariate.form(self.name, self.univariate.config(), rows.dtype)
         return queues.walk(p, self.conditioner, tau, context, rows, sampling, self.reverse)

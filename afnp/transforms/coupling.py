@@ -4,10 +4,10 @@ r"""The coupling transform: the autoregressive one with two blocks of features.
     u_A = x_A, \qquad u_B = \tau^{-1}(x_B;\, h(x_A)), \qquad
     \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_{i \in B} \log \frac{\partial u_i}{\partial x_i}
 
-An autoregressive transform puts the features in a row and lets each hear all before it: D steps back. A coupling
-(NICE, arXiv 1410.8516; RealNVP, 1605.08803) puts them in two blocks. The first passes through untouched, the second
-hears the first and nothing of itself: one step back, and both directions are one network pass. Sorted by block, the
-Jacobian is block triangular,
+An autoregressive transform puts the features in a row and lets each hear all before it: D steps
+back. A coupling (NICE, arXiv 1410.8516; RealNVP, 1605.08803) puts them in two blocks. The first
+passes through untouched, the second hears the first and nothing of itself: one step back, and both
+directions are one network pass. Sorted by block, the Jacobian is block triangular,
 
 .. math:: \frac{\partial u}{\partial x} = \begin{pmatrix} I & 0 \\
           \partial u_B / \partial x_A & \mathrm{diag}(\partial u_i / \partial x_i) \end{pmatrix}
@@ -23,11 +23,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp.conditioners import MLP
 from afnp.inputs import choose, integer
+from afnp.networks import MLP
 from afnp.params import Views
 from afnp.transforms.autoregressive import univariate_of
-from afnp.transforms.passes import Passes, network_work
+from afnp.transforms.cost import Passes, network_work
 
 __all__ = ["SPLITS", "Coupling", "split_of"]
 
@@ -46,7 +46,8 @@ def split_of(
     Parameters
     ----------
     split : {"alternating", "half", "random"} or a sequence of D bools
-        Features 0, 2, 4 ... pass; the first half passes; a random half passes; those that are True pass.
+        Features 0, 2, 4 ... pass; the first half passes; a random half passes; those that are True
+        pass.
     features : int
         D. A single feature never passes by name: nothing would be left to transform.
     rng : numpy.random.Generator, optional
@@ -66,11 +67,17 @@ def split_of(
     >>> split_of("half", 5, swapped=True)
     array([False, False, False,  True,  True])
     """
-    passing = _named_split(split, features, rng) if isinstance(split, str) else _explicit_split(split, features)
+    passing = (
+        _named_split(split, features, rng)
+        if isinstance(split, str)
+        else _explicit_split(split, features)
+    )
     if swapped and features > 1:
         passing = ~passing
     if passing.all():
-        raise ValueError(f"split: expected at least one feature to transform, got {split!r}, where all pass")
+        raise ValueError(
+            f"split: expected at least one feature to transform, got {split!r}, where all pass"
+        )
     return passing
 
 
@@ -110,9 +117,10 @@ class Coupling:
     split : {"alternating", "half"} or a sequence of D bools
         Which features pass through; see :func:`split_of`.
     univariate : str
-        A name in ``UNIVARIATES``; ``options`` are its keyword arguments. RealNVP takes "affine", NICE "additive".
+        A name in ``UNIVARIATES``; ``options`` are its keyword arguments. RealNVP takes "affine",
+        NICE "additive".
     context, activation, residual
-        As in :class:`afnp.conditioners.MaskedMLP`.
+        As in :class:`afnp.networks.MaskedMLP`.
 
     Examples
     --------
@@ -134,7 +142,10 @@ class Coupling:
         activation: str = "relu",
         residual: bool = False,
     ):
-        self.features, self.context = integer("features", features, least=1), integer("context", context, least=0)
+        self.features, self.context = (
+            integer("features", features, least=1),
+            integer("context", context, least=0),
+        )
         self.passing = split_of(split, self.features)
         self.A, self.B = np.flatnonzero(self.passing), np.flatnonzero(~self.passing)
         self.order, self.fixed = np.concatenate([self.A, self.B]), len(self.A)
@@ -143,7 +154,13 @@ class Coupling:
         self.periodic = self.univariate.periodic
         inputs = self.context + (2 if self.periodic else 1) * self.fixed
         self.conditioner = MLP(
-            len(self.B), self.univariate.numbers, hidden, inputs, activation, residual, self.periodic
+            len(self.B),
+            self.univariate.numbers,
+            hidden,
+            inputs,
+            activation,
+            residual,
+            self.periodic,
         )
         self.layout = self.conditioner.layout
 
@@ -183,7 +200,12 @@ class Coupling:
         return self.conditioner.hear(context, values[:, self.A])
 
     def normalize(
-        self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+        self,
+        p: Views,
+        x: np.ndarray,
+        context: np.ndarray,
+        backend: str = "numpy",
+        keep: bool = True,
     ) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
         h, cache = self.conditioner.forward(p, self._inputs(x, context))
@@ -209,11 +231,15 @@ class Coupling:
         result[:, self.B] = changed
         return result
 
-    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
+    def backward(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         conditioner_cache, univariate_cache = cache
         d_h, d_B = self.univariate.backward(univariate_cache, d_u[:, self.B], d_log_det[:, None])
         d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)
         d_x = self._put(d_u, d_B)
-        d_x[:, self.A] += self.conditioner.hear_backward(conditioner_cache[0], d_inputs, self.context)
+        d_x[:, self.A] += self.conditioner.hear_backward(
+            conditioner_cache[0], d_inputs, self.context
+        )
         return d_x

@@ -3,21 +3,22 @@ r"""The inverse autoregressive transform (IAF): an autoregressive one, read the 
 .. math:: u = f^{-1}(x), \qquad x = f(u), \qquad
           \log\left|\det \frac{\partial u}{\partial x}\right| = -\log|\det J_f(u)|
 
-f is the map from data to noise of an :class:`afnp.transforms.Autoregressive`. Here it runs from noise to data, so
-*sampling* is one network pass, and *density* is the triangular solve (arXiv 1606.04934; sections 3.2 and 3.3 of
-1705.07057 compare the two). Both classes describe the same family of triangular maps; which direction is quick
-differs.
+f is the map from data to noise of an :class:`afnp.transforms.Autoregressive`. Here it runs from
+noise to data, so *sampling* is one network pass, and *density* is the triangular solve (arXiv
+1606.04934; sections 3.2 and 3.3 of 1705.07057 compare the two). Both classes describe the same
+family of triangular maps; which direction is quick differs.
 
-The derivative of a solve is a transposed solve. With :math:`\lambda(u) = \log|\det J_f(u)|` and the implicit
-function u = f^{-1}(x),
+The derivative of a solve is a transposed solve. With :math:`\lambda(u) = \log|\det J_f(u)|` and the
+implicit function u = f^{-1}(x),
 
 .. math::
     J_f^\top d_x = d_u - d_{\log\det} \nabla_u \lambda, \qquad
     d_\theta = -\left(\frac{\partial f}{\partial \theta}\right)^{\!\top} d_x
                - d_{\log\det} \frac{\partial \lambda}{\partial \theta}
 
-Both lines are the backward pass of f at u, fed with (-d_x, -d_logdet): it returns -d_u, which determines d_x by
-reverse substitution (:func:`afnp.kernels.substitution.substitute_back`), and it adds d_theta into the gradient.
+Both lines are the backward pass of f at u, fed with (-d_x, -d_logdet): it returns -d_u, which
+determines d_x by reverse substitution (:func:`afnp.sampling.substitution.substitute_back`), and it
+adds d_theta into the gradient.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -30,7 +31,7 @@ import numpy as np
 
 from afnp.params import Views
 from afnp.transforms.autoregressive import Autoregressive
-from afnp.transforms.passes import Passes
+from afnp.transforms.cost import Passes
 
 __all__ = ["Inverse"]
 
@@ -67,7 +68,11 @@ class Inverse:
             raise ValueError(f"transform: expected an Autoregressive, got {type(inner).__name__}")
         self.transform, self.layout = inner, inner.layout
         self.features, self.context, self.periodic = inner.features, inner.context, inner.periodic
-        self.order, self.conditioner, self.univariate = inner.order, inner.conditioner, inner.univariate
+        self.order, self.conditioner, self.univariate = (
+            inner.order,
+            inner.conditioner,
+            inner.univariate,
+        )
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform: those of the one inside."""
@@ -98,7 +103,12 @@ class Inverse:
         return self._fused if backend == "numba" else self.transform
 
     def normalize(
-        self, p: Views, x: np.ndarray, context: np.ndarray, backend: str = "numpy", keep: bool = True
+        self,
+        p: Views,
+        x: np.ndarray,
+        context: np.ndarray,
+        backend: str = "numpy",
+        keep: bool = True,
     ) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
         u, log_det = self._stage(backend).generate(p, x, context, "substitution", backend)
@@ -115,7 +125,9 @@ class Inverse:
         """Map u (N, D) to x (N, D) in one pass, whatever the method; also give log|det dx/du| (N,)."""
         return self._stage(backend).normalize(p, u, context, backend, keep=False)[:2]
 
-    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views) -> np.ndarray:
+    def backward(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         d_x = -self.transform.solve_backward(p, cache, -d_u, -d_log_det)
         self.transform.backward(p, cache, -d_x, -d_log_det, g)

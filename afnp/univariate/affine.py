@@ -7,18 +7,20 @@ The conditioner gives h = (m, a). How they become mu and alpha is the ``scale``:
 =========== ================================== ============= =================================================
 scale       alpha                              mu            why
 =========== ================================== ============= =================================================
-"tanh"      B tanh(a / B)                      m             the default: bounded both ways, without corners
-"exp"       a                                  m             the scale of MAF's formula, e^a; without bound
-"softplus"  log softplus(a + log(e - 1))       m             the scale grows like a, not like e^a
-"sigmoid"   log sigma, sigma = sigmoid(a + 2)  (1 - sigma) m IAF's gate: x = sigma u + (1 - sigma) m
+"tanh"      B tanh(a / B)                      m             the default: bounded both ways, without
+corners "exp"       a                                  m             the scale of MAF's formula,
+e^a; without bound "softplus"  log softplus(a + log(e - 1))       m             the scale grows like
+a, not like e^a "sigmoid"   log sigma, sigma = sigmoid(a + 2)  (1 - sigma) m IAF's gate: x = sigma u
++ (1 - sigma) m
 =========== ================================== ============= =================================================
 
-With Gaussian noise u this is the MADE of Gaussian conditionals that MAF stacks (arXiv 1705.07057, eq. 3 to 5);
-the gate is IAF's (arXiv 1606.04934), open at first, and only ever shrinks u. One definition serves density, sampler
-and derivative. A scale without bound can overflow, with NumPy's warning; what is then not a number, a flow's public
-methods refuse.
+With Gaussian noise u this is the MADE of Gaussian conditionals that MAF stacks (arXiv 1705.07057,
+eq. 3 to 5); the gate is IAF's (arXiv 1606.04934), open at first, and only ever shrinks u. One
+definition serves density, sampler and derivative. A scale without bound can overflow, with NumPy's
+warning; what is then not a number, a flow's public methods refuse.
 
-Letters: K numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...), each of any leading shape.
+Letters: K numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...), each of any leading
+shape.
 """
 
 from __future__ import annotations
@@ -66,15 +68,16 @@ class Affine:
     Parameters
     ----------
     bound : float
-        B, of the scale "tanh" alone: log-scales stay in (-B, B), so one layer scales by at most exp(B) ≈ 1100 at
-        the default.
+        B, of the scale "tanh" alone: log-scales stay in (-B, B), so one layer scales by at most
+        exp(B) ≈ 1100 at the default.
     scale : {"tanh", "exp", "softplus", "sigmoid"}
         How a becomes the log-scale; only with the first three does h = 0 give x = u.
 
     Raises
     ------
     ValueError
-        If the bound is not in (0, 80], as exp(80) is about the largest float32, or there is no such scale.
+        If the bound is not in (0, 80], as exp(80) is about the largest float32, or there is no such
+        scale.
 
     Examples
     --------
@@ -118,7 +121,9 @@ class Affine:
         mu, alpha, _ = self._shift_and_scale(h)
         return mu + u * np.exp(alpha), alpha
 
-    def backward(self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def backward(
+        self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         r"""Return d_h and d_x for ``normalize``, from d_u and the gradient of its log-derivative.
 
         .. math:: d_x = d_u e^{-\alpha}, \quad d_\mu = -d_x, \quad
@@ -142,7 +147,8 @@ class Additive:
 
     .. math:: x = u + h, \qquad u = x - h, \qquad \log \frac{du}{dx} = 0
 
-    Volumes are kept, so a flow of these alone cannot change the density's height (arXiv 1410.8516, section 3.2).
+    Volumes are kept, so a flow of these alone cannot change the density's height (arXiv 1410.8516,
+    section 3.2).
 
     Examples
     --------
@@ -170,6 +176,8 @@ class Additive:
         x = u + h[..., 0]
         return x, np.zeros_like(x)
 
-    def backward(self, cache: None, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def backward(
+        self, cache: None, d_u: np.ndarray, d_log: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         r"""Return :math:`d_h = -d_u` and :math:`d_x = d_u`."""
         return -np.asanyarray(d_u)[..., None], d_u

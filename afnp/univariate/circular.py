@@ -2,13 +2,14 @@ r"""The circular spline: a smooth, monotone map of the circle to itself.
 
 .. math:: u = f(\mathrm{wrap}(x - \varphi)), \qquad x = \mathrm{wrap}(f^{-1}(u) + \varphi)
 
-f is the rational-quadratic spline of :mod:`afnp.univariate.rational_quadratic` with B = pi, but with any slope at
--pi, the same at pi: so the density is continuous where the circle closes, and has any height there. The phase phi
-turns the knots to where the data wants them (arXiv 2002.02428); f alone would always take -pi to -pi. wrap brings
-any angle to [-pi, pi): x and u are angles in radians, in and out.
+f is the rational-quadratic spline of :mod:`afnp.univariate.rational_quadratic` with B = pi, but
+with any slope at -pi, the same at pi: so the density is continuous where the circle closes, and has
+any height there. The phase phi turns the knots to where the data wants them (arXiv 2002.02428); f
+alone would always take -pi to -pi. wrap brings any angle to [-pi, pi): x and u are angles in
+radians, in and out.
 
-Letters: n bins, K = 3 n + 1 numbers a feature: n widths, n heights, n slopes (the first is shared by both
-ends), and the phase.
+Letters: n bins, K = 3 n + 1 numbers a feature: n widths, n heights, n slopes (the first is shared
+by both ends), and the phase.
 """
 
 from __future__ import annotations
@@ -66,7 +67,13 @@ class CircularRationalQuadratic(RationalQuadratic):
     support = (-math.pi, math.pi)
     periodic = True
 
-    def __init__(self, bins: int = 8, min_width: float = 1e-3, min_height: float = 1e-3, min_slope: float = 1e-3):
+    def __init__(
+        self,
+        bins: int = 8,
+        min_width: float = 1e-3,
+        min_height: float = 1e-3,
+        min_slope: float = 1e-3,
+    ):
         super().__init__(bins, math.pi, min_width, min_height, min_slope)
 
     @property
@@ -88,7 +95,9 @@ class CircularRationalQuadratic(RationalQuadratic):
         x, log_derivative = super().generate(h[..., :-1], wrap(u))
         return wrap(x + h[..., -1]), log_derivative
 
-    def backward(self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def backward(
+        self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return d_h and d_x as the spline does; the phase moves against x, so its gradient is -d_x."""
         d_h, d_x = super().backward(cache, d_u, d_log)
         return np.concatenate([d_h, -d_x[..., None]], axis=-1), d_x

@@ -4,27 +4,28 @@ r"""Mixture univariates: the distribution function of a mixture, read on the sca
     u = B^{-1}\Big( \sum_k \pi_k\, B(z_k) \Big), \qquad z_k = (x - \mu_k)\, e^{-s_k}, \qquad
     \frac{du}{dx} = \frac{\sum_k \pi_k\, b(z_k)\, e^{-s_k}}{b(u)}
 
-B is the logistic distribution function (Flow++, arXiv 1902.00275, section 3.2) or the normal one, and b = B'. With
-normal noise the latter is the mixture of Gaussians of a MADE MoG (arXiv 1705.07057): the density of x is the
-mixture's own. With one component either is affine, u = z.
+B is the logistic distribution function (Flow++, arXiv 1902.00275, section 3.2) or the normal one,
+and b = B'. With normal noise the latter is the mixture of Gaussians of a MADE MoG (arXiv
+1705.07057): the density of x is the mixture's own. With one component either is affine, u = z.
 
-Far out, B(z) is 1 or 0 to rounding long before u is large. So all is done in logs of the smaller tail, by
-t_k = ±z_k and t = ±u, the sign being that of u:
+Far out, B(z) is 1 or 0 to rounding long before u is large. So all is done in logs of the smaller
+tail, by t_k = ±z_k and t = ±u, the sign being that of u:
 
 .. math::
     \log T = \log \sum_k \pi_k\, B(-t_k), \qquad B(-t) = T, \qquad
     \frac{du}{dx} = \frac{1}{\lambda(t)} \sum_k r_k\, \lambda(t_k)\, e^{-s_k}
 
-where lambda(t) = b(t) / B(-t) is the hazard, and r_k = pi_k B(-t_k) / T each component's share of the tail. Its
-share of the density, its responsibility, is q_k = r_k lambda(t_k) e^{-s_k} over the sum of these. Nothing here is a
-difference of large numbers, so u and log du/dx are good to rounding far out, until t² overflows.
+where lambda(t) = b(t) / B(-t) is the hazard, and r_k = pi_k B(-t_k) / T each component's share of
+the tail. Its share of the density, its responsibility, is q_k = r_k lambda(t_k) e^{-s_k} over the
+sum of these. Nothing here is a difference of large numbers, so u and log du/dx are good to rounding
+far out, until t² overflows.
 
-The conditioner gives h = (logits, means, log-scales): pi is a softmax; mu_k is the mean plus a fixed place, of C
-spread evenly over [-2, 2], so that at h = 0 no two components are alike (those that start alike stay alike); s is
-soft-clipped, B tanh(s / B), as in :mod:`afnp.univariate.affine`.
+The conditioner gives h = (logits, means, log-scales): pi is a softmax; mu_k is the mean plus a
+fixed place, of C spread evenly over [-2, 2], so that at h = 0 no two components are alike (those
+that start alike stay alike); s is soft-clipped, B tanh(s / B), as in :mod:`afnp.univariate.affine`.
 
-Letters: C components, K = 3 C numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...). Inside, components
-come first: (C, ...).
+Letters: C components, K = 3 C numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...).
+Inside, components come first: (C, ...).
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Mixture:
 
         .. math:: \min_k (\mu_k + u\, e^{s_k}) \le x \le \max_k (\mu_k + u\, e^{s_k})
 
-        Each component alone would put x where its z_k is u; the mixture puts it between. A complex step is taken
-        once the real root is known: x moves by (u - u(x)) dx/du.
+        Each component alone would put x where its z_k is u; the mixture puts it between. A complex
+        step is taken once the real root is known: x moves by (u - u(x)) dx/du.
 
         Raises
         ------
@@ -95,7 +96,9 @@ class Mixture:
             log_derivative = self._normalize(parts, x)[1]
         return x, -log_derivative
 
-    def backward(self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def backward(
+        self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         r"""Return d_h and d_x for ``normalize``, from d_u and the gradient of its log-derivative.
 
         .. math::
@@ -118,11 +121,15 @@ class Mixture:
         """Return log pi, mu and s, each (C, ...)."""
         logits, means, a = np.split(np.moveaxis(h, -1, 0).copy(), 3)
         C = self.components
-        places = np.linspace(-2, 2, C, dtype=h.real.dtype) if C > 1 else np.zeros(1, dtype=h.real.dtype)
+        places = (
+            np.linspace(-2, 2, C, dtype=h.real.dtype) if C > 1 else np.zeros(1, dtype=h.real.dtype)
+        )
         means = means + places.reshape(C, *[1] * (h.ndim - 1))
         return [logits - log_sum_exp(logits)[0], means, self.bound * np.tanh(a / self.bound)]
 
-    def _normalize(self, parts: list[np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
+    def _normalize(
+        self, parts: list[np.ndarray], x: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, tuple]:
         log_pi, mu, s = parts
         shrink = np.exp(-s)
         z = (x - mu) * shrink
@@ -138,8 +145,8 @@ class Mixture:
     def _smaller_tail(self, log_pi: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return whether u >= 0, log T, r and log r, and log lambda and kappa at each t_k.
 
-        Tables are for t >= 0; symmetry gives lambda(-t) = b(t) / B(t), and kappa(-t) = lambda(-t) + lambda(t) -
-        kappa(t), because kappa - lambda = (log b)' is odd.
+        Tables are for t >= 0; symmetry gives lambda(-t) = b(t) / B(t), and kappa(-t) = lambda(-t) +
+        lambda(t) - kappa(t), because kappa - lambda = (log b)' is odd.
         """
         right = z.real > 0
         near, log_hazard, kappa = self._tail(np.where(right, z, -z))  # the tail that z is in,

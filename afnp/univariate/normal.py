@@ -6,11 +6,13 @@ r"""Tails of the standard normal distribution, to rounding however far out.
          \approx \frac{t d}{\pi} \sum_{j=0}^{12} \frac{e^{-q_j^2/2}}{t^2 + q_j^2}
                   + \frac{e^{t^2/2}}{1 + e^{2\pi t/d}}, \qquad q_j = (j + \tfrac12)\, d
 
-The midpoint rule is accurate to exp(-2 pi² / d²), 7e-18 at d² = 1/2, once the residue of the pole at q = it is
-added, which counts while t < 2 pi / d (Chiarella and Reichel, Mathematics of Computation 22, 1968). All terms are
-positive, so nothing cancels; and analytic, so complex steps pass.
+The midpoint rule is accurate to exp(-2 pi² / d²), 7e-18 at d² = 1/2, once the residue of the pole
+at q = it is added, which counts while t < 2 pi / d (Chiarella and Reichel, Mathematics of
+Computation 22, 1968). All terms are positive, so nothing cancels; and analytic, so complex steps
+pass.
 
-The hazard is lambda(t) = phi(t) / Phi(-t) = 1 / (sqrt(2 pi) G(t)); its logarithm grows like lambda(t) - t.
+The hazard is lambda(t) = phi(t) / Phi(-t) = 1 / (sqrt(2 pi) G(t)); its logarithm grows like
+lambda(t) - t.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ import numpy as np
 __all__ = ["normal_quantile", "normal_tail"]
 
 STEP = math.sqrt(0.5)
-NODES = [(((j + 0.5) * STEP) ** 2, STEP / math.pi * math.exp(-(((j + 0.5) * STEP) ** 2) / 2)) for j in range(13)]
+NODES = [
+    (((j + 0.5) * STEP) ** 2, STEP / math.pi * math.exp(-(((j + 0.5) * STEP) ** 2) / 2))
+    for j in range(13)
+]
 """The squares of q_j, and their weights."""
 POLE = 2 * math.pi / STEP
 """From here on, 8.9, the residue is below rounding."""
@@ -61,8 +66,8 @@ def normal_quantile(log_tail: np.ndarray) -> np.ndarray:
 
     .. math:: t \leftarrow t + (\log \Phi(-t) - \mathrm{log\_tail}) / \lambda(t)
 
-    Newton's steps go down from above without a safeguard: log Phi(-t) is concave, and as it is at most
-    log(1/2) - t²/2, the start t² = -2 (log_tail + log 2) is not below the root.
+    Newton's steps go down from above without a safeguard: log Phi(-t) is concave, and as it is at
+    most log(1/2) - t²/2, the start t² = -2 (log_tail + log 2) is not below the root.
 
     Examples
     --------

@@ -7,22 +7,24 @@ r"""The monotone rational-quadratic spline: a curve through knots (x_k, y_k) wit
     \frac{du}{dx} = \frac{s^2\, e}{(a + c)^2}, \qquad
     e = \delta_{k+1}\, \xi^2 + 2 s\, \xi (1 - \xi) + \delta_k\, (1 - \xi)^2
 
-with xi = (x - x_k) / (x_{k+1} - x_k) in [0, 1] and s the slope of the bin's chord (arXiv 1906.04032, eq. 4 and 5,
-after Gregory and Delbourgo 1982). Outside (-B, B) the curve is u = x; its slope at -B and B is 1. Written with a
-and c it adds positive terms only, and so does the inverse, which solves for xi as
+with xi = (x - x_k) / (x_{k+1} - x_k) in [0, 1] and s the slope of the bin's chord (arXiv
+1906.04032, eq. 4 and 5, after Gregory and Delbourgo 1982). Outside (-B, B) the curve is u = x; its
+slope at -B and B is 1. Written with a and c it adds positive terms only, and so does the inverse,
+which solves for xi as
 
 .. math::
     \xi = \frac{2 s \eta}{2 s \eta + q + r} = \frac{r - q}{r - q + 2 s (1 - \eta)}, \qquad
     q = \delta_k (1 - \eta) - \delta_{k+1}\, \eta, \quad r^2 = q^2 + 4 s^2 \eta (1 - \eta)
 
-with eta = (u - y_k) / (y_{k+1} - y_k): the first form where q > 0, the second where not. The discriminant r² is a
-sum of squares, since eta of a point between two knots is in [0, 1], rounded or not.
+with eta = (u - y_k) / (y_{k+1} - y_k): the first form where q > 0, the second where not. The
+discriminant r² is a sum of squares, since eta of a point between two knots is in [0, 1], rounded or
+not.
 
-The conditioner gives h = (widths, heights, slopes). Widths and heights go through a softmax, slopes through
-softplus, each above a small minimum; at h = 0 the curve is the identity to rounding.
+The conditioner gives h = (widths, heights, slopes). Widths and heights go through a softmax, slopes
+through softplus, each above a small minimum; at h = 0 the curve is the identity to rounding.
 
-Letters: n bins, K numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...). Inside, bins come first:
-(n + 1, ...) for knots.
+Letters: n bins, K numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...). Inside, bins
+come first: (n + 1, ...) for knots.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ class RationalQuadratic:
     bins : int
         n. K = 3 n - 1: n widths, n heights, and n - 1 slopes, one at every knot but the two ends.
     bound : float
-        B. Standardised data hardly leaves [-4, 4]; what does is left as it is, whatever the parameters.
+        B. Standardised data hardly leaves [-4, 4]; what does is left as it is, whatever the
+        parameters.
     min_width, min_height : float
         The least share of [-B, B] that a bin takes; n of them must leave something to share.
     min_slope : float
@@ -138,7 +141,9 @@ class RationalQuadratic:
             raise ValueError(f"bound: expected a positive number, got {bound!r}")
         for name, value in [("min_width", min_width), ("min_height", min_height)]:
             if not (value > 0 and value * self.bins < 1):
-                raise ValueError(f"{name}: expected {name} > 0 and {name} * bins < 1, got {value!r} * {self.bins}")
+                raise ValueError(
+                    f"{name}: expected {name} > 0 and {name} * bins < 1, got {value!r} * {self.bins}"
+                )
         if not 0 < min_slope < 1:
             raise ValueError(f"min_slope: expected a number in (0, 1), got {min_slope!r}")
 
@@ -173,7 +178,9 @@ class RationalQuadratic:
         log_derivative = -2 * np.log(at.s / (a + c)) - np.log(e)
         return np.where(inside, x, u), np.where(inside, log_derivative, np.zeros_like(x))
 
-    def backward(self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def backward(
+        self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         r"""Return d_h and d_x for ``normalize``, from d_u and the gradient of its log-derivative.
 
         .. math::
@@ -190,13 +197,15 @@ class RationalQuadratic:
         d_h = np.concatenate(
             [
                 self._places_backward(widths, self._table(left, -d_x - d_x1, d_x1), self.min_width),
-                self._places_backward(heights, self._table(left, d_u_in - d_y1, d_y1), self.min_height),
+                self._places_backward(
+                    heights, self._table(left, d_u_in - d_y1, d_y1), self.min_height
+                ),
                 self._slopes_backward(self._table(left, d_d0 * rise0, d_d1 * rise1)),
             ]
         )
         return np.moveaxis(d_h, 0, -1), np.where(inside, d_x, d_u)
 
-    # ---- knots ---------------------------------------------------------------------------------------------
+    # ---- knots -----------------------------------------------------------------------------------
 
     def _clip(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which points the spline bends, and those points, with 0 in place of all others."""
@@ -207,8 +216,9 @@ class RationalQuadratic:
     def _bin_of(self, h: np.ndarray, which: int, v: np.ndarray) -> tuple[_Bin, tuple]:
         """Find each v (...) among the knots of x (``which`` = 0) or of y (1); a knot opens the bin to its right.
 
-        Also returns how the bin came from h: the flat position of its left knot in a table (n + 1, ...), where the
-        right knot is one row below, the shares of all bins, and the derivatives of its two slopes.
+        Also returns how the bin came from h: the flat position of its left knot in a table (n + 1,
+        ...), where the right knot is one row below, the shares of all bins, and the derivatives of
+        its two slopes.
         """
         h, n = np.moveaxis(h, -1, 0).copy(), self.bins
         widths, heights = softmax(h[:n]), softmax(h[n : 2 * n])
@@ -216,7 +226,9 @@ class RationalQuadratic:
         tables = x, y, self._slopes(h[2 * n :])
         bins = (v.real >= tables[which][1:-1].real).sum(axis=0)
         left = bins * v.size + np.arange(v.size).reshape(v.shape)
-        (x0, y0, a0), (x1, y1, a1) = ([np.take(table, at) for table in tables] for at in (left, left + v.size))
+        (x0, y0, a0), (x1, y1, a1) = (
+            [np.take(table, at) for table in tables] for at in (left, left + v.size)
+        )
         (d0, rise0), (d1, rise1) = self._slope(a0), self._slope(a1)
         w, height = x1 - x0, y1 - y0
         return _Bin(x0, w, y0, height, height / w, d0, d1), (left, widths, heights, rise0, rise1)
@@ -226,10 +238,14 @@ class RationalQuadratic:
         places = np.empty((self.bins + 1, *shares.shape[1:]), dtype=shares.dtype)
         places[0], places[-1] = -self.bound, self.bound
         for k in range(1, self.bins):  # np.cumsum along the first axis is several times slower
-            places[k] = places[k - 1] + 2 * self.bound * (least + (1 - self.bins * least) * shares[k - 1])
+            places[k] = places[k - 1] + 2 * self.bound * (
+                least + (1 - self.bins * least) * shares[k - 1]
+            )
         return places
 
-    def _places_backward(self, shares: np.ndarray, d_places: np.ndarray, least: float) -> np.ndarray:
+    def _places_backward(
+        self, shares: np.ndarray, d_places: np.ndarray, least: float
+    ) -> np.ndarray:
         r"""Return the softmax's :math:`p_j (d_j - \sum_i p_i d_i)`, d_j the sum over knots right of bin j."""
         d = np.zeros_like(shares)
         for k in range(self.bins - 1, 0, -1):

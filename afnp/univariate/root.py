@@ -2,8 +2,9 @@ r"""The root of an increasing function, by Newton's steps kept inside a bracket.
 
 .. math:: x \leftarrow x - (f(x) - y)\, e^{-\log f'(x)}, \quad \text{or else} \quad x \leftarrow (low + high) / 2
 
-Every value moves one end of the bracket [low, high]. A Newton step that would leave the bracket, or is more than
-half as long as the step before, gives way to bisection: so steps shrink at least like those of bisection.
+Every value moves one end of the bracket [low, high]. A Newton step that would leave the bracket, or
+is more than half as long as the step before, gives way to bisection: so steps shrink at least like
+those of bisection.
 
 Letters: M points, each with its own function.
 """
@@ -88,5 +89,9 @@ def _refuse(worst: np.ndarray, shape: tuple, what: str) -> None:
     """Raise unless all of ``worst`` is 0; say where it is largest."""
     if worst.any():
         place = np.unravel_index(int(worst.argmax()), shape)
-        where = ", ".join(f"{n} {int(i)}" for n, i in zip(("row", "feature", "axis 2"), place, strict=False))
-        raise FloatingPointError(f"{what}: {np.count_nonzero(worst)} of {worst.size}, worst at {where or '()'}")
+        where = ", ".join(
+            f"{n} {int(i)}" for n, i in zip(("row", "feature", "axis 2"), place, strict=False)
+        )
+        raise FloatingPointError(
+            f"{what}: {np.count_nonzero(worst)} of {worst.size}, worst at {where or '()'}"
+        )

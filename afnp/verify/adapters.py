@@ -4,9 +4,10 @@ r"""Flows of other libraries, as functions of NumPy arrays.
           u \mapsto (x, \log|\det \tfrac{\partial x}{\partial u}|), \; x \mapsto \log p, \;
           (n, \mathrm{rng}) \mapsto x, \; x \mapsto J \,\}
 
-Recognised by the modules that a class comes from and by the methods that it has; nothing is imported before a flow
-of its library is given. Flows of PyTorch are copied, in float64 and in evaluation mode; those of JAX are cast.
-Directions are named by what they do: *normalize* goes to the noise, whatever the library calls forward.
+Recognised by the modules that a class comes from and by the methods that it has; nothing is
+imported before a flow of its library is given. Flows of PyTorch are copied, in float64 and in
+evaluation mode; those of JAX are cast. Directions are named by what they do: *normalize* goes to
+the noise, whatever the library calls forward.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -34,15 +35,15 @@ def adapt(flow: Any, features: int | None = None, context: int | None = None) ->
 
     Parameters
     ----------
-    flow : a flow of zuko, nflows, normflows or flowjax; or anything with a bijector, a distribution and log_prob
-    features, context : int, optional
+    flow : a flow of zuko, nflows, normflows or flowjax; or anything with a bijector, a distribution
+    and log_prob features, context : int, optional
         D and C, where the flow does not say.
 
     Returns
     -------
     dict
-        normalize, generate, log_prob and sample; a jacobian by the library's own differentiation, where it has one;
-        features, context and dtype.
+        normalize, generate, log_prob and sample; a jacobian by the library's own differentiation,
+        where it has one; features, context and dtype.
 
     Raises
     ------

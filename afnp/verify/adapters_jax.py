@@ -29,7 +29,11 @@ class Rowwise:
         with jax.enable_x64(True):
 
             def cast(leaf):
-                return jax.numpy.asarray(leaf, dtype="float64") if equinox.is_inexact_array(leaf) else leaf
+                return (
+                    jax.numpy.asarray(leaf, dtype="float64")
+                    if equinox.is_inexact_array(leaf)
+                    else leaf
+                )
 
             self.flow = paramax.unwrap(jax.tree_util.tree_map(cast, flow))
 
@@ -43,7 +47,11 @@ class Rowwise:
             filled = [np.concatenate([a, np.repeat(a[-1:], size - N, axis=0)]) for a in arrays]
             with self.jax.enable_x64(True):
                 answer = mapped(*filled)
-            return tuple(np.array(a[:N]) for a in answer) if isinstance(answer, tuple) else np.array(answer[:N])
+            return (
+                tuple(np.array(a[:N]) for a in answer)
+                if isinstance(answer, tuple)
+                else np.array(answer[:N])
+            )
 
         return of_arrays
 
@@ -53,7 +61,9 @@ class Rowwise:
 
         def sample(n, rng, *context):
             with self.jax.enable_x64(True):
-                keys = np.asarray(self.jax.random.key_data(self.jax.random.split(self._key(rng), n)))
+                keys = np.asarray(
+                    self.jax.random.key_data(self.jax.random.split(self._key(rng), n))
+                )
             return mapped(keys, *context)
 
         return sample
@@ -108,6 +118,12 @@ def tfp_flow(flow: Any, features: int | None, context: int | None) -> dict[str, 
         return np.array(flow.sample(n, seed=int(rng.integers(2**31))))
 
     features = features or int(tuple(flow.event_shape)[0])
-    found = {"normalize": normalize, "generate": generate, "sample": sample, "features": features, "context": 0}
+    found = {
+        "normalize": normalize,
+        "generate": generate,
+        "sample": sample,
+        "features": features,
+        "context": 0,
+    }
     dtype = np.array(flow.log_prob(np.zeros((1, features), dtype=np.float32))).dtype
     return {**found, "log_prob": lambda x: np.array(flow.log_prob(x)), "dtype": dtype}

@@ -60,7 +60,10 @@ class Tensors:
             x.requires_grad_(True)
             with self.float64():
                 u = f(x, *rest)[0]
-            rows = [self.torch.autograd.grad(u[:, i].sum(), x, retain_graph=True)[0] for i in range(u.shape[1])]
+            rows = [
+                self.torch.autograd.grad(u[:, i].sum(), x, retain_graph=True)[0]
+                for i in range(u.shape[1])
+            ]
             return self.torch.stack(rows, dim=1).numpy()
 
         return of_arrays
@@ -78,7 +81,9 @@ class Tensors:
         return sample
 
 
-def _described(tensors: Tensors, normalize, generate, log_prob, draw, features, context) -> dict[str, Any]:
+def _described(
+    tensors: Tensors, normalize, generate, log_prob, draw, features, context
+) -> dict[str, Any]:
     """Return the arguments of ``check_flow``."""
     return {
         "normalize": tensors.function(normalize),
@@ -96,7 +101,9 @@ def zuko_flow(flow: Any, features: int | None, context: int | None) -> dict[str,
     """Return a zuko flow: a module that makes a distribution of a context, or that distribution itself."""
     tensors = Tensors(flow) if hasattr(flow, "parameters") else None
     if tensors is None:
-        raise ValueError("flow: expected zuko's lazy flow, which can be copied, got the distribution that it makes")
+        raise ValueError(
+            "flow: expected zuko's lazy flow, which can be copied, got the distribution that it makes"
+        )
     module, context = tensors.module, _context_of(flow) if context is None else context
 
     def distribution(c):
@@ -124,7 +131,9 @@ def zuko_flow(flow: Any, features: int | None, context: int | None) -> dict[str,
             base = distribution(_example(tensors, context)).base
             return base.sample((n,)).reshape(n, features).numpy()
 
-    circle = {"support": (-math.pi, math.pi), "periodic": True} if type(flow).__name__ == "NCSF" else {}
+    circle = (
+        {"support": (-math.pi, math.pi), "periodic": True} if type(flow).__name__ == "NCSF" else {}
+    )
     return {**found, "noise": noise, **circle}
 
 
@@ -140,7 +149,9 @@ def _context_of(flow: Any) -> int:
     for width in range(65):
         try:
             with torch.no_grad():
-                made = copy.deepcopy(flow).double()(*([torch.zeros(width, dtype=torch.float64)] if width else []))
+                made = copy.deepcopy(flow).double()(
+                    *([torch.zeros(width, dtype=torch.float64)] if width else [])
+                )
                 made.log_prob(torch.zeros(made.event_shape, dtype=torch.float64))
         except Exception:
             continue

@@ -3,9 +3,9 @@ r"""Arithmetic that may be shaken: how far results move says how much rounding t
 .. math:: f_{\theta}(x) \;\approx\; f_{\theta (1 + \delta \xi)}\big(x (1 + \delta \xi')\big), \qquad
           \xi, \xi' \in \{-1, 1\}
 
-Rounding acts as if every input and every parameter had been multiplied by 1 + ε, up to a modest factor
-(Wilkinson's backward error): so a flow is shaken at every layer. That misses what rounds badly inside of one, and
-where it matters every single operation is shaken (:func:`shaken_arrays`).
+Rounding acts as if every input and every parameter had been multiplied by 1 + ε, up to a modest
+factor (Wilkinson's backward error): so a flow is shaken at every layer. That misses what rounds
+badly inside of one, and where it matters every single operation is shaken (:func:`shaken_arrays`).
 
 Letters: N rows, D features, C context inputs, P parameters.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afnp.flows import Flow
+from afnp.flow import Flow
 from afnp.verify.results import NotRun
 
 __all__ = ["Arithmetic", "flow_arithmetic", "shake", "shaken_arrays"]
@@ -31,7 +31,14 @@ BANK = 2**17
 class Arithmetic:
     """Both directions in the precision in which tolerances are estimated, shaken by δ if that is not 0."""
 
-    def __init__(self, normalize: Callable | None, generate: Callable | None, dtype, rng=None, delta: float = 0.0):
+    def __init__(
+        self,
+        normalize: Callable | None,
+        generate: Callable | None,
+        dtype,
+        rng=None,
+        delta: float = 0.0,
+    ):
         self._normalize, self._generate = normalize, generate
         self.dtype, self.rng, self.delta = dtype, rng, delta
 
@@ -56,10 +63,13 @@ def shake(x: np.ndarray, rng: np.random.Generator, delta: float) -> np.ndarray:
     return (x * (1 + delta * rng.choice([-1.0, 1.0], x.shape))).astype(x.dtype)
 
 
-def flow_arithmetic(flow: Flow, dtype, rng: np.random.Generator | None = None, delta: float = 0.0) -> Arithmetic:
+def flow_arithmetic(
+    flow: Flow, dtype, rng: np.random.Generator | None = None, delta: float = 0.0
+) -> Arithmetic:
     """Return both directions of a flow in NumPy, with every layer's inputs shaken, and all parameters.
 
-    Each direction shakes its own parameters: moved alike they would cancel in a round trip, as rounding does not.
+    Each direction shakes its own parameters: moved alike they would cancel in a round trip, as
+    rounding does not.
     """
     theta = flow.theta.astype(dtype)
 
@@ -73,8 +83,13 @@ def flow_arithmetic(flow: Flow, dtype, rng: np.random.Generator | None = None, d
             log_det = log_det + more
         return x, log_det
 
-    there = [(layer.normalize, p) for layer, p in zip(flow.layers, flow._split(moved(theta)), strict=True)]
-    back = [(layer.generate, p) for layer, p in zip(flow.layers, flow._split(moved(theta)), strict=True)][::-1]
+    there = [
+        (layer.normalize, p)
+        for layer, p in zip(flow.layers, flow._split(moved(theta)), strict=True)
+    ]
+    back = [
+        (layer.generate, p) for layer, p in zip(flow.layers, flow._split(moved(theta)), strict=True)
+    ][::-1]
     return Arithmetic(lambda x, c: through(there, x, c), lambda u, c: through(back, u, c), dtype)
 
 
@@ -83,9 +98,10 @@ def shaken_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]:
 
     .. math:: a \oplus b = (a + b)(1 + \delta \xi), \qquad \xi \in \{-1, 1\}
 
-    So it meets what rounds inside a layer too. (Monte Carlo arithmetic: Parker 1997, UCLA report CSD-970002.) A
-    product of matrices is one operation. Code hands the kind on unless it makes plain arrays of it: by
-    ``np.asarray``, where ``np.asanyarray`` does not, or by writing results into ``np.empty``.
+    So it meets what rounds inside a layer too. (Monte Carlo arithmetic: Parker 1997, UCLA report
+    CSD-970002.) A product of matrices is one operation. Code hands the kind on unless it makes
+    plain arrays of it: by ``np.asarray``, where ``np.asanyarray`` does not, or by writing results
+    into ``np.empty``.
 
     Examples
     --------
@@ -118,6 +134,10 @@ def shaken_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]:
 
         def __array_function__(self, func, types, args, kwargs):
             result = super().__array_function__(func, types, args, kwargs)
-            return result.view(Shaken) if type(result) is np.ndarray and result.dtype.kind == "f" else result
+            return (
+                result.view(Shaken)
+                if type(result) is np.ndarray and result.dtype.kind == "f"
+                else result
+            )
 
     return Shaken

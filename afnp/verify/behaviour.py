@@ -2,8 +2,8 @@ r"""Checks of behaviour: what a function must not do besides computing its value
 
 .. math:: f(A) = f(A) \text{ again, whatever was asked in between, whatever rows stand beside } A
 
-Everything here is compared bit by bit, except one row alone against the same row in a batch: a matrix product
-may add in another order when its shape changes.
+Everything here is compared bit by bit, except one row alone against the same row in a batch: a
+matrix product may add in another order when its shape changes.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -90,8 +90,9 @@ def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: f(x_1, \dots, x_n, \dots, x_N)_n = f(x_1', \dots, x_n, \dots, x_N')_n \text{ bitwise}, \quad
               f(x)_n \approx f(\text{a part of } x)_n
 
-    Parts of 1, 2, D and D + 1 rows, and the rest; and a crowd of copies: the first and last rows of a batch, a
-    square one, and one that fills a tile and a bit, are where loops and broadcasting go wrong.
+    Parts of 1, 2, D and D + 1 rows, and the rest; and a crowd of copies: the first and last rows of
+    a batch, a square one, and one that fills a tile and a bit, are where loops and broadcasting go
+    wrong.
     """
     problems, errors, tolerances = [], [], []
     n = batch_size(rng)
@@ -109,7 +110,9 @@ def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
             (np.arange(n), _in_parts(function, x, c, rng)),
             (crowd, answers(function, x[crowd], c[crowd])),
         ):
-            gaps = [np.abs(subject.difference(a, b[rows])) for a, b in zip(given, among, strict=True)]
+            gaps = [
+                np.abs(subject.difference(a, b[rows])) for a, b in zip(given, among, strict=True)
+            ]
             errors.append(np.hstack([gap.reshape(len(rows), -1) for gap in gaps]).ravel())
             tolerances.append(rounding[rows].ravel())
     if problems:
@@ -124,17 +127,23 @@ def _generates(subject: Subject, function: Rows) -> bool:
     return function.name in subject.generators
 
 
-def _in_parts(function: Rows, x: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+def _in_parts(
+    function: Rows, x: np.ndarray, c: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
     """Return the answer for all rows, asked for in parts, in another order."""
     n, D = x.shape
     sizes = [size for size in rng.permutation([1, 2, D, D + 1]).tolist() if size < n]
     parts = np.split(rng.permutation(n), np.minimum(np.cumsum(sizes), n - 1))
-    given = [_copies(answers(function, x[part].copy(), c[part].copy())) for part in parts if len(part)]
+    given = [
+        _copies(answers(function, x[part].copy(), c[part].copy())) for part in parts if len(part)
+    ]
     back = np.argsort(np.concatenate(parts))
     return [np.concatenate(arrays)[back] for arrays in zip(*given, strict=True)]
 
 
-def _rounding_of_rows(subject: Subject, function: Rows, x: np.ndarray, c: np.ndarray, rng) -> np.ndarray:
+def _rounding_of_rows(
+    subject: Subject, function: Rows, x: np.ndarray, c: np.ndarray, rng
+) -> np.ndarray:
     """Return what rounding may do to every row's outputs, (N, D + 1), or (N, 1) for a density."""
 
     def outputs(arithmetic) -> np.ndarray:
@@ -147,7 +156,9 @@ def _rounding_of_rows(subject: Subject, function: Rows, x: np.ndarray, c: np.nda
     if function.scores and subject.normalize is None:
         return np.sqrt(subject.eps) * (1 + np.abs(function(x, c)))[:, None]
     size = np.sqrt(subject.features) + np.abs(outputs(subject.reference))
-    return beyond_rounding(subject.rounding(outputs, rng), size) + subject.safety * subject.eps * size
+    return (
+        beyond_rounding(subject.rounding(outputs, rng), size) + subject.safety * subject.eps * size
+    )
 
 
 @check("C16")
@@ -166,15 +177,27 @@ def staleness(subject: Subject, rng: np.random.Generator) -> Result:
         randomize(flow, int(rng.integers(2**31)))
         calls_after = list(functions_of(subject, rng, batch_size(rng)))
         parts = [_against_explicit(subject, *call, rng) for call in calls_after]
-        unmoved = [call[0].name for call, old in zip(calls, before, strict=True) if _equal(answers(*call), old)]
+        unmoved = [
+            call[0].name
+            for call, old in zip(calls, before, strict=True)
+            if _equal(answers(*call), old)
+        ]
     problems = [f"{name} did not notice new parameters" for name in unmoved]
     again = [_copies(answers(*call)) for call in calls]
-    lost = [call[0].name for call, a, b in zip(calls, before, again, strict=True) if not _equal(a, b)]
+    lost = [
+        call[0].name for call, a, b in zip(calls, before, again, strict=True) if not _equal(a, b)
+    ]
     problems += [f"{name} did not come back with the old parameters" for name in lost]
     if problems:
         return found(problems, "")
     errors, tolerances = (np.concatenate([part[i] for part in parts]) for i in range(2))
-    return judge(errors, tolerances, "half the digits, and eps x measured condition", ("output",), limit=STALE)
+    return judge(
+        errors,
+        tolerances,
+        "half the digits, and eps x measured condition",
+        ("output",),
+        limit=STALE,
+    )
 
 
 def _against_explicit(subject: Subject, function: Rows, x, c, rng) -> tuple[np.ndarray, np.ndarray]:
@@ -183,14 +206,20 @@ def _against_explicit(subject: Subject, function: Rows, x, c, rng) -> tuple[np.n
     def outputs(arithmetic) -> np.ndarray:
         direction = arithmetic.generate if _generates(subject, function) else arithmetic.normalize
         y, log_det = direction(x.astype(subject.precise), c)
-        return subject.score(y, log_det)[:, None] if function.scores else np.hstack([y, log_det[:, None]])
+        return (
+            subject.score(y, log_det)[:, None]
+            if function.scores
+            else np.hstack([y, log_det[:, None]])
+        )
 
     given, expected = answers(function, x, c), outputs(subject.reference)
     error = np.abs(given[-1][:, None] - expected[:, -1:])
     if not function.scores:
         error = np.hstack([np.abs(subject.difference(given[0], expected[:, :-1])), error])
     size = 1 + np.sqrt(subject.features) + np.abs(expected)
-    ended = 16 * np.sqrt(subject.eps) * size  # iterations may end elsewhere; what is stale is far off
+    ended = (
+        16 * np.sqrt(subject.eps) * size
+    )  # iterations may end elsewhere; what is stale is far off
     rounding = beyond_rounding(subject.rounding(outputs, rng), size)
     tolerance = rounding + subject.safety * subject.eps * size + ended
     return (error / size).ravel(), (tolerance / size).ravel()

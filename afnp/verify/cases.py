@@ -4,8 +4,8 @@ r"""Checks as tests: one case of pytest a flow and check.
 
 .. code-block:: python
 
-    @afnp.verify.parametrize({"ours": make_flow, "functions": {"normalize": f, "generate": g, "features": 3}})
-    def test_flow(check):
+    @afnp.verify.parametrize({"ours": make_flow, "functions": {"normalize": f, "generate": g,
+    "features": 3}}) def test_flow(check):
         check()
 """
 
@@ -77,14 +77,16 @@ class _Once:
         return self.flow
 
 
-def cases(flows: Any, checks: Sequence[str] | None = None, level: str = "quick", **options: Any) -> list[Case]:
+def cases(
+    flows: Any, checks: Sequence[str] | None = None, level: str = "quick", **options: Any
+) -> list[Case]:
     """Return one case a flow and check.
 
     Parameters
     ----------
     flows : flow, or sequence or mapping of flows
-        Each an afnp flow, a dictionary of functions, a flow of another library, or a factory: a function without
-        arguments, which is called when its first case runs.
+        Each an afnp flow, a dictionary of functions, a flow of another library, or a factory: a
+        function without arguments, which is called when its first case runs.
     checks : sequence of str, optional
         All, if left out.
     level : {"quick", "full", "paranoid"}
@@ -114,11 +116,14 @@ def _named(flows: Any) -> dict[str, Any]:
     return dict(zip(numbered, listed, strict=True))
 
 
-def parametrize(flows: Any, checks: Sequence[str] | None = None, level: str = "quick", **options: Any) -> Any:
+def parametrize(
+    flows: Any, checks: Sequence[str] | None = None, level: str = "quick", **options: Any
+) -> Any:
     """Return a decorator of pytest that gives a test every case in turn, as its argument ``check``.
 
-    Parameters are those of :func:`afnp.verify.cases`. A check that fails raises an AssertionError that says what
-    it found; one that cannot run skips its test; one in ``expected_failures`` must fail.
+    Parameters are those of :func:`afnp.verify.cases`. A check that fails raises an AssertionError
+    that says what it found; one that cannot run skips its test; one in ``expected_failures`` must
+    fail.
 
     Examples
     --------

@@ -34,7 +34,9 @@ NEIGHBOURS = 6
 """So many samples near a place say where the other feature lies."""
 
 
-def first_nodes(subject: Subject, places: np.ndarray, seen: np.ndarray, reach, fine: bool = False) -> np.ndarray:
+def first_nodes(
+    subject: Subject, places: np.ndarray, seen: np.ndarray, reach, fine: bool = False
+) -> np.ndarray:
     """Return where each line is cut at first: at quantiles of its feature, in its tails, and near places (L, K)."""
     seen = seen.astype(np.float64)
     low, middle, high = np.quantile(seen, [0.1, 0.5, 0.9])
@@ -43,7 +45,9 @@ def first_nodes(subject: Subject, places: np.ndarray, seen: np.ndarray, reach, f
     levels, near = (FINE_LEVELS, FINE_NEAR) if fine else (LEVELS_OF_NODES, NEAR)
     common = np.concatenate([middle - tails, np.quantile(seen, levels), middle + tails])
     near = places.astype(np.float64)[:, :, None] + width * np.concatenate([-near, [0.0], near])
-    nodes = np.hstack([np.broadcast_to(common, (len(places), len(common))), near.reshape(len(places), -1)])
+    nodes = np.hstack(
+        [np.broadcast_to(common, (len(places), len(common))), near.reshape(len(places), -1)]
+    )
     return np.sort(np.clip(nodes, *limits(subject, seen)), axis=1)
 
 

@@ -3,9 +3,9 @@ r"""Derivatives without calculus: complex steps, central differences, and bitwis
 .. math:: J_{nij} = \frac{\partial u_{ni}}{\partial x_{nj}}
           = \frac{\operatorname{Im} f_i(x_n + i h e_j)}{h} + O(h^2)
 
-A complex step subtracts nothing, so h may be 1e-30 and the derivative is good to rounding (Squire and Trapp
-1998, doi 10.1137/S003614459631241X); it needs code that stays analytic. Central differences need nothing, and
-stop at about 1e-9.
+A complex step subtracts nothing, so h may be 1e-30 and the derivative is good to rounding (Squire
+and Trapp 1998, doi 10.1137/S003614459631241X); it needs code that stays analytic. Central
+differences need nothing, and stop at about 1e-9.
 
 Letters: N rows, D features; f maps rows (M, D) to rows (M, D'), each on its own.
 """
@@ -32,7 +32,8 @@ def complex_step_jacobian(f: Map, x: np.ndarray, h: float = 1e-30) -> np.ndarray
 
     .. math:: J_{nij} = \operatorname{Im} f_i(x_n + i h e_j) / h
 
-    Row n·D + j of that call is row n of x with feature j moved: ``np.repeat(context, D, axis=0)`` fits.
+    Row n·D + j of that call is row n of x with feature j moved: ``np.repeat(context, D, axis=0)``
+    fits.
 
     Parameters
     ----------
@@ -80,7 +81,9 @@ def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarra
     h = float(np.cbrt(np.finfo(x.dtype).eps)) if h is None else h
     step = (h * np.maximum(1, np.abs(x)))[:, :, None] * np.eye(x.shape[1])
     up, down = (x[:, None, :] + step).astype(x.dtype), (x[:, None, :] - step).astype(x.dtype)
-    width = np.einsum("njj->nj", up.astype(np.float64) - down)  # what was really moved, after rounding
+    width = np.einsum(
+        "njj->nj", up.astype(np.float64) - down
+    )  # what was really moved, after rounding
     return (_columns(f, up).astype(np.float64) - _columns(f, down)) / width[:, None, :]
 
 
@@ -89,8 +92,9 @@ def moved(f: Map, x: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     .. math:: A_{ij} = \big[\, f_i(x) \ne f_i(x_1, \dots, \mathrm{other}_j, \dots, x_D) \,\big]
 
-    Row j of one batch has input j replaced; it is compared with row j of an unmoved batch of the same size,
-    because equal rows of one product need not be equal bit by bit, but rows at the same place are.
+    Row j of one batch has input j replaced; it is compared with row j of an unmoved batch of the
+    same size, because equal rows of one product need not be equal bit by bit, but rows at the same
+    place are.
 
     Returns
     -------
@@ -116,9 +120,9 @@ def dependency_pattern(f: Map, x: np.ndarray, rng, step: float = 1.0) -> np.ndar
     .. math:: A_{ij} = \big[\, f_i(x) \ne f_i(x + \delta_j e_j) \,\big], \qquad
               \tfrac12 \le |\delta_j| / \mathrm{step} \le \tfrac32
 
-    Bitwise equality has no tolerance: it sees a leak of weight 1e-9, and gives no false alarm. NaN would be the
-    wrong probe, because 0 · NaN is NaN. A dependency can hide at one base point (behind a dead ReLU), so several
-    may be given: their patterns are united.
+    Bitwise equality has no tolerance: it sees a leak of weight 1e-9, and gives no false alarm. NaN
+    would be the wrong probe, because 0 · NaN is NaN. A dependency can hide at one base point
+    (behind a dead ReLU), so several may be given: their patterns are united.
 
     Parameters
     ----------

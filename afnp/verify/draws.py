@@ -50,7 +50,9 @@ def randomness(subject: Subject, rng: np.random.Generator) -> Result:
     if _repeated(again, x):
         problems.append("the next sample from one generator repeats the last one")
     pairs = _equal_pairs(x)
-    if pairs > COLLISIONS + n**2 / 2 / _distinct(x) and not _rounded_to_pairs(subject, rng, c, pairs):
+    if pairs > COLLISIONS + n**2 / 2 / _distinct(x) and not _rounded_to_pairs(
+        subject, rng, c, pairs
+    ):
         problems.append(f"{pairs} pairs of equal rows among {n}")
     if problems:
         return found(problems, "exact")
@@ -67,10 +69,15 @@ def atoms(x: np.ndarray) -> int:
     """
     counts = [np.unique(column, return_counts=True)[1].max(initial=0) for column in x.T]
     allowed = [COLLISIONS + 10 * len(x) / _distinct(column[:, None]) for column in x.T]
-    return max((int(c) for c, most in zip(counts, allowed, strict=True) if c > min(most, len(x) / 2)), default=0)
+    return max(
+        (int(c) for c, most in zip(counts, allowed, strict=True) if c > min(most, len(x) / 2)),
+        default=0,
+    )
 
 
-def _images(subject: Subject, rng: np.random.Generator, n: int, context: np.ndarray | None = None) -> np.ndarray:
+def _images(
+    subject: Subject, rng: np.random.Generator, n: int, context: np.ndarray | None = None
+) -> np.ndarray:
     """Return rows generated from noise, none of them if that is not possible."""
     if subject.generate is None:
         return np.empty((0, subject.features))
@@ -84,7 +91,9 @@ def rounded_to_atoms(subject: Subject, rng: np.random.Generator, x: np.ndarray) 
     return found if found and atoms(_images(subject, rng, len(x))) else 0
 
 
-def _rounded_to_pairs(subject: Subject, rng: np.random.Generator, c: np.ndarray, pairs: int) -> bool:
+def _rounded_to_pairs(
+    subject: Subject, rng: np.random.Generator, c: np.ndarray, pairs: int
+) -> bool:
     """Return whether rounding alone makes so many equal rows: of noise that is generated, about as many are."""
     images = _images(subject, rng, len(c), c)
     return bool(atoms(images)) or pairs <= COLLISIONS + 4 * _equal_pairs(images)
@@ -94,8 +103,12 @@ def _wrong_seeds(subject: Subject, rng: np.random.Generator) -> list[str]:
     """Say what is wrong with how seeds are used."""
     n, seed = batch_size(rng), int(rng.integers(2**31))
     c = subject.contexts(rng, n)
-    one, same, other = (subject.draw(n, np.random.default_rng(s), c) for s in (seed, seed, seed + 1))
-    problems = [] if np.array_equal(one, same, equal_nan=True) else ["sample differs for the same seed"]
+    one, same, other = (
+        subject.draw(n, np.random.default_rng(s), c) for s in (seed, seed, seed + 1)
+    )
+    problems = (
+        [] if np.array_equal(one, same, equal_nan=True) else ["sample differs for the same seed"]
+    )
     if (one == other).all(axis=1).mean() > 0.5:
         problems.append("sample is the same for another seed")
     return problems
@@ -123,8 +136,8 @@ def _distinct(x: np.ndarray) -> float:
 def _repeated(again: np.ndarray, x: np.ndarray) -> bool:
     """Return whether half of the rows come again, beyond chance.
 
-    How many of one half of x stand in its other half, too, is what rounding brings together; twice as many of all
-    rows may stand among all.
+    How many of one half of x stand in its other half, too, is what rounding brings together; twice
+    as many of all rows may stand among all.
     """
     keys, half = _row_keys(x), len(x) // 2
     chance = np.isin(keys[half:], keys[:half]).mean()

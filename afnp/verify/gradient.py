@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.flows import Flow
+from afnp.flow import Flow
 from afnp.verify.arithmetic import shaken_arrays
 from afnp.verify.results import NotRun, Result, check, judge
 from afnp.verify.subject import SHAKES, Subject
@@ -36,9 +36,10 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: g_k = -\operatorname{Im} \mathcal{\bar\ell}(\theta + i h e_k) / h, \qquad
               g \cdot v = -\operatorname{Im} \mathcal{\bar\ell}(\theta + i h v) / h
 
-    For two batch sizes. Beyond a thousand parameters (paranoid: 20,000), for some of them and random directions v.
-    A float32 flow is checked in float64 too. Masked entries have gradient exactly 0. Exactly on a kink (a ReLU of
-    0, as in a fresh network whose biases are 0) anything between the derivatives of both sides is right.
+    For two batch sizes. Beyond a thousand parameters (paranoid: 20,000), for some of them and
+    random directions v. A float32 flow is checked in float64 too. Masked entries have gradient
+    exactly 0. Exactly on a kink (a ReLU of 0, as in a fresh network whose biases are 0) anything
+    between the derivatives of both sides is right.
     """
     flow = subject.flow
     if flow is None:
@@ -60,7 +61,9 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
             if (errors[-1] > tolerances[-1]).any():
                 other = _expected(flow, [(x, c)], directions, step=-STEP)[0]
                 errors[-1] = _outside(claimed, expected, other, tolerances[-1], len(directions[0]))
-            limits.append(np.full(len(expected), np.sqrt(subject.eps) * (1 + np.abs(expected).max())))
+            limits.append(
+                np.full(len(expected), np.sqrt(subject.eps) * (1 + np.abs(expected).max()))
+            )
     why = "eps x measured condition, and the layer's largest entry"
     return judge(errors, tolerances, why, ("case", "parameter"), limit=np.array(limits))
 
@@ -69,7 +72,9 @@ def _outside(claimed, one, other, tolerance, entries: int) -> np.ndarray:
     """Return the distance from what lies between both sides; a direction across a kink says nothing."""
     low, high = np.minimum(one, other), np.maximum(one, other)
     direction = np.arange(len(claimed)) >= entries
-    return np.where(direction & (high - low > tolerance), 0.0, np.abs(claimed - np.clip(claimed, low, high)))
+    return np.where(
+        direction & (high - low > tolerance), 0.0, np.abs(claimed - np.clip(claimed, low, high))
+    )
 
 
 def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +87,9 @@ def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.n
 def _far(subject: Subject, flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw rows of data far out, where splines have ended, of 16 the mildest: one huge gradient would hide them."""
     x, _, c = subject.rows(rng, 16, scales=(4.0, 8.0))
-    steep = np.array([np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))])
+    steep = np.array(
+        [np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))]
+    )
     mild = np.argsort(steep, kind="stable")[: BATCHES[-1]]
     mild = mild[steep[mild] <= 1 / np.sqrt(subject.eps)]
     return x[mild], c[mild]
@@ -120,7 +127,9 @@ def _expected(flow: Flow, batches: list, directions, step: float = STEP) -> list
     return [part.mean(axis=1) for part in np.split(derivatives, cuts, axis=1)]
 
 
-def _gradient(flow: Flow, x: np.ndarray, c: np.ndarray, arithmetic: type = np.ndarray) -> np.ndarray:
+def _gradient(
+    flow: Flow, x: np.ndarray, c: np.ndarray, arithmetic: type = np.ndarray
+) -> np.ndarray:
     """Return the hand-written gradient in float64, by the arithmetic of a kind of array."""
 
     def cast(a: np.ndarray) -> np.ndarray:
@@ -141,7 +150,9 @@ def _claims(subject: Subject, flow: Flow, x: np.ndarray, c: np.ndarray):
         yield _gradient(flow, x, c), float(np.finfo(np.float64).eps)
 
 
-def _tolerance(subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Generator) -> np.ndarray:
+def _tolerance(
+    subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Generator
+) -> np.ndarray:
     """Return how far rounding may move each entry: by shaken arithmetic, and by the layer's largest entry."""
     rows = [_gradient(flow, x[k : k + 1], c[k : k + 1]) / len(x) for k in range(len(x))]
     still, size = (
@@ -153,7 +164,9 @@ def _tolerance(subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Ge
     rounding = np.sqrt(np.mean(squares, axis=0)) / subject.delta
     largest = [size[a:b].max(initial=0.0) for a, b in _layers(flow)]
     floor = np.repeat(largest, [b - a for a, b in _layers(flow)])
-    passed_on = subject.safety * eps * (1 + size.max())  # it rounds in every layer, even if it cancels
+    passed_on = (
+        subject.safety * eps * (1 + size.max())
+    )  # it rounds in every layer, even if it cancels
     return subject.safety * eps * (rounding + floor) + passed_on
 
 

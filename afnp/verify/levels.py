@@ -2,8 +2,8 @@ r"""Levels: how long to look.
 
 .. math:: \text{quick} \subset \text{full} \subset \text{paranoid}
 
-Every level runs every check. A higher one looks at more points, at more random parameters, and at more
-renderings, and draws more samples, so that it sees smaller errors.
+Every level runs every check. A higher one looks at more points, at more random parameters, and at
+more renderings, and draws more samples, so that it sees smaller errors.
 """
 
 from __future__ import annotations
@@ -53,7 +53,17 @@ LEVELS = {
     for level in (
         Level("quick", 1, 2, 8, 300, 40, 1000, (48, 96, 192), ("numpy",)),
         Level("full", 2, 4, 16, 10_000, 50, 1200, (64, 128, 256, 512), ("auto", "numpy", "numba")),
-        Level("paranoid", 6, 8, 32, 60_000, 60, 20_000, (64, 128, 256, 512, 1024), ("auto", "numpy", "numba")),
+        Level(
+            "paranoid",
+            6,
+            8,
+            32,
+            60_000,
+            60,
+            20_000,
+            (64, 128, 256, 512, 1024),
+            ("auto", "numpy", "numba"),
+        ),
     )
 }
 """By name."""

@@ -45,15 +45,19 @@ def edges(subject: Subject, rng: np.random.Generator) -> Result:
     """
     problems = _wrong_univariates(subject, rng) if subject.flow is not None else []
     if problems:
-        return found(problems, "splines keep their ends; slopes there are finite, and the same on both sides")
+        return found(
+            problems, "splines keep their ends; slopes there are finite, and the same on both sides"
+        )
     if subject.normalize is None and subject.generate is None:
         raise NotRun("needs normalize or generate")
     judged = list(_directions(subject, rng))
     worst = max(judged, key=lambda result: (result.status == FAILED, result.ratio))
-    return dataclasses.replace(worst, why="eps x measured condition; points that lose half the digits left out")
+    return dataclasses.replace(
+        worst, why="eps x measured condition; points that lose half the digits left out"
+    )
 
 
-# ---- the whole -------------------------------------------------------------------------------------------
+# ---- the whole -----------------------------------------------------------------------------------
 
 
 def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
@@ -66,7 +70,9 @@ def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
         sizes = rng.permutation([*SIZES, 0.0, *ends[2]])
         placed = np.concatenate([_placed(rows, size, ends, rng) for size in sizes])
         size = np.repeat(sizes, len(placed) // len(sizes))
-        context = np.tile(np.repeat(c, len(placed) // len(sizes) // len(c), axis=0), (len(sizes), 1))
+        context = np.tile(
+            np.repeat(c, len(placed) // len(sizes) // len(c), axis=0), (len(sizes), 1)
+        )
         ways = itertools.cycle(back.values() or [None])
         for (name, function), way in zip(there.items(), ways, strict=False):
             yield _at(subject, name, function, way, placed, context, size, rng)
@@ -75,7 +81,9 @@ def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
             each = len(contexts) // len(sizes)
             usual = np.tile(np.repeat(rows, each // len(rows), axis=0), (len(sizes), 1))
             for name, function in there.items():
-                yield _at(subject, name, function, None, usual, contexts, np.repeat(sizes, each), rng)
+                yield _at(
+                    subject, name, function, None, usual, contexts, np.repeat(sizes, each), rng
+                )
 
 
 def _ends(subject: Subject, which: str) -> tuple[float, float, list[float]]:
@@ -122,7 +130,9 @@ def _at(subject: Subject, name: str, there: Callable, back, x, c, size: np.ndarr
     return _returned(subject, name, back, x[inside], y[inside], c[inside], size[inside], rng)
 
 
-def _asked(name: str, there: Callable, x, c, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _asked(
+    name: str, there: Callable, x, c, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the answers, and at which rows: where all together are refused, the far ones are left out."""
     near = np.flatnonzero(size <= FAR)
     for rows in (np.arange(len(x)), near):
@@ -136,7 +146,9 @@ def _asked(name: str, there: Callable, x, c, size: np.ndarray) -> tuple[np.ndarr
         try:
             there(x[rows], c[rows])
         except (ValueError, ArithmeticError) as exception:
-            raise Finding(f"{name} raises {type(exception).__name__} at ±{edge:g}: {exception}") from exception
+            raise Finding(
+                f"{name} raises {type(exception).__name__} at ±{edge:g}: {exception}"
+            ) from exception
     raise Finding(f"{name} raises {type(refused).__name__} at an edge up to ±{FAR:g}: {refused}")
 
 
@@ -157,7 +169,8 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
     )  # rounded out of support
     scale = 1 + np.abs(x)
     each = subject.rounding(trip, rng)
-    # far out, one feature's rounding is everybody's; and where one is lost, how far it moved says nothing
+    # far out, one feature's rounding is everybody's; and where one is lost, how far it moved says
+    # nothing
     lost = (each > LOST * np.sqrt(subject.eps) * scale).any(axis=1, keepdims=True)
     rounding = np.where(lost, np.inf, each.max(axis=1, keepdims=True))
     tolerance = 2 * rounding + subject.safety * subject.eps * scale
@@ -170,7 +183,7 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
     return dataclasses.replace(result, reason=reason)
 
 
-# ---- univariates -----------------------------------------------------------------------------------------
+# ---- univariates ---------------------------------------------------------------------------------
 
 
 def _wrong_univariates(subject: Subject, rng: np.random.Generator) -> list[str]:
@@ -185,7 +198,9 @@ def _wrong_univariates(subject: Subject, rng: np.random.Generator) -> list[str]:
             x = u if inner is not layer else layer.generate(p[k], u, c)[0]
             h = _numbers(inner, p[k], x, c)
             for dtype in dict.fromkeys((np.dtype(np.float64), subject.dtype)):
-                problems += [f"layer {k}: {said}" for said in _wrong(inner.univariate, h.astype(dtype))]
+                problems += [
+                    f"layer {k}: {said}" for said in _wrong(inner.univariate, h.astype(dtype))
+                ]
     return problems
 
 
@@ -209,8 +224,12 @@ def _wrong(univariate, h: np.ndarray) -> list[str]:
     problems = []
     u, log_derivative = univariate.normalize(numbers, x)[:2]
     back, log_back = univariate.generate(numbers, x)
-    for name, values in (("normalize", u), ("its log-derivative", log_derivative),
-                         ("generate", back), ("its log-derivative", log_back)):  # fmt: skip
+    for name, values in (
+        ("normalize", u),
+        ("its log-derivative", log_derivative),
+        ("generate", back),
+        ("its log-derivative", log_back),
+    ):
         if not np.isfinite(values).all():
             problems.append(f"{name} is not finite at x = {x[~np.isfinite(values)][0]:g}")
     if isinstance(univariate, RationalQuadratic) and np.isinf(support[1]):
@@ -229,10 +248,13 @@ def _wrong_ends(univariate, h: np.ndarray) -> list[str]:
             ("generate", univariate.generate(h, x)[0]),
         ):
             if (kept != x).any():
-                problems.append(f"{name} moves the end {end:g} of its spline by {np.abs(kept - x).max():.1e}")
+                problems.append(
+                    f"{name} moves the end {end:g} of its spline by {np.abs(kept - x).max():.1e}"
+                )
         just_inside = np.nextafter(x, h.dtype.type(0))
         u, log_derivative = univariate.normalize(h, just_inside)[:2]
-        # the slope changes within a bin of min_width: in few digits a steep bin bends much within the last one
+        # the slope changes within a bin of min_width: in few digits a steep bin bends much within
+        # the last one
         bend = np.abs(univariate.normalize(h.astype(np.float64), just_inside.astype(np.float64))[1])
         corner = np.abs(log_derivative) > SAFETY * (np.sqrt(eps) + (bend if eps > FINE else 0))
         if corner.any() or np.abs(u - x).max() > SAFETY * eps * max(B, np.exp(bend).max()):

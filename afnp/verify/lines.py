@@ -2,8 +2,9 @@ r"""Integrals along lines: where a row lies on its line, as the density says.
 
 .. math:: F_n = \frac{\int_{-\infty}^{x_{ni}} p(t, x_{n, -i})\, dt}{\int_{-\infty}^{\infty} p(t, x_{n, -i})\, dt}
 
-Every line is cut into cells, those that say least about their integral are halved, and so on; all lines at once.
-A cell knows p at its ends and in its middle: Simpson's rule against the trapezoidal one says how good it is.
+Every line is cut into cells, those that say least about their integral are halved, and so on; all
+lines at once. A cell knows p at its ends and in its middle: Simpson's rule against the trapezoidal
+one says how good it is.
 
 Letters: R lines, M cells a line.
 """
@@ -35,7 +36,9 @@ class Integrals(NamedTuple):
     """(R,) how far ``below`` may be off."""
 
 
-def along_lines(log_density: Callable, nodes: np.ndarray, place: np.ndarray, refinements: int = 40) -> Integrals:
+def along_lines(
+    log_density: Callable, nodes: np.ndarray, place: np.ndarray, refinements: int = 40
+) -> Integrals:
     r"""Integrate exp(log_density) along lines, and up to a place on each.
 
     .. math:: \int_a^b p\, dt \approx \tfrac{b - a}{6} \big(p(a) + 4 p(\tfrac{a + b}2) + p(b)\big)
@@ -43,7 +46,8 @@ def along_lines(log_density: Callable, nodes: np.ndarray, place: np.ndarray, ref
     Parameters
     ----------
     log_density : callable
-        Maps places (L, K) on the lines with numbers (L,), its second argument, to log-densities (L, K).
+        Maps places (L, K) on the lines with numbers (L,), its second argument, to log-densities (L,
+        K).
     nodes : (R, M + 1) array
         Ascending on every line; ``place`` must be one of them.
     place : (R,) array
@@ -74,7 +78,9 @@ def along_lines(log_density: Callable, nodes: np.ndarray, place: np.ndarray, ref
     return Integrals(below, log_total, error)
 
 
-def distribution(log_density: Callable, nodes: np.ndarray, refinements: int) -> tuple[Callable, float, float]:
+def distribution(
+    log_density: Callable, nodes: np.ndarray, refinements: int
+) -> tuple[Callable, float, float]:
     """Return the distribution function of one density on a line, its total, and how far the function may be off.
 
     Parameters
@@ -106,18 +112,26 @@ def distribution(log_density: Callable, nodes: np.ndarray, refinements: int) -> 
         w = (b - a)[k]
         s = np.clip((x - a[k]) / np.where(w > 0, w, 1), 0, 1)
         bent, curved = (4 * q - 3 * p - r)[k], (2 * p - 4 * q + 2 * r)[k]
-        return np.clip((mass[k] + w * s * (p[k] + s * (bent / 2 + s * curved / 3))) / mass[-1], 0, 1)
+        return np.clip(
+            (mass[k] + w * s * (p[k] + s * (bent / 2 + s * curved / 3))) / mass[-1], 0, 1
+        )
 
     return F, float(mass[-1] * np.exp(top[0])), float(doubt.sum() / mass[-1])
 
 
-def _first(log_density, nodes: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _first(
+    log_density, nodes: np.ndarray, lines: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the first cells (5, R, M): ends, and log p there and in the middle; and how doubtful they are."""
     a, b = nodes[:, :-1], nodes[:, 1:]
     ends, middles = log_density(nodes, lines), log_density((a + b) / 2, lines)
     cells = np.stack([a, b, ends[:, :-1], middles, ends[:, 1:]])
     top = cells[2:].max(axis=(0, 2))
-    return cells, top, _integrals(cells, top, weights=(1, -2, 1))  # Simpson's rule against two trapezia, twice
+    return (
+        cells,
+        top,
+        _integrals(cells, top, weights=(1, -2, 1)),
+    )  # Simpson's rule against two trapezia, twice
 
 
 def _integrals(cells: np.ndarray, top: np.ndarray, weights=(1, 4, 1)) -> np.ndarray:
@@ -127,7 +141,9 @@ def _integrals(cells: np.ndarray, top: np.ndarray, weights=(1, 4, 1)) -> np.ndar
     return np.abs((b - a) / 6 * np.tensordot(weights, p, axes=1))
 
 
-def _refined(log_density, lines: np.ndarray, cells: np.ndarray, top: np.ndarray, doubt: np.ndarray) -> tuple:
+def _refined(
+    log_density, lines: np.ndarray, cells: np.ndarray, top: np.ndarray, doubt: np.ndarray
+) -> tuple:
     """Halve the most doubtful cells of every line; what that changes says how doubtful the halves are."""
     worst = np.argpartition(-doubt, HALVED - 1, axis=1)[:, :HALVED]
     old = np.take_along_axis(cells, worst[None], axis=2)

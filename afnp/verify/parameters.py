@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from afnp import masks
-from afnp.flows import Flow
+from afnp.flow import Flow
+from afnp.networks import masks
 from afnp.params import Views
 
 __all__ = ["randomize", "randomize_layer", "restored"]
@@ -23,9 +23,9 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
     .. math:: W_{rc} \sim \mathcal N(0,\, 2\,\mathrm{gain}^2 / \mathrm{prefix}_r), \quad
               b \sim \mathcal N(0, 1/4), \quad W_{rc} \sim \mathcal N(0, 10^6) \text{ where masked}
 
-    A flow that starts near the identity hides most defects. The last layer of each of T conditioners is divided
-    by √T, and by √(D/8) beyond eight features, so that depth and long chains do not make the map too
-    ill-conditioned to see anything. Masked entries get large
+    A flow that starts near the identity hides most defects. The last layer of each of T
+    conditioners is divided by √T, and by √(D/8) beyond eight features, so that depth and long
+    chains do not make the map too ill-conditioned to see anything. Masked entries get large
     numbers, because nobody may read them.
 
     Parameters
@@ -47,19 +47,25 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
     p = flow._split(theta)
     depth = sum(layer.layout.size > 0 for layer in flow.layers)
     for layer, p_layer in zip(flow.layers, p, strict=True):
-        randomize_layer(layer, p_layer, rng, gain, last=1 / np.sqrt(max(depth, 1) * max(1, flow.features / 8)))
+        randomize_layer(
+            layer, p_layer, rng, gain, last=1 / np.sqrt(max(depth, 1) * max(1, flow.features / 8))
+        )
     flow.base.initialize(p.base, rng)
     _stir(p.base, rng)
     flow.theta = theta
     return flow
 
 
-def randomize_layer(layer, p: Views, rng: np.random.Generator, gain: float = 1.0, last: float = 1.0) -> None:
+def randomize_layer(
+    layer, p: Views, rng: np.random.Generator, gain: float = 1.0, last: float = 1.0
+) -> None:
     """Write random parameters into p: the layer's own with these gains, random biases, large masked entries.
 
     What has no masked linear layers starts where it likes, and is stirred.
     """
-    layer.initialize(p, rng, **({"gain": gain, "last": last} if hasattr(layer, "conditioner") else {}))
+    layer.initialize(
+        p, rng, **({"gain": gain, "last": last} if hasattr(layer, "conditioner") else {})
+    )
     linears = getattr(getattr(layer, "conditioner", None), "linears", None)
     if linears is None:
         return _stir(p, rng)

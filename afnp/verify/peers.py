@@ -2,9 +2,10 @@ r"""Flows that nobody here wrote: the kit on released zuko, nflows, normflows an
 
 .. math:: \text{finding} = (\text{library}, \text{flow}, \text{check}, \text{what it says})
 
-Each flow is built as its library's documentation has it, in float64, and its parameters are moved away from their
-start, which hides most defects. One transform alone is held to its order; where several are stacked, everything may
-depend on everything. ``python -m afnp.verify.mutants --peers`` writes the table (extra ``bench``).
+Each flow is built as its library's documentation has it, in float64, and its parameters are moved
+away from their start, which hides most defects. One transform alone is held to its order; where
+several are stacked, everything may depend on everything. ``python -m afnp.verify.mutants --peers``
+writes the table (extra ``bench``).
 
 Letters: D features, C context inputs, H hidden units, T transforms.
 """
@@ -72,7 +73,7 @@ class Peer:
         return f"{self.kind}, {sizes}" + (f", C = {self.context}" if self.context else "")
 
 
-# ---- their flows -----------------------------------------------------------------------------------------
+# ---- their flows ---------------------------------------------------------------------------------
 
 
 def _zuko(kind: str):
@@ -131,11 +132,15 @@ def _normflows_maf(flows, D, C, H, k):
 
 
 def _normflows_spline(flows, D, C, H, k):
-    return flows.AutoregressiveRationalQuadraticSpline(D, 2, H, num_context_channels=C, init_identity=False)
+    return flows.AutoregressiveRationalQuadraticSpline(
+        D, 2, H, num_context_channels=C, init_identity=False
+    )
 
 
 def _normflows_coupling(flows, D, C, H, k):
-    return flows.CoupledRationalQuadraticSpline(D, 2, H, num_context_channels=C, reverse_mask=bool(k % 2))
+    return flows.CoupledRationalQuadraticSpline(
+        D, 2, H, num_context_channels=C, reverse_mask=bool(k % 2)
+    )
 
 
 def _stirred(flow):
@@ -145,7 +150,9 @@ def _stirred(flow):
     flow, generator = flow.eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter += STIR * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter += STIR * torch.randn(
+                parameter.shape, generator=generator, dtype=parameter.dtype
+            )
     return flow
 
 
@@ -181,7 +188,9 @@ def _stirred_jax(flow):
     import paramax
 
     fixed = paramax.NonTrainable
-    trained, rest = equinox.partition(flow, equinox.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, fixed))
+    trained, rest = equinox.partition(
+        flow, equinox.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, fixed)
+    )
     rng = np.random.default_rng(0)
     moved = jax.tree_util.tree_map(lambda a: a + STIR * rng.standard_normal(a.shape), trained)
     return equinox.combine(moved, rest)
@@ -203,19 +212,26 @@ def _row(library: str, maf, spline, coupling) -> list[Peer]:
 
 PEERS = [
     *_row("zuko", _zuko("MAF"), _zuko("NSF"), ("RealNVP", _zuko("RealNVP"))),
-    *_row("nflows", _nflows(_nflows_maf), _nflows(_nflows_spline), ("affine coupling", _nflows(_nflows_coupling))),
+    *_row(
+        "nflows",
+        _nflows(_nflows_maf),
+        _nflows(_nflows_spline),
+        ("affine coupling", _nflows(_nflows_coupling)),
+    ),
     *_row(
         "normflows",
         _normflows(_normflows_maf),
         _normflows(_normflows_spline),
         ("spline coupling", _normflows(_normflows_coupling)),
     ),
-    *_row("flowjax", _flowjax("affine"), _flowjax("spline"), ("affine coupling", _flowjax("coupling"))),
+    *_row(
+        "flowjax", _flowjax("affine"), _flowjax("spline"), ("affine coupling", _flowjax("coupling"))
+    ),
 ]
 """What is checked, library by library."""
 
 
-# ---- the table -------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
 def check_peer(peer: Peer, level: str = "quick", checks=None) -> Report:
@@ -265,7 +281,9 @@ def _markdown(reports: list[tuple[Peer, Report]], level: str) -> str:
     ]
     for peer, report in reports:
         failed = ", ".join(report.failed) or "none"
-        lines.append(f"| {peer.library} | {peer} | {len(report.passed)} | {failed} | {len(report.not_run)} |")
+        lines.append(
+            f"| {peer.library} | {peer} | {len(report.passed)} | {failed} | {len(report.not_run)} |"
+        )
     lines += ["", "## What the failed checks say", ""]
     lines += ["A dependency also counts as dead if a ReLU was off wherever the check looked.", ""]
     for peer, report in reports:

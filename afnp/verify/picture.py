@@ -38,11 +38,19 @@ def draw(report: Report) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    evidence: dict[str, Any] = {k: v for result in report.results for k, v in result.evidence.items()}
-    panels: list[tuple[str, Callable]] = [("jacobian", _jacobian), ("round_trip", _round_trip), ("pit", _pit)]
+    evidence: dict[str, Any] = {
+        k: v for result in report.results for k, v in result.evidence.items()
+    }
+    panels: list[tuple[str, Callable]] = [
+        ("jacobian", _jacobian),
+        ("round_trip", _round_trip),
+        ("pit", _pit),
+    ]
     there = [panel for name, panel in panels if name in evidence]
     if not there:
-        raise ValueError("no picture: expected a report in which log_det, round_trip or agreement ran")
+        raise ValueError(
+            "no picture: expected a report in which log_det, round_trip or agreement ran"
+        )
     figure = Figure(figsize=(4.4 * len(there), 3.9), layout="constrained")
     for ax, panel in zip(np.ravel(figure.subplots(1, len(there))), there, strict=True):
         panel(ax, evidence)
@@ -63,7 +71,11 @@ def _jacobian(ax: Axes, evidence: dict) -> None:
         ax.plot(columns, rows, "x", color=GREY, markersize=4)
     wrong = np.argwhere((J != 0) & ~allowed) if allowed is not None else np.empty((0, 2))
     ax.plot(wrong[:, 1], wrong[:, 0], "s", color=RED, markerfacecolor="none", markersize=9)
-    ax.set(title="log₁₀ |∂u/∂x|" + (f", {len(wrong)} forbidden" if len(wrong) else ""), xlabel="x", ylabel="u")
+    ax.set(
+        title="log₁₀ |∂u/∂x|" + (f", {len(wrong)} forbidden" if len(wrong) else ""),
+        xlabel="x",
+        ylabel="u",
+    )
 
 
 def _round_trip(ax: Axes, evidence: dict) -> None:
@@ -72,7 +84,11 @@ def _round_trip(ax: Axes, evidence: dict) -> None:
     floor = 1e-17
     ax.bar(np.arange(len(error)), np.maximum(error, floor), color=BLUE, bottom=0)
     ax.set_yscale("log")
-    ax.set(title="largest error of a round trip", xlabel="feature", ylim=(floor, max(1e-10, 10 * error.max())))
+    ax.set(
+        title="largest error of a round trip",
+        xlabel="feature",
+        ylim=(floor, max(1e-10, 10 * error.max())),
+    )
 
 
 def _pit(ax: Axes, evidence: dict) -> None:

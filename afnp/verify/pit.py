@@ -3,13 +3,14 @@ r"""Check of the sampler against the density, which share no noise: probability 
 .. math:: x \sim p \;\Longrightarrow\; F_i(x) = \frac{\int_{-\infty}^{x_i} p(t, x_{-i})\, dt}
           {\int_{-\infty}^{\infty} p(t, x_{-i})\, dt} \sim \mathrm{Uniform}(0, 1) \quad \text{for every } i
 
-The density is integrated numerically along lines through the samples, so D does not matter; in the plane a marginal
-is integrated too, which a sampler that misses a far mode cannot satisfy. Comparing samples with the images of the
-flow's own noise instead would be a tautology.
+The density is integrated numerically along lines through the samples, so D does not matter; in the
+plane a marginal is integrated too, which a sampler that misses a far mode cannot satisfy. Comparing
+samples with the images of the flow's own noise instead would be a tautology.
 
-Whether F is uniform is asked of its distribution function (Dvoretzky, Kiefer and Wolfowitz 1956, with Massart's
-constant 1990, doi 10.1214/aop/1176990746) and of its first Legendre moments (Neyman's smooth test), which see a
-shift or a scale sooner. Both bounds hold for every number of samples.
+Whether F is uniform is asked of its distribution function (Dvoretzky, Kiefer and Wolfowitz 1956,
+with Massart's constant 1990, doi 10.1214/aop/1176990746) and of its first Legendre moments
+(Neyman's smooth test), which see a shift or a scale sooner. Both bounds hold for every number of
+samples.
 
 Letters: R samples, D features, C context inputs, K nodes along a line.
 """
@@ -111,11 +112,17 @@ def _refuse_blurred(subject: Subject, rng: np.random.Generator) -> None:
 
     moves = subject.rounding(there_and_back, rng, count=2) / subject.safety
     x, back = subject.own.generate(u, c)[0], there_and_back(subject.own)
-    away = np.abs(subject.difference(back, u)) > BLUR  # other noise, but the same sample to half its digits
-    same = np.abs(subject.difference(subject.own.generate(back, c)[0], x)) < np.sqrt(subject.eps) * (1 + np.abs(x))
+    away = (
+        np.abs(subject.difference(back, u)) > BLUR
+    )  # other noise, but the same sample to half its digits
+    same = np.abs(subject.difference(subject.own.generate(back, c)[0], x)) < np.sqrt(
+        subject.eps
+    ) * (1 + np.abs(x))
     blurred = np.mean(~(moves < BLUR).all(axis=1) | away.any(axis=1) & same.all(axis=1))
     if blurred > 0.01:
-        raise NotRun(f"rounding moves the noise of {blurred:.0%} of the samples by more than {BLUR:g}")
+        raise NotRun(
+            f"rounding moves the noise of {blurred:.0%} of the samples by more than {BLUR:g}"
+        )
 
 
 def _count(subject: Subject) -> int:
@@ -131,7 +138,11 @@ def _lost(subject: Subject, rng: np.random.Generator, x: np.ndarray, c: np.ndarr
     lost = np.asarray(subject.log_prob(x, c)) == -np.inf  # type: ignore[misc]
     if not lost.any():
         return lost
-    images = np.zeros(0) if subject.generate is None else subject.generate(*subject.noise(rng, len(x), (1.0,)))[0]
+    images = (
+        np.zeros(0)
+        if subject.generate is None
+        else subject.generate(*subject.noise(rng, len(x), (1.0,)))[0]
+    )
     if not len(images) or not np.isneginf(subject.log_prob(images, c)).any():  # type: ignore[misc]
         raise Finding(f"sample draws {lost.sum()} rows that have no density, as log_prob says")
     if lost.mean() > 0.01:
@@ -164,7 +175,10 @@ def _judged(groups: list) -> Result:
     alpha = FALSE_ALARM / (len(groups) * (2 + ORDERS))
     tests = [test for name, F, error in groups for test in _tests(name, F, error, alpha)]
     result = judge(
-        [t.measured for t in tests], [t.bound for t in tests], _power(len(groups[0][1]), alpha), ("test",)
+        [t.measured for t in tests],
+        [t.bound for t in tests],
+        _power(len(groups[0][1]), alpha),
+        ("test",),
     )
     what = tests[result.worst["test"]].what
     reason = f"samples and density disagree: {what}" if result.status == FAILED else ""
@@ -182,7 +196,9 @@ def _tests(name: str, F: np.ndarray, error: np.ndarray, alpha: float) -> list[St
         Statistic(f"distance of {name}", float(gap), distance + _slack(error)),
         Statistic(f"extremes of {name}", ends, float(np.log(2 / alpha) / n + 2 * _slack(error))),
     ]
-    for k, name_k in zip(range(1, ORDERS + 1), ("location", "scale", "skewness", "tails"), strict=True):
+    for k, name_k in zip(
+        range(1, ORDERS + 1), ("location", "scale", "skewness", "tails"), strict=True
+    ):
         P_k = np.polynomial.legendre.Legendre.basis(k)
         moment = np.sqrt(2 * k + 1) * float(np.mean(P_k(2 * F - 1)))
         slack = np.sqrt(2 * k + 1) * float(np.mean(np.minimum(k * (k + 1) * error, 2)))
@@ -201,7 +217,7 @@ def _power(n: int, alpha: float) -> str:
     )
 
 
-# ---- lines through samples -------------------------------------------------------------------------------
+# ---- lines through samples -----------------------------------------------------------------------
 
 
 def _places(
@@ -231,22 +247,27 @@ def _line(subject: Subject, x: np.ndarray, c: np.ndarray, i: int, seen: np.ndarr
         try:
             nodes = first_nodes(subject, x[:, [i]], seen, reach, fine)
             place = x[:, i].astype(np.float64)
-            return along_lines(density_along(subject, x, c, i), nodes, place, subject.level.refinements)
+            return along_lines(
+                density_along(subject, x, c, i), nodes, place, subject.level.refinements
+            )
         except (ArithmeticError, Finding):
             if k == len(REACHES) - 1:
                 raise
     raise NotRun("no line could be integrated")
 
 
-# ---- in the plane: a marginal ----------------------------------------------------------------------------
+# ---- in the plane: a marginal --------------------------------------------------------------------
 
 
-def _in_marginal(subject: Subject, rng: np.random.Generator) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _in_marginal(
+    subject: Subject, rng: np.random.Generator
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
     r"""Return the places of samples, at one context, in the marginal of a random feature of two.
 
     .. math:: F(x_i) = \int_{-\infty}^{x_i} m(t)\, dt, \qquad m(t) = \int p(t, s)\, ds
 
-    A marginal that does not integrate to 1 was not resolved, and is left out: ``normalisation`` looks at that.
+    A marginal that does not integrate to 1 was not resolved, and is left out: ``normalisation``
+    looks at that.
     """
     count, i = _count(subject), int(rng.integers(2))
     c = subject.contexts(rng, 1)

@@ -35,8 +35,8 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
 
     .. math:: \int p(x)\, dx = 1
 
-    Cells are images of a regular mesh of noise: ``generate`` only places their corners, and areas are those of
-    polygons, so no log-determinant is used twice.
+    Cells are images of a regular mesh of noise: ``generate`` only places their corners, and areas
+    are those of polygons, so no log-determinant is used twice.
     """
     subject.need("log_prob", "generate")
     if subject.features > 2:
@@ -59,7 +59,9 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     return judge([np.abs(totals - 1).min()], [ERROR + 25 * doubt], why, ("context",))
 
 
-def _by_lines(subject: Subject, context: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+def _by_lines(
+    subject: Subject, context: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
     r"""Integrate along a line of x, or along lines of integrals along lines, where peaks are too sharp for a mesh.
 
     .. math:: \int p(x)\, dx = \int \Big( \int p(x_1, x_2)\, dx_2 \Big) dx_1
@@ -73,7 +75,11 @@ def _by_lines(subject: Subject, context: np.ndarray, rng: np.random.Generator) -
     totals, errors = [], []
     for i in range(subject.features):
         plane = subject.features == 2
-        log_density = marginal(subject, seen, context, i) if plane else density_along(subject, seen[:1], context, 0)
+        log_density = (
+            marginal(subject, seen, context, i)
+            if plane
+            else density_along(subject, seen[:1], context, 0)
+        )
         own = np.quantile(seen[:, [i]].astype(np.float64), np.linspace(0, 1, 33), axis=0).T
         nodes = first_nodes(subject, own, seen[:, i], REACHES[0])[0]
         _, total, error = distribution(log_density, nodes, subject.level.refinements // 2)

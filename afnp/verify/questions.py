@@ -2,7 +2,8 @@ r"""Checks of odd questions: what comes back for few rows, for no rows, and for 
 
 .. math:: (N, D) \to (N, D), (N,) \quad \text{for } N = 0, 1, \dots, \qquad \mathrm{NaN} \not\to \text{a number}
 
-The answer to nonsense may be an error, or nonsense that anybody can see; never a number that looks like an answer.
+The answer to nonsense may be an error, or nonsense that anybody can see; never a number that looks
+like an answer.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -29,7 +30,9 @@ def functions_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator
     """Yield every function of rows that is there, undisguised, in a random order, with n rows for it."""
     x, u, c = subject.rows(rng, n)
     plain = subject.plain
-    calls = [(f, x, c) for f in plain.normalizers.values()] + [(f, u, c) for f in plain.generators.values()]
+    calls = [(f, x, c) for f in plain.normalizers.values()] + [
+        (f, u, c) for f in plain.generators.values()
+    ]
     if plain.log_prob is not None:
         calls.append((plain.log_prob, x, c))
     yield from (calls[k] for k in rng.permutation(len(calls)))
@@ -68,7 +71,9 @@ def _wrong_answer(function: Rows, x: np.ndarray, c: np.ndarray, dtype: np.dtype)
         rows = {0: "an empty batch", 1: "one row"}.get(len(x), f"{len(x)} rows")
         return [f"{function.name} raises {type(exception).__name__} for {rows}: {exception}"]
     problems = [
-        f"{function.name} gives {array.dtype} where {dtype} is expected" for array in arrays if array.dtype != dtype
+        f"{function.name} gives {array.dtype} where {dtype} is expected"
+        for array in arrays
+        if array.dtype != dtype
     ]
     if not all(np.isfinite(array).all() for array in arrays):
         problems.append(f"{function.name} gives numbers that are not finite")
@@ -98,8 +103,8 @@ def odd_input(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: f(\dots, \mathrm{NaN}, \dots) \in \{\text{an error}, \mathrm{NaN}\}, \qquad
               \log p(\pm\infty) \in \{\text{an error}, \mathrm{NaN}, -\infty\}
 
-    And the row beside it must not notice; nor may it matter how an array lies in memory. What lets NaN through
-    without an error is noted.
+    And the row beside it must not notice; nor may it matter how an array lies in memory. What lets
+    NaN through without an error is noted.
     """
     problems, notes = [], []
     for function, x, c in functions_of(subject, rng, batch_size(rng)):
@@ -126,7 +131,9 @@ def _asked_for(function: Rows, x: np.ndarray, c: np.ndarray) -> tuple[np.ndarray
         return None
 
 
-def _swallowed(function: Rows, x: np.ndarray, c: np.ndarray, row: int, kind: str, column: int, value) -> str:
+def _swallowed(
+    function: Rows, x: np.ndarray, c: np.ndarray, row: int, kind: str, column: int, value
+) -> str:
     """Say that a row with something strange got a finite answer, or that another row noticed."""
     strange = {"feature": x.copy(), "context": c.copy()}
     strange[kind][row, column] = value
@@ -153,8 +160,14 @@ def _passes(function: Rows, x: np.ndarray, c: np.ndarray, row: int) -> bool:
 def _strided(function: Rows, x: np.ndarray, c: np.ndarray, subject: Subject) -> list[str]:
     """Compare rows that lie apart in memory, columns first, with the same rows in a block."""
     apart = np.asfortranarray(np.repeat(x, 2, axis=1))[:, ::2]
-    expected, given = answers(function, x.copy(), c.copy()), answers(function, apart, np.asfortranarray(c))
-    gaps = [np.abs(subject.difference(a, b)) / (1 + np.abs(b)) for a, b in zip(given, expected, strict=True)]
+    expected, given = (
+        answers(function, x.copy(), c.copy()),
+        answers(function, apart, np.asfortranarray(c)),
+    )
+    gaps = [
+        np.abs(subject.difference(a, b)) / (1 + np.abs(b))
+        for a, b in zip(given, expected, strict=True)
+    ]
     if max(gap.max(initial=0.0) for gap in gaps) <= np.sqrt(subject.eps):
         return []
     return [f"{function.name} gives other numbers for rows that lie apart in memory"]

@@ -104,14 +104,16 @@ class Report:
         for result in self.results:
             if result.name == name:
                 return result
-        raise KeyError(f"no check {name!r} in this report; it has {', '.join(r.name for r in self.results)}")
+        raise KeyError(
+            f"no check {name!r} in this report; it has {', '.join(r.name for r in self.results)}"
+        )
 
     def raise_if_failed(self) -> None:
         """Raise an AssertionError that shows the table, unless ``ok``."""
         if not self.ok:
             raise AssertionError(f"\n{self}")
 
-    # ---- how it is shown ---------------------------------------------------------------------------------
+    # ---- how it is shown -------------------------------------------------------------------------
 
     def summary(self) -> str:
         """Return the counts in a line, and what the level is known to catch."""
@@ -119,17 +121,29 @@ class Report:
         if self.expected:
             count += f", {len(self.expected)} failed as expected"
         where = f" (level {self.level}, {self.seconds:.1f} s)" if self.level else ""
-        return "\n".join(filter(None, [count + where, mutation_score(self.level) if self.level else ""]))
+        return "\n".join(
+            filter(None, [count + where, mutation_score(self.level) if self.level else ""])
+        )
 
     def __str__(self) -> str:
         """Print the table: a row a check, then the count."""
         head = f"{'':4s}{'check':20s}{'status':9s}{'error':>9s}{'allowed':>9s}{'time':>10s}  note"
-        return "\n".join([*filter(None, [self.subject]), head, *map(str, self.results), self.summary()])
+        return "\n".join(
+            [*filter(None, [self.subject]), head, *map(str, self.results), self.summary()]
+        )
 
     def _rows(self) -> list[tuple[str, ...]]:
         """Return the cells of the table."""
         return [
-            (r.code, r.name, r.status, _number(r.measured), _number(r.tolerance), f"{r.seconds:.2f} s", r.note)
+            (
+                r.code,
+                r.name,
+                r.status,
+                _number(r.measured),
+                _number(r.tolerance),
+                f"{r.seconds:.2f} s",
+                r.note,
+            )
             for r in self.results
         ]
 
@@ -145,21 +159,30 @@ class Report:
         <BLANKLINE>
         1 passed, 0 failed, 0 not run
         """
-        head = "| | check | status | error | allowed | time | note |\n|---|---|---|---:|---:|---:|---|"
-        rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self._rows()]
+        head = (
+            "| | check | status | error | allowed | time | note |\n|---|---|---|---:|---:|---:|---|"
+        )
+        rows = [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            for row in self._rows()
+        ]
         title = [f"**{self.subject}**", ""] if self.subject else []
         return "\n".join([*title, head, *rows, "", self.summary()])
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
-        head = "".join(f"<th>{h}</th>" for h in ("", "check", "status", "error", "allowed", "time", "note"))
+        head = "".join(
+            f"<th>{h}</th>" for h in ("", "check", "status", "error", "allowed", "time", "note")
+        )
         body = "".join(
             f'<tr style="background:{COLOURS[result.status]};color:black">'
             + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row)
             + "</tr>"
             for result, row in zip(self.results, self._rows(), strict=True)
         )
-        caption = html.escape(" | ".join(filter(None, [self.subject, *self.summary().splitlines()])))
+        caption = html.escape(
+            " | ".join(filter(None, [self.subject, *self.summary().splitlines()]))
+        )
         return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_json(self) -> str:
@@ -171,8 +194,15 @@ class Report:
         True
         """
         fields = [field.name for field in dataclasses.fields(Result) if field.name != "evidence"]
-        results = [{name: _plain(getattr(result, name)) for name in fields} for result in self.results]
-        known = {"ok": self.ok, "subject": self.subject, "level": self.level, "score": mutation_score(self.level)}
+        results = [
+            {name: _plain(getattr(result, name)) for name in fields} for result in self.results
+        ]
+        known = {
+            "ok": self.ok,
+            "subject": self.subject,
+            "level": self.level,
+            "score": mutation_score(self.level),
+        }
         return json.dumps({**known, "results": results}, indent=2, allow_nan=False)
 
     def plot(self) -> Figure:

@@ -2,7 +2,8 @@ r"""What a check says: one Result.
 
 .. math:: \text{passed} \iff \mathrm{error}_i \le \mathrm{tolerance}_i \quad \text{for every } i
 
-A number that is not finite is an error larger than any tolerance; a check that could not run has not passed.
+A number that is not finite is an error larger than any tolerance; a check that could not run has
+not passed.
 """
 
 from __future__ import annotations
@@ -86,11 +87,15 @@ class Result:
             return 0.0
         if not np.isfinite(self.measured):
             return np.inf
-        return self.measured / self.tolerance if self.tolerance else (np.inf if self.measured else 0.0)
+        return (
+            self.measured / self.tolerance if self.tolerance else (np.inf if self.measured else 0.0)
+        )
 
     def __str__(self) -> str:
         """Print one row of the report's table."""
-        numbers = "".join(f"{'-' if v is None else format(v, '.1e'):>9s}" for v in (self.measured, self.tolerance))
+        numbers = "".join(
+            f"{'-' if v is None else format(v, '.1e'):>9s}" for v in (self.measured, self.tolerance)
+        )
         return f"{self.code:4s}{self.name:20s}{self.status:9s}{numbers}{self.seconds:8.2f} s  {self.note}"
 
 
@@ -112,11 +117,13 @@ def found(problems: list[str], why: str, notes: tuple[str, ...] = ()) -> Result:
     )
 
 
-def judge(error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reason: str = "") -> Result:
+def judge(
+    error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reason: str = ""
+) -> Result:
     """Compare errors with tolerances of the same shape, elementwise; name the worst place by ``axes``.
 
-    Entries whose tolerance is above ``limit``, or infinite, say nothing and are left out, unless their error is not
-    finite.
+    Entries whose tolerance is above ``limit``, or infinite, say nothing and are left out, unless
+    their error is not finite.
 
     Raises
     ------
@@ -129,13 +136,17 @@ def judge(error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reaso
     >>> result.status, result.measured, result.worst
     ('failed', 0.003, {'row': 1})
     """
-    error, tolerance = np.broadcast_arrays(np.asarray(error, dtype=float), np.asarray(tolerance, dtype=float))
+    error, tolerance = np.broadcast_arrays(
+        np.asarray(error, dtype=float), np.asarray(tolerance, dtype=float)
+    )
     informative = (tolerance <= limit) & (tolerance < np.inf) | ~np.isfinite(error)
     if not informative.any():
         raise NotRun("too ill-conditioned: no tolerance is small enough to see anything")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error == 0, 0.0, error / tolerance)
-    ratio = np.where(informative, np.where(np.isfinite(error) & ~np.isnan(ratio), ratio, np.inf), -1.0)
+    ratio = np.where(
+        informative, np.where(np.isfinite(error) & ~np.isnan(ratio), ratio, np.inf), -1.0
+    )
     place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     return Result(
         status=PASSED if ratio[place] <= 1 else FAILED,
@@ -150,7 +161,8 @@ def judge(error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reaso
 def beyond_rounding(tolerance: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Return tolerances (N, D), without limit in rows of which rounding may move any number by all its size.
 
-    Far from where it was measured, how such a row moves says nothing, not of its other numbers either.
+    Far from where it was measured, how such a row moves says nothing, not of its other numbers
+    either.
 
     Examples
     --------
@@ -172,14 +184,21 @@ def check(code: str) -> Callable[[Check], Check]:
         def timed(subject: Subject, rng: np.random.Generator) -> Result:
             start = time.perf_counter()
             try:
-                with np.errstate(all="ignore"):  # what is not finite is found as a number, not as a warning
+                with np.errstate(
+                    all="ignore"
+                ):  # what is not finite is found as a number, not as a warning
                     result = function(subject.disguised(rng), rng)
             except NotRun as exception:
                 result = Result(status=NOT_RUN, reason=str(exception))
             except Finding as exception:
                 result = Result(status=FAILED, reason=str(exception))
-            except (Exception, SystemExit) as exception:  # what a stranger's code raises is a finding, no crash
-                result = Result(status=FAILED, reason=f"raised {type(exception).__name__}: {exception}")
+            except (
+                Exception,
+                SystemExit,
+            ) as exception:  # what a stranger's code raises is a finding, no crash
+                result = Result(
+                    status=FAILED, reason=f"raised {type(exception).__name__}: {exception}"
+                )
             seconds = time.perf_counter() - start
             return dataclasses.replace(result, name=function.__name__, code=code, seconds=seconds)
 

@@ -2,9 +2,10 @@ r"""Functions of rows, as a checker calls them: in no recognisable way, and with
 
 .. math:: f(x)_n = f(x_{\pi(1)}, \dots, x_{\pi(M)})_{\pi^{-1}(n)}, \qquad M \ge N \text{ with decoys}
 
-Whoever answers must not know what is asked for. A disguised function gets its rows shuffled among decoys, which are
-copies of them: a random number of rows from 17 to 64, or up to 47 more than there were. The same number of rows is
-always shuffled alike, so that two such calls may still be compared bit by bit.
+Whoever answers must not know what is asked for. A disguised function gets its rows shuffled among
+decoys, which are copies of them: a random number of rows from 17 to 64, or up to 47 more than there
+were. The same number of rows is always shuffled alike, so that two such calls may still be compared
+bit by bit.
 
 Letters: N rows, D features, C context inputs, M rows with decoys.
 """
@@ -50,13 +51,21 @@ class Rows:
     afnp.verify.results.Finding: double gives shapes (3, 2), (1,) where (3, 2), (3,) are expected
     """
 
-    def __init__(self, name: str, function: Callable, scores: bool = False, rng: np.random.Generator | None = None):
+    def __init__(
+        self,
+        name: str,
+        function: Callable,
+        scores: bool = False,
+        rng: np.random.Generator | None = None,
+    ):
         self.name, self.function, self.scores, self.rng = name, function, scores, rng
         self._layouts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def disguised(self, rng: np.random.Generator) -> Rows:
         """Return the same function, to be called in disguise."""
-        return Rows(self.name, self.function, self.scores, np.random.default_rng(rng.integers(2**63)))
+        return Rows(
+            self.name, self.function, self.scores, np.random.default_rng(rng.integers(2**63))
+        )
 
     def __call__(self, x: np.ndarray, context: np.ndarray):
         """Return what the function gives for these rows, in their order."""
@@ -79,7 +88,9 @@ class Rows:
         if self.scores:
             return _of_shapes(self.name, (answer,), [(len(x),)])[0]
         if not isinstance(answer, tuple | list) or len(answer) != 2:
-            raise Finding(f"{self.name} gives {_described(answer)} where (rows, log-determinants) are expected")
+            raise Finding(
+                f"{self.name} gives {_described(answer)} where (rows, log-determinants) are expected"
+            )
         return _of_shapes(self.name, answer, [x.shape, (len(x),)])
 
 

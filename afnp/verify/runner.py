@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from afnp.flows import Flow
+from afnp.flow import Flow
 from afnp.verify.behaviour import batch_independence, deterministic, pure, staleness
 from afnp.verify.draws import randomness
 from afnp.verify.gradient import gradients
@@ -94,7 +94,8 @@ def check_flow(
     Parameters
     ----------
     flow : Flow, dict, or any object that :func:`afnp.verify.adapt` knows; optional
-        An afnp flow; a dictionary of the arguments below; a flow of another library. Or else the functions below.
+        An afnp flow; a dictionary of the arguments below; a flow of another library. Or else the
+        functions below.
     normalize : callable, optional
         ``normalize(x[, context])`` gives u (N, D) and log|det du/dx| (N,).
     generate : callable, optional
@@ -106,11 +107,13 @@ def check_flow(
     jacobian : callable, optional
         ``jacobian(x[, context])`` gives du/dx (N, D, D): your own automatic differentiation.
     features, context : int
-        D and C, of functions, or of a flow that does not say; the context, (N, C), is an argument only where C > 0.
+        D and C, of functions, or of a flow that does not say; the context, (N, C), is an argument
+        only where C > 0.
     allowed : (D, D) bool array, optional
         Which u_i may depend on which x_j. For a flow its layers say so.
     complex_step : bool
-        Whether ``normalize`` takes complex x, and stays analytic: derivatives are then good to rounding.
+        Whether ``normalize`` takes complex x, and stays analytic: derivatives are then good to
+        rounding.
     dtype : float64 or float32
         Of the functions.
     data : (M, D) array, optional
@@ -122,7 +125,8 @@ def check_flow(
     periodic : bool
         Whether the ends of the support are one point, as for angles.
     level : {"quick", "full", "paranoid"}
-        How many points, parameters, samples and renderings are looked at: :mod:`afnp.verify.levels`.
+        How many points, parameters, samples and renderings are looked at:
+        :mod:`afnp.verify.levels`.
     seed : int
         For everything that is random here.
     checks : sequence of str, optional
@@ -130,12 +134,13 @@ def check_flow(
     expected_failures : collection of str
         Names of checks that must fail. One that passes all the same is a failure.
     parameters : {"random", "own"}
-        A flow is checked at random parameters, because fresh ones hide defects, or at its own. It has its own
-        again afterwards, but nobody else should use it meanwhile.
+        A flow is checked at random parameters, because fresh ones hide defects, or at its own. It
+        has its own again afterwards, but nobody else should use it meanwhile.
     backends : sequence of str, optional
         Renderings of a flow to check, instead of the level's; one that does not run here fails.
     time_limit : float or None
-        Seconds that each check may take. One that takes longer fails; with None it may take as long as it likes.
+        Seconds that each check may take. One that takes longer fails; with None it may take as long
+        as it likes.
 
     Raises
     ------
@@ -158,16 +163,31 @@ def check_flow(
     chosen = level_of(level)
     given = {"normalize": normalize, "generate": generate, "log_prob": log_prob, "sample": sample}
     if (flow is None) == all(function is None for function in given.values()):
-        raise ValueError("expected either a flow, or functions (normalize, generate, log_prob, sample)")
+        raise ValueError(
+            "expected either a flow, or functions (normalize, generate, log_prob, sample)"
+        )
     if isinstance(flow, Flow):
         subject = Subject.of_flow(flow, backends, chosen)
     else:
-        options = {"jacobian": jacobian, "features": features, "context": context, "allowed": allowed, "data": data,
-                   "complex_step": complex_step, "dtype": dtype, "noise": noise, "support": support,
-                   "periodic": periodic}  # fmt: skip
-        subject = _stranger({**given, **options} if flow is None else _known(flow, features, context), chosen)
+        options = {
+            "jacobian": jacobian,
+            "features": features,
+            "context": context,
+            "allowed": allowed,
+            "data": data,
+            "complex_step": complex_step,
+            "dtype": dtype,
+            "noise": noise,
+            "support": support,
+            "periodic": periodic,
+        }
+        subject = _stranger(
+            {**given, **options} if flow is None else _known(flow, features, context), chosen
+        )
     run = _Run(subject, names, seed, parameters == "random", time_limit)
-    return Report(_against_expectation(run.results(), expected_failures), level, _described(flow, subject))
+    return Report(
+        _against_expectation(run.results(), expected_failures), level, _described(flow, subject)
+    )
 
 
 def _names(checks: Sequence[str] | None, expected: Collection[str]) -> list[str]:
@@ -191,7 +211,9 @@ def _stranger(arguments: dict, level: Level) -> Subject:
     """Wrap functions."""
     features = arguments.get("features")
     if features is None or features < 1:
-        raise ValueError(f"features: functions need their number of features, at least 1, got {features}")
+        raise ValueError(
+            f"features: functions need their number of features, at least 1, got {features}"
+        )
     return Subject.of_callables(**arguments, level=level)
 
 
@@ -204,8 +226,16 @@ def _described(flow: Any, subject: Subject) -> str:
 class _Run:
     """One subject, its checks, and what they have said so far."""
 
-    def __init__(self, subject: Subject, names: list[str], seed: int, random: bool, limit: float | None):
-        self.subject, self.names, self.seed, self.random, self.limit = subject, names, seed, random, limit
+    def __init__(
+        self, subject: Subject, names: list[str], seed: int, random: bool, limit: float | None
+    ):
+        self.subject, self.names, self.seed, self.random, self.limit = (
+            subject,
+            names,
+            seed,
+            random,
+            limit,
+        )
         self.found: dict[str, list[Result]] = {name: [] for name in names}
 
     def results(self) -> list[Result]:
@@ -217,7 +247,11 @@ class _Run:
         return [_worst(self.found[name]) for name in self.names]
 
     def _seed(self, repeat: int) -> int:
-        return int(np.random.default_rng([self.seed, repeat, 5]).integers(2**31)) if repeat else self.seed
+        return (
+            int(np.random.default_rng([self.seed, repeat, 5]).integers(2**31))
+            if repeat
+            else self.seed
+        )
 
     def _once(self, repeat: int, worker: Worker) -> None:
         order = np.random.default_rng([self.seed, repeat, 3]).permutation(self.names)
@@ -253,7 +287,9 @@ def _worst(results: list[Result]) -> Result:
     rank = {FAILED: 2, PASSED: 1, NOT_RUN: 0}
     worst = max(results, key=lambda result: (rank[result.status], result.ratio))
     notes = tuple(dict.fromkeys(note for result in results for note in result.notes))
-    return dataclasses.replace(worst, seconds=sum(result.seconds for result in results), notes=notes)
+    return dataclasses.replace(
+        worst, seconds=sum(result.seconds for result in results), notes=notes
+    )
 
 
 def _against_expectation(results: list[Result], expected: Collection[str]) -> list[Result]:
@@ -263,7 +299,9 @@ def _against_expectation(results: list[Result], expected: Collection[str]) -> li
         if result.name in expected and result.status == FAILED:
             return dataclasses.replace(result, status=EXPECTED)
         if result.name in expected and result.status == PASSED:
-            return dataclasses.replace(result, status=FAILED, reason="was expected to fail, and passed")
+            return dataclasses.replace(
+                result, status=FAILED, reason="was expected to fail, and passed"
+            )
         return result
 
     return [judged(result) for result in results]

@@ -3,8 +3,9 @@ r"""Checks of structure: who depends on whom, bit by bit.
 .. math:: \frac{\partial u_i}{\partial x_j} = 0 \;\text{ unless } j \le i \text{ in the order}, \qquad
           \frac{\partial h_i}{\partial x_j} = 0 \;\text{ unless } j < i
 
-Every layer is checked at points that it generates itself from normal noise, so the checks are as sharp for
-the first layer of a deep flow as for the last. Inputs z = (context, x) have C + D columns.
+Every layer is checked at points that it generates itself from normal noise, so the checks are as
+sharp for the first layer of a deep flow as for the last. Inputs z = (context, x) have C + D
+columns.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -62,7 +63,9 @@ class View(NamedTuple):
 
 def _joint(function, width: int):
     """Turn f(x, context) -> (y, log_det) into a function of z = (context, x)."""
-    return lambda z: function(np.ascontiguousarray(z[:, width:]), np.ascontiguousarray(z[:, :width]))[0]
+    return lambda z: function(
+        np.ascontiguousarray(z[:, width:]), np.ascontiguousarray(z[:, :width])
+    )[0]
 
 
 def _with_context(allowed: np.ndarray, context: int, listens) -> np.ndarray:
@@ -127,8 +130,17 @@ def _layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends
     data, noise = np.hstack([c, x]), np.hstack([c, u])
     must = inverse & layer.allowed().diagonal().all()
     for backend in backends:
-        yield View(k, "u", _joint(lambda x, c, b=backend: layer.normalize(p, x, c, b), C), legal, legal, data)
-    for way in [("substitution", b) for b in backends] + [("naive", "numpy")] * (D <= NAIVE_FEATURES):
+        yield View(
+            k,
+            "u",
+            _joint(lambda x, c, b=backend: layer.normalize(p, x, c, b), C),
+            legal,
+            legal,
+            data,
+        )
+    for way in [("substitution", b) for b in backends] + [("naive", "numpy")] * (
+        D <= NAIVE_FEATURES
+    ):
         sampler = _joint(lambda u, c, way=way: layer.generate(p, u, c, *way), C)
         yield View(k, "x", sampler, inverse, must, noise)
     inner, rows = (layer.transform, noise) if isinstance(layer, Inverse) else (layer, data)
@@ -159,7 +171,9 @@ def _whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]
     """View the public functions, in the directions that are there; nobody knows what a whole sampler must hear."""
     D, C = subject.features, subject.context
     nothing = np.zeros((D, D), bool)
-    allowed, needed = (~nothing, nothing) if subject.allowed is None else (subject.allowed, subject.allowed)
+    allowed, needed = (
+        (~nothing, nothing) if subject.allowed is None else (subject.allowed, subject.allowed)
+    )
     may, must = (_with_context(a, C, _hears(subject)) for a in (allowed, needed))
     x, u, c = subject.rows(rng, n)
     for normalize in subject.normalizers.values():
@@ -185,8 +199,8 @@ def dependency(subject: Subject, rng: np.random.Generator) -> Result:
 
     .. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ that is not legal}
 
-    Checked in both directions for the whole, for each layer against ``layer.allowed()``, and for the parameters
-    of each univariate, which must not even move with their own input.
+    Checked in both directions for the whole, for each layer against ``layer.allowed()``, and for
+    the parameters of each univariate, which must not even move with their own input.
     """
     if subject.flow is None and subject.allowed is None:
         raise NotRun("needs allowed, a (D, D) matrix of who may depend on whom")
@@ -211,19 +225,24 @@ def connectivity(subject: Subject, rng: np.random.Generator) -> Result:
 
     .. math:: \forall (i, j) \text{ legal}: \; \exists\, z, \delta, \theta: \; f_i(z + \delta e_j) \ne f_i(z)
 
-    One dead pair may be the fault of a dead ReLU, so a flow is given several random parameters before a pair
-    counts as lost; for plain functions it counts at once. Hidden widths that are too narrow lose pairs for good:
-    the failure says how many.
+    One dead pair may be the fault of a dead ReLU, so a flow is given several random parameters
+    before a pair counts as lost; for plain functions it counts at once. Hidden widths that are too
+    narrow lose pairs for good: the failure says how many.
     """
     found = _reachable(subject, rng)
     if not found:
         raise NotRun("needs a context, or allowed: a (D, D) matrix of who may depend on whom")
     each = _most_lost([(view, view.must & ~pattern) for view, pattern in found])
-    legal, count = sum(int(view.must.sum()) for view, _ in each), sum(int(lost.sum()) for _, lost in each)
+    legal, count = (
+        sum(int(view.must.sum()) for view, _ in each),
+        sum(int(lost.sum()) for _, lost in each),
+    )
     view, lost = max(each, key=lambda pair: pair[1].sum())
     return Result(
         status="failed" if count else "passed",
-        reason=f"{count} of {legal} legal dependencies are dead, the first in {view.of}" if count else "",
+        reason=f"{count} of {legal} legal dependencies are dead, the first in {view.of}"
+        if count
+        else "",
         measured=count,
         tolerance=0,
         why="bitwise: what is heard moves something somewhere",
@@ -284,8 +303,9 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
               \log\left|\det \frac{\partial u}{\partial x}\right|
               = \sum_i \log \left| \frac{\partial u_i}{\partial x_i} \right| \;\text{ for a triangle}
 
-    By complex step in float64, where a structural zero is an exact zero. The second equation needs no condition
-    number of J, only that of the log-determinant itself; a layer that mixes everything takes LU instead.
+    By complex step in float64, where a structural zero is an exact zero. The second equation needs
+    no condition number of J, only that of the log-determinant itself; a layer that mixes everything
+    takes LU instead.
     """
     if subject.flow is None:
         raise NotRun("needs the layers of an afnp flow")
@@ -300,10 +320,14 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
         leaks += int(np.count_nonzero((J != 0).any(axis=0) & ~layer.allowed()))
         claimed = layer.normalize(p, x, c)[1]
         error, tolerance = _determinant(J, claimed, acyclic(layer.allowed()))
-        moves = [layer.normalize(q[k], shake(x, rng, subject.delta), c)[1] for q in shaken] - claimed
+        moves = [
+            layer.normalize(q[k], shake(x, rng, subject.delta), c)[1] for q in shaken
+        ] - claimed
         spread = np.sqrt(np.mean(np.square(moves), axis=0)) / subject.delta
         rounding = subject.safety * np.finfo(np.float64).eps * spread
-        plateau = ~np.isfinite(J).all(axis=(1, 2)) & (rounding > LIMIT)  # of the inverse: its slope is anything
+        plateau = ~np.isfinite(J).all(axis=(1, 2)) & (
+            rounding > LIMIT
+        )  # of the inverse: its slope is anything
         errors.append(np.where(plateau, 0.0, error))
         tolerances.append(np.where(plateau, np.inf, tolerance + rounding))
     if leaks:
@@ -313,7 +337,9 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
     return judge(errors, tolerances, why, ("layer", "row"), limit=LIMIT)
 
 
-def _determinant(J: np.ndarray, claimed: np.ndarray, triangle: bool) -> tuple[np.ndarray, np.ndarray]:
+def _determinant(
+    J: np.ndarray, claimed: np.ndarray, triangle: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Return how far a claimed log-determinant (N,) is from J's, and how far it may be."""
     D, eps = J.shape[1], np.finfo(np.float64).eps
     if triangle:

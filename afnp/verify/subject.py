@@ -2,8 +2,9 @@ r"""What is checked: one face for afnp's flows and for anybody's functions.
 
 .. math:: x \leftrightarrow u, \qquad u \sim p_{\mathrm{base}}, \qquad \log p(x)
 
-A subject draws the points at which it is looked at, and can be *shaken* (see :mod:`afnp.verify.arithmetic`): how
-far its results move says how much rounding they may show, and every tolerance comes from that.
+A subject draws the points at which it is looked at, and can be *shaken* (see
+:mod:`afnp.verify.arithmetic`): how far its results move says how much rounding they may show, and
+every tolerance comes from that.
 
 Letters: N rows, D features, C context inputs, P parameters.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from afnp.bases import StandardNormal, UniformTorus
-from afnp.flows import Flow
+from afnp.flow import Flow
 from afnp.verify.arithmetic import Arithmetic, flow_arithmetic
 from afnp.verify.levels import LEVELS, Level
 from afnp.verify.results import Finding, NotRun
@@ -50,8 +51,8 @@ NAIVE_FEATURES = 32
 class Subject:
     """Callables with one face: ``normalize(x, context)``, ``generate(u, context)``, and so on.
 
-    The context is always an (N, C) array, with C = 0 for none. What is missing is None, and a check that
-    asks for it by ``need`` is reported as not run.
+    The context is always an (N, C) array, with C = 0 for none. What is missing is None, and a check
+    that asks for it by ``need`` is reported as not run.
 
     Attributes
     ----------
@@ -98,7 +99,12 @@ class Subject:
         backends: Sequence[str] = (),
         level: Level = LEVELS["full"],
     ):
-        self.features, self.context, self.dtype, self.flow = features, context, np.dtype(dtype), flow
+        self.features, self.context, self.dtype, self.flow = (
+            features,
+            context,
+            np.dtype(dtype),
+            flow,
+        )
         self.normalizers = {name: Rows(name, f) for name, f in (normalizers or {}).items()}
         self.generators = {name: Rows(name, f) for name, f in (generators or {}).items()}
         self.log_prob = None if log_prob is None else Rows("log_prob", log_prob, scores=True)
@@ -110,7 +116,8 @@ class Subject:
         self.precise = np.dtype(np.float64) if flow else self.dtype
         self.safety = SAFETY * (np.sqrt(max(1, _widest(flow) / TERMS)) if flow else STRANGER)
         self.eps = float(np.finfo(self.dtype).eps)
-        # large against rounding where it is measured, small against what bends; and a kink nearby should be met
+        # large against rounding where it is measured, small against what bends; and a kink nearby
+        # should be met
         self.delta = max(16 * self.eps if flow else 0, float(np.sqrt(np.finfo(self.precise).eps)))
 
     def _first(self) -> None:
@@ -118,7 +125,9 @@ class Subject:
         self.generate = next(iter(self.generators.values()), None)
 
     @classmethod
-    def of_flow(cls, flow: Flow, backends: Sequence[str] | None = None, level: Level = LEVELS["full"]) -> Subject:
+    def of_flow(
+        cls, flow: Flow, backends: Sequence[str] | None = None, level: Level = LEVELS["full"]
+    ) -> Subject:
         """Wrap an afnp flow, in every rendering; its parameters are read whenever a function is called."""
         backends = level.backends if backends is None else backends
         usual = "auto" if set(backends) - {"numpy"} else "numpy"
@@ -133,9 +142,13 @@ class Subject:
             return lambda u, c: flow.generate(u, optional(c), method=method, backend=backend)
 
         def base(n, rng):
-            return flow.base.sample(flow._split(flow.theta.astype(np.float64)).base, n, rng, np.float64)
+            return flow.base.sample(
+                flow._split(flow.theta.astype(np.float64)).base, n, rng, np.float64
+            )
 
-        generators = {f"generate, {backend}": generator("substitution", backend) for backend in backends}
+        generators = {
+            f"generate, {backend}": generator("substitution", backend) for backend in backends
+        }
         if flow.features <= NAIVE_FEATURES:
             generators["generate, naive"] = generator("naive", "numpy")
 
@@ -147,12 +160,16 @@ class Subject:
             generators=generators,
             log_prob=lambda x, c: flow.log_prob(x, optional(c), backend=usual),
             sample=lambda n, rng, c: flow.sample(n, rng=rng, context=optional(c), backend=usual),
-            analytic=lambda x, c: flow._normalize(flow._split(flow.theta.astype(np.float64)), x, c)[:2],
+            analytic=lambda x, c: flow._normalize(flow._split(flow.theta.astype(np.float64)), x, c)[
+                :2
+            ],
             allowed=_composite(flow),
             flow=flow,
             base=None if isinstance(flow.base, StandardNormal) else base,
             bounded=_bounds(flow),
-            periodic=any(getattr(part, "periodic", False) for part in (flow.base, *_univariates(flow))),
+            periodic=any(
+                getattr(part, "periodic", False) for part in (flow.base, *_univariates(flow))
+            ),
             backends=backends,
             level=level,
         )
@@ -205,7 +222,9 @@ class Subject:
     def pairs(self) -> Sequence[tuple[Callable, Callable]]:
         """Ways to go in both directions, in which every normalizer and every generator occurs."""
         there, back = list(self.normalizers.values()), list(self.generators.values())
-        return [(there[0], generate) for generate in back] + [(normalize, back[0]) for normalize in there[1:]]
+        return [(there[0], generate) for generate in back] + [
+            (normalize, back[0]) for normalize in there[1:]
+        ]
 
     def disguised(self, rng: np.random.Generator) -> Subject:
         """Return the same subject with every function of rows called in disguise; this one stays as ``plain``."""
@@ -222,7 +241,11 @@ class Subject:
         """Say how derivatives are taken."""
         if self.analytic is not None:
             return "derivatives by complex step"
-        return "derivatives by the caller's jacobian" if self.jacobian else "derivatives by central differences"
+        return (
+            "derivatives by the caller's jacobian"
+            if self.jacobian
+            else "derivatives by central differences"
+        )
 
     def need(self, *names: str) -> None:
         """Raise NotRun unless everything named is there."""
@@ -238,15 +261,21 @@ class Subject:
             raise Finding(f"sample gives shape {x.shape} where {(n, self.features)} is expected")
         return x
 
-    # ---- points ------------------------------------------------------------------------------------------
+    # ---- points ----------------------------------------------------------------------------------
 
     def contexts(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Draw a context (n, C)."""
         return rng.standard_normal((n, self.context)).astype(self.dtype)
 
-    def noise(self, rng: np.random.Generator, n: int = 16, scales=SCALES) -> tuple[np.ndarray, np.ndarray]:
+    def noise(
+        self, rng: np.random.Generator, n: int = 16, scales=SCALES
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw noise u (n, D), of several scales where its support allows, and a context (n, C)."""
-        u = rng.standard_normal((n, self.features)) if self.base is None else np.array(self.base(n, rng))
+        u = (
+            rng.standard_normal((n, self.features))
+            if self.base is None
+            else np.array(self.base(n, rng))
+        )
         if self.base is None or (self.flow is not None and self.bounded is None):
             u = np.resize(scales, n)[:, None] * u
         return u.astype(self.dtype), self.contexts(rng, n)
@@ -280,7 +309,8 @@ class Subject:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return x (n, D) generated from u (n, D), and a context (n, C): the least ill-conditioned of 8 n, or 64.
 
-        Half of the draws are noise, half the images of data. Without ``generate``, x is data, or else noise.
+        Half of the draws are noise, half the images of data. Without ``generate``, x is data, or
+        else noise.
         """
         u, c = self.noise(rng, max(8 * n, 64), scales)
         x = self._data(u, c, rng)
@@ -294,17 +324,23 @@ class Subject:
         u, c = u[:n], c[:n]
         return np.array(self.generate(u, c)[0]), u, c
 
-    def _data(self, u: np.ndarray, context: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    def _data(
+        self, u: np.ndarray, context: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray | None:
         """Return as many rows of data, or rows that a flow's fixed layers in front turn into moderate numbers."""
         if self.flow is None:
-            return None if self.data is None else self.data[rng.integers(len(self.data), size=len(u))]
+            return (
+                None if self.data is None else self.data[rng.integers(len(self.data), size=len(u))]
+            )
         x = rng.permutation(u).astype(np.float64)
         front = itertools.takewhile(lambda layer: layer.layout.size == 0, self.flow.layers)
         for layer in reversed(list(front)):
             x = layer.generate({}, x, context)[0]
         return x.astype(self.dtype)
 
-    def _well_conditioned(self, u: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _well_conditioned(
+        self, u: np.ndarray, c: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """Return the indices of rows of u, those first that move least, there and back, when shaken."""
 
         def there_and_back(arithmetic: Arithmetic) -> np.ndarray:
@@ -312,11 +348,13 @@ class Subject:
             back, log_det_back = arithmetic.normalize(x, c)
             return np.hstack([back, log_det[:, None], log_det_back[:, None]])
 
-        moves = self.rounding(there_and_back, rng, count=1) / (1 + np.abs(there_and_back(self.reference)))
+        moves = self.rounding(there_and_back, rng, count=1) / (
+            1 + np.abs(there_and_back(self.reference))
+        )
         moves[~np.isfinite(there_and_back(self.own)).all(axis=1)] = np.inf
         return np.argsort(np.where(np.isfinite(moves), moves, np.inf).max(axis=1), kind="stable")
 
-    # ---- tolerances --------------------------------------------------------------------------------------
+    # ---- tolerances ------------------------------------------------------------------------------
 
     @property
     def reference(self) -> Arithmetic:
@@ -337,7 +375,9 @@ class Subject:
             return Arithmetic(self.normalize, self.generate, dtype, rng, delta)
         return flow_arithmetic(self.flow, dtype, rng, delta)
 
-    def rounding(self, compute: Callable[[Arithmetic], np.ndarray], rng: np.random.Generator, count=SHAKES):
+    def rounding(
+        self, compute: Callable[[Arithmetic], np.ndarray], rng: np.random.Generator, count=SHAKES
+    ):
         r"""Return how far ``compute(arithmetic)`` may be off by rounding, elementwise.
 
         .. math:: \mathrm{safety} \cdot \frac{\epsilon}{\delta}
@@ -350,7 +390,9 @@ class Subject:
 
 def _widest(flow: Flow) -> int:
     """Return how many terms the longest sum of a flow has."""
-    return max((shape[-1] for layer in flow.layers for shape in layer.layout.shapes.values()), default=1)
+    return max(
+        (shape[-1] for layer in flow.layers for shape in layer.layout.shapes.values()), default=1
+    )
 
 
 def _univariates(flow: Flow) -> list:

@@ -3,9 +3,9 @@ r"""Check of monotony: along a line, nothing turns back.
 .. math:: \frac{\partial u_i}{\partial x_i} \text{ has one sign for every } x_i, \qquad
           \operatorname{sign} \det \frac{\partial u}{\partial x} \text{ is the same everywhere}
 
-A map that turns back is no bijection, whatever its log-determinant says. Where u_i hears no later feature, it is
-swept as a function of x_i; elsewhere only the determinant has to keep its sign, because a support in one piece
-leaves it no way to change but through 0.
+A map that turns back is no bijection, whatever its log-determinant says. Where u_i hears no later
+feature, it is swept as a function of x_i; elsewhere only the determinant has to keep its sign,
+because a support in one piece leaves it no way to change but through 0.
 
 Letters: N rows, D features, C context inputs, L lines, S places along a line.
 """
@@ -71,13 +71,18 @@ def monotone(subject: Subject, rng: np.random.Generator) -> Result:
     """
     subject.need("normalize")
     triangular = subject.allowed is not None and acyclic(subject.allowed)
-    verdicts = [_verdict(sweep, subject) for sweep in _sweeps(subject, triangular or subject.features == 1, rng)]
+    verdicts = [
+        _verdict(sweep, subject)
+        for sweep in _sweeps(subject, triangular or subject.features == 1, rng)
+    ]
     if not triangular and subject.features > 1:
         verdicts.append(_one_sign(subject, rng))
     if not verdicts:
         raise NotRun("needs a determinant that can be trusted, or features in an order")
     worst = max(verdicts, key=lambda verdict: verdict.ratio)
-    return dataclasses.replace(worst, why="steps back: rounding; standing still, changing sign: never")
+    return dataclasses.replace(
+        worst, why="steps back: rounding; standing still, changing sign: never"
+    )
 
 
 def _verdict(sweep: Sweep, subject: Subject) -> Result:
@@ -134,7 +139,9 @@ def _stands_still(sweep: Sweep, steps: np.ndarray, direction: np.ndarray) -> np.
     long = np.diff(sweep.t, axis=1) > 0.01 * np.maximum(1, np.abs(sweep.t[:, 1:]))
     eps = float(np.finfo(sweep.t.dtype).eps)
     moves = np.abs(np.diff(sweep.exact, axis=1))
-    still = long & (steps == 0) & ((moves == 0) | (moves > np.sqrt(eps) * (1 + np.abs(sweep.u[:, 1:]))))
+    still = (
+        long & (steps == 0) & ((moves == 0) | (moves > np.sqrt(eps) * (1 + np.abs(sweep.u[:, 1:]))))
+    )
     return still & (still.sum(axis=1, keepdims=True) >= STILL)
 
 
@@ -147,19 +154,32 @@ def _sweeps(subject: Subject, whole: bool, rng: np.random.Generator) -> Iterator
             if acyclic(layer.allowed()):
                 u, c = (a.astype(np.float64) for a in subject.noise(rng, lines))
                 x = layer.generate(p[k], u, c)[0]
-                yield from _swept(subject, k, lambda x, c, k=k, layer=layer: layer.normalize(p[k], x, c), x, c, rng)
+                yield from _swept(
+                    subject,
+                    k,
+                    lambda x, c, k=k, layer=layer: layer.normalize(p[k], x, c),
+                    x,
+                    c,
+                    rng,
+                )
     if whole:
         x, _, c = subject.rows(rng, lines)
         for normalize in subject.normalizers.values():
             yield from _swept(subject, -1, normalize, x, c, rng)
 
 
-def _swept(subject: Subject, k: int, normalize, x: np.ndarray, c: np.ndarray, rng) -> Iterator[Sweep]:
+def _swept(
+    subject: Subject, k: int, normalize, x: np.ndarray, c: np.ndarray, rng
+) -> Iterator[Sweep]:
     """Sweep features of the rows of x (L, D), all lines of one feature in one call."""
     for i in rng.permutation(subject.features)[:FEATURES].tolist():
         t = _places(subject, x[:, i], rng)
-        if k < 0 and subject.bounded is None and subject.data is None:  # neighbours stand in for a derivative
-            t = np.sort(np.concatenate([t, t + (NEAR * (1 + np.abs(t))).astype(t.dtype)], axis=1), axis=1)
+        if (
+            k < 0 and subject.bounded is None and subject.data is None
+        ):  # neighbours stand in for a derivative
+            t = np.sort(
+                np.concatenate([t, t + (NEAR * (1 + np.abs(t))).astype(t.dtype)], axis=1), axis=1
+            )
         z, context = np.repeat(x, t.shape[1], axis=0), np.repeat(c, t.shape[1], axis=0)
         z[:, i] = t.ravel()
         u, log_det = (np.asarray(a) for a in normalize(z, context)[:2])

@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from afnp.flows import Flow
+from afnp.flow import Flow
 from afnp.verify.adapters import adapt
 
 __all__ = ["ARGUMENTS", "FUNCTIONS", "callables_of", "found_object", "made"]

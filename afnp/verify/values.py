@@ -3,8 +3,8 @@ r"""Checks of values: log-determinants, inverses, gradients and the total probab
 .. math:: \log\left|\det \frac{\partial u}{\partial x}\right|, \qquad x = g(f(x)), \qquad
           \frac{\partial \log p}{\partial \theta}, \qquad \int p(x)\, dx = 1
 
-Each tolerance is what rounding can do at that very point: see :class:`afnp.verify.Subject`. Points at which
-that is more than half of the digits say nothing, and are left out.
+Each tolerance is what rounding can do at that very point: see :class:`afnp.verify.Subject`. Points
+at which that is more than half of the digits say nothing, and are left out.
 
 Letters: N rows, D features, C context inputs, P parameters.
 """
@@ -28,7 +28,9 @@ def _rows(subject: Subject) -> int:
     return int(np.clip(4096 // subject.features, 2, subject.level.jacobians))
 
 
-def _jacobian(subject: Subject, normalize, x: np.ndarray, c: np.ndarray, h: float | None = None) -> np.ndarray:
+def _jacobian(
+    subject: Subject, normalize, x: np.ndarray, c: np.ndarray, h: float | None = None
+) -> np.ndarray:
     """Return du/dx (N, D, D): by complex step where the code allows it, else the caller's, else by differences."""
     repeated = np.repeat(c, x.shape[1], axis=0)
 
@@ -55,22 +57,27 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: \mathrm{log\_det}_n = \log \left| \det \frac{\partial u_n}{\partial x_n} \right|, \qquad
               |\delta \log|\det J|| \le \sum_{ij} |J^{-1}|_{ji}\, |\delta J|_{ij}
 
-    The right side comes from LU of a complex-step Jacobian, or a central one, and δJ from shaking it, or from a
-    second step size. A float32 flow is also held to float64's precision, with its parameters cast.
+    The right side comes from LU of a complex-step Jacobian, or a central one, and δJ from shaking
+    it, or from a second step size. A float32 flow is also held to float64's precision, with its
+    parameters cast.
     """
     subject.need("normalize")
     x, _, c = subject.rows(rng, _rows(subject))
     J, error = measured_jacobian(subject, x, c, rng)
     determinant, spread = log_det_of(J, error)
     rounding = subject.rounding(lambda a: a.normalize(x, c)[1], rng)
-    score = np.square(subject.own.normalize(x, c)[0]).sum(axis=1) / 2  # far out, what is added to it rounds like it
+    score = (
+        np.square(subject.own.normalize(x, c)[0]).sum(axis=1) / 2
+    )  # far out, what is added to it rounds like it
     floor = subject.safety * (np.sqrt(subject.features) + np.abs(determinant) + score)
     errors, tolerances = [], []
     for claimed, eps in _claims(subject, x, c):
         errors.append(np.abs(claimed - determinant))
         tolerances.append(rounding * eps / subject.eps + eps * floor + spread)
     limit = _limit(subject) * (np.sqrt(subject.features) + np.abs(determinant))
-    result = judge(errors, tolerances, f"{subject.calculus}: {_trust(subject)}", ("claim", "row"), limit=limit)
+    result = judge(
+        errors, tolerances, f"{subject.calculus}: {_trust(subject)}", ("claim", "row"), limit=limit
+    )
     evidence = {"jacobian": np.sqrt(np.mean(np.square(J), axis=0)), "allowed": subject.allowed}
     return dataclasses.replace(result, evidence=evidence)
 
@@ -106,14 +113,20 @@ def _limit(subject: Subject) -> float:
     return np.sqrt(subject.eps) if subject.analytic or subject.jacobian else 1e-2
 
 
-def measured_jacobian(subject: Subject, x: np.ndarray, c: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:
+def measured_jacobian(
+    subject: Subject, x: np.ndarray, c: np.ndarray, rng
+) -> tuple[np.ndarray, np.ndarray]:
     """Return J (N, D, D) and how far each entry may be off."""
     count = SHAKES if subject.features <= 64 else 2
     if subject.analytic:
         J = _jacobian(subject, subject.reference.normalize, x, c)
-        moves = [_jacobian(subject, shaken.normalize, x, c) - J for shaken in subject.shaken(rng, count)]
+        moves = [
+            _jacobian(subject, shaken.normalize, x, c) - J for shaken in subject.shaken(rng, count)
+        ]
         eps = np.finfo(np.float64).eps
-        return J, subject.safety * eps * (np.sqrt(np.mean(np.square(moves), axis=0)) / subject.delta + np.abs(J))
+        return J, subject.safety * eps * (
+            np.sqrt(np.mean(np.square(moves), axis=0)) / subject.delta + np.abs(J)
+        )
     if subject.jacobian:
         J = _callers(subject, x, c)
         moves = [_callers(subject, shake(x, rng, subject.delta), c) - J for _ in range(count)]
@@ -135,8 +148,18 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
     _, u, c = subject.rows(rng)
     x, _, c_x = subject.rows(rng)
     exact = [
-        (u, subject.rounding(lambda a: a.normalize(*_again(a.generate(u, c)[0], c, subject))[0], rng)),
-        (x, subject.rounding(lambda a: a.generate(*_again(a.normalize(x, c_x)[0], c_x, subject))[0], rng)),
+        (
+            u,
+            subject.rounding(
+                lambda a: a.normalize(*_again(a.generate(u, c)[0], c, subject))[0], rng
+            ),
+        ),
+        (
+            x,
+            subject.rounding(
+                lambda a: a.generate(*_again(a.normalize(x, c_x)[0], c_x, subject))[0], rng
+            ),
+        ),
     ]
     errors, tolerances, scales = [], [], []
     for normalize, generate in subject.pairs:
@@ -144,11 +167,15 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
         for (start, rounding), end in zip(exact, trips, strict=True):
             errors.append(np.abs(subject.difference(end, start)))
             scales.append(1 + np.abs(start))
-            tolerances.append(beyond_rounding(rounding, scales[-1]) + subject.safety * subject.eps * scales[-1])
+            tolerances.append(
+                beyond_rounding(rounding, scales[-1]) + subject.safety * subject.eps * scales[-1]
+            )
     limit = np.sqrt(subject.eps) * np.array(scales)
     why = "eps x measured condition; points that lose half the digits left out"
     result = judge(errors, tolerances, why, ("trip", "row", "feature"), limit=limit)
-    return dataclasses.replace(result, evidence={"round_trip": np.array(errors)[1::2].max(axis=(0, 1))})
+    return dataclasses.replace(
+        result, evidence={"round_trip": np.array(errors)[1::2].max(axis=(0, 1))}
+    )
 
 
 def _again(x: np.ndarray, context: np.ndarray, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
@@ -173,9 +200,12 @@ def antisymmetry(subject: Subject, rng: np.random.Generator) -> Result:
     """
     subject.need("normalize", "generate")
     _, u, c = subject.rows(rng)
-    rounding = subject.rounding(lambda a: _sum_of_log_dets(a.normalize, a.generate, u, c, subject.precise), rng)
+    rounding = subject.rounding(
+        lambda a: _sum_of_log_dets(a.normalize, a.generate, u, c, subject.precise), rng
+    )
     errors = [
-        np.abs(_sum_of_log_dets(normalize, generate, u, c, subject.dtype)) for normalize, generate in subject.pairs
+        np.abs(_sum_of_log_dets(normalize, generate, u, c, subject.dtype))
+        for normalize, generate in subject.pairs
     ]
     size = np.abs(subject.own.generate(u, c)[1])
     size += np.sqrt(subject.features)

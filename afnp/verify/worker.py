@@ -2,8 +2,9 @@ r"""A thread that may be given up: what hangs must not hang the checker.
 
 .. math:: \text{answer} = \begin{cases} f() & \text{within the limit} \\ \text{none} & \text{beyond} \end{cases}
 
-Python cannot stop a thread from outside. One that takes too long is left behind, and a new one takes its place;
-it is a daemon, so the process can still end. Only code that never lets Python's lock go escapes this.
+Python cannot stop a thread from outside. One that takes too long is left behind, and a new one
+takes its place; it is a daemon, so the process can still end. Only code that never lets Python's
+lock go escapes this.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Worker:
     Parameters
     ----------
     limit : float or None
-        Seconds a function may take; with None it runs in the caller's own thread, as long as it likes.
+        Seconds a function may take; with None it runs in the caller's own thread, as long as it
+        likes.
 
     Examples
     --------

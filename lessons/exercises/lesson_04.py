@@ -3,7 +3,7 @@
 import numpy as np
 from checker import Exercise
 
-from afnp import masks
+from afnp.networks import masks
 
 _rng = np.random.default_rng(4)
 

@@ -1,8 +1,8 @@
 """Build the site: ``python -m lessons.web`` writes ``build/site/html/index.html``, which opens without a server.
 
-Lessons run as they are shipped, each in a fresh kernel; what they show is kept in ``build/site/cache`` until afnp
-or a lesson's own tools change. Warnings are errors, links that lead nowhere too, and so is whatever a page would
-fetch from another host.
+Lessons run as they are shipped, each in a fresh kernel; what they show is kept in
+``build/site/cache`` until afnp or a lesson's own tools change. Warnings are errors, links that lead
+nowhere too, and so is whatever a page would fetch from another host.
 """
 
 from __future__ import annotations

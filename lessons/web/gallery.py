@@ -1,7 +1,7 @@
 """The gallery: every figure with its claim, what its docstring says, its numbers, its command and its script.
 
-Pictures are those that ``python -m figures`` has drawn into ``figures/out``, or else the kept ones of
-``figures/gallery``. A figure that has not been drawn says so.
+Pictures are those that ``python -m figures`` has drawn into ``figures/out``, or else the kept ones
+of ``figures/gallery``. A figure that has not been drawn says so.
 """
 
 from __future__ import annotations

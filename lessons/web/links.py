@@ -2,7 +2,8 @@ r"""Links: every one on the built pages should lead somewhere, and no page shoul
 
 .. math:: \text{targets} \subseteq \text{files} \times \text{ids}
 
-A reader may follow a link to another host; a picture, script, style or font from there is not allowed.
+A reader may follow a link to another host; a picture, script, style or font from there is not
+allowed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@ r"""Formulas as MathML, which browsers draw by themselves: a Sphinx extension, u
 
 .. math:: \text{TeX} \;\to\; \text{MathML} \;\to\; \text{MathML Core}
 
-The first arrow is ``latex2mathml``'s. It lets pass what it does not know, which is an error here. The second arrow
-replaces what browsers no longer draw (MathML Core has no ``mathvariant`` and no ``menclose``), and puts the thin
-spaces around log, max and their like that TeX would put there.
+The first arrow is ``latex2mathml``'s. It lets pass what it does not know, which is an error here.
+The second arrow replaces what browsers no longer draw (MathML Core has no ``mathvariant`` and no
+``menclose``), and puts the thin spaces around log, max and their like that TeX would put there.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _opens(element: Element) -> bool:
     return first.tag == "mo" and first.text in ("|", "\u2016")
 
 
-# ---- the extension -----------------------------------------------------------------------------------------
+# ---- the extension -------------------------------------------------------------------------------
 
 
 def _drawn(translator: Any, node: Any, display: bool) -> str:

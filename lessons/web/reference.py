@@ -1,7 +1,7 @@
 """The reference: one page for each module or package of afnp, made of its docstrings.
 
-A name is described where a user imports it from: ``afnp.maf``, though it lives in ``afnp.constructors``. Every
-module whose ``__all__`` has it lists it, with a link to that place.
+A name is described where a user imports it from: ``afnp.maf``, though it lives in
+``afnp.constructors``. Every module whose ``__all__`` has it lists it, with a link to that place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import afnp
 
 __all__ = ["page", "units", "write"]
 
-COMMANDS = ("afnp.bench", "afnp.verify.mutants", "afnp.cli")
+COMMANDS = ("figures.bench", "afnp.verify.mutants", "afnp.cli")
 """Used by their commands: of these the docstring is enough, and whatever is below them stays unmentioned."""
 
 

@@ -1,7 +1,7 @@
 """What the site is built from: a folder like the repository, in which the documents' own links hold.
 
-The README is the front page. Notebooks are copied with three changes: where to run them is said at the top, drawing
-code is folded, and below a picture that moves stands where it does.
+The README is the front page. Notebooks are copied with three changes: where to run them is said at
+the top, drawing code is folded, and below a picture that moves stands where it does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure the checks: ``python -m afnp.verify.mutants``.
 
-``--matrix`` runs the levels on every mutant, ``--false-alarms 1000`` on as many random clean flows; both take up
-where they were interrupted. ``--peers`` runs the checks on released flows of other libraries (extra ``bench``).
-Without any of them, what was measured is printed.
+``--matrix`` runs the levels on every mutant, ``--false-alarms 1000`` on as many random clean flows;
+both take up where they were interrupted. ``--peers`` runs the checks on released flows of other
+libraries (extra ``bench``). Without any of them, what was measured is printed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m afnp.verify.mutants", description="Measure the checks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m afnp.verify.mutants", description="Measure the checks."
+    )
     parser.add_argument("--matrix", action="store_true", help="run the levels on every mutant")
-    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="levels of the matrix")
-    parser.add_argument("--false-alarms", type=int, metavar="N", default=0, help="check N random clean flows")
+    parser.add_argument(
+        "--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="levels of the matrix"
+    )
+    parser.add_argument(
+        "--false-alarms", type=int, metavar="N", default=0, help="check N random clean flows"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first clean flow")
-    parser.add_argument("--level", choices=LEVELS, default="full", help="of the clean flows' checks")
+    parser.add_argument(
+        "--level", choices=LEVELS, default="full", help="of the clean flows' checks"
+    )
     parser.add_argument("--peers", action="store_true", help="check the flows of other libraries")
     parser.add_argument("--path", default=matrix.PATH, help="of the record")
     return parser
@@ -49,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _merged(record: dict, found: dict) -> dict:
     """Put new measurements beside those of the levels that were not run again."""
-    levels = {level: score for level, score in record["levels"].items() if score["of"] == _killable()}
+    levels = {
+        level: score for level, score in record["levels"].items() if score["of"] == _killable()
+    }
     mutants = {
         name: {**{level: record["mutants"].get(name, {}).get(level) for level in levels}, **entry}
         for name, entry in found["mutants"].items()

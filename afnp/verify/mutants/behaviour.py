@@ -26,7 +26,7 @@ def _like(result, arrays):
     return tuple(arrays) if isinstance(result, tuple) else next(iter(arrays))
 
 
-# ---- state -----------------------------------------------------------------------------------------------
+# ---- state ---------------------------------------------------------------------------------------
 
 
 @mutant("affine", kills="deterministic")
@@ -85,7 +85,7 @@ def stochastic(functions):
     _wrap(functions, noisy)
 
 
-# ---- input -----------------------------------------------------------------------------------------------
+# ---- input ---------------------------------------------------------------------------------------
 
 
 @mutant("functions", kills="pure")
@@ -124,7 +124,9 @@ def square_batch_transposed(functions):
     """A batch with as many rows as features is taken for columns."""
     _wrap(
         functions,
-        lambda function, rows, context: function(rows.T if rows.shape[0] == rows.shape[1] else rows, context),
+        lambda function, rows, context: function(
+            rows.T if rows.shape[0] == rows.shape[1] else rows, context
+        ),
     )
 
 
@@ -176,7 +178,7 @@ def log_det_with_an_extra_axis(functions):
     _wrap(functions, columns, ("normalize", "generate"))
 
 
-# ---- odd input -------------------------------------------------------------------------------------------
+# ---- odd input -----------------------------------------------------------------------------------
 
 
 @mutant("functions", kills="odd_input")

@@ -2,8 +2,9 @@ r"""The small clean flows in which mutants are planted, and a random one for cou
 
 .. math:: x \leftrightarrow u, \qquad D \in \{2, 3\}, \quad C \in \{0, 1\}
 
-They follow the rules that make a defect visible: at least two layers, an order that is not its own inverse, a
-context where there can be one. A fresh flow every time: what one mutant breaks, no other sees.
+They follow the rules that make a defect visible: at least two layers, an order that is not its own
+inverse, a context where there can be one. A fresh flow every time: what one mutant breaks, no other
+sees.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from afnp.constructors import maf, nsf
-from afnp.flows import Flow
-from afnp.preprocess import Standardize
+from afnp.flow import Flow
 from afnp.transforms import (
     ActNorm,
     Attentive,
@@ -28,6 +28,7 @@ from afnp.transforms import (
     LULinear,
     Permutation,
 )
+from afnp.transforms.preprocess import Standardize
 from afnp.verify.parameters import randomize
 
 __all__ = ["FLOWS", "clean", "random_flow"]
@@ -80,7 +81,9 @@ def narrow() -> Flow:
 def spline() -> Flow:
     """Build a flow of two rational-quadratic splines a feature."""
     spline: dict[str, Any] = {"univariate": "spline", "options": {"bins": 4}, "activation": "tanh"}
-    return Flow([Autoregressive(2, (4,), order=order, **spline) for order in ((0, 1), (1, 0))], seed=3)
+    return Flow(
+        [Autoregressive(2, (4,), order=order, **spline) for order in ((0, 1), (1, 0))], seed=3
+    )
 
 
 @clean
@@ -88,13 +91,18 @@ def mixture() -> Flow:
     """Build a flow of a mixture of Gaussians and one of logistics: their inverses are iterations."""
     kinds = [("gaussian_mixture", (0, 1)), ("logistic_mixture", (1, 0))]
     options: dict[str, Any] = {"options": {"components": 2}, "activation": "tanh"}
-    return Flow([Autoregressive(2, (4,), order=order, univariate=kind, **options) for kind, order in kinds], seed=3)
+    return Flow(
+        [Autoregressive(2, (4,), order=order, univariate=kind, **options) for kind, order in kinds],
+        seed=3,
+    )
 
 
 @clean
 def torus() -> Flow:
     """Build a coupling flow of circular splines on two angles."""
-    return nsf(2, hidden=(6,), transforms=2, coupling=True, circular=True, options={"bins": 4}, seed=3)
+    return nsf(
+        2, hidden=(6,), transforms=2, coupling=True, circular=True, options={"bins": 4}, seed=3
+    )
 
 
 ACTNORM, PERMUTATION, BATCHNORM, LU = 0, 2, 3, 5
@@ -106,7 +114,9 @@ def mixed() -> Flow:
     """Build a flow with all that stands between networks."""
     networks = [Autoregressive(3, (6,), order=order) for order in (CYCLE, CYCLE[::-1])]
     matrix = LULinear.rotation(3, np.random.default_rng(3))
-    return Flow([ActNorm(3), networks[0], Permutation(CYCLE), BatchNorm(3), networks[1], matrix], seed=3)
+    return Flow(
+        [ActNorm(3), networks[0], Permutation(CYCLE), BatchNorm(3), networks[1], matrix], seed=3
+    )
 
 
 @clean
@@ -120,26 +130,38 @@ def coupling() -> Flow:
 def inverse() -> Flow:
     """Build an inverse autoregressive flow."""
     orders = (CYCLE, CYCLE[::-1])
-    return Flow([Inverse(features=3, hidden=(6,), order=order, context=1) for order in orders], context=1, seed=3)
+    return Flow(
+        [Inverse(features=3, hidden=(6,), order=order, context=1) for order in orders],
+        context=1,
+        seed=3,
+    )
 
 
 @clean
 def attention() -> Flow:
     """Build a flow of two small transformers, sampled with keys and values kept."""
     small: dict[str, Any] = {"width": 4, "heads": 2, "blocks": 1, "context": 1}
-    return Flow([Attentive(3, order=order, **small) for order in (CYCLE, CYCLE[::-1])], context=1, seed=3)
+    return Flow(
+        [Attentive(3, order=order, **small) for order in (CYCLE, CYCLE[::-1])], context=1, seed=3
+    )
 
 
 @clean
 def convolution() -> Flow:
     """Build a flow of two causal convolutions, sampled by queues."""
-    return Flow([CausalConvolution(4, 2, (1, 2), reverse=r, context=1) for r in (False, True)], context=1, seed=3)
+    return Flow(
+        [CausalConvolution(4, 2, (1, 2), reverse=r, context=1) for r in (False, True)],
+        context=1,
+        seed=3,
+    )
 
 
 @clean
 def functions() -> SimpleNamespace:
     """Return a stranger's flow: plain functions of a smooth MAF with fixed random parameters."""
-    flow = randomize(maf(2, hidden=(6,), transforms=2, activation="tanh", context=1, seed=3), seed=5)
+    flow = randomize(
+        maf(2, hidden=(6,), transforms=2, activation="tanh", context=1, seed=3), seed=5
+    )
 
     def sample(n, rng, context):
         return flow.sample(n, np.random.default_rng(rng), context, backend="numpy")
@@ -158,7 +180,15 @@ NETWORKS = ("maf", "maf", "iaf", "coupling", "convolution", "attention")
 ATTENDED = 4
 """Transformers are slow: up to this D."""
 
-UNIVARIATES = ("affine", "affine", "additive", "spline", "spline", "gaussian_mixture", "logistic_mixture")
+UNIVARIATES = (
+    "affine",
+    "affine",
+    "additive",
+    "spline",
+    "spline",
+    "gaussian_mixture",
+    "logistic_mixture",
+)
 ITERATED = 2
 """Mixtures are inverted by iteration, feature by feature: up to this D."""
 
@@ -168,10 +198,14 @@ BETWEEN: tuple[Any, ...] = (None, None, None, Permutation, ActNorm, BatchNorm, L
 def random_flow(seed: int) -> Flow:
     """Draw a clean flow with random parameters: kinds of layers, D from 1 to 8, depth, context, gain, precision."""
     rng = np.random.default_rng([seed, 11])
-    features, context, depth = int(rng.integers(1, 9)), int(rng.integers(3)), int(rng.integers(1, 4))
-    layers: list = [Standardize(rng.standard_normal(features), rng.uniform(0.1, 9, features))] * int(
-        rng.integers(2)
+    features, context, depth = (
+        int(rng.integers(1, 9)),
+        int(rng.integers(3)),
+        int(rng.integers(1, 4)),
     )
+    layers: list = [
+        Standardize(rng.standard_normal(features), rng.uniform(0.1, 9, features))
+    ] * int(rng.integers(2))
     for _ in range(depth):
         layers += [_network(rng, features, context), *_between(rng, features)]
     dtype = [np.float32, np.float64][int(rng.integers(2))]
@@ -186,7 +220,9 @@ def _network(rng: np.random.Generator, features: int, context: int):
     options: dict[str, Any] = {
         "context": context,
         "univariate": univariate,
-        "options": {"spline": {"bins": 4}}.get(univariate, {"components": 2} if "mixture" in univariate else {}),
+        "options": {"spline": {"bins": 4}}.get(
+            univariate, {"components": 2} if "mixture" in univariate else {}
+        ),
     }
     if kind == "attention":
         return _attentive(rng, features, options)

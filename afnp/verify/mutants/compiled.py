@@ -93,7 +93,10 @@ def compiled_in_float32(flow):
 
     @replace(_stage(flow), "_run")
     def run(run, direction, p, values, context):
-        return tuple(array.astype(np.float32).astype(values.dtype) for array in run(direction, p, values, context))
+        return tuple(
+            array.astype(np.float32).astype(values.dtype)
+            for array in run(direction, p, values, context)
+        )
 
 
 @mutant("affine", kills="round_trip", backends=BOTH)

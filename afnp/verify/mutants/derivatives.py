@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.layers import ACTIVATIONS
+from afnp.networks.layers import ACTIVATIONS
 from afnp.verify.mutants.registry import mutant, replace
 
 

@@ -175,11 +175,15 @@ def halves_joined_where_features_alternate(functions):
 
     def normalize(x, context):
         even, odd = x[:, ::2], x[:, 1::2]
-        return np.concatenate([even, odd + shift * np.sin(even) + context], axis=1), np.zeros(len(x))
+        return np.concatenate([even, odd + shift * np.sin(even) + context], axis=1), np.zeros(
+            len(x)
+        )
 
     def generate(u, context):
         even, odd = u[:, ::2], u[:, 1::2]
-        return np.concatenate([even, odd - shift * np.sin(even) - context], axis=1), np.zeros(len(u))
+        return np.concatenate([even, odd - shift * np.sin(even) - context], axis=1), np.zeros(
+            len(u)
+        )
 
     functions.normalize, functions.generate = normalize, generate
     functions.log_prob = functions.sample = None

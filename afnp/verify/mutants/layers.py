@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.transforms.between import _solve_lower
+from afnp.transforms.linear import _solve_lower
 from afnp.verify.mutants.clean import ACTNORM, BATCHNORM, LU, PERMUTATION
 from afnp.verify.mutants.registry import mutant, relog, replace
 
-# ---- permutations ----------------------------------------------------------------------------------------
+# ---- permutations --------------------------------------------------------------------------------
 
 
 @mutant("mixed", kills="round_trip")
@@ -44,7 +44,7 @@ def permutation_forgotten_by_the_gradient(flow):
     flow.layers[PERMUTATION].backward = lambda p, cache, d_u, d_log_det, g: d_u
 
 
-# ---- normalisations --------------------------------------------------------------------------------------
+# ---- normalisations ------------------------------------------------------------------------------
 
 
 @mutant("mixed", kills="batch_independence")
@@ -128,7 +128,7 @@ def actnorm_initialised_at_every_batch(flow):
         return normalize({**p, "m": x.mean(axis=0)}, x, *rest)
 
 
-# ---- matrices --------------------------------------------------------------------------------------------
+# ---- matrices ------------------------------------------------------------------------------------
 
 
 @mutant("mixed", kills="round_trip")
@@ -158,7 +158,7 @@ def gradient_of_the_diagonal_without_log_det(flow):
         return backward(p, cache, d_u, 0 * d_log_det, g)
 
 
-# ---- couplings and inverse transforms --------------------------------------------------------------------
+# ---- couplings and inverse transforms ------------------------------------------------------------
 
 
 @mutant("coupling", kills="dependency")
@@ -226,7 +226,9 @@ def coupling_of_independent_features(flow):
 @mutant("inverse", kills="antisymmetry")
 def inverse_transform_with_the_log_det_of_its_inside(flow):
     """Read the other way, the transform keeps one log-determinant's sign."""
-    replace(flow.layers[0], "normalize")(lambda normalize, *arguments: _turned(*normalize(*arguments)))
+    replace(flow.layers[0], "normalize")(
+        lambda normalize, *arguments: _turned(*normalize(*arguments))
+    )
 
 
 def _turned(u, log_det, cache):

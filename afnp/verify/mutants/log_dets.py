@@ -73,7 +73,9 @@ def log_det_averaged(flow):
 @mutant("affine", kills="log_det")
 def log_det_unclamped(flow):
     """The map soft-clips its log-scales, the log-determinant does not."""
-    _each_derivative(flow.layers[0].univariate, lambda log_derivative, h: np.sign(log_derivative.real) * _raw(h))
+    _each_derivative(
+        flow.layers[0].univariate, lambda log_derivative, h: np.sign(log_derivative.real) * _raw(h)
+    )
 
 
 def _raw(h):

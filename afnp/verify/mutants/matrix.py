@@ -4,7 +4,8 @@ r"""The kill matrix and the false alarms: how good the checks are, measured.
           \text{score} = \frac{|\{m : \max_k K_{mk} = 1\}|}{|\{m : m \text{ not equivalent}\}|}, \qquad
           \text{alarms} = |\{\text{clean flows on which any check fails}\}|
 
-Everything goes into one JSON file beside the checks, from which every report takes the score of its level.
+Everything goes into one JSON file beside the checks, from which every report takes the score of its
+level.
 """
 
 from __future__ import annotations
@@ -51,10 +52,12 @@ def _text(record: dict[str, Any]) -> str:
     return "{\n" + ",\n".join([*parts, ' "mutants": {\n' + ",\n".join(mutants) + "\n }"]) + "\n}\n"
 
 
-# ---- mutants ---------------------------------------------------------------------------------------------
+# ---- mutants -------------------------------------------------------------------------------------
 
 
-def failed_checks(mutant: Mutant, level: str, seed: int = 0, checks: Sequence[str] | None = None) -> list[str]:
+def failed_checks(
+    mutant: Mutant, level: str, seed: int = 0, checks: Sequence[str] | None = None
+) -> list[str]:
     """Plant a mutant in a fresh flow, and return the checks that fail on it.
 
     Examples
@@ -62,11 +65,15 @@ def failed_checks(mutant: Mutant, level: str, seed: int = 0, checks: Sequence[st
     >>> failed_checks(MUTANTS["log_det_halved"], "quick", checks=["log_det", "round_trip"])
     ['log_det']
     """
-    return check_planted(mutant.planted(), mutant.backends, level=level, seed=seed, checks=checks).failed
+    return check_planted(
+        mutant.planted(), mutant.backends, level=level, seed=seed, checks=checks
+    ).failed
 
 
 def kill_matrix(
-    levels: Iterable[str] = tuple(LEVELS), kept: str | os.PathLike | None = None, progress: bool = True
+    levels: Iterable[str] = tuple(LEVELS),
+    kept: str | os.PathLike | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Return levels, styles and mutants of the record: which checks, and which usual tests, fail on what.
 
@@ -94,8 +101,14 @@ def _scored(mutants: dict[str, dict], levels: list[str]) -> dict[str, Any]:
     """Count kills, among the mutants that can be killed."""
     killable = [mutants[name] for name, mutant in MUTANTS.items() if not mutant.equivalent]
     return {
-        "levels": {k: {"killed": sum(bool(row[k]) for row in killable), "of": len(killable)} for k in levels},
-        "styles": {k: {"killed": sum(k in row["styles"] for row in killable), "of": len(killable)} for k in STYLES},
+        "levels": {
+            k: {"killed": sum(bool(row[k]) for row in killable), "of": len(killable)}
+            for k in levels
+        },
+        "styles": {
+            k: {"killed": sum(k in row["styles"] for row in killable), "of": len(killable)}
+            for k in STYLES
+        },
         "mutants": mutants,
     }
 
@@ -103,7 +116,12 @@ def _scored(mutants: dict[str, dict], levels: list[str]) -> dict[str, Any]:
 def _entry(mutant: Mutant) -> dict[str, Any]:
     """Return what is known of a mutant before any check: and which usual tests catch it."""
     caught = [style for style in STYLES if caught_by(style, mutant.planted(), mutant.backends[-1])]
-    entry = {"theme": mutant.theme, "family": mutant.family, "kills": mutant.kills, "styles": caught}
+    entry = {
+        "theme": mutant.theme,
+        "family": mutant.family,
+        "kills": mutant.kills,
+        "styles": caught,
+    }
     return entry | ({"equivalent": mutant.equivalent} if mutant.equivalent else {})
 
 
@@ -116,26 +134,39 @@ def survivors(record: dict[str, Any], level: str) -> dict[str, str]:
     }
 
 
-# ---- false alarms ----------------------------------------------------------------------------------------
+# ---- false alarms --------------------------------------------------------------------------------
 
 
 def alarms(
-    flows: int, seed: int = 0, level: str = "full", path: str | os.PathLike = PATH, progress: bool = True
+    flows: int,
+    seed: int = 0,
+    level: str = "full",
+    path: str | os.PathLike = PATH,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Check random clean flows, seeds ``seed`` to ``seed + flows - 1``, and keep the count in the record.
 
-    Even seeds at the random parameters that a check draws, odd ones at those that the flow was drawn with.
-    What was counted before at the same level from the same seed is not counted again: an interrupted count goes
-    on, and a longer one takes up where a shorter one ended. Flows that raised an alarm then are looked at again.
+    Even seeds at the random parameters that a check draws, odd ones at those that the flow was
+    drawn with. What was counted before at the same level from the same seed is not counted again:
+    an interrupted count goes on, and a longer one takes up where a shorter one ended. Flows that
+    raised an alarm then are looked at again.
 
     Returns
     -------
     dict
-        ``flows``, ``alarms``, ``level``, ``seed``, ``seconds`` a flow, and ``failed``: checks by seed.
+        ``flows``, ``alarms``, ``level``, ``seed``, ``seconds`` a flow, and ``failed``: checks by
+        seed.
     """
     count = read(path).get("false_alarms") or {}
     if (count.get("level"), count.get("seed")) != (level, seed):
-        count = {"flows": 0, "alarms": 0, "level": level, "seed": seed, "seconds": 0.0, "failed": {}}
+        count = {
+            "flows": 0,
+            "alarms": 0,
+            "level": level,
+            "seed": seed,
+            "seconds": 0.0,
+            "failed": {},
+        }
     again, new = [int(s) - seed for s in count["failed"]], range(count["flows"], flows)
     for k in tqdm([*again, *new], desc="clean flows", unit="flow", disable=not progress):
         start, own = time.perf_counter(), ("random", "own")[(seed + k) % 2]

@@ -25,7 +25,7 @@ def _attend(attention, p, q, keys, values):
     return (w / w.sum(axis=-1, keepdims=True)) @ values
 
 
-# ---- keys and values -------------------------------------------------------------------------------------
+# ---- keys and values -----------------------------------------------------------------------------
 
 
 @mutant("attention", kills="round_trip")
@@ -103,7 +103,9 @@ def tokens_not_shifted(flow):
 
     @replace(network, "_cut")
     def cut(cut, inputs):
-        tokens = inputs[:, network.context :].reshape(len(inputs), network.tokens, network.size)[:, 1:]
+        tokens = inputs[:, network.context :].reshape(len(inputs), network.tokens, network.size)[
+            :, 1:
+        ]
         return tokens.reshape(-1, network.size)
 
 
@@ -145,7 +147,7 @@ def layer_norm_held_fixed(flow):
         return cache[1] * d_y * p[network.norm.gamma]
 
 
-# ---- queues ----------------------------------------------------------------------------------------------
+# ---- queues --------------------------------------------------------------------------------------
 
 
 @mutant("convolution", kills="round_trip")
@@ -155,7 +157,9 @@ def queue_one_too_long(flow):
     @replace(flow.layers[0].conditioner, "begin")
     def begin(begin, p, context, dtype):
         queues = begin(p, context, dtype)
-        return queues._replace(rings=[np.zeros((len(r) + 1, *r.shape[1:]), r.dtype) for r in queues.rings])
+        return queues._replace(
+            rings=[np.zeros((len(r) + 1, *r.shape[1:]), r.dtype) for r in queues.rings]
+        )
 
 
 @mutant("convolution", kills="deterministic")

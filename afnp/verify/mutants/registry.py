@@ -3,8 +3,9 @@ r"""Mutants: small named defects, each planted in a small clean flow of its own.
 .. math:: \text{killed}(m) \iff \exists\, k: \; \text{check}_k(m(f)) \text{ fails}, \qquad
           \text{no check fails on } f
 
-A check that nobody has seen fail proves nothing. Every mutant is a function that makes a fresh flow wrong, in
-place; its docstring says what is wrong and, after the colon, which mistake in real code it imitates.
+A check that nobody has seen fail proves nothing. Every mutant is a function that makes a fresh flow
+wrong, in place; its docstring says what is wrong and, after the colon, which mistake in real code
+it imitates.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -44,7 +45,8 @@ class Mutant:
     kills : str
         The check that is there to catch it.
     backends : tuple of str
-        Renderings that are checked: a defect in the NumPy rendering is not left to the comparison with Numba.
+        Renderings that are checked: a defect in the NumPy rendering is not left to the comparison
+        with Numba.
     equivalent : str
         Why no check can see it, where that is so.
     """

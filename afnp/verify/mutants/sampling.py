@@ -24,7 +24,7 @@ def _noise(flow, change) -> None:
     flow.sample = sample
 
 
-# ---- the density's total ---------------------------------------------------------------------------------
+# ---- the density's total -------------------------------------------------------------------------
 
 
 def _density(flow, change) -> None:
@@ -56,7 +56,9 @@ def square_not_halved(flow):
 @mutant("plane", kills="normalisation")
 def log_prob_of_the_mean_feature(flow):
     """The log-density is averaged over features: right as bits per dimension, wrong as a density."""
-    replace(flow, "_log_prob")(lambda log_prob, *arguments: (log_prob(*arguments)[0] / flow.features,))
+    replace(flow, "_log_prob")(
+        lambda log_prob, *arguments: (log_prob(*arguments)[0] / flow.features,)
+    )
 
 
 @mutant("plane", kills="normalisation")
@@ -83,10 +85,12 @@ def log_det_forgotten(flow):
 @mutant("plane", kills="normalisation")
 def dequantisation_constant_added(flow):
     """The constant log 256 is added once too often: a likelihood in the units of another preprocessing."""
-    replace(flow, "_log_prob")(lambda log_prob, *arguments: (log_prob(*arguments)[0] + math.log(256),))
+    replace(flow, "_log_prob")(
+        lambda log_prob, *arguments: (log_prob(*arguments)[0] + math.log(256),)
+    )
 
 
-# ---- the sampler -----------------------------------------------------------------------------------------
+# ---- the sampler ---------------------------------------------------------------------------------
 
 
 @mutant("plane", kills="agreement")
@@ -140,19 +144,25 @@ def samples_of_the_first_context(flow):
 def seed_ignored(flow):
     """A global generator is drawn from, whatever seed was given."""
     own = np.random.default_rng(0)
-    replace(flow, "sample")(lambda sample, n, rng=0, context=None, **way: sample(n, own, context, **way))
+    replace(flow, "sample")(
+        lambda sample, n, rng=0, context=None, **way: sample(n, own, context, **way)
+    )
 
 
 @mutant("plane", kills="randomness")
 def reseeded_at_every_call(flow):
     """The sampler seeds itself: every batch is the same batch."""
-    replace(flow, "sample")(lambda sample, n, rng=0, context=None, **way: sample(n, 0, context, **way))
+    replace(flow, "sample")(
+        lambda sample, n, rng=0, context=None, **way: sample(n, 0, context, **way)
+    )
 
 
 @mutant("plane", kills="randomness")
 def reseeded_by_size(flow):
     """The seed is taken from the number of rows: a hash that forgot its salt."""
-    replace(flow, "sample")(lambda sample, n, rng=0, context=None, **way: sample(n, n, context, **way))
+    replace(flow, "sample")(
+        lambda sample, n, rng=0, context=None, **way: sample(n, n, context, **way)
+    )
 
 
 @mutant("plane", kills="randomness")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp import masks
-from afnp.conditioners import MaskedMLP
-from afnp.layers import MaskedLinear
+from afnp.networks import MaskedMLP, masks
+from afnp.networks.layers import MaskedLinear
 from afnp.verify.mutants.registry import mutant, replace
 from afnp.verify.mutants.weights import change_weights, hear
 
@@ -131,7 +130,7 @@ def masks_drawn_at_every_call(flow):
     change_weights(net, redraw)
 
 
-# ---- the context -----------------------------------------------------------------------------------------
+# ---- the context ---------------------------------------------------------------------------------
 
 
 @mutant("affine", kills="connectivity")

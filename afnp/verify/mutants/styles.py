@@ -3,8 +3,8 @@ r"""How flows are usually tested, to be measured beside the checks.
 .. math:: |g(f(x)) - x| \le 10^{-4}, \qquad |\log\det f + \log\det g| \le 10^{-4}, \qquad
           \left|\log\det f - \log\left|\det \frac{f(x + h e_j) - f(x - h e_j)}{2h}\right|\right| \le 10^{-4}
 
-These are the tests found in public repositories of flows, at their usual tolerances, but with random parameters,
-which is more than most of them do.
+These are the tests found in public repositories of flows, at their usual tolerances, but with
+random parameters, which is more than most of them do.
 
 Letters: N rows, D features, C context inputs.
 """
@@ -80,7 +80,9 @@ def _passes(flow: Any, backend: str, seed: int, jacobian: bool) -> bool:
     passed = round_trip_style(normalize, generate, rows, context)
     if passed and jacobian:
         passed = jacobian_style(normalize, generate, rows, context)
-        for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True) if hasattr(flow, "theta") else ():
+        for layer, p in (
+            zip(flow.layers, flow._split(flow.theta), strict=True) if hasattr(flow, "theta") else ()
+        ):
             passed = passed and triangular_style(layer, p, rows, context)
     return passed
 

@@ -144,7 +144,11 @@ def spline_tail_of_slope_uncounted(flow):
 def spline_tail_beside_the_spline(flow):
     """Outside the bound the map continues 0.05 further out than the spline ends: values there are never reached."""
     for layer in flow.layers:
-        _outside(layer.univariate, lambda x: x + 0.05 * np.sign(x.real), lambda u: u - 0.05 * np.sign(u.real))
+        _outside(
+            layer.univariate,
+            lambda x: x + 0.05 * np.sign(x.real),
+            lambda u: u - 0.05 * np.sign(u.real),
+        )
 
 
 @mutant("spline", kills="edges")
@@ -201,7 +205,7 @@ def spline_gradient_of_the_branch_not_taken(flow):
         return backward((*parts, inside | True), d_u, d_log)
 
 
-# ---- mixtures --------------------------------------------------------------------------------------------
+# ---- mixtures ------------------------------------------------------------------------------------
 
 
 @mutant("mixture", kills="log_det")
@@ -256,7 +260,7 @@ def mixture_weights_never_trained(flow):
         return d_h, d_x
 
 
-# ---- angles ----------------------------------------------------------------------------------------------
+# ---- angles --------------------------------------------------------------------------------------
 
 
 @mutant("torus", kills="round_trip")

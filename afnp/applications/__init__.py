@@ -1,0 +1,1 @@
+"""What people do with flows: forecasts, speech, molecules. Nothing below imports it."""

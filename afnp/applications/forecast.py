@@ -1,0 +1,142 @@
+r"""Probabilistic forecasts: paths drawn step by step from a conditional flow, and how good they are.
+
+.. math:: x_{t+k} \sim p_\theta(\,\cdot \mid x_{t+k-W}, \dots, x_{t+k-1}), \qquad k = 0, 1, \dots, S - 1
+
+Each drawn value moves into the window of the next. A flow of one feature with the last W values as
+its context is all that this needs; :mod:`afnp.data.series` cuts the windows that it is trained on.
+
+Letters: N forecasts, W values of a window, S steps, M paths or samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from afnp.bases import StandardNormal
+from afnp.flow import Flow
+from afnp.inputs import check_rows, integer
+from afnp.univariate.normal import normal_tail
+
+__all__ = ["crps", "pit", "sample_paths"]
+
+
+def sample_paths(flow: Flow, history, steps: int, paths: int = 100, rng=0) -> np.ndarray:
+    r"""Draw futures from a flow that gives the next value's density, conditional on a window.
+
+    .. math:: x_{t+k} \sim p_\theta(\,\cdot \mid x_{t+k-W}, \dots, x_{t+k-1})
+
+    Parameters
+    ----------
+    flow : Flow
+        Of one feature, with a context of W.
+    history : (N, T) array
+        What is known when each forecast is made; its last W values count.
+    steps, paths : int
+        S and M.
+    rng : seed or Generator
+
+    Returns
+    -------
+    (N, M, S) array
+
+    Raises
+    ------
+    ValueError
+        If the flow has no window or more than one feature, or the history is shorter than the
+        window.
+
+    Examples
+    --------
+    >>> import afnp
+    >>> flow = afnp.maf(1, hidden=(4,), transforms=1, context=3)
+    >>> sample_paths(flow, [[0.0, 1.0, 2.0]], steps=5, paths=2).shape
+    (1, 2, 5)
+    """
+    W = _window(flow)
+    S, M = integer("steps", steps, least=1), integer("paths", paths, least=1)
+    known = check_rows(history, None, flow.dtype, "history")
+    if known.shape[1] < W:
+        raise ValueError(f"history: the flow's window is {W} values long, got {known.shape[1]}")
+    rng = np.random.default_rng(rng)
+    line = np.empty((len(known) * M, W + S), dtype=flow.dtype)
+    line[:, :W] = np.repeat(known[:, -W:], M, axis=0)
+    for k in range(S):
+        line[:, W + k] = flow.sample(len(line), rng, context=line[:, k : W + k])[:, 0]
+    return line[:, W:].reshape(len(known), M, S)
+
+
+def pit(flow: Flow, x, context=None) -> np.ndarray:
+    r"""Return each value's place in its own predictive distribution, (N,): uniform if the densities are right.
+
+    .. math:: F(x \mid c) = \int_{-\infty}^{x} p(x' \mid c)\, dx' = \Phi(u(x; c))
+
+    u rises with x, so the probability integral transform is exact.
+
+    Parameters
+    ----------
+    flow : Flow
+        Of one feature and standard normal noise.
+    x : (N, 1) array
+    context : (N, C) array, optional
+
+    Examples
+    --------
+    >>> import afnp
+    >>> pit(afnp.maf(1, hidden=(4,), transforms=1), [[0.0], [1.0]]).round(3)
+    array([0.5  , 0.841])
+    """
+    if flow.features != 1 or not isinstance(flow.base, StandardNormal):
+        raise ValueError(
+            "flow: expected one feature and standard normal noise, "
+            f"got {flow.features} and {type(flow.base).__name__}"
+        )
+    u = flow.normalize(x, context)[0][:, 0].astype(np.float64)
+    below = np.exp(normal_tail(np.abs(u))[0])
+    return np.where(u > 0, 1 - below, below)
+
+
+def crps(samples: ArrayLike, x: ArrayLike) -> np.ndarray:
+    r"""Score forecasts given as samples by the continuous ranked probability; less is better.
+
+    .. math:: \mathrm{CRPS}(F, x) = \int \big(F(s) - 1[s \ge x]\big)^2 ds
+              = \mathbb E|X - x| - \tfrac12\, \mathbb E|X - X'|
+
+    In the unit of x; for a forecast without doubt it is the absolute error (Gneiting and Raftery
+    2007, doi 10.1198/016214506000001437). The second mean is taken over pairs of different samples,
+    so that more samples do not make a forecast look better.
+
+    Parameters
+    ----------
+    samples : (..., M) array
+        At least two.
+    x : (...) array
+        What came.
+
+    Returns
+    -------
+    (...) array
+
+    Examples
+    --------
+    >>> print(crps([[0.0, 1.0], [0.0, 1.0]], [0.5, 3.0]))
+    [0. 2.]
+    """
+    X, x = np.sort(np.asarray(samples, np.float64), axis=-1), np.asarray(x, np.float64)
+    if X.ndim < 1 or X.shape[:-1] != x.shape or X.shape[-1] < 2:
+        raise ValueError(
+            f"samples: expected shape {x.shape} and an axis of 2 or more, got {X.shape}"
+        )
+    M = X.shape[-1]
+    # sum over pairs |X - X'| = sum_m (2 m - M + 1) X_(m), in increasing order, m from 0
+    spread = X @ (2 * np.arange(M) - M + 1) / (M * (M - 1))
+    return np.abs(X - x[..., None]).mean(axis=-1) - spread
+
+
+def _window(flow: Flow) -> int:
+    if flow.features != 1 or not flow.context:
+        raise ValueError(
+            f"flow: expected one feature and a window as its context, got {flow.features} and a context of "
+            f"{flow.context}"
+        )
+    return flow.context

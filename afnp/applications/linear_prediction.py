@@ -1,0 +1,349 @@
+r"""Linear prediction: the best stationary Gaussian of a series, and the same filter as a layer of a flow.
+
+.. math::
+    x_t - m = \sum_{k=1}^{P} a_k (x_{t-k} - m) + e_t, \qquad e_t \sim \mathcal N(0, \sigma^2)
+
+    \sum_k a_k\, r_{|j-k|} = r_j \quad (j = 1 \dots P), \qquad \sigma^2 = r_0 - \sum_k a_k r_k
+
+with autocovariances r (Yule and Walker). Levinson's recursion solves this in O(P²), order after
+order:
+
+.. math::
+    \kappa_p = \frac{r_p - \sum_{k<p} a^{(p-1)}_k r_{p-k}}{v_{p-1}}, \qquad
+    a^{(p)}_k = a^{(p-1)}_k - \kappa_p\, a^{(p-1)}_{p-k}, \quad a^{(p)}_p = \kappa_p, \qquad
+    v_p = (1 - \kappa_p^2)\, v_{p-1}
+
+The lower orders are not scaffolding. Sample t < P has only t samples before it, and predictor
+number t with its variance v_t is its exact conditional: so the chain rule holds from the first
+sample on, and the sum of all terms is the log-density of a normal vector with Toeplitz covariance.
+Run backwards, the recursion finds the lower orders of any predictor that is stationary, that is
+with all \|κ\| < 1.
+
+Speech is where this came from (LPC), and what it lacks is what a flow adds: one variance for
+silence and vowels.
+
+Letters: T samples, P order, N rows, D features (steps).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from afnp.inputs import choose, integer
+from afnp.params import Layout
+
+__all__ = ["LinearPrediction", "LinearPredictor", "adapted_log_prob", "autocovariance", "levinson"]
+
+
+def _series(x, name: str = "x", least: int = 1) -> np.ndarray:
+    """Return x as a finite series (T,) of float64."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiu" or x.ndim != 1:
+        raise ValueError(
+            f"{name}: expected one series (T,) of real numbers, got shape {x.shape}, {x.dtype}"
+        )
+    if len(x) < least:
+        raise ValueError(f"{name}: expected at least {least} samples, got {len(x)}")
+    x = x.astype(np.float64)
+    if not np.isfinite(x).all():
+        t = int(np.argmin(np.isfinite(x)))
+        raise ValueError(f"{name}: sample {t} is {x[t]}; every value must be finite")
+    return x
+
+
+def autocovariance(x, order: int) -> np.ndarray:
+    r"""Return r_0 ... r_P of a series (T,) without mean, (P + 1,); always those of some stationary process.
+
+    .. math:: r_k = \frac1T \sum_{t=k}^{T-1} x_t\, x_{t-k}
+
+    Examples
+    --------
+    >>> autocovariance([1.0, -1.0, 1.0, -1.0], 2).tolist()
+    [1.0, -0.75, 0.5]
+    """
+    order = integer("order", order, least=0)
+    x = _series(x, least=order + 1)
+    return np.array([x[k:] @ x[: len(x) - k] for k in range(order + 1)]) / len(x)
+
+
+def levinson(r) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the predictors of all orders 0 ... P from autocovariances r (P + 1,), and their variances (P + 1,).
+
+    Raises
+    ------
+    ValueError
+        If r is not that of a process with noise: it names the order that would predict exactly, or
+        better.
+
+    Examples
+    --------
+    >>> ladder, variances = levinson([1.0, 0.5, 0.25])
+    >>> ladder[2].tolist(), variances.tolist()
+    ([0.5, 0.0], [1.0, 0.75, 0.75])
+    """
+    r = _series(r, "r")
+    ladder, variances = [np.zeros(0)], [r[0]]
+    for p in range(1, len(r) + 1):
+        if not variances[-1] > 0:
+            raise ValueError(
+                f"r: expected positive variances, got {variances[-1]:.3g} at order {p - 1}"
+            )
+        if p < len(r):
+            a = ladder[-1]
+            kappa = (r[p] - a @ r[p - 1 : 0 : -1]) / variances[-1]
+            ladder.append(np.append(a - kappa * a[::-1], kappa))
+            variances.append(variances[-1] * (1 - kappa * kappa))
+    return ladder, np.array(variances)
+
+
+@dataclass(frozen=True)
+class LinearPredictor:
+    r"""The stationary Gaussian process of order P; see the module's formulas.
+
+    .. math:: \log p(x) = \sum_t \log \mathcal N\Big(x_t;\; m + \sum_{k \le \min(t, P)} a^{(t)}_k (x_{t-k} - m),\;
+              v_{\min(t, P)}\Big)
+
+    Parameters
+    ----------
+    coefficients : (P,) array
+        a_1 ... a_P.
+    variance : float
+        σ², of what the past does not tell.
+    mean : float
+        m.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or the variance not positive.
+
+    Examples
+    --------
+    >>> x = LinearPredictor(np.array([0.9]), variance=0.19).sample(5000, rng=0)
+    >>> fitted = LinearPredictor.fit(x, order=2)
+    >>> fitted.coefficients.round(1) + 0.0, round(fitted.variance, 2)
+    (array([0.9, 0. ]), 0.19)
+    """
+
+    coefficients: np.ndarray
+    variance: float
+    mean: float = 0.0
+
+    def __post_init__(self):
+        object.__setattr__(
+            self, "coefficients", _series(self.coefficients, "coefficients", least=0)
+        )
+        if not (0 < self.variance < np.inf and np.isfinite(self.mean)):
+            raise ValueError(
+                f"expected a variance > 0 and a finite mean, got {self.variance} and {self.mean}"
+            )
+
+    @classmethod
+    def fit(cls, x, order: int, method: str = "levinson") -> LinearPredictor:
+        r"""Fit to a series (T,), T > 2 P.
+
+        Parameters
+        ----------
+        x : (T,) array
+        order : int
+            P.
+        method : {"levinson", "least squares"}
+            From autocovariances: always stationary. Or :math:`\min_a \sum_{t \ge P} e_t^2`: the
+            maximum of the likelihood given the first P samples, which may explode when sampled.
+
+        Raises
+        ------
+        ValueError
+            If the series is too short, not finite, or predicted without error.
+        """
+        order = integer("order", order, least=0)
+        choose("method", method, ("levinson", "least squares"))
+        x = _series(x, least=2 * order + 1)
+        mean = float(x.mean())
+        if method == "levinson":
+            ladder, variances = levinson(autocovariance(x - mean, order))
+            return cls(ladder[-1], float(variances[-1]), mean)
+        windows = np.lib.stride_tricks.sliding_window_view(x - mean, order + 1)
+        a = np.linalg.lstsq(windows[:, :-1], windows[:, -1], rcond=None)[0][::-1]
+        return cls(a, float(np.mean((windows[:, -1] - windows[:, :-1] @ a[::-1]) ** 2)), mean)
+
+    @property
+    def order(self) -> int:
+        """P."""
+        return len(self.coefficients)
+
+    def ladder(self) -> tuple[list[np.ndarray], np.ndarray]:
+        r"""Return the predictors of orders 0 ... P and their variances, by the recursion run backwards.
+
+        .. math:: a^{(p-1)}_k = \frac{a^{(p)}_k + \kappa_p\, a^{(p)}_{p-k}}{1 - \kappa_p^2}, \qquad
+                  v_{p-1} = \frac{v_p}{1 - \kappa_p^2}, \qquad \kappa_p = a^{(p)}_p
+
+        Raises
+        ------
+        ValueError
+            If the process is not stationary: some \|κ\| >= 1.
+        """
+        ladder, variances = [self.coefficients], [self.variance]
+        for p in range(self.order, 0, -1):
+            a, kappa = ladder[0], ladder[0][-1]
+            if not abs(kappa) < 1:
+                raise ValueError(
+                    f"coefficients: expected a stationary process, got |kappa| = {abs(kappa):.6g}, {p=}"
+                )
+            ladder.insert(0, (a[:-1] + kappa * a[-2::-1]) / (1 - kappa * kappa))
+            variances.insert(0, variances[0] / (1 - kappa * kappa))
+        return ladder, np.array(variances)
+
+    def errors(self, x) -> np.ndarray:
+        """Return e_t = x_t minus its prediction from the t < P or P samples before it, (T,)."""
+        y, (ladder, _) = _series(x) - self.mean, self.ladder()
+        e = _filter(y[None], self.coefficients)[0]
+        for t in range(min(self.order, len(y))):
+            e[t] = y[t] - ladder[t] @ y[:t][::-1]
+        return e
+
+    def log_prob(self, x) -> np.ndarray:
+        """Return log p(x_t | all before) of each sample of x (T,), nats, (T,): the sum is the exact log-density."""
+        e, (_, variances) = self.errors(x), self.ladder()
+        return _log_normal(e, variances[np.minimum(np.arange(len(e)), self.order)])
+
+    def sample(self, n: int, rng=0) -> np.ndarray:
+        """Draw a path (n,), stationary from its first sample, from a seed or a ``numpy.random.Generator``."""
+        n, (ladder, variances) = integer("n", n, least=0), self.ladder()
+        y, z = np.zeros(n), np.random.default_rng(rng).standard_normal(n)
+        for t in range(n):
+            p = min(t, self.order)
+            y[t] = ladder[p] @ y[t - p : t][::-1] + np.sqrt(variances[p]) * z[t]
+        return self.mean + y
+
+
+def _log_normal(e: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    return -0.5 * (np.log(2 * np.pi * variance) + e * e / variance)
+
+
+def adapted_log_prob(predictor: LinearPredictor, x, memory: float, floor: float) -> np.ndarray:
+    r"""Return log p(x_t | all before) (T,) of a predictor whose variance follows the errors that it made.
+
+    .. math:: e_t \sim \mathcal N(0,\; w_t + \mathrm{floor}), \qquad
+              w_{t+1} = \lambda\, w_t + (1 - \lambda)\, e_t^2, \qquad w_0 = \sigma^2
+
+    Still an exact density: the variance at t is known before x_t is. A rival with an adaptive gain,
+    as speech coders have it; λ is the ``memory``.
+
+    Examples
+    --------
+    >>> quiet = LinearPredictor(np.zeros(0), variance=1.0)
+    >>> x = 0.01 * np.ones(1000)
+    >>> bool(adapted_log_prob(quiet, x, memory=0.9, floor=1e-6).mean() > quiet.log_prob(x).mean() + 3)
+    True
+    """
+    if not (0 < memory < 1 and 0 < floor < np.inf):
+        raise ValueError(f"expected a memory in (0, 1) and a floor > 0, got {memory} and {floor}")
+    e = predictor.errors(x)
+    w, w_t = np.empty(len(e)), predictor.variance
+    for t, square in enumerate((e * e).tolist()):
+        w[t] = w_t
+        w_t = memory * w_t + (1 - memory) * square
+    return _log_normal(e, w + floor)
+
+
+# ---- the layer -----------------------------------------------------------------------------------
+
+
+def _filter(y: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Return y_t - Σ_k a_k y_{t-k} of rows (N, D), with zeros before the first step."""
+    e = y.copy()
+    for k in range(1, min(len(a), y.shape[1] - 1) + 1):
+        e[:, k:] -= a[k - 1] * y[:, :-k]
+    return e
+
+
+class LinearPrediction:
+    r"""Fixed layer of a flow: what linear prediction leaves, in units of its size.
+
+    .. math:: u_t = \frac1s \Big(x_t - m - \sum_{k=1}^{P} a_k (x_{t-k} - m)\Big), \qquad
+              \log\left|\det \frac{\partial u}{\partial x}\right| = -D \log s
+
+    Its Jacobian is a banded triangle with 1/s on the diagonal: a linear predictor *is* an
+    autoregressive flow, of one transform that does not listen for the scale. Before the first step
+    x is taken for m. No parameters: the constants come from training data alone.
+
+    Parameters
+    ----------
+    features : int
+        D.
+    coefficients : sequence of P floats
+        a.
+    scale, mean : float
+        s and m.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or the scale not positive.
+
+    Examples
+    --------
+    >>> layer = LinearPrediction(3, [1.0], scale=2.0)
+    >>> u, log_det, _ = layer.normalize({}, np.array([[1.0, 3.0, 3.0]]), None)
+    >>> u.tolist(), layer.generate({}, u, None)[0].tolist(), log_det.round(3).tolist()
+    ([[0.5, 1.0, 0.0]], [[1.0, 3.0, 3.0]], [-2.079])
+    """
+
+    layout = Layout({})
+
+    def __init__(self, features: int, coefficients, scale: float = 1.0, mean: float = 0.0):
+        self.features = integer("features", features, least=1)
+        self.coefficients = _series(
+            np.asarray(coefficients, dtype=np.float64), "coefficients", least=0
+        )
+        if not (0 < scale < np.inf and np.isfinite(mean)):
+            raise ValueError(f"expected a scale > 0 and a finite mean, got {scale} and {mean}")
+        self.scale, self.mean = float(scale), float(mean)
+
+    @classmethod
+    def of(cls, predictor: LinearPredictor, features: int) -> LinearPrediction:
+        """Take a predictor's coefficients, mean and σ."""
+        return cls(features, predictor.coefficients, predictor.variance**0.5, predictor.mean)
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this layer."""
+        constants = {
+            "coefficients": self.coefficients.tolist(),
+            "scale": self.scale,
+            "mean": self.mean,
+        }
+        return {"features": self.features, **constants}
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Do nothing: there is nothing to draw."""
+
+    def allowed(self) -> np.ndarray:
+        """Return which u_t may depend on which x_j, (D, D) bool: itself and the P before."""
+        t = np.arange(self.features)
+        back = t[:, None] - t
+        return (back >= 0) & (back <= len(self.coefficients))
+
+    def _log_det(self, x: np.ndarray) -> np.ndarray:
+        return np.full(len(x), self.features * np.log(self.scale), dtype=x.dtype)
+
+    def _a(self, x: np.ndarray) -> np.ndarray:
+        return self.coefficients.astype(x.real.dtype)
+
+    def normalize(self, p, x, context, backend="numpy", keep=True):
+        """Map x (N, D) to u; also give log|det du/dx| (N,)."""
+        return _filter(x - self.mean, self._a(x)) / self.scale, -self._log_det(x), None
+
+    def generate(self, p, u, context, method="substitution", backend="numpy"):
+        """Map u (N, D) back to x, step by step; also give log|det dx/du| (N,)."""
+        P, last_first = len(self.coefficients), self._a(u)[::-1]
+        y = np.concatenate([np.zeros((len(u), P), dtype=u.dtype), self.scale * u], axis=1)
+        for t in range(self.features):
+            y[:, t + P] += y[:, t : t + P] @ last_first
+        return self.mean + y[:, P:], self._log_det(u)
+
+    def backward(self, p, cache, d_u, d_log_det, g):
+        """Return d_x: the same filter, running back in time."""
+        return _filter(d_u[:, ::-1], self._a(d_u))[:, ::-1] / self.scale

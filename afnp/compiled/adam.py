@@ -1,0 +1,74 @@
+"""Adam in one compiled pass over memory; the definition is :class:`afnp.adam.Adam`.
+
+NumPy needs a dozen passes for the same arithmetic, and for large networks the step is nothing but
+memory traffic.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from afnp.compiled.threads import in_threads, row_blocks
+
+__all__ = ["add_up", "step"]
+
+BLOCK = 2**16
+"""Numbers worth a thread of their own."""
+
+jit = njit(
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp", "afn"},
+    cache=True,
+    nogil=True,
+)
+
+
+@jit
+def _step(theta, g, m, v, beta1, beta2, rate, epsilon, keep):
+    one = theta.dtype.type(1)
+    for i in range(theta.size):
+        m[i] += (one - beta1) * (g[i] - m[i])
+        v[i] += (one - beta2) * (g[i] * g[i] - v[i])
+        theta[i] = keep * theta[i] - rate * m[i] / (np.sqrt(v[i]) + epsilon)
+
+
+def step(
+    theta, g, m, v, beta1: float, beta2: float, rate: float, epsilon: float, keep: float
+) -> None:
+    """Do m, v, and then theta ← keep theta - rate m / (√v + epsilon), in place."""
+    scalars = [theta.dtype.type(s) for s in (beta1, beta2, rate, epsilon, keep)]
+
+    def work(part: slice) -> None:
+        _step(theta[part], g[part], m[part], v[part], *scalars)
+
+    in_threads(work, row_blocks(theta.size, unit=BLOCK, most=theta.size))
+
+
+@jit
+def _add_up(total, other):
+    square = 0.0
+    for i in range(total.size):
+        total[i] += other[i]
+        square += np.float64(total[i]) * np.float64(total[i])
+    return square
+
+
+@jit
+def _square(total):
+    square = 0.0
+    for i in range(total.size):
+        square += np.float64(total[i]) * np.float64(total[i])
+    return square
+
+
+def add_up(vectors: list[np.ndarray]) -> float:
+    """Add all vectors into the first one; return the sum of its squares."""
+    total = vectors[0]
+
+    def work(part: slice) -> float:
+        for other in vectors[1:-1]:
+            total[part] += other[part]
+        return _add_up(total[part], vectors[-1][part]) if len(vectors) > 1 else _square(total[part])
+
+    return sum(in_threads(work, row_blocks(total.size, unit=BLOCK, most=total.size)))

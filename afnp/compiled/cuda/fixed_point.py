@@ -1,0 +1,297 @@
+r"""Fixed-point sweeps on a GPU: a tile of samples sweeps over all features at once until its lanes have settled.
+
+.. math::
+    z_r = \underbrace{b_r + \sum_{c < \mathrm{known}} W_{rc}\, a_c}_{\text{once a block}}
+        + \underbrace{\sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{each sweep}}
+
+The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition, as
+:mod:`afnp.compiled.fixed_point` has it: tiles sweep independently, a settled lane only waits, and
+every row of W is read up to its prefix and no further, so that garbage never reaches those who do
+not hear it. A sweep takes one barrier a layer and two more, where substitution takes as many for
+every feature; the last of them tells all threads of a tile whether anybody still moves. So one
+launch does a whole transform, and nothing goes back to the CPU in between.
+
+Letters: N samples, D features, C context inputs, L layers, T lanes a tile. Thread (t, g) of a block
+does the rows g, g + groups, ... of a layer, and then such features, for lane t; its views of memory
+are that lane's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afnp.compiled import staircase as compiled
+from afnp.compiled.cuda.causal_conv import lanes
+from afnp.compiled.cuda.staircase import (
+    Step,
+    _activate,
+    _affine_generate,
+    _batches,
+    _device,
+    _kernel,
+    _lock,
+    _multiprocessors,
+    _room,
+    cuda,
+)
+from afnp.compiled.staircase import B_AT, COLUMNS, FIRST, IN_AT, ROWS, SKIP, W_AT, Z_AT, plain
+from afnp.sampling.sweeps import block_work, places
+
+__all__ = ["Network", "solve_all"]
+
+THREADS = 256
+"""Threads of a block: lanes times groups."""
+MOVED, WAITING = range(2)
+"""Of each lane: whether its last sweep changed something, and whether it still sweeps."""
+
+
+class Network(NamedTuple):
+    """One transform as the kernel reads it, on the GPU."""
+
+    theta: Any
+    """Parameters, with every W transposed."""
+    table: Any
+    prefix: Any
+    start: Any
+    """As in :class:`afnp.compiled.staircase.Plan`: where everything lies in theta and in the rows of a tile."""
+    order: Any
+    tile_rows: int
+    activation: int
+    bound: float
+
+
+class Lane(NamedTuple):
+    """What one lane remembers."""
+
+    tile: Any
+    """Context, x, and every layer's z and a; ``base`` has the sums over the known in the places of z."""
+    base: Any
+    u: Any
+    log: Any
+    """Noise and log-derivatives in generation order, (D,) each."""
+    state: Any
+
+
+# ---- one block of features -----------------------------------------------------------------------
+
+
+@_device
+def _known(net, l, first):
+    """Return how many inputs of layer l are known before the block that begins with ``first``."""
+    return net.table[0, COLUMNS] - len(net.order) + first if l == 0 else net.start[l - 1, first]
+
+
+@_device
+def _add(net, l, r, first, last, a, z):
+    """Return z plus the sum of W_rc a_c over first <= c < last."""
+    J = net.table[l, ROWS]
+    W, a = net.theta[net.table[l, W_AT] + first * J + r :: J], a[first:]
+    for c in range(last - first):
+        z += W[c] * a[c]
+    return z
+
+
+@_device
+def _sum_known(net, lane, first, last):
+    """Write b + W a over what is known into the block's rows of ``base``."""
+    for l in range(len(net.table)):
+        a, base, known = (
+            lane.tile[net.table[l, IN_AT] :],
+            lane.base[net.table[l, Z_AT] :],
+            _known(net, l, first),
+        )
+        for r in range(net.start[l, first] + cuda.threadIdx.y, net.start[l, last], cuda.blockDim.y):
+            base[r] = _add(net, l, r, 0, known, a, net.theta[net.table[l, B_AT] + r])
+    cuda.syncthreads()
+
+
+@_device
+def _pass(net, lane, first, last):
+    """Run the block's rows of the network, each over its own prefix."""
+    L, zero = len(net.table), net.theta.dtype.type(0)
+    for l in range(L):
+        row, known = net.table[l], _known(net, l, first)
+        for r in range(net.start[l, first] + cuda.threadIdx.y, net.start[l, last], cuda.blockDim.y):
+            prefix, base = net.prefix[row[FIRST] + r], lane.base[row[Z_AT] + r]
+            z = _add(net, l, r, known, prefix, lane.tile[row[IN_AT] :], base)
+            if row[SKIP]:
+                z += lane.tile[net.table[l - 2, Z_AT] + r]
+            lane.tile[row[Z_AT] + r] = z
+            if l + 1 < L:
+                lane.tile[net.table[l + 1, IN_AT] + r] = _activate(net.activation, z, zero)
+        cuda.syncthreads()
+
+
+@_device
+def _take(net, lane, i, last, tolerance):
+    """Let a lane that still sweeps take the next values of features i.., and mark it if they moved."""
+    h, x = lane.tile[net.table[-1, Z_AT] :], lane.tile[net.table[0, COLUMNS] - len(net.order) :]
+    if lane.state[WAITING] > 0:
+        for j in range(i + cuda.threadIdx.y, last, cuda.blockDim.y):
+            new, lane.log[j] = _affine_generate(h[2 * j], h[2 * j + 1], lane.u[j], net.bound)
+            if not abs(new - x[j]) <= tolerance:
+                lane.state[MOVED] = 1  # from several threads, but all of them write the same
+            x[j] = new
+    cuda.syncthreads()
+
+
+@_device
+def _still_moving(lane, final):
+    """Let a lane wait if its sweep was the last it needed, and say whether it needs another one."""
+    going = 1 if lane.state[WAITING] > 0 and lane.state[MOVED] > 0 and not final else 0
+    lane.state[WAITING], lane.state[MOVED] = going, 0
+    return going
+
+
+@_device
+def _settle(net, lane, inside, sweeps, first, last, tolerance):
+    """Settle a block of features; count in ``sweeps`` (1,), and return how often the network ran."""
+    if cuda.threadIdx.y == 0:
+        lane.state[WAITING], lane.state[MOVED] = inside, 0
+    _sum_known(net, lane, first, last)
+    for i in range(first, last):
+        _pass(net, lane, first, last)
+        _take(net, lane, i, last, tolerance)
+        going = 0
+        if cuda.threadIdx.y == 0:
+            if lane.state[WAITING] > 0:
+                sweeps[0] += 1
+            going = _still_moving(lane, i + 1 == last)
+        if not cuda.syncthreads_or(going):
+            return i + 1 - first
+    return last - first
+
+
+# ---- one transform, all tiles --------------------------------------------------------------------
+
+
+@_device
+def _lane(net, memory):
+    """Cut a lane's memory into its parts."""
+    rows, D = net.tile_rows, len(net.order)
+    rest = memory[2 * rows :]
+    return Lane(memory[:rows], memory[rows : 2 * rows], rest[:D], rest[D : 2 * D], rest[2 * D :])
+
+
+@_device
+def _load(net, context, x, lane):
+    """Fetch a row of context and noise; the noise is also the first guess of x."""
+    C = len(context)
+    for c in range(cuda.threadIdx.y, C, cuda.blockDim.y):
+        lane.tile[c] = context[c]
+    for i in range(cuda.threadIdx.y, len(net.order), cuda.blockDim.y):
+        lane.u[i] = x[net.order[i]]
+        lane.tile[C + i] = lane.u[i]
+
+
+@_device
+def _store(net, C, lane, x):
+    """Write a row of x, and return its log|det| to the first thread of each lane."""
+    total = net.theta.dtype.type(0)
+    for i in range(cuda.threadIdx.y, len(net.order), cuda.blockDim.y):
+        x[net.order[i]] = lane.tile[C + i]
+    if cuda.threadIdx.y == 0:
+        for i in range(len(net.order)):
+            total += lane.log[i]
+    return total
+
+
+@_kernel
+def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, work):
+    """Turn x (N, D) from noise into data in place, and add log|det dx/du| to log_det (N,).
+
+    Blocks of features end at ``cuts``; ``cost`` is of each block's known, once, and of each of its
+    sweeps. What a row took goes into ``sweeps`` (N,) and ``work`` (N,).
+    """
+    T, lane = cuda.blockDim.x, _lane(net, memories[cuda.blockIdx.x, :, cuda.threadIdx.x])
+    for begin in range(cuda.blockIdx.x * T, len(x), cuda.gridDim.x * T):
+        row, spent = min(begin + cuda.threadIdx.x, len(x) - 1), 0
+        inside = begin + cuda.threadIdx.x < len(
+            x
+        )  # lanes past the end hear what the last row hears, and wait
+        _load(net, context[row], x[row], lane)
+        cuda.syncthreads()
+        for b in range(len(cuts) - 1):
+            passes = _settle(net, lane, inside, sweeps[row:], cuts[b], cuts[b + 1], tolerance)
+            spent += cost[b, 0] + passes * cost[b, 1]
+        if inside:
+            total = _store(net, context.shape[1], lane, x[row])
+            if cuda.threadIdx.y == 0:
+                log_det[row] += total
+                work[row] = spent
+
+
+# ---- from the CPU --------------------------------------------------------------------------------
+
+
+def _cost(plan: compiled.Plan, C: int, blocks: list[tuple[int, int]]) -> np.ndarray:
+    """Return the multiply-adds a row of each block: over the known, once, and inside, in each sweep."""
+    prefixes = np.split(plan.prefix, plan.table[1:, FIRST])
+    return np.array(
+        [block_work(places(list(plan.start), C, 1, *cut), prefixes) for cut in blocks],
+        dtype=np.int64,
+    )
+
+
+def _network(step: Step, dtype: np.dtype) -> Network:
+    plan = step.plan.host
+    integers = [plan.table, plan.prefix, plan.start, np.asarray(step.order)]
+    table, prefix, start, order = [cuda.to_device(a.astype(np.int32)) for a in integers]
+    theta, bound = step.plan.theta(step.theta), dtype.type(step.bound)
+    return Network(theta, table, prefix, start, order, plan.tile_rows, plan.activation, bound)
+
+
+def _solve_batch(
+    steps: Sequence[Step], method, T: int, context, u, x, log_det, sweeps, work
+) -> None:
+    """Solve all steps on the GPU, where x stays between them."""
+    (N, D), C, blocks = u.shape, context.shape[1], method.blocks(u.shape[1])
+    height = max(2 * step.plan.host.tile_rows for step in steps) + 2 * D + len((MOVED, WAITING))
+    grid = min(-(-N // T), _room(height * T * u.itemsize))
+    memories = cuda.device_array((grid, height, T), u.dtype)
+    arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
+    cuts = cuda.to_device(np.array([0, *(last for _, last in blocks)], dtype=np.int32))
+    for k, step in enumerate(steps):
+        taken = [cuda.to_device(np.zeros(N, dtype=np.int64)) for _ in range(2)]
+        cost = cuda.to_device(_cost(step.plan.host, C, blocks))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Grid size")  # few samples make few tiles
+            launch = _solve[grid, (T, THREADS // T)]
+        launch(
+            _network(step, u.dtype),
+            *arrays,
+            memories,
+            u.dtype.type(method.tolerance),
+            cuts,
+            cost,
+            *taken,
+        )
+        sweeps[:, k], work[:, k] = (a.copy_to_host() for a in taken)
+    arrays[1].copy_to_host(x)
+    arrays[2].copy_to_host(log_det)
+
+
+def solve_all(steps: Sequence[Step], context, u, method) -> tuple[np.ndarray, np.ndarray]:
+    """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
+
+    ``method`` is one of :mod:`afnp.sampling.fixed_point`, and notes what the steps took, from the
+    data to the noise.
+
+    Raises
+    ------
+    RuntimeError
+        If numba-cuda or a GPU is missing.
+    """
+    T = lanes(len(u), _multiprocessors())
+    x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
+    sweeps, work = (np.zeros((len(u), len(steps)), dtype=np.int64) for _ in range(2))
+    with _lock:
+        for batch in _batches(context, u):
+            results = (a[batch] for a in (x, log_det, sweeps, work))
+            _solve_batch(steps, method, T, context[batch], u[batch], *results)
+    method.note(sweeps[:, ::-1], work[:, ::-1])
+    return x, log_det

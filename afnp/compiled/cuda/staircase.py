@@ -1,0 +1,428 @@
+r"""The triangular solve (sampling) on a GPU: one thread block a tile of samples.
+
+.. math::
+    z_r = b_r + \underbrace{\sum_{c < \mathrm{begun}} W_{rc}\, a_c}_{\text{product, for a block of features}}
+        + \underbrace{\sum_{\mathrm{begun} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{solve, one by one}}
+
+The algorithm is that of :mod:`afnp.compiled.staircase`; :mod:`afnp.sampling.substitution` is the
+definition of both. For a block of features, one product brings in everything known before it; then
+a short loop finishes the block feature by feature, with a barrier after every layer. Samples are
+cut into tiles of T lanes, and a tile reads each weight once. The product runs through a register
+tile: R rows of W times S samples a thread.
+
+A tile has two memories. The *window* holds what the current block of features computes: shared
+memory, if it fits. The *known* holds what is finished and only later products read: global memory.
+Both are rows of T contiguous numbers, so that neighbouring threads touch neighbouring numbers.
+
+Letters: N samples, D features, C context inputs, L layers, T = 32 S lanes a tile. Thread (t, g) of
+a block does the rows that fall to group g, for lanes t, t + 32, t + 64, ... A warp is one group,
+and reads one weight at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afnp.compiled import staircase as compiled
+from afnp.compiled.staircase import B_AT, COLUMNS, FIRST, IN_AT, ROWS, SKIP, W_AT, Z_AT, plain
+
+try:
+    import numba.cuda
+    import numba_cuda  # noqa: F401  (without it, numba.cuda is an older one that cannot do this)
+
+    cuda: Any = numba.cuda
+except ImportError:
+    cuda = None
+
+__all__ = ["Plan", "Step", "plan_of", "solve_all"]
+
+LANES, GROUPS = 32, 8
+"""Threads of a block: side by side on samples, times rows."""
+R, S = 8, 4
+"""Rows and samples of the register tile: R + S loads for R * S multiply-adds."""
+SHARED_BYTES = 48 * 1024
+"""Shared memory that every GPU gives a block without being asked for more."""
+BLOCKS = 2
+"""Blocks a multiprocessor works on at a time: as many as their registers allow."""
+BATCH_BYTES = 2**30
+"""Samples on the GPU at a time, and global memory of all tiles, each; longer inputs are streamed."""
+
+
+# compiled at the first launch; without numba-cuda, functions stay as they are
+_jit = cuda.jit if cuda else lambda **options: lambda function: function
+_kernel, _device = _jit(), _jit(device=True, inline="always")
+
+
+# ---- the network as tables of integers -----------------------------------------------------------
+
+A_AT = SKIP + 1
+
+
+class Network(NamedTuple):
+    """One transform as the kernels read it, on the GPU."""
+
+    theta: np.ndarray
+    """Parameters, with every W transposed: R rows of W are neighbours. R numbers of no meaning follow."""
+    table: np.ndarray
+    """(L, 9), as in :class:`afnp.compiled.staircase.Plan`, but IN_AT is the row of the known where a layer's inputs
+    begin, Z_AT the row of the window where its z begins, and A_AT the row of the window where those
+    of its inputs begin that the block itself computes. Row 0 of the window sums log|det|."""
+    prefix: np.ndarray
+    start: np.ndarray
+    order: np.ndarray
+    activation: int
+    block: int
+    samples: int
+    bound: float
+
+
+def _window(plan: compiled.Plan, block: int) -> tuple[np.ndarray, int]:
+    """Return ``Network.table`` for blocks of ``block`` features, and the rows of their window."""
+    L, D = len(plan.table), plan.start.shape[1] - 1
+    firsts = np.arange(0, D, block)
+    heights = (plan.start[:, np.minimum(firsts + block, D)] - plan.start[:, firsts]).max(axis=1)
+    table = np.column_stack([plan.table, np.ones(L, dtype=np.int64)])
+    table[:, IN_AT] = np.cumsum(table[:, COLUMNS]) - table[:, COLUMNS]
+    residual, at = plan.table[:, SKIP].any(), 1 + block
+    for l in range(L):
+        table[l, Z_AT], at = at, at + heights[l]
+        if l + 1 < L:
+            # without residual blocks nobody needs z again, and its activation takes its place
+            table[l + 1, A_AT] = at if residual else table[l, Z_AT]
+            at += heights[l] if residual else 0
+    return table, int(at)
+
+
+def fitting_window(plan: compiled.Plan, row_bytes: int) -> tuple[np.ndarray, int, int, bool]:
+    """Return table, features a block and rows of the largest window in shared memory, and whether there is one."""
+    for block in [*range(plan.block, 0, -1), plan.block]:
+        table, rows = _window(plan, block)
+        if fits := rows * row_bytes <= SHARED_BYTES:
+            break
+    return table, block, rows, fits
+
+
+def _transposed(theta: np.ndarray, plan: compiled.Plan) -> np.ndarray:
+    """Return ``Network.theta``."""
+    result = np.zeros(theta.size + R, dtype=theta.dtype)
+    for row in plan.table:
+        W, (J, I) = slice(row[W_AT], row[B_AT]), row[[ROWS, COLUMNS]]
+        result[W].reshape(I, J)[:] = theta[W].reshape(J, I).T
+        result[row[B_AT] : row[B_AT] + J] = theta[row[B_AT] : row[B_AT] + J]
+    return result
+
+
+# ---- the register tile ---------------------------------------------------------------------------
+
+
+def _register_tile(samples: int):
+    """Build ``tile``: z[:R] = b[first:] + W[first:, :columns] @ known[:columns], for some samples a thread."""
+
+    @_device
+    def tile(net, l, first, last, columns, known, window, z_at):
+        row, T = net.table[l], samples * LANES
+        sums = cuda.local.array((R, samples), net.theta.dtype)
+        for j in range(R):
+            for s in range(samples):
+                sums[j, s] = net.theta[row[B_AT] + first + j]
+        W, a = net.theta[row[W_AT] + first :], known[row[IN_AT] * T + cuda.threadIdx.x :]
+        # indices without a sign: Numba lets negative ones count from the end, which costs in the
+        # inner loop
+        w_at, a_at, J = np.uint64(0), np.uint64(0), np.uint64(row[ROWS])
+        end = np.uint64(columns) * J
+        while w_at < end:
+            for j in range(R):
+                for s in range(samples):
+                    sums[j, s] += W[w_at + np.uint64(j)] * a[a_at + np.uint64(s * LANES)]
+            w_at += J
+            a_at += np.uint64(T)
+        for j in range(R):
+            if first + j < last:
+                for s in range(samples):
+                    window[(z_at + j) * T + s * LANES + cuda.threadIdx.x] = sums[j, s]
+
+    return tile
+
+
+_tile4, _tile1 = _register_tile(S), _register_tile(1)
+
+
+# ---- elementwise functions -----------------------------------------------------------------------
+
+
+@_device
+def _activate(kind, z, zero):
+    """Return relu(z) or tanh(z); unlike the hardware's maximum, relu lets NaN through."""
+    if kind == 0:
+        a = zero if z < zero else z
+    else:
+        a = math.tanh(z)
+    return a
+
+
+@_device
+def _affine_generate(mu, a, u, bound):
+    """Return x = mu + u exp(alpha) and alpha = B tanh(a / B), see :mod:`afnp.univariate.affine`."""
+    alpha = bound * math.tanh(a / bound)
+    return mu + u * math.exp(alpha), alpha
+
+
+# ---- one tile ------------------------------------------------------------------------------------
+
+
+@_device
+def _load(net, context, x, begin, first, last, known, window, zero):
+    """Fetch the noise of a block of features, and with the first block the context; lanes past the end become 0."""
+    C = context.shape[1] if first == 0 else 0
+    for item in range(cuda.threadIdx.y, (C + last - first) * net.samples, cuda.blockDim.y):
+        i, lane = item // net.samples, item % net.samples * LANES + cuda.threadIdx.x
+        inside = begin + lane < len(x)
+        if i < C:
+            known[i * net.samples * LANES + lane] = context[begin + lane, i] if inside else zero
+        else:
+            at = (net.table[0, A_AT] + i - C) * net.samples * LANES + lane
+            window[at] = x[begin + lane, net.order[first + i - C]] if inside else zero
+
+
+@_device
+def _product(net, C, first, last, known, window):
+    """Sum the z of a block of features over all that is known before it, R rows a turn."""
+    turn = cuda.threadIdx.y
+    for l in range(len(net.table)):
+        columns = C + first if l == 0 else net.start[l - 1, first]
+        top, bottom = net.start[l, first], net.start[l, last]
+        while top + turn * R < bottom:
+            z_at = net.table[l, Z_AT] + turn * R
+            if net.samples == 1:
+                _tile1(net, l, top + turn * R, bottom, columns, known, window, z_at)
+            else:
+                _tile4(net, l, top + turn * R, bottom, columns, known, window, z_at)
+            turn += cuda.blockDim.y
+        turn -= (bottom - top + R - 1) // R
+
+
+@_device
+def _finish(net, C, l, i, first, known, window, zero):
+    """Add what the block itself computed to the rows of layer l that only wait for feature i - 1; activate them."""
+    row, T = net.table[l], net.samples * LANES
+    begun = C + first if l == 0 else net.start[l - 1, first]
+    for item in range(
+        cuda.threadIdx.y, (net.start[l, i + 1] - net.start[l, i]) * net.samples, cuda.blockDim.y
+    ):
+        r, lane = (
+            net.start[l, i] + item // net.samples,
+            item % net.samples * LANES + cuda.threadIdx.x,
+        )
+        place = (r - net.start[l, first]) * T + lane
+        z = window[row[Z_AT] * T + place]
+        J, w_at, a_at = (
+            np.uint64(row[ROWS]),
+            np.uint64(row[W_AT] + r),
+            np.uint64(row[A_AT] * T + lane),
+        )
+        end = w_at + np.uint64(net.prefix[row[FIRST] + r]) * J
+        w_at += np.uint64(begun) * J
+        while w_at < end:
+            z += net.theta[w_at] * window[a_at]
+            w_at += J
+            a_at += np.uint64(T)
+        if row[SKIP]:
+            z += window[net.table[l - 2, Z_AT] * T + place]
+        window[row[Z_AT] * T + place] = z
+        if l + 1 < len(net.table):
+            a = _activate(net.activation, z, zero)
+            window[net.table[l + 1, A_AT] * T + place] = a
+            known[(net.table[l + 1, IN_AT] + r) * T + lane] = a
+
+
+@_device
+def _generate(net, C, i, first, x, begin, known, window):
+    """Give x_i, and add its log-derivative to row 0 of the window."""
+    T, L = net.samples * LANES, len(net.table)
+    for lane in range(cuda.threadIdx.y * LANES + cuda.threadIdx.x, T, cuda.blockDim.y * LANES):
+        x_at = (net.table[0, A_AT] + i - first) * T + lane
+        h_at = (net.table[L - 1, Z_AT] + 2 * (i - first)) * T + lane
+        value, alpha = _affine_generate(window[h_at], window[h_at + T], window[x_at], net.bound)
+        window[x_at] = value
+        window[lane] += alpha
+        known[(C + i) * T + lane] = value
+        if begin + lane < len(x):
+            x[begin + lane, net.order[i]] = value
+
+
+@_device
+def _solve_block(net, context, x, begin, first, known, window, zero):
+    """Run the network for a block of features, and give x_i as soon as its numbers are there."""
+    C, last = context.shape[1], min(first + net.block, len(net.order))
+    _load(net, context, x, begin, first, last, known, window, zero)
+    cuda.syncthreads()
+    _product(net, C, first, last, known, window)
+    cuda.syncthreads()
+    for i in range(first, last):
+        for l in range(len(net.table)):
+            if net.start[l, i] < net.start[l, i + 1]:
+                _finish(net, C, l, i, first, known, window, zero)
+                cuda.syncthreads()
+        _generate(net, C, i, first, x, begin, known, window)
+        cuda.syncthreads()
+
+
+# ---- all tiles -----------------------------------------------------------------------------------
+
+
+@_device
+def _solve(net, context, x, log_det, known, window):
+    T, zero = net.samples * LANES, net.theta.dtype.type(0)
+    for begin in range(cuda.blockIdx.x * T, len(x), cuda.gridDim.x * T):
+        for lane in range(cuda.threadIdx.y * LANES + cuda.threadIdx.x, T, cuda.blockDim.y * LANES):
+            window[lane] = zero
+        for first in range(0, len(net.order), net.block):
+            _solve_block(net, context, x, begin, first, known, window, zero)
+        for lane in range(cuda.threadIdx.y * LANES + cuda.threadIdx.x, T, cuda.blockDim.y * LANES):
+            if begin + lane < len(x):
+                log_det[begin + lane] += window[lane]
+
+
+@_kernel
+def _solve_shared(net, context, x, log_det, known, windows):
+    """Turn x (N, D) from noise into data in place, and add log|det dx/du| to log_det (N,)."""
+    _solve(net, context, x, log_det, known[cuda.blockIdx.x], cuda.shared.array(0, net.theta.dtype))
+
+
+@_kernel
+def _solve_global(net, context, x, log_det, known, windows):
+    """Do the same with windows in global memory: a single feature may have too many rows for shared memory."""
+    _solve(net, context, x, log_det, known[cuda.blockIdx.x], windows[cuda.blockIdx.x])
+
+
+# ---- from the CPU --------------------------------------------------------------------------------
+
+
+class Plan:
+    """A network's tables, and what lies of it on the GPU: parameters stay there until any bit of them changes."""
+
+    def __init__(self, plan: compiled.Plan):
+        self.host, self.known_rows = plan, int(plan.table[:, COLUMNS].sum())
+        self._seen: Any = None
+        self._theta: Any = None
+        self._tables: dict[int, tuple] = {}
+
+    def theta(self, theta: np.ndarray):
+        """Return ``Network.theta``."""
+        bits = np.ascontiguousarray(theta).view(f"i{theta.itemsize}")
+        if (
+            self._seen is None
+            or self._seen.dtype != bits.dtype
+            or not np.array_equal(self._seen, bits)
+        ):
+            self._seen, self._theta = bits.copy(), cuda.to_device(_transposed(theta, self.host))
+        return self._theta
+
+    def tables(self, row_bytes: int) -> tuple:
+        """Return table, prefix and start on the GPU, features a block, the window's rows, and whether they fit."""
+        if row_bytes not in self._tables:
+            table, block, rows, fits = fitting_window(self.host, row_bytes)
+            integers = [
+                cuda.to_device(a.astype(np.int32))
+                for a in (table, self.host.prefix, self.host.start)
+            ]
+            self._tables[row_bytes] = *integers, block, rows, fits
+        return self._tables[row_bytes]
+
+
+class Step(NamedTuple):
+    """One transform to solve."""
+
+    theta: np.ndarray
+    plan: Plan
+    bound: float
+    order: np.ndarray
+
+
+_plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def plan_of(network) -> Plan:
+    """Return the plan of a masked network; it lives as long as the network."""
+    if (plan := _plans.get(network)) is None:
+        plan = _plans[network] = Plan(compiled.plan_of(network))
+    return plan
+
+
+def _multiprocessors() -> int:
+    """Return how many there are, or raise a RuntimeError that says what is missing."""
+    if cuda is None:
+        raise RuntimeError(
+            "backend 'cuda' needs numba-cuda, which is not installed: pip install 'afnp[cuda]'"
+        )
+    if not cuda.is_available():
+        raise RuntimeError("backend 'cuda' needs an NVIDIA GPU and its driver; none was found")
+    return cuda.get_current_device().MULTIPROCESSOR_COUNT
+
+
+def _room(each: int) -> int:
+    """Return how many things of so many bytes fit into ``BATCH_BYTES``: at least one."""
+    return max(1, BATCH_BYTES // each)
+
+
+def _batches(context, u) -> Iterator[slice]:
+    """Cut rows into batches that fit."""
+    rows = _room((u.shape[1] + context.shape[1] + 1) * u.itemsize)
+    return (slice(begin, begin + rows) for begin in range(0, len(u), rows))
+
+
+def _solve_batch(steps: Sequence[Step], multiprocessors: int, context, u, x, log_det) -> None:
+    """Solve all steps on the GPU, where x stays between them."""
+    # narrow tiles are slower, but better than idle multiprocessors or windows in global memory
+    widths = (S, 1) if len(u) >= S * LANES * multiprocessors else (1,)
+    fitting = (
+        s for s in widths if all(step.plan.tables(s * LANES * u.itemsize)[-1] for step in steps)
+    )
+    samples = next(fitting, widths[0])
+    T, row_bytes = samples * LANES, samples * LANES * u.itemsize
+    tables = [step.plan.tables(row_bytes) for step in steps]
+    heights = [
+        max(step.plan.known_rows for step in steps),
+        max(0 if fits else rows for *_, rows, fits in tables),
+    ]
+    grid = min(-(-len(u) // T), BLOCKS * multiprocessors, _room(sum(heights) * row_bytes))
+    memories = [cuda.device_array((grid, max(1, height) * T), u.dtype) for height in heights]
+    arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
+    for step, (table, prefix, start, block, rows, fits) in zip(steps, tables, strict=True):
+        theta, order = (
+            step.plan.theta(step.theta),
+            cuda.to_device(np.asarray(step.order, dtype=np.int32)),
+        )
+        activation, bound = step.plan.host.activation, u.dtype.type(step.bound)
+        net = Network(theta, table, prefix, start, order, activation, block, samples, bound)
+        kernel, shared = (_solve_shared, rows * row_bytes) if fits else (_solve_global, 0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Grid size")  # few samples make few tiles
+            launch = kernel[grid, (LANES, GROUPS), 0, shared]
+        launch(net, *arrays, *memories)
+    arrays[1].copy_to_host(x)
+    arrays[2].copy_to_host(log_det)
+
+
+def solve_all(steps: Sequence[Step], context, u) -> tuple[np.ndarray, np.ndarray]:
+    """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
+
+    Raises
+    ------
+    RuntimeError
+        If numba-cuda or a GPU is missing.
+    """
+    multiprocessors = _multiprocessors()
+    x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
+    with _lock:
+        for batch in _batches(context, u):
+            _solve_batch(steps, multiprocessors, context[batch], u[batch], x[batch], log_det[batch])
+    return x, log_det

@@ -1,0 +1,1 @@
+"""Vectors: register tiles, and elementary functions that LLVM keeps in the lanes."""

@@ -1,0 +1,1 @@
+"""The univariates compiled, under the names of :mod:`afnp.univariate`."""

@@ -1,0 +1,299 @@
+r"""Causal dilated convolutions: a conditioner whose parameters do not depend on the number of features.
+
+.. math::
+    a^{(0)}_t &= E\, x_{t-1} + F c + e, \qquad
+    z^{(l)}_t = W^{(l)} a^{(l)}_t + V^{(l)} a^{(l)}_{t - d_l} + U^{(l)} c + b^{(l)}
+
+    y^{(l)}_t &= \tanh(z^{f}) \odot \sigma(z^{g}), \qquad
+    a^{(l+1)}_t = a^{(l)}_t + S^{(l)} y^{(l)}_t + s^{(l)}, \qquad h_t = H a^{(L)}_t + h
+
+(WaveNet, arXiv 1609.03499: kernels of two taps, z = (z^f, z^g), and dilations d_l that double.)
+What lies before the first step is zero. The input is shifted by one step, so that h_t hears x_{t-1}
+and no later one; and nothing before its receptive field, :math:`F = 1 + \sum_l d_l` steps: that is
+lost to u_t, whatever the data say. The last a is the sum of what all layers add, which is WaveNet's
+sum of skips.
+
+One step needs of every layer its newest activation and the one d_l steps ago. So both directions
+can walk along a series of any length with a *queue* of d_l activations a layer: the density in
+chunks that hand on their ends, the sampler step by step, each unit once (Fast WaveNet, arXiv
+1611.09482). That is the substitution of :mod:`afnp.sampling.substitution` for a staircase that
+repeats itself.
+
+Letters: N rows, D features (steps), C context inputs, K numbers a feature, I inputs a feature, R
+channels, L layers, G rows of z: 2 R if gated, else R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from afnp.inputs import choose, integer
+from afnp.networks.layers import ACTIVATIONS
+from afnp.networks.masked_mlp import MaskedMLP
+from afnp.params import Layout
+
+__all__ = ["CausalConv", "Rings"]
+
+
+class Rings(NamedTuple):
+    """What the step-by-step sampler keeps: a ring of d_l activations a layer, and the biases of each row."""
+
+    rings: list[np.ndarray]
+    """L of (d_l, N, R); step t of layer l lies at t mod d_l."""
+    e: np.ndarray
+    b: np.ndarray
+
+
+class CausalConv:
+    """Stack of causal dilated convolutions: K numbers for each of D steps, from the steps before.
+
+    Parameters
+    ----------
+    features, numbers : int
+        D and K.
+    channels : int
+        R.
+    dilations : sequence of int
+        How far back the second tap of each layer reaches.
+    context : int
+        C: each row's context is heard by all layers at every step, the first too.
+    activation : {"gated", "relu", "tanh"}
+    periodic : bool
+        Features are angles, heard as cosine and sine.
+
+    Raises
+    ------
+    ValueError
+        If a width or dilation is no positive integer, or there is no such activation.
+
+    Examples
+    --------
+    >>> net = CausalConv(features=1000, numbers=2, channels=4, dilations=(1, 2, 4))
+    >>> net.receptive_field, net.layout.size, net.lost_dependencies()
+    (8, 294, (499500, 491536))
+    """
+
+    def __init__(
+        self,
+        features: int,
+        numbers: int,
+        channels: int = 16,
+        dilations: Sequence[int] = (1, 2, 4, 8),
+        context: int = 0,
+        activation: str = "gated",
+        periodic: bool = False,
+    ):
+        if not isinstance(dilations, Iterable) or isinstance(dilations, str):
+            raise ValueError(f"dilations: expected a sequence of integers, got {dilations!r}")
+        choose("activation", activation, ("gated", *sorted(ACTIVATIONS)))
+        self.features, self.numbers = integer("features", features, least=1), numbers
+        self.context, self.channels = (
+            integer("context", context, least=0),
+            integer("channels", channels, least=1),
+        )
+        self.dilations = tuple(integer("dilations", d, least=1) for d in dilations)
+        self.activation, self.embedding = activation, 2 if periodic else 1
+        C, K, I, R, L = self.context, numbers, self.embedding, self.channels, len(self.dilations)
+        G = self.gates = 2 * R if activation == "gated" else R
+        self.layout = Layout(
+            {"E": (R, I), "F": (R, C), "e": (R,)}
+            | {
+                "W": (L, G, R),
+                "V": (L, G, R),
+                "U": (L, G, C),
+                "b": (L, G),
+                "S": (L, R, R),
+                "s": (L, R),
+            }
+            | {"H": (K, R), "h": (K,)}
+        )
+
+    # ---- who hears whom --------------------------------------------------------------------------
+
+    @property
+    def receptive_field(self) -> int:
+        """How many steps back h_t hears at most."""
+        return 1 + sum(self.dilations)
+
+    def reach(self) -> np.ndarray:
+        """Return the distances t - j < D at which h_t hears x_j: 1 plus every sum of some of the dilations."""
+        sums = {0}
+        for d in self.dilations:
+            sums |= {total + d for total in sums if total + d < self.features}
+        return np.array(
+            sorted(1 + total for total in sums if 1 + total < self.features), dtype=np.int64
+        )
+
+    def lost_dependencies(self) -> tuple[int, int]:
+        """Return how many pairs (t, j < t) are legal, and how many of them the receptive field loses."""
+        legal = self.features * (self.features - 1) // 2
+        return legal, legal - int((self.features - self.reach()).sum())
+
+    @property
+    def multiply_adds(self) -> int:
+        """Useful ones of a row: nothing is multiplied with what lies before the first step."""
+        D, R, G = self.features, self.channels, self.gates
+        taps = sum(D + max(0, D - d) for d in self.dilations)
+        once = self.context * (R + G * len(self.dilations))
+        return (
+            once
+            + (D - 1) * R * self.embedding
+            + taps * G * R
+            + D * R * (R * len(self.dilations) + self.numbers)
+        )
+
+    def initialize(
+        self, p: dict, rng: np.random.Generator, gain: float = 1.0, last: float = 0.01
+    ) -> None:
+        r"""Draw weights in place: variance gain² over the numbers heard, of S also over L; the head times ``last``.
+
+        .. math:: W, V \sim \mathcal N\Big(0, \frac{\mathrm{gain}^2}{2R}\Big), \qquad
+                  S \sim \mathcal N\Big(0, \frac{\mathrm{gain}^2}{R L}\Big), \qquad e, b, s, h = 0
+
+        L additions then have about the size of the embedding, and a small head starts the flow near
+        the identity.
+        """
+        R, L = self.channels, max(1, len(self.dilations))
+        heard = {
+            "E": self.embedding,
+            "F": max(1, self.context),
+            "W": 2 * R,
+            "V": 2 * R,
+            "U": max(1, self.context),
+        }
+        for name, fan in (heard | {"S": R * L, "H": R}).items():
+            p[name][:] = (
+                rng.standard_normal(p[name].shape) * (last if name == "H" else gain) / np.sqrt(fan)
+            )
+        for name in ("e", "b", "s", "h"):
+            p[name][:] = 0.0
+
+    # ---- what the network hears ------------------------------------------------------------------
+
+    def hear(self, context: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return the inputs (N, C + I D): the context, and x (N, D) or for each angle (cos x, sin x)."""
+        return np.concatenate([context, MaskedMLP.embed(x) if self.embedding == 2 else x], axis=1)
+
+    def hear_backward(self, inputs: np.ndarray, d_inputs: np.ndarray, context: int) -> np.ndarray:
+        """Return d_x (N, D) behind the first ``context`` inputs: for angles d_sin cos x - d_cos sin x."""
+        x, d_x = inputs[:, context:], d_inputs[:, context:]
+        return d_x if self.embedding == 1 else d_x[:, 1::2] * x[:, ::2] - d_x[:, ::2] * x[:, 1::2]
+
+    def biases(self, p: dict, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is the same at every step: e + F c, (N, R), and b + U c of each layer, (L, N, G)."""
+        return p["e"] + context @ p["F"].T, p["b"][:, None] + context @ p["U"].transpose(0, 2, 1)
+
+    # ---- the gate --------------------------------------------------------------------------------
+
+    def _gate(self, z: np.ndarray) -> tuple[np.ndarray, tuple]:
+        r"""Return y of z, and the cache: :math:`\tanh(z^f) \odot \sigma(z^g)`, with σ(z) = (1 + tanh(z/2)) / 2."""
+        if self.activation != "gated":
+            y = ACTIVATIONS[self.activation].forward(z)
+            return y, (y,)
+        f, g = np.tanh(z[..., : self.channels]), (1 + np.tanh(z[..., self.channels :] / 2)) / 2
+        return f * g, (f, g)
+
+    def _gate_backward(self, cache: tuple, d_y: np.ndarray) -> np.ndarray:
+        """Return d_z: d_f = d_y σ (1 - f²), d_g = d_y f σ (1 - σ)."""
+        if self.activation != "gated":
+            return ACTIVATIONS[self.activation].backward(cache[0], d_y)
+        f, g = cache
+        return np.concatenate([d_y * g * (1 - f * f), d_y * f * g * (1 - g)], axis=-1)
+
+    # ---- many steps at once: the density ---------------------------------------------------------
+
+    def tails(self, n: int, dtype) -> list[np.ndarray]:
+        """Return what lies before the first step of n rows: zeros, the input's last step and d_l of each layer."""
+        widths = [(1, self.embedding), *((d, self.channels) for d in self.dilations)]
+        return [np.zeros((n, *width), dtype=dtype) for width in widths]
+
+    def advance(
+        self, p: dict, context: np.ndarray, x: np.ndarray, tails: list, caches: list | None = None
+    ):
+        """Return h (N, T, K) of the next T steps, heard as x (N, T, I); replace ``tails`` by their ends.
+
+        A list of ``caches`` gets what ``backward`` needs: each layer's input and gate, and the last
+        a.
+        """
+        T, (e, b) = x.shape[1], self.biases(p, context)
+        past = np.concatenate([tails[0], x], axis=1)
+        tails[0] = past[:, T:].copy()
+        a = past[:, :T] @ p["E"].T + e[:, None]
+        for l in range(len(self.dilations)):
+            past = np.concatenate([tails[l + 1], a], axis=1)
+            tails[l + 1] = past[:, T:].copy()
+            y, gate = self._gate(a @ p["W"][l].T + past[:, :T] @ p["V"][l].T + b[l][:, None])
+            if caches is not None:
+                caches.append((a, y, gate))
+            a = a + y @ p["S"][l].T + p["s"][l]
+        if caches is not None:
+            caches.append(a)
+        return a @ p["H"].T + p["h"]
+
+    def forward(self, p: dict, inputs: np.ndarray) -> tuple[np.ndarray, list]:
+        """Map inputs (N, C + I D) to h (N, D, K), all steps at once; the cache begins with the inputs."""
+        context, x, caches = inputs[:, : self.context], self._steps(inputs), [inputs]
+        tails = self.tails(len(x), np.result_type(x, p["E"]))
+        return self.advance(p, context, x, tails, caches), caches
+
+    def _steps(self, inputs: np.ndarray) -> np.ndarray:
+        return inputs[:, self.context :].reshape(len(inputs), self.features, self.embedding)
+
+    def backward(self, p: dict, cache: list, d_h: np.ndarray, g: dict) -> np.ndarray:
+        """Add the parameters' gradients into g; return d_inputs (N, C + I D)."""
+        inputs, *layers, a = cache
+        context, d_context = inputs[:, : self.context], np.zeros_like(inputs[:, : self.context])
+        g["H"] += _outer(d_h, a)
+        g["h"] += d_h.sum(axis=(0, 1))
+        d_a = d_h @ p["H"]
+        for l in reversed(range(len(layers))):
+            d_a, d_bias = self._layer_backward(p, l, layers[l], d_a, g)
+            g["U"][l] += d_bias.T @ context
+            d_context += d_bias @ p["U"][l]
+        x, d_x, d_bias = self._steps(inputs), np.zeros_like(self._steps(inputs)), d_a.sum(axis=1)
+        g["E"] += _outer(d_a[:, 1:], x[:, :-1])
+        g["e"] += d_bias.sum(axis=0)
+        g["F"] += d_bias.T @ context
+        d_x[:, :-1] = d_a[:, 1:] @ p["E"]
+        return np.concatenate([d_context + d_bias @ p["F"], d_x.reshape(len(x), -1)], axis=1)
+
+    def _layer_backward(self, p: dict, l: int, cache: tuple, d_out: np.ndarray, g: dict) -> tuple:
+        """Add layer l's gradients; return d_a (N, D, R) of its input, and d_z summed over the steps, (N, G)."""
+        (a, y, gate), d = cache, self.dilations[l]
+        g["S"][l] += _outer(d_out, y)
+        g["s"][l] += d_out.sum(axis=(0, 1))
+        d_z = self._gate_backward(gate, d_out @ p["S"][l])
+        d_bias = d_z.sum(axis=1)
+        g["W"][l] += _outer(d_z, a)
+        g["V"][l] += _outer(d_z[:, d:], a[:, :-d])
+        g["b"][l] += d_bias.sum(axis=0)
+        d_a = d_out + d_z @ p["W"][l]
+        d_a[:, :-d] += d_z[:, d:] @ p["V"][l]
+        return d_a, d_bias
+
+    # ---- one step at a time: the sampler ---------------------------------------------------------
+
+    def begin(self, p: dict, context: np.ndarray, dtype) -> Rings:
+        """Return empty rings for the rows of a context (N, C)."""
+        shape = (len(context), self.channels)
+        return Rings(
+            [np.zeros((d, *shape), dtype=dtype) for d in self.dilations], *self.biases(p, context)
+        )
+
+    def step(self, p: dict, t: int, heard: np.ndarray, queues: Rings) -> np.ndarray:
+        """Return h_t (N, K) from the step before, ``heard`` (N, I): every unit once, and O(1) a step."""
+        a = heard @ p["E"].T + queues.e
+        for l, ring in enumerate(queues.rings):
+            at = t % len(ring)
+            y, _ = self._gate(a @ p["W"][l].T + ring[at] @ p["V"][l].T + queues.b[l])
+            ring[at] = a
+            a = a + y @ p["S"][l].T + p["s"][l]
+        return a @ p["H"].T + p["h"]
+
+
+def _outer(d_z: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Return the sum over rows and steps of d_z aᵀ, (G, R)."""
+    return d_z.reshape(-1, d_z.shape[-1]).T @ a.reshape(-1, a.shape[-1])

@@ -1,0 +1,1 @@
+"""How one samples: forward substitution, and fixed-point iterations; NumPy, the definitions."""

@@ -1,0 +1,278 @@
+r"""Between layers: transforms without a network that mix or scale the features.
+
+.. math::
+    \text{Permutation:} \;\; u_r = x_{\mathrm{order}[r]}, \qquad
+    \text{ActNorm:} \;\; u = (x - m) \odot e^{-s}, \qquad
+    \text{LULinear:} \;\; u = P L U x
+
+Letters: N rows, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from afnp.inputs import integer
+from afnp.networks import masks
+from afnp.params import Layout, Views
+from afnp.transforms.cost import NOTHING, Passes, Work
+
+__all__ = ["ActNorm", "LULinear", "Permutation"]
+
+
+class Permutation:
+    r"""Reorder the features.
+
+    .. math:: u_r = x_{\mathrm{order}[r]}, \qquad \log\left|\det \frac{\partial u}{\partial x}\right| = 0
+
+    Parameters
+    ----------
+    order : a permutation of 0..D-1
+        ``range(D)[::-1]`` is the reversal.
+
+    Examples
+    --------
+    >>> layer = Permutation([2, 0, 1])
+    >>> u, log_det, _ = layer.normalize({}, np.array([[10.0, 11.0, 12.0]]), None)
+    >>> u, layer.generate({}, u, None)[0]
+    (array([[12., 10., 11.]]), array([[10., 11., 12.]]))
+    """
+
+    layout, passes = Layout({}), NOTHING
+
+    def __init__(self, order: Sequence[int] | np.ndarray):
+        if isinstance(order, str) or np.ndim(order) != 1:
+            raise ValueError(f"order: expected a permutation of 0..D-1, got {order!r}")
+        self.features = integer("features", len(order), least=1)
+        self.order = masks.order_of(order, self.features)
+        self.rank = np.argsort(self.order)
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        return {"order": self.order.tolist()}
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Do nothing: there is nothing to draw."""
+
+    def allowed(self) -> np.ndarray:
+        """Return which u_i may depend on which x_j, (D, D) bool."""
+        return np.arange(self.features) == self.order[:, None]
+
+    def normalize(self, p, x, context, backend="numpy", keep=True):
+        """Map x (N, D) to u; the log-determinant is 0."""
+        return x[:, self.order], np.zeros(len(x), dtype=x.dtype), ()
+
+    def generate(self, p, u, context, method="substitution", backend="numpy"):
+        """Map u (N, D) back to x; the log-determinant is 0."""
+        return u[:, self.rank], np.zeros(len(u), dtype=u.dtype)
+
+    def backward(self, p, cache, d_u, d_log_det, g):
+        """Return d_x: each derivative goes back to where its feature came from."""
+        return d_u[:, self.rank]
+
+
+class ActNorm:
+    r"""Shift and scale every feature, beginning with the statistics of the first batch (Glow, arXiv 1807.03039).
+
+    .. math:: u_i = (x_i - m_i)\, e^{-s_i}, \qquad
+              \log\left|\det \frac{\partial u}{\partial x}\right| = -\sum_i s_i
+
+    m and s are trained like any parameter. While they are untouched, exactly zero, ``begin`` sets
+    them so that the batch gets mean 0 and standard deviation 1; :func:`afnp.fit` calls it before
+    the first step.
+
+    Examples
+    --------
+    >>> layer = ActNorm(1)
+    >>> p = layer.layout.views(np.zeros(2))
+    >>> layer.begin(p, np.array([[1.0], [5.0]]))
+    >>> layer.normalize(p, np.array([[7.0]]), None)[0]
+    array([[2.]])
+    """
+
+    def __init__(self, features: int):
+        self.features = integer("features", features, least=1)
+        self.layout = Layout({"m": (self.features,), "s": (self.features,)})
+        self.passes = _elementwise(self.features)
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        return {"features": self.features}
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Start as the identity."""
+        p["m"][:] = p["s"][:] = 0.0
+
+    def begin(self, p: Views, x: np.ndarray) -> None:
+        """Take mean and standard deviation of x (N, D), unless something was there; constants keep their scale."""
+        if p["m"].any() or p["s"].any():
+            return
+        p["m"][:], std = x.mean(axis=0), x.std(axis=0)
+        p["s"][:] = np.log(np.where(std > 1e-6 * np.abs(x).max(axis=0), std, 1.0))
+
+    def allowed(self) -> np.ndarray:
+        """Return which output may depend on which input, (D, D) bool: each on its own."""
+        return np.eye(self.features, dtype=bool)
+
+    def normalize(self, p, x, context, backend="numpy", keep=True):
+        """Map x (N, D) to u; also give log|det du/dx| (N,) and the cache of ``backward``."""
+        scale = np.exp(-p["s"])
+        u = (x - p["m"]) * scale
+        return u, np.full(len(x), -p["s"].sum(), dtype=u.dtype), (u, scale)
+
+    def generate(self, p, u, context, method="substitution", backend="numpy"):
+        """Map u (N, D) back to x; also give log|det dx/du| (N,)."""
+        x = p["m"] + u * np.exp(p["s"])
+        return x, np.full(len(u), p["s"].sum(), dtype=x.dtype)
+
+    def backward(self, p, cache, d_u, d_log_det, g):
+        r"""Return d_x; add the parameters' gradients into g.
+
+        .. math:: d_x = d_u\, e^{-s}, \qquad d_m = -\sum_n d_x, \qquad
+                  d_s = -\sum_n (d_u\, u + d_{\log\det})
+        """
+        u, scale = cache
+        d_x = d_u * scale
+        g["m"] -= d_x.sum(axis=0)
+        g["s"] -= (d_u * u).sum(axis=0) + d_log_det.sum()
+        return d_x
+
+
+def _elementwise(features: int) -> Passes:
+    work = Work(0, 0, features)
+    return Passes(work, work, work)
+
+
+class LULinear:
+    r"""Invertible matrix, held by its triangles (Glow, arXiv 1807.03039, section 3.2).
+
+    .. math:: u = W x, \qquad W = P L (N + \mathrm{diag}(\sigma_i e^{s_i})), \qquad
+              \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_i s_i
+
+    L has a unit diagonal and N lies strictly above it. The permutation P and the signs σ are fixed;
+    so W can never become singular, and a determinant costs D additions.
+
+    Parameters
+    ----------
+    features : int
+        D.
+    order : permutation of 0..D-1, optional
+        P: output ``r`` is row ``order[r]`` of the triangles; natural if left out.
+    signs : sequence of D numbers 1 or -1, optional
+        σ; all 1 if left out.
+
+    Raises
+    ------
+    ValueError
+        If the order is no permutation, or a sign is neither 1 nor -1.
+
+    Examples
+    --------
+    >>> layer = LULinear.rotation(3, np.random.default_rng(0))
+    >>> p = layer.layout.views(np.zeros(layer.layout.size))
+    >>> layer.initialize(p, np.random.default_rng(1))
+    >>> W, log_det, _ = layer.normalize(p, np.eye(3), None)
+    >>> bool(np.allclose(W @ W.T, np.eye(3))), bool(np.allclose(log_det, 0))
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        features: int,
+        order: Sequence[int] | np.ndarray | None = None,
+        signs: Sequence[int] | np.ndarray | None = None,
+    ):
+        D = self.features = integer("features", features, least=1)
+        self.order = masks.order_of("natural" if order is None else order, D)
+        self.signs = np.ones(D, dtype=np.int64) if signs is None else np.array(signs)
+        if self.signs.shape != (D,) or not np.isin(self.signs, (-1, 1)).all():
+            raise ValueError(f"signs: expected {D} numbers 1 or -1, got {signs!r}")
+        self.rank = np.argsort(self.order)
+        self.below, self.above = np.tril_indices(D, -1), np.triu_indices(D, 1)
+        self.layout = Layout({"L": (len(self.below[0]),), "N": (len(self.above[0]),), "s": (D,)})
+        self._first = {name: np.zeros(shape) for name, shape in self.layout.shapes.items()}
+        product = Work(0, 0, D * D)
+        self.passes = Passes(product, product, product)
+
+    @classmethod
+    def rotation(cls, features: int, rng: np.random.Generator) -> LULinear:
+        """Return a layer that starts as a random rotation or reflection, uniform among all of them."""
+        Q, R = np.linalg.qr(rng.standard_normal((features, features)))
+        order, LU = _factorize(Q * np.where(np.diag(R) < 0, -1, 1))
+        diagonal = np.diag(LU)
+        layer = cls(features, order, np.where(diagonal < 0, -1, 1))
+        layer._first = {"L": LU[layer.below], "N": LU[layer.above], "s": np.log(np.abs(diagonal))}
+        return layer
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        return {
+            "features": self.features,
+            "order": self.order.tolist(),
+            "signs": self.signs.tolist(),
+        }
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Start as the rotation that was drawn, or as the signed permutation P σ."""
+        for name, first in self._first.items():
+            p[name][:] = first
+
+    def allowed(self) -> np.ndarray:
+        """Return which u_i may depend on which x_j, (D, D) bool: all."""
+        return np.ones((self.features, self.features), dtype=bool)
+
+    def _triangles(self, p: Views) -> tuple[np.ndarray, np.ndarray]:
+        L = np.eye(self.features, dtype=p["L"].dtype)
+        U = np.diag(self.signs * np.exp(p["s"])).astype(L.dtype)
+        L[self.below], U[self.above] = p["L"], p["N"]
+        return L, U
+
+    def normalize(self, p, x, context, backend="numpy", keep=True):
+        """Map x (N, D) to u; also give log|det du/dx| (N,) and the cache of ``backward``."""
+        L, U = self._triangles(p)
+        y = x @ U.T
+        u = (y @ L.T)[:, self.order]
+        return u, np.full(len(x), p["s"].sum(), dtype=u.dtype), (x, y)
+
+    def generate(self, p, u, context, method="substitution", backend="numpy"):
+        """Map u (N, D) back to x by two triangular solves; also give log|det dx/du| (N,)."""
+        L, U = self._triangles(p)
+        y = _solve_lower(L, u[:, self.rank].T)
+        x = _solve_lower(U[::-1, ::-1], y[::-1])[::-1].T
+        return x, np.full(len(u), -p["s"].sum(), dtype=x.dtype)
+
+    def backward(self, p, cache, d_u, d_log_det, g):
+        r"""Return d_x; add the parameters' gradients into g.
+
+        .. math:: d_L = d_{P^\top u}^\top y, \qquad d_U = d_y^\top x, \qquad
+                  d_{s_i} = (d_U)_{ii}\, \sigma_i e^{s_i} + \sum_n d_{\log\det}
+        """
+        (x, y), (L, U) = cache, self._triangles(p)
+        d_z = d_u[:, self.rank]
+        d_y = d_z @ L
+        d_U = d_y.T @ x
+        g["L"] += (d_z.T @ y)[self.below]
+        g["N"] += d_U[self.above]
+        g["s"] += np.diag(d_U) * np.diag(U) + d_log_det.sum()
+        return d_y @ U
+
+
+def _solve_lower(L: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Solve L x = y (D, N) by forward substitution: x_i = (y_i - L_i,<i x_<i) / L_ii."""
+    x = np.empty(y.shape, dtype=np.result_type(L, y))
+    for i in range(len(L)):
+        x[i] = (y[i] - L[i, :i] @ x[:i]) / L[i, i]
+    return x
+
+
+def _factorize(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return order and LU, both triangles in one matrix, with W = (L U)[order]: Gauss, largest pivot first."""
+    LU, rows = W.copy(), np.arange(len(W))
+    for k in range(len(W)):
+        pivot = k + int(np.argmax(np.abs(LU[k:, k])))
+        LU[[k, pivot]], rows[[k, pivot]] = LU[[pivot, k]], rows[[pivot, k]]
+        LU[k + 1 :, k] /= LU[k, k]
+        LU[k + 1 :, k + 1 :] -= np.outer(LU[k + 1 :, k], LU[k, k + 1 :])
+    return np.argsort(rows), LU

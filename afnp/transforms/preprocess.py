@@ -1,0 +1,210 @@
+r"""Preprocessing as fixed invertible transforms inside the flow, so that every likelihood counts it.
+
+.. math:: \log p(x) = \log p(y(x)) + \log\left|\det \frac{\partial y}{\partial x}\right|
+
+A likelihood is a density *per unit of x*: standardising by std = 10 adds log 10 nats a feature to
+-log p, and forgetting it is a classic error. These transforms have no parameters; their constants
+come from the training rows alone.
+
+Letters: N rows, D features, L grey levels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from afnp.inputs import check_rows, integer
+from afnp.params import Layout
+
+__all__ = ["Dequantize", "Logit", "Standardize", "preprocessing"]
+
+
+class Fixed:
+    """What the fixed elementwise transforms share: no parameters, and diagonal Jacobians."""
+
+    layout = Layout({})
+
+    def __init__(self, features: int):
+        self.features = integer("features", features, least=1)
+
+    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+        """Do nothing: there is nothing to draw."""
+
+    def allowed(self) -> np.ndarray:
+        """Return which output may depend on which input, (D, D) bool: each on its own."""
+        return np.eye(self.features, dtype=bool)
+
+
+class Standardize(Fixed):
+    r"""Subtract a mean and divide by a standard deviation, feature by feature.
+
+    .. math:: y_i = (x_i - m_i) / s_i, \qquad \log\left|\det \frac{\partial y}{\partial x}\right| = -\sum_i \log s_i
+
+    Parameters
+    ----------
+    mean, std : sequences of D floats
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, or a standard deviation is not positive and finite (it names the
+        feature).
+
+    Examples
+    --------
+    >>> layer = Standardize([0.0, 1.0], [2.0, 1.0])
+    >>> y, log_det, _ = layer.normalize({}, np.array([[4.0, 1.0]]), None)
+    >>> y, log_det.round(3)
+    (array([[2., 0.]]), array([-0.693]))
+    """
+
+    def __init__(self, mean, std):
+        self.mean, self.std = np.array(mean, dtype=np.float64), np.array(std, dtype=np.float64)
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
+            raise ValueError(
+                f"mean and std: expected two vectors of one length, got {self.mean.shape} and {self.std.shape}"
+            )
+        bad = np.flatnonzero(~((self.std > 0) & np.isfinite(self.std) & np.isfinite(self.mean)))
+        if bad.size:
+            i = bad[0]
+            raise ValueError(
+                f"feature {i}: expected a finite mean and std > 0, got {self.mean[i]}, {self.std[i]}"
+            )
+        super().__init__(len(self.mean))
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> Standardize:
+        """Take mean and standard deviation of the rows of x (N, D); constant features keep their scale."""
+        x = np.asarray(x, dtype=np.float64)
+        std = x.std(axis=0)
+        return cls(x.mean(axis=0), np.where(std > 1e-12 * np.abs(x).max(axis=0), std, 1.0))
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    def _constants(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        m, s = self.mean.astype(x.real.dtype), self.std.astype(x.real.dtype)
+        return m, s, np.full(len(x), np.log(self.std).sum(), dtype=x.dtype)
+
+    def normalize(self, p, x, context, backend="numpy", keep=True):
+        """Map x (N, D) to y; also give log|det dy/dx| (N,)."""
+        m, s, log_s = self._constants(x)
+        return (x - m) / s, -log_s, s
+
+    def generate(self, p, y, context, method="substitution", backend="numpy"):
+        """Map y (N, D) back to x; also give log|det dx/dy| (N,)."""
+        m, s, log_s = self._constants(y)
+        return m + y * s, log_s
+
+    def backward(self, p, cache, d_y, d_log_det, g):
+        """Return d_x = d_y / s."""
+        return d_y / cache
+
+
+class Dequantize(Standardize):
+    r"""Bring grey levels with noise, x in [0, L), to y = x / L in [0, 1).
+
+    .. math:: P(k) = \int_{[0,1)^D} p(k + v)\, dv \;\ge\; \exp \mathbb E_{v} \log p(k + v)
+
+    Images are integers k. With uniform noise v added once to the data
+    (:func:`afnp.data.dequantize`), the mean log-density of x = k + v bounds the log-probability of
+    the image from below (arXiv 1511.01844, section 3.1). Since x is in units of one level, -log
+    p(x) / (D log 2) is directly bits per dimension.
+    """
+
+    def __init__(self, features: int, levels: int):
+        self.levels = integer("levels", levels, least=2)
+        super().__init__(np.zeros(features), np.full(features, float(levels)))
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        return {"features": self.features, "levels": self.levels}
+
+
+class Logit(Fixed):
+    r"""Spread [0, 1] over the real line, keeping α clear of the ends.
+
+    .. math:: s = \alpha + (1 - 2\alpha) x, \qquad y = \log s - \log(1 - s), \qquad
+              \log \frac{dy}{dx} = \log(1 - 2\alpha) - \log s - \log(1 - s)
+
+    As in RealNVP and MAF (arXiv 1605.08803, section 4.1). The support is where 0 < s < 1, a little
+    wider than [0, 1]; a row with a value outside it has log-determinant -inf, hence density zero.
+    """
+
+    def __init__(self, features: int, alpha: float = 1e-6):
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"alpha: expected a number in (0, 0.5), got {alpha}")
+        super().__init__(features)
+        self.alpha = float(alpha)
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform."""
+        return {"features": self.features, "alpha": self.alpha}
+
+    def normalize(self, p, x, context, backend="numpy", keep=True):
+        """Map x (N, D) to y; also give log|det dy/dx| (N,), -inf outside the support."""
+        # r = 1 - s = alpha + (1 - 2 alpha)(1 - x): both ends keep their digits
+        s, r = self.alpha + (1 - 2 * self.alpha) * x, self.alpha + (1 - 2 * self.alpha) * (1 - x)
+        outside = (s.real <= 0) | (r.real <= 0)
+        s[outside] = r[outside] = 0.5
+        log_s, log_r = np.log(s), np.log(r)
+        log_det = (math.log1p(-2 * self.alpha) - log_s - log_r).sum(axis=1)
+        log_det[outside.any(axis=1)] = -np.inf
+        return log_s - log_r, log_det, (s, r)
+
+    def generate(self, p, y, context, method="substitution", backend="numpy"):
+        """Map y (N, D) back to x; also give log|det dx/dy| (N,)."""
+        # sigmoid and its log-derivative from e = exp(-|y|), which cannot overflow
+        positive = y.real > 0
+        size = np.where(positive, y, -y)
+        e = np.exp(-size)
+        s = np.where(positive, 1, e) / (1 + e)
+        log_derivative = -size - 2 * np.log1p(e) - math.log1p(-2 * self.alpha)
+        return (s - self.alpha) / (1 - 2 * self.alpha), log_derivative.sum(axis=1)
+
+    def backward(self, p, cache, d_y, d_log_det, g):
+        r"""Return d_x.
+
+        .. math:: d_x = (1 - 2\alpha) \left[ d_y \left(\tfrac1s + \tfrac1{1-s}\right)
+                  + d_{\log\det} \left(\tfrac1{1-s} - \tfrac1s\right) \right]
+        """
+        s, r = cache
+        return (1 - 2 * self.alpha) * (d_y * (1 / s + 1 / r) + d_log_det[:, None] * (1 / r - 1 / s))
+
+
+def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6) -> list:
+    """Return the usual fixed transforms for training rows x (N, D).
+
+    Continuous data are standardised. Data with grey ``levels`` (noise already added, x in [0, L))
+    are divided by L, spread by the logit, and then standardised.
+
+    Raises
+    ------
+    ValueError
+        If x is not a table of finite numbers, or a value lies outside the levels (names row and
+        feature).
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).uniform(0, 17, size=(100, 3))
+    >>> [type(layer).__name__ for layer in preprocessing(x, levels=17)]
+    ['Dequantize', 'Logit', 'Standardize']
+    """
+    x = check_rows(x, None, np.float64, "x")
+    if not len(x):
+        raise ValueError("x: expected at least one row, got none")
+    layers: list = []
+    if levels is not None:
+        outside = np.argwhere((x < 0) | (x > levels))
+        if outside.size:
+            row, feature = outside[0]
+            raise ValueError(
+                f"row {row}, feature {feature}: expected 0 <= x <= {levels}, got {x[row, feature]}"
+            )
+        layers = [Dequantize(x.shape[1], levels), Logit(x.shape[1], alpha)]
+        for layer in layers:
+            x = layer.normalize({}, x, None)[0]
+    return [*layers, Standardize.of(x)]
