@@ -120,7 +120,10 @@ class Zuko(Torch):
 
     package = "zuko"
     setup = "as it comes (MAF, hidden_features=(H, H))"
-    spline = "NSF(bins=K), passes=None: autoregressive; its bound of 5 is not to be chosen; 3 K - 1 numbers a feature"
+    spline = (
+        "NSF(bins=K), passes=None: autoregressive; its bound of 5 is not to be chosen; "
+        "3 K - 1 numbers a feature"
+    )
 
     def imported(self):
         """Import the package."""

@@ -332,7 +332,7 @@ def _split(typing, x):
 
 
 def exp(x):
-    """e^x to a few units in the last place, clipped to the normal range, as in :mod:`afnp.compiled.simd.register_tile`."""
+    """e^x to a few units in the last place, clipped to the normal range; see the register tile."""
 
 
 @overload(exp, jit_options=INLINE)
