@@ -10,13 +10,17 @@ Letters: N forecasts, W values of a window, S steps, M paths or samples.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from afnp.bases import StandardNormal
-from afnp.flow import Flow
 from afnp.inputs import check_rows, integer
 from afnp.univariate.normal import normal_tail
+
+if TYPE_CHECKING:
+    from afnp.flow import Flow
 
 __all__ = ["crps", "pit", "sample_paths"]
 
