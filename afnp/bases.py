@@ -58,6 +58,8 @@ class Base:
     """
 
     layout = Layout({})
+    periodic = False
+    """Whether the noise lives on circles, as layers of angles need."""
 
     def __init__(self, features: int):
         self.features = integer("features", features, least=1)
@@ -137,22 +139,26 @@ class Logistic(Base):
 
 
 class UniformTorus(Base):
-    r"""Independent uniform angles in [-π, π): the base of flows on the torus.
+    r"""Independent uniform angles: the base of flows on the torus.
 
     .. math:: \log p(u) = -D \log 2\pi \quad (-\infty \text{ outside}), \qquad
               \frac{\partial \log p}{\partial u_i} = 0
 
-    See arXiv 2002.02428. π is the number of u's own precision that is nearest to it.
+    See arXiv 2002.02428. -π and π are the same point, so both are inside; π is the number of u's
+    own precision that is nearest to it.
 
     Examples
     --------
-    >>> UniformTorus(2).log_prob({}, np.array([[0.0, -np.pi], [0.0, np.pi]])).round(3)
+    >>> UniformTorus(2).log_prob({}, np.array([[-np.pi, np.pi], [0.0, 4.0]])).round(3)
     array([-3.676,   -inf])
     """
 
+    periodic = True
+
     def log_prob(self, p: Views, u: np.ndarray) -> np.ndarray:
-        """Return log p(u) (N,), nats; -inf for a row with an angle outside [-π, π)."""
-        inside = ((u.real >= -math.pi) & (u.real < math.pi)).all(axis=1)
+        """Return log p(u) (N,), nats; -inf for a row with an angle outside [-π, π]."""
+        pi = u.real.dtype.type(math.pi)
+        inside = ((u.real >= -pi) & (u.real <= pi)).all(axis=1)
         return np.where(inside, -self.features * LOG_2PI, -np.inf).astype(u.dtype)
 
     def backward(self, p: Views, u: np.ndarray, d_log_prob: np.ndarray, g: Views) -> np.ndarray:

@@ -43,6 +43,7 @@ from afnp.transforms import (
 )
 from afnp.transforms.attention import Attentive
 from afnp.transforms.convolution import CausalConvolution
+from afnp.transforms.support import is_periodic
 
 __all__ = [
     "BETWEEN",
@@ -118,7 +119,8 @@ def maf(
         "actnorm", "lu" (an invertible matrix that begins as a random rotation), "permutation"
         (random), "reverse".
     base : distribution, optional
-        Of the noise, from :mod:`afnp.bases`; a standard normal if left out.
+        Of the noise, from :mod:`afnp.bases`; if left out a standard normal, for circular
+        univariates the uniform distribution on the torus.
 
     Raises
     ------
@@ -276,7 +278,6 @@ def nsf(
     kwargs |= {"hidden": hidden, "univariate": "circular_spline" if circular else "spline"}
     if circular:
         _check_torus(kwargs, bound)
-        kwargs["base"] = kwargs.get("base") or UniformTorus(features)
     if coupling:
         return _couplings(features, transforms, **kwargs)
     return _autoregressive(Autoregressive, features, transforms, **kwargs)
@@ -392,9 +393,15 @@ def _apart(kwargs: dict) -> tuple[dict, dict]:
 
 
 def _flow(
-    layers: list, rng, last: Sequence = (), preprocess: Sequence = (), between=(), **kwargs
+    layers: list,
+    rng,
+    last: Sequence = (),
+    preprocess: Sequence = (),
+    between=(),
+    base=None,
+    **kwargs,
 ) -> Flow:
-    """Put together what comes before, between and after the transforms."""
+    """Put together what comes before, between and after the transforms; angles get noise on the torus."""
     names, features = [between] if isinstance(between, str) else between, layers[0].features
     if not isinstance(names, Iterable):
         raise ValueError(
@@ -405,7 +412,9 @@ def _flow(
         choose("between", name, sorted(BETWEEN))
     for layer in layers[1:]:
         stacked += [*(BETWEEN[name](features, rng) for name in names), layer]
-    return Flow([*preprocess, *stacked, *last], **kwargs)
+    if base is None and any(map(is_periodic, layers)):
+        base = UniformTorus(features)
+    return Flow([*preprocess, *stacked, *last], base=base, **kwargs)
 
 
 def _check_torus(kwargs: dict, bound: float | None) -> None:

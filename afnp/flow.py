@@ -30,6 +30,7 @@ from afnp.sampling.fixed_point import Sweeps, method_of
 from afnp.transforms import KINDS, PassTable
 from afnp.transforms.fused import fuse
 from afnp.transforms.preprocess import Dequantize, Logit, Standardize
+from afnp.transforms.support import check_support
 
 __all__ = ["Flow"]
 
@@ -90,6 +91,7 @@ class Flow:
         self.base = StandardNormal(self.features) if base is None else base
         if self.base.features != self.features:
             raise ValueError(f"base: expected {self.features} features, got {self.base.features}")
+        check_support(self.layers, self.base)
         try:
             dtype = np.dtype(dtype)
         except TypeError:

@@ -1,0 +1,52 @@
+r"""Support: a flow's layers and its noise live on the circle together, or none of them does.
+
+.. math:: \int p(x)\, dx = \int p_{\mathrm{base}}(u)\, du = 1 \quad\text{only if each layer maps the
+          support of its input onto that of the next}
+
+A layer of angles wraps whatever it is given. Numbers of the line would meet many to one (the
+density's integral is then too large), and noise of the line would be cut off at π (too small).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afnp.bases import Base
+from afnp.transforms.linear import Permutation
+
+__all__ = ["check_support", "is_periodic"]
+
+
+def is_periodic(layer) -> bool:
+    """Return whether a layer maps angles to angles, and so needs angles."""
+    return getattr(layer, "periodic", False)
+
+
+def check_support(layers: Sequence, base: Base) -> None:
+    """Raise a ValueError if a layer of angles stands beside a layer or noise of the line.
+
+    Noise on the torus at the end of layers of the line is a box, and sound.
+
+    Examples
+    --------
+    >>> from afnp.bases import StandardNormal
+    >>> from afnp.transforms import Autoregressive
+    >>> check_support([Autoregressive(2, (4,), univariate="circular_spline")], StandardNormal(2))
+    Traceback (most recent call last):
+        ...
+    ValueError: base: layers of angles need noise on the circle, afnp.bases.UniformTorus(2), got StandardNormal
+    """
+    if not any(map(is_periodic, layers)):
+        return
+    for k, layer in enumerate(layers):
+        if not (is_periodic(layer) or isinstance(layer, Permutation)):
+            raise ValueError(
+                f"layers: layer {k}, {type(layer).__name__}, does not map angles to angles, as "
+                "those beside it need; circular flows take angles in [-pi, pi] as they are, "
+                "without preprocess="
+            )
+    if not base.periodic:
+        raise ValueError(
+            "base: layers of angles need noise on the circle, "
+            f"afnp.bases.UniformTorus({base.features}), got {type(base).__name__}"
+        )
