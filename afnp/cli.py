@@ -5,15 +5,17 @@ r"""The command line: fit, score, sample, verify, and a list of the data sets.
           \mathrm{MODEL} \xrightarrow{\text{sample}} x_n \sim p
 
 Results go to stdout, progress to stderr. Exit codes: 0, done; 1, a check of ``verify`` failed; 2,
-one line on stderr says what to change; 130, Ctrl-C. No command overwrites a file unless ``--force``
-is given.
+one line on stderr says what to change; 130, interrupted by Ctrl-C or SIGTERM. No command overwrites
+a file unless ``--force`` is given, and none writes over what it reads, even then.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp import data, files, train
+from afnp.atomic import check_regular
 from afnp.constructors import maf
 from afnp.data.dataset import random_split
 from afnp.flow import Flow
@@ -94,8 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         message = f"{error}; no result was written"
     except MemoryError:
         message = "not enough memory; try fewer rows, or a smaller flow"
-    except KeyboardInterrupt:
-        print("afnp: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("afnp:", str(error) or "interrupted", file=sys.stderr)
         return 130
     print("afnp: error:", " ".join(message.split()), file=sys.stderr)
     return 2
@@ -108,6 +111,7 @@ def fit(args: argparse.Namespace) -> int:
     """Fit a flow, write it, and print its test log-likelihood."""
     _check_output(args.output, args.force)
     _check_checkpoint(args.checkpoint, args.resume)
+    _refuse_same(args.output, args.checkpoint, args.data, folder=args.data_folder)
     rows = _rows(args.data, args.data_folder, args.key, args.seed)
     flow = _build(args, rows)
     sizes = " + ".join(f"{len(part):,}" for part in rows[:3])
@@ -144,6 +148,7 @@ def score(args: argparse.Namespace) -> int:
     """Print the mean log-likelihood of the rows of a file, or of the test rows of a set; write it a row."""
     if args.output:
         _check_output(args.output, args.force, TABLES)
+        _refuse_same(args.output, args.model, args.data, folder=args.data_folder)
     flow = _unconditional(args.model)
     if _is_table(args.data):
         x, which = data.read_table(args.data, args.key), f"{args.data}"
@@ -163,6 +168,7 @@ def score(args: argparse.Namespace) -> int:
 def sample(args: argparse.Namespace) -> int:
     """Draw rows and write them to a file."""
     _check_output(args.output, args.force, TABLES)
+    _refuse_same(args.output, args.model)
     x = _unconditional(args.model).sample(args.rows, rng=args.seed)
     _write_table(args.output, x)
     print(f"wrote {len(x):,} x {x.shape[1]} to {args.output}")
@@ -173,6 +179,7 @@ def verify(args: argparse.Namespace) -> int:
     """Check a model, or anything that Python can import, print the report, and fail if a check failed."""
     for path in filter(None, (args.json, args.markdown)):
         _check_output(path, args.force)
+    _refuse_same(args.json, args.markdown, args.target)
     report = _checked(args)
     print(report)
     for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
@@ -302,8 +309,23 @@ def _check_output(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> No
         raise ValueError(f"{path}: expected a name that ends in {', '.join(suffixes)}")
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{path}: expected a file in a folder that exists")
+    check_regular(path)
     if path.exists() and not force:
         raise ValueError(f"{path} exists; --force overwrites it")
+
+
+def _refuse_same(*paths: Path | str | None, folder: str | None = None) -> None:
+    """Refuse two names of one file: no output may be an input, the checkpoint, or a file of a set."""
+    named = [Path(path) for path in paths if path is not None]
+    for one, other in itertools.combinations(named, 2):
+        linked = one.exists() and other.exists() and one.samefile(other)
+        if linked or os.path.realpath(one) == os.path.realpath(other):
+            raise ValueError(f"{one}: the same file as {other}; expected another name to write to")
+    inside = folder is not None and named[0].resolve().parent == Path(folder).resolve()
+    if inside and named[0].exists():
+        raise ValueError(
+            f"{named[0]} is a file of --data-folder; expected another name to write to"
+        )
 
 
 def _check_checkpoint(path: Path | None, resume: bool) -> None:

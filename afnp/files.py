@@ -2,17 +2,17 @@ r"""Files: one safe container for models and checkpoints, without pickle, writte
 
 The container, all integers little-endian:
 
-====================  =====================================================================================
-bytes                 what
-====================  =====================================================================================
-0..7                  magic ``b"afnp\r\n\x1a\n"`` (a text-mode transfer or a foreign file is seen at
-once) 8..11                 format version, uint32 12..15                header length n, uint32, at
-most 16 MiB 16..16+n-1            header: JSON object in UTF-8, with ``kind``, ``arrays`` (list of
-[name, dtype, shape],
-                      dtype one of ``<f4 <f8 <i8``) and whatever the kind adds
-then                  the arrays, one after another, C order
-last 32               SHA-256 of everything before
-====================  =====================================================================================
+================  ================================================================================
+bytes             what
+================  ================================================================================
+0..7              magic ``b"afnp\r\n\x1a\n"``: a text-mode transfer or a foreign file is seen at once
+8..11             format version, uint32
+12..15            header length n, uint32, at most 16 MiB
+16..16+n-1        header: a JSON object in UTF-8, with ``kind``, ``arrays`` (a list of
+                  [name, dtype, shape], dtype one of ``<f4 <f8 <i8``) and whatever the kind adds
+then              the arrays, one after another, in C order
+last 32           SHA-256 of everything before
+================  ================================================================================
 
 The file's size follows from the header, and is compared before anything is read into memory. A
 model's header carries the flow's configuration; masks are recomputed from it, never loaded.
@@ -20,35 +20,44 @@ model's header carries the flow's configuration; masks are recomputed from it, n
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import operator
 import os
+import stat
 import struct
-import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from afnp.atomic import kind_of, named_errors, path_of, write_bytes
 from afnp.discrete import MODELS
 from afnp.flow import Flow
 
 __all__ = ["ModelFileError", "load", "read", "save", "write", "write_bytes"]
 
-MAGIC, VERSION, MAX_HEADER, DIGEST = b"afnp\r\n\x1a\n", 1, 2**24, 32
-DTYPES, MAX_AXES = ("<f4", "<f8", "<i8"), 32
+MAGIC = b"afnp\r\n\x1a\n"
+VERSION = 1
+MAX_HEADER = 2**24
+DIGEST = 32
+DTYPES = ("<f4", "<f8", "<i8")
+MAX_AXES = 32
 
 
 class ModelFileError(ValueError):
     """A model file or checkpoint that cannot be used; the message says what is wrong."""
 
 
-def write(path: str | os.PathLike, kind: str, header: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Write a container: temporary file in the same folder, fsync, replace, fsync of the folder.
+def write(
+    path: str | bytes | os.PathLike, kind: str, header: dict, arrays: dict[str, np.ndarray]
+) -> None:
+    """Write a container; see :func:`afnp.atomic.write_bytes`.
 
     A reader, or a crash at any moment, finds the old file or the new one, never half of one.
 
@@ -66,116 +75,115 @@ def write(path: str | os.PathLike, kind: str, header: dict, arrays: dict[str, np
     ------
     ValueError
         If ``read`` could not read it again: another dtype, a number that is not finite, a header
-        above 16 MiB.
+        above 16 MiB. If a device, a pipe or a socket is there.
+    OSError
+        If it cannot be written.
     """
+    name = path_of(path)
     plain = {
-        name: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C")
-        for name, a in arrays.items()
+        key: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C") for key, a in arrays.items()
     }
-    listing = [[name, a.dtype.str, list(a.shape)] for name, a in plain.items()]
-    for entry in listing:
-        _bytes(entry)
-    text = json.dumps({**header, "kind": kind, "arrays": listing}, allow_nan=False).encode()
-    if len(text) > MAX_HEADER:
-        raise ValueError(f"header: expected at most {MAX_HEADER} bytes, got {len(text)}")
-    content = b"".join(
-        [
-            MAGIC,
-            struct.pack("<II", VERSION, len(text)),
-            text,
-            *(a.tobytes() for a in plain.values()),
-        ]
-    )
-    write_bytes(Path(path), content + hashlib.sha256(content).digest())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Put bytes in a file so that a reader finds the old ones or the new ones, never half; keep mode and link."""
-    path = Path(os.path.realpath(path))
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    listing = [[key, a.dtype.str, list(a.shape)] for key, a in plain.items()]
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        for entry in listing:
+            _bytes(entry)
+        text = json.dumps({**header, "kind": kind, "arrays": listing}, allow_nan=False).encode()
+        if len(text) > MAX_HEADER:
+            raise ValueError(f"header: expected at most {MAX_HEADER} bytes, got {len(text)}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}; nothing was saved") from error
+    parts = [
+        MAGIC + struct.pack("<II", VERSION, len(text)) + text,
+        *(a.reshape(-1).view(np.uint8).data for a in plain.values()),
+    ]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    write_bytes(name, *parts, digest.digest())
 
 
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
-
-
-def read(path: str | os.PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
+def read(path: str | bytes | os.PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
     """Read a container that ``write`` made; return its header and arrays.
 
     Raises
     ------
     ModelFileError
-        If the file is foreign, of another version or kind, truncated, oversized or altered.
+        If the file is foreign, of another version or kind, truncated, oversized or altered, or no
+        regular file.
     OSError
-        If it cannot be opened.
+        If it cannot be opened or read.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    name = path_of(path)
+    with named_errors(name), _opened(name) as (file, size):
         start = file.read(16)
         if len(start) < 16 or start[:8] != MAGIC:
             raise ModelFileError(
-                f"{path}: not an afnp file (it does not begin with the afnp magic bytes)"
+                f"{name}: not an afnp file (it does not begin with the afnp magic bytes)"
             )
         version, length = struct.unpack("<II", start[8:])
         if version != VERSION:
             raise ModelFileError(
-                f"{path}: format version {version}; this afnp reads version {VERSION}"
+                f"{name}: format version {version}; this afnp reads version {VERSION}"
             )
         if length > min(MAX_HEADER, size):
             raise ModelFileError(
-                f"{path}: header of {length} bytes in a file of {size}; truncated or altered"
+                f"{name}: header of {length} bytes in a file of {size}; truncated or altered"
             )
         text = file.read(length)
-        header = _header(path, text)
+        header = _header(name, text)
         expected = 16 + length + sum(_bytes(entry) for entry in header["arrays"]) + DIGEST
         if size != expected:
             fault = "truncated" if size < expected else "oversized"
-            raise ModelFileError(f"{path}: {fault}: expected {expected} bytes, got {size}")
-        payload = file.read(expected - 16 - length - DIGEST)
+            raise ModelFileError(f"{name}: {fault}: expected {expected} bytes, got {size}")
+        arrays = {key: np.empty(shape, dtype) for key, dtype, shape in header["arrays"]}
         digest = hashlib.sha256(start + text)
-        digest.update(payload)
+        for a in arrays.values():
+            raw = a.reshape(-1).view(np.uint8)
+            file.readinto(raw.data)
+            digest.update(raw.data)
         if digest.digest() != file.read(DIGEST):
-            raise ModelFileError(f"{path}: altered: the checksum does not match the contents")
+            raise ModelFileError(f"{name}: altered: the checksum does not match the contents")
     if header.get("kind") != kind:
-        raise ModelFileError(f"{path}: expected a {kind}, got a {header.get('kind')}")
-    return header, dict(_arrays(header["arrays"], payload))
+        raise ModelFileError(f"{name}: expected a {kind}, got a {header.get('kind')}")
+    return header, {
+        key: a.astype(a.dtype.newbyteorder("="), copy=False) for key, a in arrays.items()
+    }
 
 
-def _header(path, text: bytes) -> dict:
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file, and only that: a pipe would wait for a writer, for ever."""
+    _refuse_special(name, os.stat(name).st_mode)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(name, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        _refuse_special(name, found.st_mode)
+        yield file, found.st_size
+
+
+def _refuse_special(name: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if kind := kind_of(mode):
+        raise ModelFileError(f"{name}: {kind}; expected a regular file")
+
+
+def _header(name: str, text: bytes) -> dict:
     try:
         header = json.loads(text)
         names = [entry[0] for entry in header["arrays"]]
         sound = len(set(names)) == len(names) and all(
-            _bytes(entry) >= 0 for entry in header["arrays"]
+            isinstance(entry[0], str) and _bytes(entry) >= 0 for entry in header["arrays"]
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         sound = False
     if not sound:
-        raise ModelFileError(f"{path}: the header is not readable; truncated or altered")
+        raise ModelFileError(f"{name}: the header is not readable; truncated or altered")
     return header
 
 
 def _bytes(entry: list) -> int:
-    """Return how many bytes an array of the listing takes; raise ValueError where the entry makes no sense."""
+    """Return how many bytes a listed array takes; raise ValueError where the entry makes no sense."""
     _, dtype, shape = entry
     sound = (
         isinstance(shape, list)
@@ -189,22 +197,15 @@ def _bytes(entry: list) -> int:
     return int(dtype[2]) * math.prod(shape)
 
 
-def _arrays(listing: list, payload: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    start = 0
-    for entry in listing:
-        name, dtype, shape = entry
-        stop = start + _bytes(entry)
-        yield name, np.frombuffer(payload[start:stop], dtype=dtype).reshape(shape).astype(dtype[1:])
-        start = stop
-
-
-def save(flow: Flow, path: str | os.PathLike) -> None:
+def save(flow: Flow, path: str | bytes | os.PathLike) -> None:
     """Write a flow to a model file, atomically.
 
     Raises
     ------
     ValueError
-        If a parameter is not finite.
+        If a parameter is not finite; if a device, a pipe or a socket is there.
+    OSError
+        If the file cannot be written; an old one is then as it was.
 
     Examples
     --------
@@ -218,12 +219,13 @@ def save(flow: Flow, path: str | os.PathLike) -> None:
     """
     if not np.isfinite(flow.theta).all():
         raise ValueError(
-            f"theta: entry {int(np.argmin(np.isfinite(flow.theta)))} is not finite; nothing was saved"
+            f"{path_of(path)}: theta: entry {int(np.argmin(np.isfinite(flow.theta)))} is not finite; "
+            "nothing was saved"
         )
     write(path, "model", {"flow": flow.config()}, {"theta": flow.theta})
 
 
-def load(path: str | os.PathLike) -> Flow:
+def load(path: str | bytes | os.PathLike) -> Flow:
     """Read a flow from a model file.
 
     Raises
@@ -257,7 +259,7 @@ def load(path: str | os.PathLike) -> Flow:
         flow.theta = theta
     except Exception as error:  # whatever a configuration provokes is a fault of the file
         raise ModelFileError(
-            f"{path}: the configuration does not describe a flow: {error}"
+            f"{path_of(path)}: the configuration does not describe a flow: {error}"
         ) from error
     return flow
 

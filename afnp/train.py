@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from afnp import files
 from afnp.adam import Adam
+from afnp.atomic import check_regular, path_of
 from afnp.flow import Flow
 
 __all__ = ["History", "fit"]
@@ -77,15 +78,16 @@ def fit(
     patience: int | None = None,
     seed: int = 0,
     progress: bool = True,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | bytes | os.PathLike | None = None,
     resume: bool = False,
 ) -> History:
     r"""Fit a flow by maximum likelihood; ``flow.theta`` changes in place.
 
     .. math:: \min_\theta\; -\frac1N \sum_n \log p_\theta(x_n \mid c_n)
 
-    With validation rows, the parameters of the best epoch are kept. Ctrl-C ends training after the
-    step it finds under way, as if that had been the last one: the history so far is returned.
+    With validation rows, the parameters of the best epoch are kept. Ctrl-C or SIGTERM ends training
+    after the step it finds under way, as if that had been the last one: the history so far is
+    returned. Before the first epoch ends there is no result, and KeyboardInterrupt is raised.
 
     Parameters
     ----------
@@ -123,6 +125,9 @@ def fit(
     FloatingPointError
         If the loss or its gradient is not finite: names epoch, step and rows; the last good
         parameters stay.
+    KeyboardInterrupt
+        If interrupted before the first epoch ended, when the checkpoint has been written; so that
+        no caller takes an untrained flow for a result.
 
     Examples
     --------
@@ -156,6 +161,9 @@ def fit(
     trainer.begin(resume)
     with _Interruption() as interruption:
         trainer.run(interruption, progress)
+    if not trainer.history.train_loss:
+        kept = "" if checkpoint is None else f"; {trainer.checkpoint} can be resumed"
+        raise KeyboardInterrupt(f"interrupted before the first epoch ended; no result{kept}")
     return trainer.history
 
 
@@ -182,7 +190,7 @@ class _Trainer:
 
     def __init__(self, flow: Flow, x, c, validation, options: dict, checkpoint):
         self.flow, self.x, self.c, self.validation, self.options = flow, x, c, validation, options
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.checkpoint = None if checkpoint is None else Path(path_of(checkpoint))
         self.backend = flow._backend("auto", min(options["batch_size"], len(x)))
         self.adam = Adam(flow.theta.size, flow.dtype, backend=self.backend)
         self.rng = np.random.default_rng(options["seed"])
@@ -340,6 +348,7 @@ class _Trainer:
                 )
             return False
         self.run_state.recipe = self._recipe()
+        check_regular(self.checkpoint)
         if self.checkpoint.exists():
             if not resume:
                 raise ValueError(
@@ -409,27 +418,32 @@ def _fingerprint(a: np.ndarray) -> list:
 
 
 class _Interruption:
-    """Turn the first Ctrl-C into a request, ``asked``, that the loop honours between two steps.
+    """Turn the first Ctrl-C or SIGTERM into a request, ``asked``, honoured between two steps.
 
-    A second Ctrl-C interrupts as usual. Outside the main thread Python delivers none, and nothing
-    is done.
+    A second one acts as usual. Outside the main thread Python delivers none, and nothing is done.
     """
 
     asked = False
 
     def __enter__(self) -> _Interruption:
-        ours = threading.current_thread() is threading.main_thread()
-        # a handler set from C cannot be put back, and a job that ignores Ctrl-C shall go on
-        # ignoring it
-        self.main = ours and signal.getsignal(signal.SIGINT) not in (None, signal.SIG_IGN)
-        if self.main:
-            self.before = signal.signal(signal.SIGINT, self._ask)
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                # a handler set from C cannot be put back, and a job that ignores a signal shall go
+                # on ignoring it
+                if handler not in (None, signal.SIG_IGN):
+                    self.before[number] = handler
+                    signal.signal(number, self._ask)
         return self
 
     def _ask(self, number, frame) -> None:
         self.asked = True
-        signal.signal(signal.SIGINT, self.before)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def __exit__(self, *error) -> None:
-        if self.main:
-            signal.signal(signal.SIGINT, self.before)
+        self._put_back()

@@ -184,7 +184,7 @@ def test_fit_overwrites_only_when_forced(cli):
 def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
     """Ctrl-C at a step saves the model and says so; --resume ends where an uninterrupted fit ends."""
     fit = ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "c.ckpt", *FAST]
-    step = afnp.adam.Adam.step
+    step = afnp.train.Adam.step
 
     def interrupted(self, *args, **kwargs):
         step(self, *args, **kwargs)
@@ -192,7 +192,7 @@ def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(afnp.adam.Adam, "step", interrupted)
+        patch.setattr(afnp.train.Adam, "step", interrupted)
         code, _, err = cli(*fit)
     assert code == 130
     assert (
@@ -205,8 +205,24 @@ def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
     assert np.array_equal(afnp.load("m.afnp").theta, afnp.load(folder / "m.afnp").theta)
 
 
+@pytest.mark.parametrize("checkpoint", [[], ["--checkpoint", "c.ckpt"]])
+def test_fit_interrupted_before_the_first_epoch_ends_writes_no_model(cli, monkeypatch, checkpoint):
+    step = afnp.train.Adam.step
+
+    def interrupted(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(afnp.train.Adam, "step", interrupted)
+    code, out, err = cli("fit", "{}/x.npy", "-o", "m.afnp", *FAST, *checkpoint)
+    assert code == 130 and "wrote" not in out
+    assert err.startswith("afnp: interrupted before the first epoch ended; no result")
+    assert err.count("\n") == 1 and os.listdir() == checkpoint[1:]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_fit_saves_on_a_real_ctrl_c(folder, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fit_saves_on_a_real_ctrl_c(folder, tmp_path, number):
     running = process(
         "fit",
         folder / "x.npy",
@@ -224,13 +240,58 @@ def test_fit_saves_on_a_real_ctrl_c(folder, tmp_path):
     try:
         while not (tmp_path / "c.ckpt").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, err = running.communicate(timeout=60)
     finally:
         running.kill()
     assert running.returncode == 130, err
     assert "saved the model so far" in err and err.count("\n") == 1
     assert np.isfinite(afnp.load(tmp_path / "m.afnp").log_prob(gaussian())).all()
+
+
+# ---- what is read is not written over ------------------------------------------------------------
+
+SAME = {
+    "fit over its rows": ["fit", "x.npy", "-o", "x.npy"],
+    "fit over its rows, by another path": ["fit", "x.npy", "-o", "../{here}/x.npy"],
+    "fit over its rows, by a link": ["fit", "x.npy", "-o", "link.npy"],
+    "fit over its rows, by a hard link": ["fit", "x.npy", "-o", "hard.npy"],
+    "checkpoint as output": ["fit", "x.npy", "-o", "c", "--checkpoint", "c"],
+    "checkpoint as output, resumed": ["fit", "x.npy", "-o", "c", "--checkpoint", "c", "--resume"],
+    "checkpoint over the rows": ["fit", "x.npy", "-o", "m", "--checkpoint", "x.npy", "--resume"],
+    "output in the data folder": ["fit", "mnist", "--data-folder", ".", "-o", "x.npy"],
+    "score over its rows": ["score", "m.afnp", "x.npy", "-o", "x.npy"],
+    "score over its model": ["score", "model.npy", "x.npy", "-o", "model.npy"],
+    "sample over its model": ["sample", "model.npy", "-n", "3", "-o", "model.npy"],
+    "report over its model": ["verify", "m.afnp", "--json", "m.afnp"],
+    "two reports in one": ["verify", "m.afnp", "--json", "r", "--markdown", "r"],
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes links")
+@pytest.mark.parametrize("case", SAME)
+def test_no_output_is_an_input_even_when_forced(cli, folder, tmp_path, case):
+    for source, name in (("x.npy", "x.npy"), ("m.afnp", "m.afnp"), ("m.afnp", "model.npy")):
+        Path(name).write_bytes((folder / source).read_bytes())
+    Path("link.npy").symlink_to("x.npy")
+    Path("hard.npy").hardlink_to("x.npy")
+    before = {path.name: path.read_bytes() for path in Path().iterdir()}
+    arguments = [argument.replace("{here}", tmp_path.name) for argument in SAME[case]]
+    code, _, err = cli(*arguments, "--force")
+    assert code == 2 and "expected another name to write to" in err and err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+@pytest.mark.parametrize("target", ["pipe.npy", "null.npy"])
+def test_no_output_is_a_device_or_a_pipe(cli, target):
+    os.mkfifo("pipe.npy")
+    Path("null.npy").symlink_to(os.devnull)
+    for arguments in (["fit", "{}/x.npy"], ["sample", "{}/m.afnp", "-n", 3]):
+        code, _, err = cli(*arguments, "-o", target, "--force")
+        assert code == 2 and "expected a regular file" in err
+    code, _, err = cli("score", "pipe.npy", "{}/x.npy")
+    assert code == 2 and "pipe.npy: a pipe; expected a regular file" in err
 
 
 # ---- score ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import afnp
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
+    "atomic": 0,
     "chain_rule": 0,
     "compiled": 2,
     "inputs": 0,

@@ -79,10 +79,11 @@ def at_step(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def usual_handler():
-    """The handler that Python installs for Ctrl-C, even where the tests were started in the background."""
+    """The handlers that Python installs, even where the tests were started in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     signal.signal(signal.SIGINT, before)
 
 
@@ -95,6 +96,19 @@ def compiled(monkeypatch):
 
 def ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def fit_or_interrupt(flow, *data, **options):
+    """The history, or None if fit raised because no epoch had ended."""
+    try:
+        return fit(flow, *data, **options)
+    except KeyboardInterrupt as error:
+        assert str(error).startswith("interrupted before the first epoch ended; no result")
+        return None
 
 
 def losses(history):
@@ -552,17 +566,48 @@ def test_a_bad_first_step_after_resuming_keeps_the_checkpoint(tmp_path, at_step,
 # ---- Ctrl-C --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("t", [1, 3, 4, 5, 9, 11])
-def test_ctrl_c_stops_after_the_step_under_way(steps, at_step, t):
+@pytest.mark.parametrize("signalled", [ctrl_c, pytest.param(terminate, marks=posix)])
+@pytest.mark.parametrize("t", [4, 5, 9, 11])
+def test_ctrl_c_stops_after_the_step_under_way(steps, at_step, t, signalled):
     """Four steps an epoch, three epochs: theta is what t steps make, and only whole epochs are in the history."""
     flow = small()
-    at_step(t, ctrl_c)
+    at_step(t, signalled)
     history = fit(flow, banana(), epochs=3, batch_size=30, progress=False)
     assert history.stopped == "interrupted" and len(history.train_loss) == t // 4
     assert len(steps) == t and np.array_equal(flow.theta, steps[-1]["after"])
     full = small()
     fit(full, banana(), epochs=3, batch_size=30, progress=False)
     assert np.array_equal(steps[t + t - 1]["after"], flow.theta)
+
+
+@pytest.mark.parametrize("signalled", [ctrl_c, pytest.param(terminate, marks=posix)])
+@pytest.mark.parametrize("t", [1, 3])
+@pytest.mark.parametrize("validation", [False, True])
+def test_before_the_first_epoch_ends_there_is_no_result(
+    tmp_path, steps, at_step, t, signalled, validation
+):
+    """A script that saves what fit leaves behind ends here; the checkpoint can be resumed."""
+    flow = small()
+    data = [banana(), banana(seed=1)][: 1 + validation]
+    run = dict(epochs=3, batch_size=30, progress=False, checkpoint=tmp_path / "c")
+    at_step(t, signalled)
+    with pytest.raises(KeyboardInterrupt, match=r"no result; .*c can be resumed"):
+        fit(flow, *data, **run)
+        afnp.save(flow, tmp_path / "m")
+    assert os.listdir(tmp_path) == ["c"] and len(steps) == t
+    full = small()
+    fit(full, *data, **{**run, "checkpoint": None})
+    fit(flow, *data, resume=True, **run)
+    assert np.array_equal(flow.theta, full.theta)
+
+
+@posix
+def test_a_second_sigterm_terminates():
+    """The first ends training, the second the process."""
+    script = "import os, signal, numpy as np, afnp; from afnp.train import Adam; step = Adam.step\n"
+    script += "def twice(*a): [os.kill(os.getpid(), signal.SIGTERM) for _ in '12']\n"
+    script += "Adam.step = twice; afnp.fit(afnp.made(1), np.ones((9, 1)), progress=False)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGTERM
 
 
 def test_ctrl_c_in_the_very_last_step_is_too_late(at_step):
@@ -606,7 +651,7 @@ def test_the_handler_of_others_is_put_back(at_step):
     try:
         fit(small(), banana(), epochs=1, progress=False)
         assert signal.getsignal(signal.SIGINT) is mine
-        at_step(1, ctrl_c)
+        at_step(2, ctrl_c)
         fit(small(), banana(), epochs=3, progress=False)
         assert signal.getsignal(signal.SIGINT) is mine
         with pytest.raises(FloatingPointError):
@@ -654,8 +699,10 @@ def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, at_step, interrupt
             flow = small(dtype=dtype)
         if t is not None:
             at_step(t, ctrl_c)
-        history = fit(flow, banana(), banana(seed=1), checkpoint=tmp_path / "c", resume=True, **RUN)
-        stopped.append(history.stopped)
+        history = fit_or_interrupt(
+            flow, banana(), banana(seed=1), checkpoint=tmp_path / "c", resume=True, **RUN
+        )
+        stopped.append(history.stopped if history else "interrupted")
     assert stopped[:-1] == ["interrupted" if t < 16 else "epochs" for t in interruptions]
     assert stopped[-1] == whole.stopped == "epochs"
     assert flow.theta.tobytes() == expected.theta.tobytes()
@@ -723,6 +770,28 @@ flow = afnp.maf(2, hidden=(8,), transforms=2)
 history = afnp.fit(flow, x, v, epochs=300, batch_size=30, progress=False, resume=True, checkpoint=sys.argv[1])
 print(json.dumps([flow.theta.tobytes().hex(), history.train_loss, history.val_loss, history.best_epoch]))
 """
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_checkpoint_that_is_no_regular_file(tmp_path, steps, kind):
+    path = tmp_path / "c"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = os.devnull
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=f"{path}: a {kind}; expected a regular file"):
+            fit(small(), banana(), epochs=1, progress=False, checkpoint=path, resume=resume)
+    assert not steps
+
+
+@posix
+def test_a_checkpoint_named_in_bytes(tmp_path):
+    run = dict(epochs=1, progress=False, checkpoint=os.fsencode(tmp_path / "c"))
+    fit(small(), banana(), **run)
+    fit(small(), banana(), resume=True, **run)
+    assert os.listdir(tmp_path) == ["c"]
 
 
 @posix
