@@ -333,8 +333,8 @@ class Flow:
             else cuda.solve_all
         )
         solvers = {
-            cuda.Step: solve,
-            cuda_queues.Step: functools.partial(cuda_queues.walk_all, method=method),
+            cuda.StaircaseStep: solve,
+            cuda_queues.ConvolutionStep: functools.partial(cuda_queues.walk_all, method=method),
         }
         pairs, log_det = (
             zip(reversed(self.layers), reversed(p), strict=True),

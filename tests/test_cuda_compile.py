@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afnp.compiled import staircase as compiled
 from afnp.compiled.cuda import causal_conv as cuda_queues
+from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda import fixed_point as cuda_sweeps
 from afnp.compiled.cuda import staircase as cuda
+from afnp.compiled.tiles import network_plan
 from afnp.networks import MaskedMLP
 
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
@@ -44,7 +45,7 @@ def masked(types, real):
 
 def substitution(types, real):
     i, network = types.int64, masked(types, real)
-    network = types.NamedTuple([*network, i, i, i, real], cuda.Network)
+    network = types.NamedTuple([*network, i, i, i, real], cuda.DeviceStaircase)
     return types.void(network, real[:, ::1], real[:, ::1], real[::1], real[:, ::1], real[:, ::1])
 
 
@@ -64,14 +65,14 @@ def queues(types, real):
     }
     weights = [types.Array(real, n, "C") for n in dimensions.values()]
     others = [types.int32[::1], types.int64, types.int64, types.boolean, real]
-    assert cuda_queues.Network._fields[: len(weights)] == tuple(dimensions)
-    network = types.NamedTuple([*weights, *others], cuda_queues.Network)
+    assert cuda_queues.DeviceConvolution._fields[: len(weights)] == tuple(dimensions)
+    network = types.NamedTuple([*weights, *others], cuda_queues.DeviceConvolution)
     return types.void(network, real[:, ::1], real[:, ::1], real[::1], real[:, :, ::1])
 
 
 def sweeps(types, real):
     i = types.int64
-    network = types.NamedTuple([*masked(types, real), i, i, real], cuda_sweeps.Network)
+    network = types.NamedTuple([*masked(types, real), i, i, real], cuda_sweeps.DeviceNetwork)
     method = [real, types.int32[::1], i[:, ::1], i[::1], i[::1]]
     return types.void(network, real[:, ::1], real[:, ::1], real[::1], real[:, :, ::1], *method)
 
@@ -169,15 +170,15 @@ def test_registers_leave_room_for_the_blocks_that_the_launch_counts_on():
     ],
 )
 def test_windows_of_real_networks_fit_into_shared_memory(features, hidden, samples, block):
-    plan, row_bytes = compiled.plan_of(MaskedMLP(features, 2, hidden)), samples * cuda.LANES * 4
+    plan, row_bytes = network_plan(MaskedMLP(features, 2, hidden)), samples * cuda.LANES * 4
     _, got, rows, fits = cuda.fitting_window(plan, row_bytes)
-    assert fits and rows * row_bytes <= cuda.SHARED_BYTES
+    assert fits and rows * row_bytes <= gpu.SHARED_BYTES
     assert got == block
-    assert got == plan.block or cuda._window(plan, got + 1)[1] * row_bytes > cuda.SHARED_BYTES
+    assert got == plan.block or cuda._window(plan, got + 1)[1] * row_bytes > gpu.SHARED_BYTES
 
 
 def test_a_window_too_large_for_shared_memory_is_known_as_such():
-    plan = compiled.plan_of(MaskedMLP(2, 2, (512, 512)))
+    plan = network_plan(MaskedMLP(2, 2, (512, 512)))
     assert cuda.fitting_window(plan, 512)[1:] == (plan.block, 1 + 2 + 512 + 512 + 4, False)
 
 
@@ -198,10 +199,10 @@ def test_a_leak_of_double_precision_is_seen(tmp_path):
 def test_an_array_that_fell_out_of_the_registers_is_seen(tmp_path):
     from numba import types
 
-    gpu = cuda.cuda
+    toolkit = cuda.cuda
 
     def falling(x, n):
-        a = gpu.local.array(32, np.float32)
+        a = toolkit.local.array(32, np.float32)
         for i in range(32):
             a[i * n % 32] = x[i]
         x[0] = a[n]

@@ -11,6 +11,7 @@ import pytest
 from conftest import lively, norm_error
 
 import afnp
+from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda import staircase as cuda
 from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
 from afnp.transforms import Autoregressive, CausalConvolution
@@ -31,7 +32,9 @@ SHAPES = {
 def steps(flow):
     pairs = zip(reversed(flow.layers), reversed(flow._split(flow.theta)), strict=True)
     return [
-        cuda.Step(p.flat, cuda.plan_of(layer.conditioner), layer.univariate.bound, layer.order)
+        cuda.StaircaseStep(
+            p.flat, cuda.device_plan(layer.conditioner), layer.univariate.bound, layer.order
+        )
         for layer, p in pairs
         if isinstance(layer, Autoregressive)
     ]
@@ -105,7 +108,7 @@ def test_long_inputs_are_streamed(monkeypatch):
     flow = lively(afnp.maf(6, (100, 100), 2, context=2))
     context, u = noise(flow, 5000)
     whole = cuda.solve_all(steps(flow), context, u)
-    monkeypatch.setattr(cuda, "BATCH_BYTES", 2**16)
+    monkeypatch.setattr(gpu, "BATCH_BYTES", 2**16)
     parts = cuda.solve_all(steps(flow), context, u)
     assert norm_error(parts[0], whole[0]) < 1e-12 and norm_error(parts[1], whole[1]) < 1e-12
 
@@ -211,7 +214,7 @@ def test_queues_are_streamed_and_give_the_same_bits(monkeypatch):
     context, u = noise(flow, 5000)
     whole, again = (flow.generate(u, context, backend="cuda") for _ in range(2))
     assert np.array_equal(whole[0], again[0]) and np.array_equal(whole[1], again[1])
-    monkeypatch.setattr(cuda, "BATCH_BYTES", 2**18)
+    monkeypatch.setattr(gpu, "BATCH_BYTES", 2**18)
     parts = flow.generate(u, context, backend="cuda")
     assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
 
@@ -288,7 +291,7 @@ def test_sweeps_are_streamed_and_give_the_same_bits(monkeypatch):
     context, u = noise(flow, 5000)
     whole, again = (flow.generate(u, context, "jacobi", "cuda") for _ in range(2))
     assert np.array_equal(whole[0], again[0]) and np.array_equal(whole[1], again[1])
-    monkeypatch.setattr(cuda, "BATCH_BYTES", 2**16)
+    monkeypatch.setattr(gpu, "BATCH_BYTES", 2**16)
     parts = flow.generate(u, context, "jacobi", "cuda")
     assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
 

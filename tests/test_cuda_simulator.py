@@ -19,6 +19,7 @@ from conftest import lively, norm_error
 
 import afnp
 from afnp.compiled.cuda import causal_conv as cuda_queues
+from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda import fixed_point as cuda_sweeps
 from afnp.compiled.cuda import staircase as cuda
 from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
@@ -33,11 +34,11 @@ if not SIMULATED:
         masked, series = afnp.maf(2, (4,), 1), afnp.Flow([CausalConvolution(2)])
         samplers = [(masked, "substitution"), (masked, "jacobi"), (series, "substitution")]
         absent = SimpleNamespace(is_available=lambda: False)
-        for gpu, message in (
+        for found, message in (
             (absent, "needs an NVIDIA GPU"),
             (None, r"pip install 'afnp\[cuda\]'"),
         ):
-            monkeypatch.setattr(cuda, "cuda", gpu)
+            monkeypatch.setattr(gpu, "cuda", found)
             for flow, method in samplers:
                 with pytest.raises(RuntimeError, match=message):
                     flow.sample(2, method=method, backend="cuda")
@@ -93,8 +94,7 @@ else:
         monkeypatch.setattr(cuda, "LANES", 2)
         monkeypatch.setattr(cuda, "GROUPS", 2)
         monkeypatch.setattr(cuda_queues, "LANES", 2)
-        for kernels in (cuda, cuda_queues, cuda_sweeps):
-            monkeypatch.setattr(kernels, "_multiprocessors", lambda: 1)
+        monkeypatch.setattr(gpu, "multiprocessors", lambda: 1)
         for kernels in (cuda_queues, cuda_sweeps):
             monkeypatch.setattr(kernels, "THREADS", 4)
         device_array = cuda.cuda.device_array
@@ -109,7 +109,9 @@ else:
     def steps(flow):
         pairs = zip(reversed(flow.layers), reversed(flow._split(flow.theta)), strict=True)
         return [
-            cuda.Step(p.flat, cuda.plan_of(layer.conditioner), layer.univariate.bound, layer.order)
+            cuda.StaircaseStep(
+                p.flat, cuda.device_plan(layer.conditioner), layer.univariate.bound, layer.order
+            )
             for layer, p in pairs
             if isinstance(layer, Autoregressive)
         ]
@@ -159,7 +161,7 @@ else:
     @pytest.mark.parametrize("n", [3, 9])
     def test_small_windows_and_windows_in_global_memory(monkeypatch, shared, residual, n):
         """Shared memory for no window, for one feature in narrow or in wide tiles, and for something between."""
-        monkeypatch.setattr(cuda, "SHARED_BYTES", shared)
+        monkeypatch.setattr(gpu, "SHARED_BYTES", shared)
         monkeypatch.setattr(cuda, "_solve_shared" if shared == 0 else "_solve_global", None)
         check(maf(5, hidden=(8, 8, 8), residual=residual, context=1), n=n)
 
@@ -182,7 +184,7 @@ else:
         check(lively(afnp.Flow([*flow.layers, wide])), n=4)
 
     def test_long_inputs_are_streamed(monkeypatch):
-        monkeypatch.setattr(cuda, "BATCH_BYTES", 3 * (3 + 1 + 1) * 8)
+        monkeypatch.setattr(gpu, "BATCH_BYTES", 3 * (3 + 1 + 1) * 8)
         check(maf(3, context=1), n=8)
 
     def test_parameters_are_copied_when_any_bit_of_them_changes(monkeypatch):
@@ -272,7 +274,7 @@ else:
 
     def test_few_tiles_take_all_series_in_turn(monkeypatch):
         """Rings are empty again, and sums of logarithms begin anew, for every tile."""
-        monkeypatch.setattr(cuda, "BATCH_BYTES", 1)
+        monkeypatch.setattr(gpu, "BATCH_BYTES", 1)
         monkeypatch.setattr(cuda_queues, "LANES", 1)
         flow = series(4, dilations=(1,), context=1)
         u, context = noise(flow, 3)
@@ -285,13 +287,13 @@ else:
 
     def test_tiles_are_narrower_where_shared_memory_is_small(monkeypatch):
         flow, launches = series(3, dilations=(1,)), []
-        monkeypatch.setattr(cuda_queues, "SHARED_BYTES", (2 * 3 + 1) * 8)
+        monkeypatch.setattr(gpu, "SHARED_BYTES", (2 * 3 + 1) * 8)
         monkeypatch.setattr(
             cuda_queues, "_walk_batch", lambda steps, T, *arrays: launches.append(T)
         )
         cuda_queues.walk_all([flow.layers[0].step(flow._own[0])], np.empty((4, 0)), np.ones((4, 3)))
         assert launches == [1]
-        monkeypatch.setattr(cuda_queues, "SHARED_BYTES", (2 * 3 + 1) * 8 - 1)
+        monkeypatch.setattr(gpu, "SHARED_BYTES", (2 * 3 + 1) * 8 - 1)
         with pytest.raises(
             ValueError, match="^backend 'cuda' walks with at most 2 channels, got 3$"
         ):
@@ -394,16 +396,16 @@ else:
     @pytest.mark.parametrize("start", [np.nan, np.inf, 1e308])
     def test_garbage_reaches_nobody_who_does_not_hear_it(monkeypatch, start):
         """From a guess of nothing but garbage."""
-        settle = cuda_sweeps._settle
+        settle = cuda_sweeps._converge
 
         def from_garbage(net, lane, *arguments):
             lane.tile[1 : 1 + len(net.order)] = start
             return settle(net, lane, *arguments)
 
-        monkeypatch.setattr(cuda_sweeps, "_settle", from_garbage)
+        monkeypatch.setattr(cuda_sweeps, "_converge", from_garbage)
         check_flow(maf(5, context=1), n=3, method="jacobi")
 
     def test_sweeps_are_streamed_and_few_tiles_take_all_samples(monkeypatch):
         flow = maf(4, (5,), transforms=2, context=1)
-        monkeypatch.setattr(cuda, "BATCH_BYTES", 3 * (4 + 1 + 1) * 8)
+        monkeypatch.setattr(gpu, "BATCH_BYTES", 3 * (4 + 1 + 1) * 8)
         check_flow(flow, n=7, method=GaussSeidel(block=2))

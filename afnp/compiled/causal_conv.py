@@ -13,7 +13,7 @@ One body serves two layouts. Many samples lie side by side, as lanes, and produc
 register tile. Of a handful, each is walked alone, and it is the channels that fill the vectors:
 then weights lie transposed.
 
-Letters: N samples, D steps, R channels, G rows of z, K numbers a step, I inputs a step, L layers, T
+Letters: N samples, D steps, R channels, G rows of z, K params a step, I inputs a step, L layers, T
 lanes.
 """
 
@@ -25,16 +25,16 @@ import numpy as np
 from numba.extending import overload
 
 from afnp.compiled.simd.register_tile import add_product, inline, jit, lanes, sincos, tanh
-from afnp.compiled.staircase import _load, plain
 from afnp.compiled.threads import FEW
+from afnp.compiled.tiles import load, plain
 from afnp.compiled.univariate.dispatch import generate, normalize
 
-__all__ = ["Network", "walk"]
+__all__ = ["ConvolutionWeights", "walk"]
 
 KINDS = ("gated", "relu", "tanh")
 
 
-class Network(NamedTuple):
+class ConvolutionWeights(NamedTuple):
     """Weights as the kernels take them: (out, in) for lanes, (in, out) for single samples."""
 
     E: Any
@@ -49,7 +49,7 @@ class Network(NamedTuple):
     """Place in ``KINDS``."""
 
 
-class Work(NamedTuple):
+class WalkMemory(NamedTuple):
     """Memory of one walk: lanes are the last axis, or missing."""
 
     ring: Any
@@ -91,7 +91,7 @@ def _add_implementation(z, W, a):
 
 
 @inline
-def _activate(kind, z, y):
+def _gate(kind, z, y):
     """Write the gate of z into y, both as vectors: the first half of z is z^f, the rest z^g."""
     half, zero, R = z.dtype.type(0.5), z.dtype.type(0), y.size
     for r in range(R):
@@ -118,7 +118,7 @@ def _step(net, t, work, h):
         _add(z, net.V[l], past)
         _add(z, net.W[l], a)
         past[:] = a
-        _activate(net.kind, z.reshape(-1), y.reshape(-1))
+        _gate(net.kind, z.reshape(-1), y.reshape(-1))
         for r in range(len(a)):
             a[r] += net.s[l, r]
         _add(a, net.S[l], y)
@@ -148,9 +148,9 @@ def _walk_lanes(net, tau, e, b, source, target, log_det, sampling, reverse, work
     point, image, log = values[0], values[1], values[2]
     for begin in range(0, N, T):
         count = min(T, N - begin)
-        _load(work.e, e, begin)
+        load(work.e, e, begin)
         for l in range(len(b)):
-            _load(work.b[l], b[l], begin)
+            load(work.b[l], b[l], begin)
         work.ring[:], work.heard[:], point[:] = 0, 0, 0
         for t in range(D):
             at = D - 1 - t if reverse else t
@@ -193,13 +193,13 @@ def _walk_alone(net, tau, e, b, source, target, log_det, sampling, reverse, work
 KERNELS = (_walk_lanes, _walk_alone)
 
 
-def _network(p: dict, net, alone: bool) -> Network:
+def _weights(p: dict, net, alone: bool) -> ConvolutionWeights:
     def weights(name):
         return np.ascontiguousarray(np.swapaxes(p[name], -1, -2)) if alone else plain(p[name])
 
     E, W, V, S, H = (weights(name) for name in "EWVSH")
     dilations, kind = np.array(net.dilations, dtype=np.int64), KINDS.index(net.activation)
-    return Network(E, W, V, S, H, plain(p["s"]), plain(p["h"]), dilations, kind)
+    return ConvolutionWeights(E, W, V, S, H, plain(p["s"]), plain(p["h"]), dilations, kind)
 
 
 def walk(
@@ -213,9 +213,9 @@ def walk(
     rows, (N, D), dtype, alone = plain(rows), rows.shape, rows.dtype, len(rows) <= FEW
     R, G, L, T = net.channels, net.gates, len(net.dilations), lanes(dtype)
     shapes = [(sum(net.dilations), R), (R,), (L, G), (net.embedding,), (R,), (G,), (R,)]
-    work = Work(*(np.zeros(shape if alone else (*shape, T), dtype) for shape in shapes))
+    work = WalkMemory(*(np.zeros(shape if alone else (*shape, T), dtype) for shape in shapes))
     e, b = (plain(bias) for bias in net.biases(p, context))
-    result, log_det, weights = np.empty((N, D), dtype), np.zeros(N), _network(p, net, alone)
+    result, log_det, weights = np.empty((N, D), dtype), np.zeros(N), _weights(p, net, alone)
     h, values, kernel = np.zeros((net.numbers, T), dtype), np.zeros((3, T), dtype), KERNELS[alone]
     kernel(weights, tau, e, b, rows, result, log_det, sampling, reverse, work, h, values)
     return result, log_det.astype(dtype)

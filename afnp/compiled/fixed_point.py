@@ -1,4 +1,4 @@
-r"""Fixed-point sweeps compiled: a tile of samples sweeps until all of its lanes have settled.
+r"""Fixed-point sweeps compiled: a tile of samples iterates until all of its lanes have converged.
 
 .. math::
     z_r = \underbrace{b_r + \sum_{c < \mathrm{known}} W_{rc}\, a_c}_{\text{once a block}}
@@ -6,31 +6,30 @@ r"""Fixed-point sweeps compiled: a tile of samples sweeps until all of its lanes
 
 The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition; tiles, tables and products are
 those of :mod:`afnp.compiled.staircase`. Tiles sweep independently of each other, so that a tile
-whose samples have settled costs nothing more. Within a tile a settled lane only waits. Every row of
-W is read up to its prefix and no further: garbage, also an infinite one, never reaches those who do
-not hear it, and nothing needs repair.
+whose samples have converged costs nothing more. Within a tile a converged lane only waits. Every row of
+W is read up to its prefix and no further: unconverged values, infinite ones too, never
+reach what does not depend on them, and nothing needs repair.
 
-Letters: N samples, D features, C context inputs, K numbers a feature, T lanes a tile, M transforms.
+Letters: N samples, D features, C context inputs, K params a feature, T lanes a tile, M transforms.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from afnp.compiled.simd.register_tile import add_product, inline, jit, set_product
-from afnp.compiled.staircase import (
+from afnp.compiled.simd.register_tile import add_product, inline, jit, lanes, set_product
+from afnp.compiled.tiles import (
     FIRST,
     Z_AT,
     Stack,
-    _embed,
-    _finish,
-    _layer,
-    _load,
-    _numbers,
-    _rows_of_x,
-    _store,
-    lanes,
+    embed,
+    finish,
+    first_row_of_x,
+    layer_views,
+    load,
+    params_of,
     plain,
+    store,
     working_memory,
 )
 from afnp.compiled.univariate.dispatch import generate
@@ -38,7 +37,7 @@ from afnp.sampling.sweeps import block_work, places
 
 __all__ = ["solve"]
 
-SUM, TRIAL, NEW, MOVED, WAITING, ROWS = range(6)
+SUM, TRIAL, NEW, MOVED, WAITING, SCRATCH_ROWS = range(6)
 """Rows of a tile's scratch: log-derivatives of features that are right, with those of the others added, a feature's
 next value, whether a lane changed, and whether it still sweeps."""
 
@@ -57,7 +56,7 @@ def _sum_known(theta, stack, m, tile, base, first, last):
     """Write b + W a over what is known into the block's rows of ``base``."""
     for l in range(stack.table.shape[1]):
         row, start = stack.table[m, l], stack.start[m, l]
-        W, b, z, a = _layer(theta, row, tile)
+        W, b, z, a = layer_views(theta, row, tile)
         sums = base[row[Z_AT] : row[Z_AT] + len(z)]
         set_product(sums, b, W, a, start[first], start[last], _known(stack, m, l, first))
 
@@ -67,7 +66,7 @@ def _pass(theta, stack, m, tile, base, first, last):
     """Run the block's rows of the network, each over its own prefix."""
     table = stack.table[m]
     for l in range(len(table)):
-        W, _, z, a = _layer(theta, table[l], tile)
+        W, _, z, a = layer_views(theta, table[l], tile)
         begin, end, known = (
             stack.start[m, l, first],
             stack.start[m, l, last],
@@ -82,7 +81,7 @@ def _pass(theta, stack, m, tile, base, first, last):
             for riser in range(r + 1, stop):
                 add_product(z, W, a, riser, riser + 1, prefix[r], prefix[riser])
             r = stop
-        _finish(table, l, tile, z, stack.activation, begin, end)
+        finish(table, l, tile, z, stack.activation, begin, end)
 
 
 @inline
@@ -98,20 +97,22 @@ def _take(x, scratch, tolerance):
 @jit
 def _sweep(stack, m, tau, tile, u, scratch, i, last, tolerance):
     """Give x_i for good, and the next guess of the features behind it."""
-    order, x_at = stack.order[m], _rows_of_x(stack)
+    order, x_at = stack.order[m], first_row_of_x(stack)
     scratch[MOVED] = 0
-    generate(tau, _numbers(stack, m, tile, i), u[order[i]], scratch[NEW], scratch[SUM])
+    generate(tau, params_of(stack, m, tile, i), u[order[i]], scratch[NEW], scratch[SUM])
     _take(tile[x_at + i], scratch, tolerance)
     scratch[TRIAL] = scratch[SUM]
     for j in range(i + 1, last):
-        generate(tau, _numbers(stack, m, tile, j), u[order[j]], scratch[NEW], scratch[TRIAL])
+        generate(tau, params_of(stack, m, tile, j), u[order[j]], scratch[NEW], scratch[TRIAL])
         _take(tile[x_at + j], scratch, tolerance)
-    _embed(stack, tile, i, last)
+    embed(stack, tile, i, last)
 
 
 @jit
-def _settle(theta, stack, m, tau, tile, base, u, scratch, first, last, tolerance, log_det, sweeps):
-    """Settle a block of features; add to log_det (T,) and sweeps (T,), and return how often the network ran."""
+def _converge(
+    theta, stack, m, tau, tile, base, u, scratch, first, last, tolerance, log_det, sweeps
+):
+    """Iterate a block of features; add to log_det (T,) and sweeps (T,), and return how often the network ran."""
     T = log_det.size
     _sum_known(theta, stack, m, tile, base, first, last)
     scratch[SUM] = 0
@@ -157,22 +158,22 @@ def _solve(
     work,
 ):
     """Map u (N, D) to x (N, D); write log|det dx/du| (N, 1), sweeps and multiply-adds (N, M)."""
-    D, C, T, x_at = u.shape[1], stack.context, tile.shape[1], _rows_of_x(stack)
+    D, C, T, x_at = u.shape[1], stack.context, tile.shape[1], first_row_of_x(stack)
     taken = np.empty(T, dtype=np.int64)
     for k in range(len(values)):
-        _load(values[k, :D], u, k * T)
+        load(values[k, :D], u, k * T)
         values[k, D] = 0
     for m in range(len(stack.table) - 1, -1, -1):
         order = stack.order[m]
         for k in range(len(values)):
             count, spent = min(T, len(u) - k * T), 0
             taken[:count], taken[count:] = 0, -1  # lanes past the end never sweep
-            _load(tile[:C], context, k * T)
+            load(tile[:C], context, k * T)
             for i in range(D):
                 tile[x_at + i] = values[k, order[i]]
-            _embed(stack, tile, 0, D)
+            embed(stack, tile, 0, D)
             for b in range(len(cuts) - 1):
-                passes = _settle(
+                passes = _converge(
                     *(theta, stack, m, tau, tile, base, values[k], scratch),
                     *(cuts[b], cuts[b + 1], tolerance, values[k, D], taken),
                 )
@@ -182,8 +183,8 @@ def _solve(
             sweeps[k * T : k * T + count, m] = taken[:count]
             work[k * T : k * T + count, m] = spent
     for k in range(len(values)):
-        _store(values[k, :D], x, k * T)
-        _store(values[k, D:], log_det, k * T)
+        store(values[k, :D], x, k * T)
+        store(values[k, D:], log_det, k * T)
 
 
 def solve(theta, stack: Stack, tau, network, method, context, u) -> tuple[np.ndarray, ...]:
@@ -197,7 +198,7 @@ def solve(theta, stack: Stack, tau, network, method, context, u) -> tuple[np.nda
     ]
     x, log_det = np.empty((N, D), dtype=u.dtype), np.empty((N, 1), dtype=u.dtype)
     sweeps, work = np.empty((N, M), dtype=np.int64), np.empty((N, M), dtype=np.int64)
-    memory = working_memory("sweeps", (2 * stack.tile_rows + ROWS, T), u.dtype)
+    memory = working_memory("sweeps", (2 * stack.tile_rows + SCRATCH_ROWS, T), u.dtype)
     tile, base, scratch = np.split(memory, [stack.tile_rows, 2 * stack.tile_rows])
     values = working_memory("values", (-(-N // T), D + 1, T), u.dtype)
     cuts = np.array([0, *(last for _, last in blocks)])

@@ -8,7 +8,7 @@ The definition is :class:`afnp.networks.layers.MaskedLinear`; this file does the
 tile, with the register tile of :mod:`afnp.compiled.staircase`, on the tiles that the forward
 product kept.
 
-Letters: N rows, D features, C context inputs, K numbers a feature, T lanes a tile, M transforms; J
+Letters: N rows, D features, C context inputs, K params a feature, T lanes a tile, M transforms; J
 rows and I columns of a layer.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from afnp.compiled.simd.register_tile import fresh1, fresh4, jit, tile1, tile4
-from afnp.compiled.staircase import (
+from afnp.compiled.tiles import (
     B_AT,
     COLUMNS,
     FIRST,
@@ -26,12 +26,12 @@ from afnp.compiled.staircase import (
     W_AT,
     Z_AT,
     Stack,
-    _layer,
-    _load,
-    _numbers,
-    _rows_of_x,
-    _store,
+    first_row_of_x,
+    layer_views,
+    load,
+    params_of,
     plain,
+    store,
     working_memory,
 )
 from afnp.compiled.univariate.dispatch import backward
@@ -113,7 +113,7 @@ def _network_backward(theta, stack, m, tile, d, d_inputs, d_theta, a_T, patch):
     table = stack.table[m]
     for l in range(len(table) - 1, -1, -1):
         row = table[l]
-        W, _, _, a = _layer(theta, row, tile)
+        W, _, _, a = layer_views(theta, row, tile)
         d_W = d_theta[row[W_AT] : row[B_AT]].reshape(row[ROWS], row[COLUMNS])
         d_z = d[row[Z_AT] : row[Z_AT] + row[ROWS]]
         prefix = stack.prefix[m, row[FIRST] : row[FIRST] + row[ROWS]]
@@ -146,22 +146,22 @@ def _add_heard(stack, tile, d_inputs, order, d_x):
 
 @jit
 def _backward(theta, stack, tau, tiles, d_u, d_log_det, d_x, d_theta, d_values):
-    T, D, x_at, fixed = tiles.shape[3], d_u.shape[1], _rows_of_x(stack), stack.fixed
+    T, D, x_at, fixed = tiles.shape[3], d_u.shape[1], first_row_of_x(stack), stack.fixed
     d, heard = np.empty_like(tiles[0, 0]), stack.table[0, 0, COLUMNS]
     d_inputs, d_direct = np.empty((heard, T), dtype=d.dtype), np.empty((D, T), dtype=d.dtype)
     a_T = np.zeros((T, stack.table[:, :, COLUMNS].max() + T), dtype=d.dtype)
     patch = np.empty((4, T), dtype=d.dtype)
     for k in range(len(d_values)):
-        _load(d_values[k, :D], d_u, k * T)
-        _load(d_values[k, D:], d_log_det, k * T)
+        load(d_values[k, :D], d_u, k * T)
+        load(d_values[k, D:], d_log_det, k * T)
     for m in range(len(stack.table) - 1, -1, -1):
         order = stack.order[m]
         for k in range(len(d_values)):
             tile, d_log = tiles[m, k], d_values[k, D]
             for i in range(fixed, D):
                 h, d_h, d_out = (
-                    _numbers(stack, m, tile, i),
-                    _numbers(stack, m, d, i),
+                    params_of(stack, m, tile, i),
+                    params_of(stack, m, d, i),
                     d_values[k, order[i]],
                 )
                 backward(tau, h, tile[x_at + i], d_out, d_log, d_h, d_direct[i])
@@ -170,7 +170,7 @@ def _backward(theta, stack, tau, tiles, d_u, d_log_det, d_x, d_theta, d_values):
                 d_values[k, order[i]] = d_direct[i]
             _add_heard(stack, tile, d_inputs, order, d_values[k])
     for k in range(len(d_values)):
-        _store(d_values[k, :D], d_x, k * T)
+        store(d_values[k, :D], d_x, k * T)
 
 
 def stack_backward(theta, stack: Stack, tau, tiles, d_u, d_log_det, d_theta) -> np.ndarray:

@@ -6,7 +6,7 @@ With one sample there is nothing to fill the lanes of a tile, but a row of W is 
 itself runs through the vector registers. Every weight below the staircase is read once from memory,
 for all samples.
 
-Letters: N samples, D features, C context inputs, K numbers a feature.
+Letters: N samples, D features, C context inputs, K params a feature.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from afnp.compiled.simd.register_tile import fetch, jit, tanh
-from afnp.compiled.staircase import (
+from afnp.compiled.threads import FEW
+from afnp.compiled.tiles import (
     B_AT,
     COLUMNS,
     FIRST,
@@ -24,11 +25,10 @@ from afnp.compiled.staircase import (
     W_AT,
     Z_AT,
     Stack,
-    _embed,
-    _rows_of_x,
+    embed,
+    first_row_of_x,
     plain,
 )
-from afnp.compiled.threads import FEW
 from afnp.compiled.univariate.dispatch import generate, normalize
 
 __all__ = ["FEW", "product", "solve"]
@@ -59,40 +59,40 @@ def _rows(theta, stack, m, l, a, first, last):
 
 
 @jit
-def _numbers(stack, m, a, i):
+def _params_of(stack, m, a, i):
     """Return h (K, N) of the i-th feature."""
-    at = stack.table[m, -1, Z_AT] + (i - stack.fixed) * stack.numbers
-    return a[:, at : at + stack.numbers].T
+    at = stack.table[m, -1, Z_AT] + (i - stack.fixed) * stack.params
+    return a[:, at : at + stack.params].T
 
 
 @jit
 def _product(theta, stack, tau, context, x, log_det, a):
     """Replace x (N, D) by u."""
-    C, D, x_at = stack.context, x.shape[1], _rows_of_x(stack)
+    C, D, x_at = stack.context, x.shape[1], first_row_of_x(stack)
     a[:, :C] = context
     log_det[:] = 0
     for m in range(len(stack.table)):
         order = stack.order[m]
         for i in range(D):
             a[:, x_at + i] = x[:, order[i]]
-        _embed(stack, a.T, 0, D)
+        embed(stack, a.T, 0, D)
         for l in range(stack.table.shape[1]):
             _rows(theta, stack, m, l, a, 0, stack.table[m, l, ROWS])
         for i in range(stack.fixed, D):
-            normalize(tau, _numbers(stack, m, a, i), a[:, x_at + i], x[:, order[i]], log_det)
+            normalize(tau, _params_of(stack, m, a, i), a[:, x_at + i], x[:, order[i]], log_det)
 
 
 @jit
 def _solve(theta, stack, tau, context, u, log_det, a):
     """Replace u (N, D) by x."""
-    C, D, fixed, x_at = stack.context, u.shape[1], stack.fixed, _rows_of_x(stack)
+    C, D, fixed, x_at = stack.context, u.shape[1], stack.fixed, first_row_of_x(stack)
     a[:, :C] = context
     log_det[:] = 0
     for m in range(len(stack.table) - 1, -1, -1):
         order, start = stack.order[m], stack.start[m]
         for i in range(fixed):
             a[:, x_at + i] = u[:, order[i]]
-        _embed(stack, a.T, 0, fixed)
+        embed(stack, a.T, 0, fixed)
         for i in range(fixed, D):
             for l in range(stack.table.shape[1]):
                 first, last = (
@@ -100,9 +100,9 @@ def _solve(theta, stack, tau, context, u, log_det, a):
                 )
                 if fixed == 0 or i == fixed:
                     _rows(theta, stack, m, l, a, first, last)
-            generate(tau, _numbers(stack, m, a, i), u[:, order[i]], a[:, x_at + i], log_det)
+            generate(tau, _params_of(stack, m, a, i), u[:, order[i]], a[:, x_at + i], log_det)
             if fixed == 0:
-                _embed(stack, a.T, i, i + 1)
+                embed(stack, a.T, i, i + 1)
         for i in range(fixed, D):
             u[:, order[i]] = a[:, x_at + i]
 

@@ -188,7 +188,7 @@ class Autoregressive:
         from afnp.compiled.cuda import staircase as cuda
 
         bound = bound_on_gpu(self.name, self.univariate)
-        return cuda.Step(p.flat, cuda.plan_of(self.conditioner), bound, self.order)
+        return cuda.StaircaseStep(p.flat, cuda.device_plan(self.conditioner), bound, self.order)
 
     def _substitution(
         self, p: dict, u: np.ndarray, context: np.ndarray

@@ -199,7 +199,7 @@ class CausalConvolution:
         """Return what :func:`afnp.compiled.cuda.causal_conv.walk_all` takes of this transform."""
         from afnp.compiled.cuda import causal_conv as cuda_queues
 
-        return cuda_queues.Step(
+        return cuda_queues.ConvolutionStep(
             p, self.conditioner, bound_on_gpu(self.name, self.univariate), self.reverse
         )
 

@@ -47,9 +47,7 @@ class Fused:
     """A stack of transforms with the face of one; ``p.flat`` holds the parameters of all, in their order."""
 
     def __init__(self, layers: list):
-        from afnp.compiled import (
-            staircase as compiled,  # numba takes half a second to import: only when needed
-        )
+        from afnp.compiled.tiles import stack_of  # numba takes half a second to import
 
         self.layers = layers
         self.layout = Layout({"theta": (sum(layer.layout.size for layer in layers),)})
@@ -57,9 +55,7 @@ class Fused:
             [layer.conditioner for layer in layers],
             [layer.order for layer in layers],
         )
-        self.stack = compiled.stack_of(
-            networks, orders, layers[0].context, getattr(layers[0], "fixed", 0)
-        )
+        self.stack = stack_of(networks, orders, layers[0].context, getattr(layers[0], "fixed", 0))
 
     def _tau(self, dtype: np.dtype):
         from afnp.compiled.univariate.dispatch import form

@@ -10,7 +10,7 @@ until y is there, one until the next a is.
 
 A tile has two memories. The *window*, in shared memory, holds the newest a and y. The *memory*, in
 global memory, holds the rings and the biases with the context in them. Both are rows of T
-contiguous numbers, neighbouring threads touch neighbouring numbers, and a thread's own views of
+contiguous values, neighbouring threads touch neighbouring values, and a thread's own views of
 them are its lane's alone. Weights lie transposed, so that neighbouring channels are neighbours too:
 many series make wide tiles, few make narrow ones full of channels.
 
@@ -28,28 +28,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afnp.compiled.causal_conv import KINDS
-from afnp.compiled.cuda.staircase import (
-    _activate,
-    _affine_generate,
-    _batches,
-    _device,
-    _kernel,
-    _lock,
-    _multiprocessors,
-    _room,
-    cuda,
-)
-from afnp.compiled.staircase import plain
+from afnp.compiled.cuda import device as gpu
+from afnp.compiled.cuda.device import activate, affine_generate, cuda, device, kernel
+from afnp.compiled.tiles import plain
 
-__all__ = ["Network", "Step", "lanes", "walk_all"]
+__all__ = ["ConvolutionStep", "DeviceConvolution", "lanes", "walk_all"]
 
 LANES, THREADS = 32, 256
 """The widest tile, and threads of a block: lanes times groups."""
-SHARED_BYTES = 48 * 1024
-"""Shared memory that every GPU gives a block without being asked for more."""
 
 
-class Network(NamedTuple):
+class DeviceConvolution(NamedTuple):
     """One transform as the kernel reads it, on the GPU: weights are (in, out)."""
 
     E: Any
@@ -75,7 +64,7 @@ class Network(NamedTuple):
 # ---- what does not change from step to step ------------------------------------------------------
 
 
-@_device
+@device
 def _begin(net, context, row, memory, window):
     """Empty the rings, and add what the context says to the biases; before the first step nothing was heard."""
     (L, G), R, C = net.b.shape, len(net.e), context.shape[1]
@@ -98,14 +87,14 @@ def _begin(net, context, row, memory, window):
 # ---- one step ------------------------------------------------------------------------------------
 
 
-@_device
+@device
 def _embed(net, e, heard, a):
     """Write the first a of a step."""
     for r in range(cuda.threadIdx.y, len(net.e), cuda.blockDim.y):
         a[r] = e[r] + net.E[0, r] * heard[0]
 
 
-@_device
+@device
 def _sum(net, l, g, a, past, z):
     """Return z plus row g of W a + V past."""
     for c in range(
@@ -115,7 +104,7 @@ def _sum(net, l, g, a, past, z):
     return z
 
 
-@_device
+@device
 def _gate(net, l, b, a, past, y):
     """Write the gate of layer l."""
     R, half, zero = len(net.e), net.e.dtype.type(0.5), net.e.dtype.type(0)
@@ -125,10 +114,10 @@ def _gate(net, l, b, a, past, y):
             g = _sum(net, l, R + r, a, past, b[R + r])
             y[r] = math.tanh(f) * (half + half * math.tanh(half * g))
         else:
-            y[r] = _activate(net.kind - 1, f, zero)
+            y[r] = activate(net.kind - 1, f, zero)
 
 
-@_device
+@device
 def _advance(net, l, a, past, y):
     """Put a where the oldest was read, and what layer l adds to it into its place."""
     R = len(net.e)
@@ -140,7 +129,7 @@ def _advance(net, l, a, past, y):
         a[r] = new
 
 
-@_device
+@device
 def _step(net, t, memory, window):
     """Run the network on what was heard last; a is then the last layer's."""
     (L, G), R, first = net.b.shape, len(net.e), 0
@@ -157,20 +146,20 @@ def _step(net, t, memory, window):
         first += net.dilations[l]
 
 
-@_device
+@device
 def _generate(net, a, u):
     """Return x and its log-derivative from noise u."""
     m, s = net.h[0], net.h[1]
     for r in range(len(net.e)):
         m += net.H[r, 0] * a[r]
         s += net.H[r, 1] * a[r]
-    return _affine_generate(m, s, u, net.bound)
+    return affine_generate(m, s, u, net.bound)
 
 
 # ---- all steps of all tiles ----------------------------------------------------------------------
 
 
-@_device
+@device
 def _walk_lane(net, x, row, memory, window):
     """Turn a row of x from noise into data in place; return its log|det|.
 
@@ -193,7 +182,7 @@ def _walk_lane(net, x, row, memory, window):
     return total
 
 
-@_kernel
+@kernel
 def _walk(net, context, x, log_det, memories):
     """Turn x (N, D) from noise into data in place, and add log|det dx/du| to log_det (N,)."""
     T = cuda.blockDim.x
@@ -211,7 +200,7 @@ def _walk(net, context, x, log_det, memories):
 # ---- from the CPU --------------------------------------------------------------------------------
 
 
-class Step(NamedTuple):
+class ConvolutionStep(NamedTuple):
     """One transform to sample."""
 
     p: dict
@@ -246,21 +235,21 @@ def _memory_rows(net) -> int:
 
 def _fitting(T: int, rows: int, itemsize: int) -> int:
     """Return T, halved until a window of so many rows fits into shared memory."""
-    while T > 1 and rows * T * itemsize > SHARED_BYTES:
+    while T > 1 and rows * T * itemsize > gpu.SHARED_BYTES:
         T //= 2
-    if rows * T * itemsize > SHARED_BYTES:
-        most = (SHARED_BYTES // itemsize - 1) // 2
+    if rows * T * itemsize > gpu.SHARED_BYTES:
+        most = (gpu.SHARED_BYTES // itemsize - 1) // 2
         raise ValueError(f"backend 'cuda' walks with at most {most} channels, got {rows // 2}")
     return T
 
 
-def _network(step: Step, dtype: np.dtype) -> Network:
+def _network(step: ConvolutionStep, dtype: np.dtype) -> DeviceConvolution:
     def on_gpu(name: str):
         return cuda.to_device(
             plain(step.p[name] if name in "ebsh" else np.swapaxes(step.p[name], -1, -2))
         )
 
-    return Network(
+    return DeviceConvolution(
         **{name: on_gpu(name) for name in "EFeWVUbSsHh"},
         dilations=cuda.to_device(np.array(step.net.dilations, dtype=np.int32)),
         rings=sum(step.net.dilations),
@@ -270,12 +259,12 @@ def _network(step: Step, dtype: np.dtype) -> Network:
     )
 
 
-def _walk_batch(steps: Sequence[Step], T: int, context, u, x, log_det) -> None:
+def _walk_batch(steps: Sequence[ConvolutionStep], T: int, context, u, x, log_det) -> None:
     """Sample all steps on the GPU, where x stays between them."""
     window, rows = (
         max(f(step.net) for step in steps) * u.itemsize * T for f in (_window_rows, _memory_rows)
     )
-    grid = min(-(-len(u) // T), _room(rows))
+    grid = min(-(-len(u) // T), gpu.room(rows))
     groups = min(THREADS // T, max(step.net.channels for step in steps))
     memories = cuda.device_array((grid, rows // (u.itemsize * T), T), u.dtype)
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
@@ -289,7 +278,7 @@ def _walk_batch(steps: Sequence[Step], T: int, context, u, x, log_det) -> None:
 
 
 def walk_all(
-    steps: Sequence[Step], context, u, method="substitution"
+    steps: Sequence[ConvolutionStep], context, u, method="substitution"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
 
@@ -304,12 +293,12 @@ def walk_all(
         raise ValueError(
             "backend: convolutions are swept by 'numpy' (also as 'auto' or 'numba'), got 'cuda'"
         )
-    multiprocessors = _multiprocessors()
+    multiprocessors = gpu.multiprocessors()
     T = _fitting(
         lanes(len(u), multiprocessors), max(_window_rows(step.net) for step in steps), u.itemsize
     )
     x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
-    with _lock:
-        for batch in _batches(context, u):
+    with gpu.lock:
+        for batch in gpu.batches(context, u):
             _walk_batch(steps, T, context[batch], u[batch], x[batch], log_det[batch])
     return x, log_det

@@ -1,13 +1,13 @@
-r"""Fixed-point sweeps on a GPU: a tile of samples sweeps over all features at once until its lanes have settled.
+r"""Fixed-point sweeps on a GPU: a tile of samples sweeps over all features at once until its lanes have converged.
 
 .. math::
     z_r = \underbrace{b_r + \sum_{c < \mathrm{known}} W_{rc}\, a_c}_{\text{once a block}}
         + \underbrace{\sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{each sweep}}
 
 The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition, as
-:mod:`afnp.compiled.fixed_point` has it: tiles sweep independently, a settled lane only waits, and
-every row of W is read up to its prefix and no further, so that garbage never reaches those who do
-not hear it. A sweep takes one barrier a layer and two more, where substitution takes as many for
+:mod:`afnp.compiled.fixed_point` has it: tiles sweep independently, a converged lane only waits, and
+every row of W is read up to its prefix and no further, so that unconverged values never reach
+what does not depend on them. A sweep takes one barrier a layer and two more, where substitution takes as many for
 every feature; the last of them tells all threads of a tile whether anybody still moves. So one
 launch does a whole transform, and nothing goes back to the CPU in between.
 
@@ -24,24 +24,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afnp.compiled import staircase as compiled
+from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda.causal_conv import lanes
-from afnp.compiled.cuda.staircase import (
-    Step,
-    _activate,
-    _affine_generate,
-    _batches,
-    _device,
-    _kernel,
-    _lock,
-    _multiprocessors,
-    _room,
-    cuda,
+from afnp.compiled.cuda.device import activate, affine_generate, cuda, device, kernel
+from afnp.compiled.cuda.staircase import StaircaseStep
+from afnp.compiled.tiles import (
+    B_AT,
+    COLUMNS,
+    FIRST,
+    IN_AT,
+    ROWS,
+    SKIP,
+    W_AT,
+    Z_AT,
+    NetworkPlan,
+    plain,
 )
-from afnp.compiled.staircase import B_AT, COLUMNS, FIRST, IN_AT, ROWS, SKIP, W_AT, Z_AT, plain
 from afnp.sampling.sweeps import block_work, places
 
-__all__ = ["Network", "solve_all"]
+__all__ = ["DeviceNetwork", "solve_all"]
 
 THREADS = 256
 """Threads of a block: lanes times groups."""
@@ -49,7 +50,7 @@ MOVED, WAITING = range(2)
 """Of each lane: whether its last sweep changed something, and whether it still sweeps."""
 
 
-class Network(NamedTuple):
+class DeviceNetwork(NamedTuple):
     """One transform as the kernel reads it, on the GPU."""
 
     theta: Any
@@ -57,7 +58,7 @@ class Network(NamedTuple):
     table: Any
     prefix: Any
     start: Any
-    """As in :class:`afnp.compiled.staircase.Plan`: where everything lies in theta and in the rows of a tile."""
+    """As in :class:`afnp.compiled.tiles.NetworkPlan`: where everything lies in theta and in the rows of a tile."""
     order: Any
     tile_rows: int
     activation: int
@@ -79,13 +80,13 @@ class Lane(NamedTuple):
 # ---- one block of features -----------------------------------------------------------------------
 
 
-@_device
+@device
 def _known(net, l, first):
     """Return how many inputs of layer l are known before the block that begins with ``first``."""
     return net.table[0, COLUMNS] - len(net.order) + first if l == 0 else net.start[l - 1, first]
 
 
-@_device
+@device
 def _add(net, l, r, first, last, a, z):
     """Return z plus the sum of W_rc a_c over first <= c < last."""
     J = net.table[l, ROWS]
@@ -95,7 +96,7 @@ def _add(net, l, r, first, last, a, z):
     return z
 
 
-@_device
+@device
 def _sum_known(net, lane, first, last):
     """Write b + W a over what is known into the block's rows of ``base``."""
     for l in range(len(net.table)):
@@ -109,7 +110,7 @@ def _sum_known(net, lane, first, last):
     cuda.syncthreads()
 
 
-@_device
+@device
 def _pass(net, lane, first, last):
     """Run the block's rows of the network, each over its own prefix."""
     L, zero = len(net.table), net.theta.dtype.type(0)
@@ -122,24 +123,24 @@ def _pass(net, lane, first, last):
                 z += lane.tile[net.table[l - 2, Z_AT] + r]
             lane.tile[row[Z_AT] + r] = z
             if l + 1 < L:
-                lane.tile[net.table[l + 1, IN_AT] + r] = _activate(net.activation, z, zero)
+                lane.tile[net.table[l + 1, IN_AT] + r] = activate(net.activation, z, zero)
         cuda.syncthreads()
 
 
-@_device
+@device
 def _take(net, lane, i, last, tolerance):
     """Let a lane that still sweeps take the next values of features i.., and mark it if they moved."""
     h, x = lane.tile[net.table[-1, Z_AT] :], lane.tile[net.table[0, COLUMNS] - len(net.order) :]
     if lane.state[WAITING] > 0:
         for j in range(i + cuda.threadIdx.y, last, cuda.blockDim.y):
-            new, lane.log[j] = _affine_generate(h[2 * j], h[2 * j + 1], lane.u[j], net.bound)
+            new, lane.log[j] = affine_generate(h[2 * j], h[2 * j + 1], lane.u[j], net.bound)
             if not abs(new - x[j]) <= tolerance:
                 lane.state[MOVED] = 1  # from several threads, but all of them write the same
             x[j] = new
     cuda.syncthreads()
 
 
-@_device
+@device
 def _still_moving(lane, final):
     """Let a lane wait if its sweep was the last it needed, and say whether it needs another one."""
     going = 1 if lane.state[WAITING] > 0 and lane.state[MOVED] > 0 and not final else 0
@@ -147,9 +148,9 @@ def _still_moving(lane, final):
     return going
 
 
-@_device
-def _settle(net, lane, inside, sweeps, first, last, tolerance):
-    """Settle a block of features; count in ``sweeps`` (1,), and return how often the network ran."""
+@device
+def _converge(net, lane, inside, sweeps, first, last, tolerance):
+    """Iterate a block of features; count in ``sweeps`` (1,), and return how often the network ran."""
     if cuda.threadIdx.y == 0:
         lane.state[WAITING], lane.state[MOVED] = inside, 0
     _sum_known(net, lane, first, last)
@@ -169,7 +170,7 @@ def _settle(net, lane, inside, sweeps, first, last, tolerance):
 # ---- one transform, all tiles --------------------------------------------------------------------
 
 
-@_device
+@device
 def _lane(net, memory):
     """Cut a lane's memory into its parts."""
     rows, D = net.tile_rows, len(net.order)
@@ -177,7 +178,7 @@ def _lane(net, memory):
     return Lane(memory[:rows], memory[rows : 2 * rows], rest[:D], rest[D : 2 * D], rest[2 * D :])
 
 
-@_device
+@device
 def _load(net, context, x, lane):
     """Fetch a row of context and noise; the noise is also the first guess of x."""
     C = len(context)
@@ -188,7 +189,7 @@ def _load(net, context, x, lane):
         lane.tile[C + i] = lane.u[i]
 
 
-@_device
+@device
 def _store(net, C, lane, x):
     """Write a row of x, and return its log|det| to the first thread of each lane."""
     total = net.theta.dtype.type(0)
@@ -200,7 +201,7 @@ def _store(net, C, lane, x):
     return total
 
 
-@_kernel
+@kernel
 def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, work):
     """Turn x (N, D) from noise into data in place, and add log|det dx/du| to log_det (N,).
 
@@ -212,11 +213,11 @@ def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, wo
         row, spent = min(begin + cuda.threadIdx.x, len(x) - 1), 0
         inside = begin + cuda.threadIdx.x < len(
             x
-        )  # lanes past the end hear what the last row hears, and wait
+        )  # lanes past the end repeat the last row, and wait
         _load(net, context[row], x[row], lane)
         cuda.syncthreads()
         for b in range(len(cuts) - 1):
-            passes = _settle(net, lane, inside, sweeps[row:], cuts[b], cuts[b + 1], tolerance)
+            passes = _converge(net, lane, inside, sweeps[row:], cuts[b], cuts[b + 1], tolerance)
             spent += cost[b, 0] + passes * cost[b, 1]
         if inside:
             total = _store(net, context.shape[1], lane, x[row])
@@ -228,7 +229,7 @@ def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, wo
 # ---- from the CPU --------------------------------------------------------------------------------
 
 
-def _cost(plan: compiled.Plan, C: int, blocks: list[tuple[int, int]]) -> np.ndarray:
+def _cost(plan: NetworkPlan, C: int, blocks: list[tuple[int, int]]) -> np.ndarray:
     """Return the multiply-adds a row of each block: over the known, once, and inside, in each sweep."""
     prefixes = np.split(plan.prefix, plan.table[1:, FIRST])
     return np.array(
@@ -237,21 +238,21 @@ def _cost(plan: compiled.Plan, C: int, blocks: list[tuple[int, int]]) -> np.ndar
     )
 
 
-def _network(step: Step, dtype: np.dtype) -> Network:
+def _network(step: StaircaseStep, dtype: np.dtype) -> DeviceNetwork:
     plan = step.plan.host
     integers = [plan.table, plan.prefix, plan.start, np.asarray(step.order)]
     table, prefix, start, order = [cuda.to_device(a.astype(np.int32)) for a in integers]
     theta, bound = step.plan.theta(step.theta), dtype.type(step.bound)
-    return Network(theta, table, prefix, start, order, plan.tile_rows, plan.activation, bound)
+    return DeviceNetwork(theta, table, prefix, start, order, plan.tile_rows, plan.activation, bound)
 
 
 def _solve_batch(
-    steps: Sequence[Step], method, T: int, context, u, x, log_det, sweeps, work
+    steps: Sequence[StaircaseStep], method, T: int, context, u, x, log_det, sweeps, work
 ) -> None:
     """Solve all steps on the GPU, where x stays between them."""
     (N, D), C, blocks = u.shape, context.shape[1], method.blocks(u.shape[1])
     height = max(2 * step.plan.host.tile_rows for step in steps) + 2 * D + len((MOVED, WAITING))
-    grid = min(-(-N // T), _room(height * T * u.itemsize))
+    grid = min(-(-N // T), gpu.room(height * T * u.itemsize))
     memories = cuda.device_array((grid, height, T), u.dtype)
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
     cuts = cuda.to_device(np.array([0, *(last for _, last in blocks)], dtype=np.int32))
@@ -275,7 +276,7 @@ def _solve_batch(
     arrays[2].copy_to_host(log_det)
 
 
-def solve_all(steps: Sequence[Step], context, u, method) -> tuple[np.ndarray, np.ndarray]:
+def solve_all(steps: Sequence[StaircaseStep], context, u, method) -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
 
     ``method`` is one of :mod:`afnp.sampling.fixed_point`, and notes what the steps took, from the
@@ -286,11 +287,11 @@ def solve_all(steps: Sequence[Step], context, u, method) -> tuple[np.ndarray, np
     RuntimeError
         If numba-cuda or a GPU is missing.
     """
-    T = lanes(len(u), _multiprocessors())
+    T = lanes(len(u), gpu.multiprocessors())
     x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
     sweeps, work = (np.zeros((len(u), len(steps)), dtype=np.int64) for _ in range(2))
-    with _lock:
-        for batch in _batches(context, u):
+    with gpu.lock:
+        for batch in gpu.batches(context, u):
             results = (a[batch] for a in (x, log_det, sweeps, work))
             _solve_batch(steps, method, T, context[batch], u[batch], *results)
     method.note(sweeps[:, ::-1], work[:, ::-1])

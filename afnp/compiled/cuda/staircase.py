@@ -12,7 +12,7 @@ tile: R rows of W times S samples a thread.
 
 A tile has two memories. The *window* holds what the current block of features computes: shared
 memory, if it fits. The *known* holds what is finished and only later products read: global memory.
-Both are rows of T contiguous numbers, so that neighbouring threads touch neighbouring numbers.
+Both are rows of T contiguous values, so that neighbouring threads touch neighbouring values.
 
 Letters: N samples, D features, C context inputs, L layers, T = 32 S lanes a tile. Thread (t, g) of
 a block does the rows that fall to group g, for lanes t, t + 32, t + 64, ... A warp is one group,
@@ -21,43 +21,37 @@ and reads one weight at a time.
 
 from __future__ import annotations
 
-import math
-import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from afnp.compiled import staircase as compiled
-from afnp.compiled.staircase import B_AT, COLUMNS, FIRST, IN_AT, ROWS, SKIP, W_AT, Z_AT, plain
+from afnp.compiled.cuda import device as gpu
+from afnp.compiled.cuda.device import activate, affine_generate, cuda, device, kernel
+from afnp.compiled.tiles import (
+    B_AT,
+    COLUMNS,
+    FIRST,
+    IN_AT,
+    ROWS,
+    SKIP,
+    W_AT,
+    Z_AT,
+    NetworkPlan,
+    network_plan,
+    plain,
+)
 
-try:
-    import numba.cuda
-    import numba_cuda  # noqa: F401  (without it, numba.cuda is an older one that cannot do this)
-
-    cuda: Any = numba.cuda
-except ImportError:
-    cuda = None
-
-__all__ = ["Plan", "Step", "plan_of", "solve_all"]
+__all__ = ["DevicePlan", "StaircaseStep", "device_plan", "fitting_window", "solve_all"]
 
 LANES, GROUPS = 32, 8
 """Threads of a block: side by side on samples, times rows."""
 R, S = 8, 4
 """Rows and samples of the register tile: R + S loads for R * S multiply-adds."""
-SHARED_BYTES = 48 * 1024
-"""Shared memory that every GPU gives a block without being asked for more."""
 BLOCKS = 2
 """Blocks a multiprocessor works on at a time: as many as their registers allow."""
-BATCH_BYTES = 2**30
-"""Samples on the GPU at a time, and global memory of all tiles, each; longer inputs are streamed."""
-
-
-# compiled at the first launch; without numba-cuda, functions stay as they are
-_jit = cuda.jit if cuda else lambda **options: lambda function: function
-_kernel, _device = _jit(), _jit(device=True, inline="always")
 
 
 # ---- the network as tables of integers -----------------------------------------------------------
@@ -65,15 +59,15 @@ _kernel, _device = _jit(), _jit(device=True, inline="always")
 A_AT = SKIP + 1
 
 
-class Network(NamedTuple):
+class DeviceStaircase(NamedTuple):
     """One transform as the kernels read it, on the GPU."""
 
     theta: np.ndarray
-    """Parameters, with every W transposed: R rows of W are neighbours. R numbers of no meaning follow."""
+    """Parameters, with every W transposed: R rows of W are neighbours. R values of no meaning follow."""
     table: np.ndarray
-    """(L, 9), as in :class:`afnp.compiled.staircase.Plan`, but IN_AT is the row of the known where a layer's inputs
-    begin, Z_AT the row of the window where its z begins, and A_AT the row of the window where those
-    of its inputs begin that the block itself computes. Row 0 of the window sums log|det|."""
+    """(L, 9), as in :class:`afnp.compiled.tiles.NetworkPlan`, but IN_AT is the row of the known where
+    a layer's inputs begin, Z_AT the row of the window where its z begins, and A_AT the row of the
+    window where those of its inputs begin that the block itself computes. Row 0 sums log|det|."""
     prefix: np.ndarray
     start: np.ndarray
     order: np.ndarray
@@ -83,8 +77,8 @@ class Network(NamedTuple):
     bound: float
 
 
-def _window(plan: compiled.Plan, block: int) -> tuple[np.ndarray, int]:
-    """Return ``Network.table`` for blocks of ``block`` features, and the rows of their window."""
+def _window(plan: NetworkPlan, block: int) -> tuple[np.ndarray, int]:
+    """Return ``DeviceStaircase.table`` for blocks of ``block`` features, and the rows of their window."""
     L, D = len(plan.table), plan.start.shape[1] - 1
     firsts = np.arange(0, D, block)
     heights = (plan.start[:, np.minimum(firsts + block, D)] - plan.start[:, firsts]).max(axis=1)
@@ -100,17 +94,17 @@ def _window(plan: compiled.Plan, block: int) -> tuple[np.ndarray, int]:
     return table, int(at)
 
 
-def fitting_window(plan: compiled.Plan, row_bytes: int) -> tuple[np.ndarray, int, int, bool]:
+def fitting_window(plan: NetworkPlan, row_bytes: int) -> tuple[np.ndarray, int, int, bool]:
     """Return table, features a block and rows of the largest window in shared memory, and whether there is one."""
     for block in [*range(plan.block, 0, -1), plan.block]:
         table, rows = _window(plan, block)
-        if fits := rows * row_bytes <= SHARED_BYTES:
+        if fits := rows * row_bytes <= gpu.SHARED_BYTES:
             break
     return table, block, rows, fits
 
 
-def _transposed(theta: np.ndarray, plan: compiled.Plan) -> np.ndarray:
-    """Return ``Network.theta``."""
+def _transposed(theta: np.ndarray, plan: NetworkPlan) -> np.ndarray:
+    """Return ``DeviceStaircase.theta``."""
     result = np.zeros(theta.size + R, dtype=theta.dtype)
     for row in plan.table:
         W, (J, I) = slice(row[W_AT], row[B_AT]), row[[ROWS, COLUMNS]]
@@ -125,7 +119,7 @@ def _transposed(theta: np.ndarray, plan: compiled.Plan) -> np.ndarray:
 def _register_tile(samples: int):
     """Build ``tile``: z[:R] = b[first:] + W[first:, :columns] @ known[:columns], for some samples a thread."""
 
-    @_device
+    @device
     def tile(net, l, first, last, columns, known, window, z_at):
         row, T = net.table[l], samples * LANES
         sums = cuda.local.array((R, samples), net.theta.dtype)
@@ -154,30 +148,10 @@ def _register_tile(samples: int):
 _tile4, _tile1 = _register_tile(S), _register_tile(1)
 
 
-# ---- elementwise functions -----------------------------------------------------------------------
-
-
-@_device
-def _activate(kind, z, zero):
-    """Return relu(z) or tanh(z); unlike the hardware's maximum, relu lets NaN through."""
-    if kind == 0:
-        a = zero if z < zero else z
-    else:
-        a = math.tanh(z)
-    return a
-
-
-@_device
-def _affine_generate(mu, a, u, bound):
-    """Return x = mu + u exp(alpha) and alpha = B tanh(a / B), see :mod:`afnp.univariate.affine`."""
-    alpha = bound * math.tanh(a / bound)
-    return mu + u * math.exp(alpha), alpha
-
-
 # ---- one tile ------------------------------------------------------------------------------------
 
 
-@_device
+@device
 def _load(net, context, x, begin, first, last, known, window, zero):
     """Fetch the noise of a block of features, and with the first block the context; lanes past the end become 0."""
     C = context.shape[1] if first == 0 else 0
@@ -191,7 +165,7 @@ def _load(net, context, x, begin, first, last, known, window, zero):
             window[at] = x[begin + lane, net.order[first + i - C]] if inside else zero
 
 
-@_device
+@device
 def _product(net, C, first, last, known, window):
     """Sum the z of a block of features over all that is known before it, R rows a turn."""
     turn = cuda.threadIdx.y
@@ -208,7 +182,7 @@ def _product(net, C, first, last, known, window):
         turn -= (bottom - top + R - 1) // R
 
 
-@_device
+@device
 def _finish(net, C, l, i, first, known, window, zero):
     """Add what the block itself computed to the rows of layer l that only wait for feature i - 1; activate them."""
     row, T = net.table[l], net.samples * LANES
@@ -237,19 +211,19 @@ def _finish(net, C, l, i, first, known, window, zero):
             z += window[net.table[l - 2, Z_AT] * T + place]
         window[row[Z_AT] * T + place] = z
         if l + 1 < len(net.table):
-            a = _activate(net.activation, z, zero)
+            a = activate(net.activation, z, zero)
             window[net.table[l + 1, A_AT] * T + place] = a
             known[(net.table[l + 1, IN_AT] + r) * T + lane] = a
 
 
-@_device
+@device
 def _generate(net, C, i, first, x, begin, known, window):
     """Give x_i, and add its log-derivative to row 0 of the window."""
     T, L = net.samples * LANES, len(net.table)
     for lane in range(cuda.threadIdx.y * LANES + cuda.threadIdx.x, T, cuda.blockDim.y * LANES):
         x_at = (net.table[0, A_AT] + i - first) * T + lane
         h_at = (net.table[L - 1, Z_AT] + 2 * (i - first)) * T + lane
-        value, alpha = _affine_generate(window[h_at], window[h_at + T], window[x_at], net.bound)
+        value, alpha = affine_generate(window[h_at], window[h_at + T], window[x_at], net.bound)
         window[x_at] = value
         window[lane] += alpha
         known[(C + i) * T + lane] = value
@@ -257,9 +231,9 @@ def _generate(net, C, i, first, x, begin, known, window):
             x[begin + lane, net.order[i]] = value
 
 
-@_device
+@device
 def _solve_block(net, context, x, begin, first, known, window, zero):
-    """Run the network for a block of features, and give x_i as soon as its numbers are there."""
+    """Run the network for a block of features, and give x_i as soon as its params are there."""
     C, last = context.shape[1], min(first + net.block, len(net.order))
     _load(net, context, x, begin, first, last, known, window, zero)
     cuda.syncthreads()
@@ -277,7 +251,7 @@ def _solve_block(net, context, x, begin, first, known, window, zero):
 # ---- all tiles -----------------------------------------------------------------------------------
 
 
-@_device
+@device
 def _solve(net, context, x, log_det, known, window):
     T, zero = net.samples * LANES, net.theta.dtype.type(0)
     for begin in range(cuda.blockIdx.x * T, len(x), cuda.gridDim.x * T):
@@ -290,13 +264,13 @@ def _solve(net, context, x, log_det, known, window):
                 log_det[begin + lane] += window[lane]
 
 
-@_kernel
+@kernel
 def _solve_shared(net, context, x, log_det, known, windows):
     """Turn x (N, D) from noise into data in place, and add log|det dx/du| to log_det (N,)."""
     _solve(net, context, x, log_det, known[cuda.blockIdx.x], cuda.shared.array(0, net.theta.dtype))
 
 
-@_kernel
+@kernel
 def _solve_global(net, context, x, log_det, known, windows):
     """Do the same with windows in global memory: a single feature may have too many rows for shared memory."""
     _solve(net, context, x, log_det, known[cuda.blockIdx.x], windows[cuda.blockIdx.x])
@@ -305,17 +279,17 @@ def _solve_global(net, context, x, log_det, known, windows):
 # ---- from the CPU --------------------------------------------------------------------------------
 
 
-class Plan:
+class DevicePlan:
     """A network's tables, and what lies of it on the GPU: parameters stay there until any bit of them changes."""
 
-    def __init__(self, plan: compiled.Plan):
+    def __init__(self, plan: NetworkPlan):
         self.host, self.known_rows = plan, int(plan.table[:, COLUMNS].sum())
         self._seen: Any = None
         self._theta: Any = None
         self._tables: dict[int, tuple] = {}
 
     def theta(self, theta: np.ndarray):
-        """Return ``Network.theta``."""
+        """Return ``DeviceStaircase.theta``."""
         bits = np.ascontiguousarray(theta).view(f"i{theta.itemsize}")
         if (
             self._seen is None
@@ -337,49 +311,28 @@ class Plan:
         return self._tables[row_bytes]
 
 
-class Step(NamedTuple):
+class StaircaseStep(NamedTuple):
     """One transform to solve."""
 
     theta: np.ndarray
-    plan: Plan
+    plan: DevicePlan
     bound: float
     order: np.ndarray
 
 
 _plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
 
 
-def plan_of(network) -> Plan:
+def device_plan(network) -> DevicePlan:
     """Return the plan of a masked network; it lives as long as the network."""
     if (plan := _plans.get(network)) is None:
-        plan = _plans[network] = Plan(compiled.plan_of(network))
+        plan = _plans[network] = DevicePlan(network_plan(network))
     return plan
 
 
-def _multiprocessors() -> int:
-    """Return how many there are, or raise a RuntimeError that says what is missing."""
-    if cuda is None:
-        raise RuntimeError(
-            "backend 'cuda' needs numba-cuda, which is not installed: pip install 'afnp[cuda]'"
-        )
-    if not cuda.is_available():
-        raise RuntimeError("backend 'cuda' needs an NVIDIA GPU and its driver; none was found")
-    return cuda.get_current_device().MULTIPROCESSOR_COUNT
-
-
-def _room(each: int) -> int:
-    """Return how many things of so many bytes fit into ``BATCH_BYTES``: at least one."""
-    return max(1, BATCH_BYTES // each)
-
-
-def _batches(context, u) -> Iterator[slice]:
-    """Cut rows into batches that fit."""
-    rows = _room((u.shape[1] + context.shape[1] + 1) * u.itemsize)
-    return (slice(begin, begin + rows) for begin in range(0, len(u), rows))
-
-
-def _solve_batch(steps: Sequence[Step], multiprocessors: int, context, u, x, log_det) -> None:
+def _solve_batch(
+    steps: Sequence[StaircaseStep], multiprocessors: int, context, u, x, log_det
+) -> None:
     """Solve all steps on the GPU, where x stays between them."""
     # narrow tiles are slower, but better than idle multiprocessors or windows in global memory
     widths = (S, 1) if len(u) >= S * LANES * multiprocessors else (1,)
@@ -393,7 +346,7 @@ def _solve_batch(steps: Sequence[Step], multiprocessors: int, context, u, x, log
         max(step.plan.known_rows for step in steps),
         max(0 if fits else rows for *_, rows, fits in tables),
     ]
-    grid = min(-(-len(u) // T), BLOCKS * multiprocessors, _room(sum(heights) * row_bytes))
+    grid = min(-(-len(u) // T), BLOCKS * multiprocessors, gpu.room(sum(heights) * row_bytes))
     memories = [cuda.device_array((grid, max(1, height) * T), u.dtype) for height in heights]
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
     for step, (table, prefix, start, block, rows, fits) in zip(steps, tables, strict=True):
@@ -402,7 +355,7 @@ def _solve_batch(steps: Sequence[Step], multiprocessors: int, context, u, x, log
             cuda.to_device(np.asarray(step.order, dtype=np.int32)),
         )
         activation, bound = step.plan.host.activation, u.dtype.type(step.bound)
-        net = Network(theta, table, prefix, start, order, activation, block, samples, bound)
+        net = DeviceStaircase(theta, table, prefix, start, order, activation, block, samples, bound)
         kernel, shared = (_solve_shared, rows * row_bytes) if fits else (_solve_global, 0)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Grid size")  # few samples make few tiles
@@ -412,7 +365,7 @@ def _solve_batch(steps: Sequence[Step], multiprocessors: int, context, u, x, log
     arrays[2].copy_to_host(log_det)
 
 
-def solve_all(steps: Sequence[Step], context, u) -> tuple[np.ndarray, np.ndarray]:
+def solve_all(steps: Sequence[StaircaseStep], context, u) -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
 
     Raises
@@ -420,9 +373,9 @@ def solve_all(steps: Sequence[Step], context, u) -> tuple[np.ndarray, np.ndarray
     RuntimeError
         If numba-cuda or a GPU is missing.
     """
-    multiprocessors = _multiprocessors()
+    multiprocessors = gpu.multiprocessors()
     x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
-    with _lock:
-        for batch in _batches(context, u):
+    with gpu.lock:
+        for batch in gpu.batches(context, u):
             _solve_batch(steps, multiprocessors, context[batch], u[batch], x[batch], log_det[batch])
     return x, log_det
