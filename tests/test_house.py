@@ -19,6 +19,7 @@ FLOORS = {
     "chain_rule": 0,
     "compiled": 2,
     "inputs": 0,
+    "minimal": 0,
     "params": 0,
     "bases": 1,
     "batches": 3,
