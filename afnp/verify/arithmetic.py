@@ -19,6 +19,7 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.verify.results import NotRun
+from afnp.verify.worker import safe_point
 
 __all__ = ["Arithmetic", "flow_arithmetic", "shake", "shaken_arrays"]
 
@@ -49,12 +50,14 @@ class Arithmetic:
         """Map x (N, D), shaken, to u and log|det du/dx|."""
         if self._normalize is None:
             raise NotRun("needs normalize")
+        safe_point()
         return self._normalize(self._shake(x), context)
 
     def generate(self, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Map u (N, D), shaken, to x and log|det dx/du|."""
         if self._generate is None:
             raise NotRun("needs generate")
+        safe_point()
         return self._generate(self._shake(u), context)
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from afnp.verify.worker import safe_point
+
 __all__ = ["central_jacobian", "complex_step_jacobian", "dependency_pattern", "moved"]
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -23,6 +25,7 @@ Map = Callable[[np.ndarray], np.ndarray]
 
 def _columns(f: Map, z: np.ndarray) -> np.ndarray:
     """Apply f to z (N, D, D), whose z[n, j] is row n with feature j changed; return (N, D', D)."""
+    safe_point()
     N, D, _ = z.shape
     return np.asarray(f(z.reshape(N * D, D))).reshape(N, D, -1).transpose(0, 2, 1)
 
@@ -107,6 +110,7 @@ def moved(f: Map, x: np.ndarray, other: np.ndarray) -> np.ndarray:
            [1, 1, 0],
            [1, 1, 1]])
     """
+    safe_point()
     still = np.repeat(x[None, :], len(x), axis=0)
     changed = still.copy()
     np.fill_diagonal(changed, other)

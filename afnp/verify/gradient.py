@@ -14,6 +14,7 @@ from afnp.flow import Flow
 from afnp.verify.arithmetic import shaken_arrays
 from afnp.verify.results import NotRun, Result, check, judge
 from afnp.verify.subject import SHAKES, Subject
+from afnp.verify.worker import safe_point
 
 __all__ = ["gradients"]
 
@@ -118,10 +119,12 @@ def _expected(flow: Flow, batches: list, directions, step: float = STEP) -> list
     x, c, theta = x.astype(np.complex128), c.astype(np.float64), flow.theta.astype(np.complex128)
     derivatives = np.empty((sum(map(len, directions)), len(x)))
     for row, k in zip(derivatives, directions[0], strict=False):
+        safe_point()
         theta[k] += 1j * step
         row[:] = flow._log_prob(flow._split(theta), x, c)[0].imag / -step
         theta[k] = theta[k].real
     for row, v in zip(derivatives[len(directions[0]) :], directions[1], strict=True):
+        safe_point()
         row[:] = flow._log_prob(flow._split(theta + 1j * step * v), x, c)[0].imag / -step
     cuts = np.cumsum([len(rows) for rows, _ in batches])[:-1]
     return [part.mean(axis=1) for part in np.split(derivatives, cuts, axis=1)]
@@ -135,6 +138,7 @@ def _gradient(
     def cast(a: np.ndarray) -> np.ndarray:
         return a.astype(np.float64).view(arithmetic)
 
+    safe_point()
     gradient = np.zeros(flow.theta.size)
     flow._gradient(flow._split(cast(flow.theta)), cast(x), cast(c), flow._split(gradient))
     return gradient

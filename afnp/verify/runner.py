@@ -6,19 +6,19 @@ r"""Run the checks: on an afnp flow, or on anybody's functions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from afnp.flow import Flow
 from afnp.verify.behaviour import batch_independence, deterministic, pure, staleness
+from afnp.verify.copying import independent_copy
 from afnp.verify.draws import randomness
 from afnp.verify.gradient import gradients
 from afnp.verify.levels import Level, level_of
 from afnp.verify.limits import edges
-from afnp.verify.parameters import randomize, restored
+from afnp.verify.parameters import randomize
 from afnp.verify.pit import agreement
 from afnp.verify.quadrature import normalisation
 from afnp.verify.questions import odd_input, shapes
@@ -134,13 +134,13 @@ def check_flow(
     expected_failures : collection of str
         Names of checks that must fail. One that passes all the same is a failure.
     parameters : {"random", "own"}
-        A flow is checked at random parameters, because fresh ones hide defects, or at its own. It
-        has its own again afterwards, but nobody else should use it meanwhile.
+        A flow is checked at random parameters, because fresh ones hide defects, or at its own. What
+        is checked is a copy: yours keeps its parameters, also after an interruption.
     backends : sequence of str, optional
         Renderings of a flow to check, instead of the level's; one that does not run here fails.
     time_limit : float or None
-        Seconds that each check may take. One that takes longer fails; with None it may take as long
-        as it likes.
+        Seconds that each check may take. One that takes longer fails, and ends after the call of a
+        function that it is at; with None it may take as long as it likes.
 
     Raises
     ------
@@ -166,9 +166,7 @@ def check_flow(
         raise ValueError(
             "expected either a flow, or functions (normalize, generate, log_prob, sample)"
         )
-    if isinstance(flow, Flow):
-        subject = Subject.of_flow(flow, backends, chosen)
-    else:
+    if not isinstance(flow, Flow):
         options = {
             "jacobian": jacobian,
             "features": features,
@@ -181,13 +179,16 @@ def check_flow(
             "support": support,
             "periodic": periodic,
         }
-        subject = _stranger(
-            {**given, **options} if flow is None else _known(flow, features, context), chosen
-        )
+        arguments = {**given, **options} if flow is None else _known(flow, features, context)
+
+    def subject() -> Subject:
+        if isinstance(flow, Flow):
+            return Subject.of_flow(independent_copy(flow), backends, chosen)
+        return _stranger(arguments, chosen)
+
     run = _Run(subject, names, seed, parameters == "random", time_limit)
-    return Report(
-        _against_expectation(run.results(), expected_failures), level, _described(flow, subject)
-    )
+    results = _against_expectation(run.results(), expected_failures)
+    return Report(results, level, _described(flow, run.subject))
 
 
 def _names(checks: Sequence[str] | None, expected: Collection[str]) -> list[str]:
@@ -227,23 +228,23 @@ class _Run:
     """One subject, its checks, and what they have said so far."""
 
     def __init__(
-        self, subject: Subject, names: list[str], seed: int, random: bool, limit: float | None
+        self,
+        make: Callable[[], Subject],
+        names: list[str],
+        seed: int,
+        random: bool,
+        limit: float | None,
     ):
-        self.subject, self.names, self.seed, self.random, self.limit = (
-            subject,
-            names,
-            seed,
-            random,
-            limit,
-        )
+        self.make, self.names, self.seed, self.random = make, names, seed, random
+        self.subject = make()
+        self.limit = limit
         self.found: dict[str, list[Result]] = {name: [] for name in names}
 
     def results(self) -> list[Result]:
         """Run every check as often as the level says, in a random order each time; return them in the usual one."""
         with Worker(self.limit) as worker:
             for repeat in range(self.subject.level.repeats):
-                with _parameters(self.subject, self._seed(repeat) if self.random else None):
-                    self._once(repeat, worker)
+                self._once(repeat, worker)
         return [_worst(self.found[name]) for name in self.names]
 
     def _seed(self, repeat: int) -> int:
@@ -253,33 +254,31 @@ class _Run:
             else self.seed
         )
 
+    def _prepared(self, repeat: int) -> Subject:
+        """Return a subject that nobody has touched, at the parameters of this repeat."""
+        subject = self.make()
+        if subject.flow is not None and self.random:
+            randomize(subject.flow, self._seed(repeat))
+        return subject
+
     def _once(self, repeat: int, worker: Worker) -> None:
+        self.subject = self._prepared(repeat)
         order = np.random.default_rng([self.seed, repeat, 3]).permutation(self.names)
         numbers = {name: k for k, name in enumerate(CHECKS)}
         for name in order.tolist():
             if not any(result.status == FAILED for result in self.found[name]):
                 rng = np.random.default_rng([self.seed, repeat, numbers[name]])
-                self.found[name].append(self._asked(name, rng, worker))
+                self.found[name].append(self._asked(name, repeat, rng, worker))
 
-    def _asked(self, name: str, rng: np.random.Generator, worker: Worker) -> Result:
-        """Run a check; one that does not come back has failed."""
+    def _asked(self, name: str, repeat: int, rng: np.random.Generator, worker: Worker) -> Result:
+        """Run a check; one that does not come back has failed, and keeps what it was working on."""
+        subject = self.subject
         try:
-            return worker.run(lambda: CHECKS[name](self.subject, rng))
+            return worker.run(lambda: CHECKS[name](subject, rng))
         except TimeoutError as error:
+            self.subject = self._prepared(repeat)
             code = getattr(CHECKS[name], "code", "")
             return Result(name, code, FAILED, str(error), seconds=self.limit or 0.0)
-
-
-@contextmanager
-def _parameters(subject: Subject, seed: int | None) -> Iterator[None]:
-    """Give a flow random parameters for a while, unless it keeps its own."""
-    if subject.flow is None:
-        yield
-        return
-    with restored(subject.flow):
-        if seed is not None:
-            randomize(subject.flow, seed)
-        yield
 
 
 def _worst(results: list[Result]) -> Result:

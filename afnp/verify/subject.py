@@ -23,6 +23,7 @@ from afnp.verify.arithmetic import Arithmetic, flow_arithmetic
 from afnp.verify.levels import LEVELS, Level
 from afnp.verify.results import Finding, NotRun
 from afnp.verify.rows import Rows
+from afnp.verify.worker import safe_point
 
 __all__ = ["Subject"]
 
@@ -256,6 +257,7 @@ class Subject:
     def draw(self, n: int, rng: np.random.Generator, context: np.ndarray) -> np.ndarray:
         """Return n samples (n, D) that the subject draws with this generator."""
         self.need("sample")
+        safe_point()
         x = np.array(self.sample(n, rng, context))  # type: ignore[misc]
         if x.shape != (n, self.features):
             raise Finding(f"sample gives shape {x.shape} where {(n, self.features)} is expected")
@@ -271,6 +273,7 @@ class Subject:
         self, rng: np.random.Generator, n: int = 16, scales=SCALES
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw noise u (n, D), of several scales where its support allows, and a context (n, C)."""
+        safe_point()
         u = (
             rng.standard_normal((n, self.features))
             if self.base is None

@@ -2,9 +2,9 @@ r"""A thread that may be given up: what hangs must not hang the checker.
 
 .. math:: \text{answer} = \begin{cases} f() & \text{within the limit} \\ \text{none} & \text{beyond} \end{cases}
 
-Python cannot stop a thread from outside. One that takes too long is left behind, and a new one
-takes its place; it is a daemon, so the process can still end. Only code that never lets Python's
-lock go escapes this.
+Python cannot stop a thread from outside. One that takes too long is told that nobody waits any
+more, and ends at its next :func:`safe_point`: between two calls of what is checked. Only a single
+call that never comes back is left behind; the thread is a daemon, so the process can still end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,26 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Worker"]
+__all__ = ["GivenUp", "Worker", "safe_point"]
+
+
+class GivenUp(BaseException):
+    """Raised at a safe point of a function for which nobody waits any more."""
+
+
+class _Here(threading.local):
+    """Of each thread: the flag that says that nobody waits."""
+
+    flag: threading.Event | None = None
+
+
+_here = _Here()
+
+
+def safe_point() -> None:
+    """Raise GivenUp if nobody waits any more for what this thread computes."""
+    if _here.flag is not None and _here.flag.is_set():
+        raise GivenUp
 
 
 class Worker:
@@ -36,13 +55,14 @@ class Worker:
     def __init__(self, limit: float | None):
         self.limit = limit
         self.tasks: queue.SimpleQueue | None = None
+        self.flag = threading.Event()
 
     def __enter__(self) -> Worker:
         """Return the worker; its thread starts with the first function."""
         return self
 
     def __exit__(self, *exception) -> None:
-        """Send the thread home."""
+        """Send the thread home; what it is still at, after an interruption, ends at its next safe point."""
         self._leave()
 
     def run(self, function: Callable[[], Any]) -> Any:
@@ -51,13 +71,14 @@ class Worker:
         Raises
         ------
         TimeoutError
-            If it took too long; its thread is left behind.
+            If it took too long; its thread is told to end.
         """
         if self.limit is None:
             return function()
         if self.tasks is None:
-            self.tasks = queue.SimpleQueue()
-            threading.Thread(target=_work, args=(self.tasks,), daemon=True).start()
+            self.tasks, self.flag = queue.SimpleQueue(), threading.Event()
+            thread = threading.Thread(target=_work, args=(self.tasks, self.flag), daemon=True)
+            thread.start()
         answers: queue.SimpleQueue = queue.SimpleQueue()
         self.tasks.put((function, answers))
         try:
@@ -70,13 +91,15 @@ class Worker:
         return answer
 
     def _leave(self) -> None:
+        self.flag.set()
         if self.tasks is not None:
             self.tasks.put(None)
             self.tasks = None
 
 
-def _work(tasks: queue.SimpleQueue) -> None:
+def _work(tasks: queue.SimpleQueue, flag: threading.Event) -> None:
     """Run functions until there are no more."""
+    _here.flag = flag
     for function, answers in iter(tasks.get, None):
         try:
             answers.put((function(), None))

@@ -5,18 +5,34 @@ r"""Wrong compiled code: the NumPy rendering is right, the one that users run is
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from afnp.params import Layout
+from afnp.transforms.fused import fuse
 from afnp.verify.mutants.registry import mutant, replace
 
 BOTH = ("numpy", "numba")
 TILE = 64
 
 
-def _stage(flow):
-    """Return the compiled stack of an affine flow."""
-    return flow._fused[0]
+def in_stage(flow, name: str):
+    """Put a function in the place of a method of the compiled stack, in every copy of the flow too."""
+
+    def put(function: Callable) -> Callable:
+        class Planted(type(flow)):
+            @functools.cached_property
+            def _fused(self) -> list:
+                stages = fuse(self.layers)
+                replace(stages[0], name)(function)
+                return stages
+
+        flow.__class__ = Planted
+        return function
+
+    return put
 
 
 @mutant("affine", kills="staleness", backends=BOTH)
@@ -24,7 +40,7 @@ def compiled_weights_stale(flow):
     """Compiled code keeps the weights that it was first given."""
     kept: list = []
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         if not kept:
             kept.append(Layout({"theta": p.flat.shape}).views(p.flat.copy()))
@@ -35,7 +51,7 @@ def compiled_weights_stale(flow):
 def compiled_last_row_forgotten(flow):
     """The last row of a batch gets its neighbour's answer: a loop over range(n - 1)."""
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         y, log_det = run(direction, p, values, context)
         if len(y) > 1:
@@ -47,7 +63,7 @@ def compiled_last_row_forgotten(flow):
 def compiled_tail_of_a_tile_forgotten(flow):
     """Rows that do not fill a tile of 64 keep the last tile's numbers: wrong from the 65th row on."""
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         y, log_det = run(direction, p, values, context)
         whole = len(y) // TILE * TILE
@@ -61,7 +77,7 @@ def compiled_tail_of_a_tile_forgotten(flow):
 def compiled_context_of_the_first_row(flow):
     """Every row of a tile hears the first row's context: a broadcast in the wrong loop."""
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         return run(direction, p, values, np.repeat(context[:1], len(context), axis=0))
 
@@ -70,7 +86,7 @@ def compiled_context_of_the_first_row(flow):
 def compiled_few_rows_without_context(flow):
     """The path for a handful of rows forgets the context."""
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         return run(direction, p, values, 0 * context if len(values) <= 8 else context)
 
@@ -80,7 +96,7 @@ def compiled_log_det_never_reset(flow):
     """The log-determinant is added to what the last call of that size left in the buffer."""
     left: dict = {}
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         y, log_det = run(direction, p, values, context)
         log_det = left[len(y)] = log_det + left.get(len(y), 0)
@@ -91,7 +107,7 @@ def compiled_log_det_never_reset(flow):
 def compiled_in_float32(flow):
     """A constant of the wrong type makes the compiled arithmetic single precision."""
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         return tuple(
             array.astype(np.float32).astype(values.dtype)
@@ -103,7 +119,7 @@ def compiled_in_float32(flow):
 def compiled_solve_reversed(flow):
     """The compiled solve writes the features back in reverse."""
 
-    @replace(_stage(flow), "_run")
+    @in_stage(flow, "_run")
     def run(run, direction, p, values, context):
         y, log_det = run(direction, p, values, context)
         return (y[:, ::-1].copy(), log_det) if direction == "solve" else (y, log_det)
@@ -113,7 +129,7 @@ def compiled_solve_reversed(flow):
 def compiled_gradient_without_its_last_row(flow):
     """The compiled gradient leaves out the last row of a batch."""
 
-    @replace(_stage(flow), "backward")
+    @in_stage(flow, "backward")
     def backward(backward, p, cache, d_u, d_log_det, g):
         d_u, d_log_det = d_u.copy(), d_log_det.copy()
         d_u[-1], d_log_det[-1] = 0, 0
