@@ -5,6 +5,9 @@ import shutil
 import signal
 import subprocess
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; compiled code still has its own threads
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
+
 import numpy as np
 import pytest
 

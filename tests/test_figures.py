@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import afnp  # noqa: E402
 from figures import __main__ as command  # noqa: E402
-from figures import common  # noqa: E402
+from figures import building, common, thumbnails  # noqa: E402
 
 EPS = np.finfo(np.float64).eps
 NAMES = sorted(path.stem for path in (ROOT / "figures").glob("[0-9][0-9]_*.py"))
@@ -344,7 +344,7 @@ def test_an_unknown_name_is_answered_in_one_line(capsys, tmp_path):
 
 @pytest.mark.parametrize("wanted", ["05_sampling_cost", "sampling_cost", "05", "5"])
 def test_figures_have_three_names(wanted):
-    assert command.find(wanted) == "05_sampling_cost"
+    assert building.find(wanted) == "05_sampling_cost"
 
 
 def test_writes_pictures_and_numbers_and_the_same_bytes_again(tmp_path, capsys):
@@ -371,18 +371,67 @@ def test_a_figure_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, cap
         raise RuntimeError("a planted failure")
 
     monkeypatch.setitem(sys.modules, "figures.00_bad", SimpleNamespace(data=bad))
-    monkeypatch.setattr(command, "names", lambda: ["00_bad", "01_chain_rule"])
-    assert command.main(["--quick", "--out", str(tmp_path)]) == 1
+    monkeypatch.setattr(building, "names", lambda: ["00_bad", "01_chain_rule"])
+    assert command.main(["--quick", "--jobs", "1", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "a planted failure" in error and "Traceback" in error and "failed: 00_bad" in error
     assert len(list(tmp_path.glob("01_chain_rule.*"))) == 3
 
 
-def test_runs_from_any_directory(tmp_path):
+def test_builds_side_by_side_from_any_directory(tmp_path):
+    """Two processes for what needs none alone; the list ends with where the pictures lie."""
+    chosen = ["chain_rule", "kill_matrix", "--quick", "--jobs", "2", "--out", "here"]
     run = subprocess.run(
-        [sys.executable, str(ROOT / "figures"), "no_such_figure"],
+        [sys.executable, str(ROOT / "figures"), *chosen],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 2 and "01_chain_rule" in run.stderr
+    assert run.returncode == 0, run.stderr
+    assert sorted(line.split(":")[0] for line in run.stdout.splitlines()[:2]) == [
+        "01_chain_rule",
+        "11_kill_matrix",
+    ]
+    assert run.stdout.splitlines()[-1].endswith(" s: here")
+    assert len(list((tmp_path / "here").iterdir())) == 6
+
+
+def test_what_measures_time_is_built_alone():
+    def timed(name):
+        source = (ROOT / "figures" / f"{name}.py").read_text(encoding="utf-8")
+        return "median_seconds(" in source
+
+    assert {name for name in NAMES if timed(name)} == {*building.TIMED, *building.ASIDE}
+    assert set(building.LONG) <= set(NAMES)
+    assert not set(building.TIMED) & set(building.LONG)
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1"])
+def test_a_number_of_jobs_that_makes_no_sense_is_answered_in_one_line(jobs, capsys):
+    assert command.main(["chain_rule", "--jobs", jobs]) == 2
+    error = capsys.readouterr().err
+    assert error == f"--jobs: expected a positive number, got {jobs}\n"
+
+
+# The gallery in git
+
+
+def test_every_figure_has_a_small_picture_in_git():
+    """``python -m figures && python -m figures --gallery`` makes them."""
+    pictures = {path.stem: path for path in thumbnails.GALLERY.glob("*.png")}
+    assert sorted(pictures) == NAMES
+    assert all(path.stat().st_size <= thumbnails.MOST for path in pictures.values())
+
+
+def test_small_pictures_are_made_of_whole_figures_alone(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert command.main(["chain_rule", "--out", str(out), "--quick"]) == 0
+    assert thumbnails.keep(["01_chain_rule", "02_masks"], out, tmp_path) == [
+        "01_chain_rule",
+        "02_masks",
+    ]
+    record = out / "01_chain_rule.json"
+    record.write_text(record.read_text().replace('"quick": true', '"quick": false'))
+    assert thumbnails.keep(["01_chain_rule"], out, tmp_path) == []
+    picture = (tmp_path / "01_chain_rule.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) <= thumbnails.MOST

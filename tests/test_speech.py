@@ -27,7 +27,7 @@ from afnp.bases import Logistic  # noqa: E402
 from afnp.constructors import wavenet_flow  # noqa: E402
 from afnp.data import audio, wav  # noqa: E402
 from afnp.verify import check_flow  # noqa: E402
-from figures import __main__ as command  # noqa: E402
+from figures import building  # noqa: E402
 from figures import common  # noqa: E402
 
 speech = import_module("figures.24_speech")
@@ -411,7 +411,7 @@ def test_the_other_reading_is_the_inverse_and_waits_where_the_first_does_not(qui
 def test_the_picture_and_the_sounds_lie_side_by_side(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(speech, "data", lambda quick: data)
     data = quick
-    command.build("24_speech", tmp_path, quick=True)
+    building.build("24_speech", tmp_path, quick=True)
     sounds = [f"24_speech_{name}.wav" for name in ("flow", "lpc", "test")]
     assert sorted(os.listdir(tmp_path)) == [
         *(f"24_speech.{kind}" for kind in ("json", "png", "svg")),

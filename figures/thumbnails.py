@@ -1,0 +1,57 @@
+"""Small pictures of all figures, kept in git for the README and for a site made of a fresh clone.
+
+``python -m figures --gallery`` makes them of what ``python -m figures`` has drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from afnp.files import write_bytes
+
+__all__ = ["GALLERY", "MOST", "keep", "small"]
+
+GALLERY = Path(__file__).resolve().parent / "gallery"
+
+MOST = 40_000
+"""Bytes a picture."""
+
+SIZES = [(900, 64), (900, 32), (800, 32), (700, 32), (700, 16), (600, 16), (500, 16), (400, 16)]
+"""Width in pixels and number of colours, best first."""
+
+
+def keep(names: Sequence[str], out: Path, gallery: Path = GALLERY) -> list[str]:
+    """Write a small picture of each figure that ``out`` holds; return the names of the others.
+
+    Pictures that were drawn with ``--quick`` do not count: they show too little data.
+    """
+    missing = []
+    gallery.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        picture, record = out / f"{name}.png", out / f"{name}.json"
+        if not record.is_file() or json.loads(record.read_text(encoding="utf-8"))["quick"]:
+            missing.append(name)
+            continue
+        write_bytes(gallery / picture.name, small(picture))
+    return missing
+
+
+def small(path: Path) -> bytes:
+    """Return a picture as PNG, as large and as colourful as ``MOST`` bytes allow."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    content = b""
+    for width, colors in SIZES:
+        height = round(picture.height * width / picture.width)
+        resized = picture.resize((width, height), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        resized.quantize(colors, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        content = buffer.getvalue()
+        if len(content) <= MOST:
+            break
+    return content
