@@ -1,6 +1,7 @@
 r"""Sorted by degree, every mask is a staircase, and the product of the masks is strictly triangular.
 
-.. math:: P = M^{(3)} M^{(2)} M^{(1)}, \qquad P_{ij} = \text{number of paths from input } j \text{ to output } i
+.. math:: P = M^{(3)} M^{(2)} M^{(1)}, \qquad
+          P_{ij} = \text{number of paths from input } j \text{ to output } i
 
 Output i may hear inputs 1 to i - 1, and P is positive exactly there, if the hidden layers are wide
 enough. A network too narrow loses dependencies that were legal. A context is known from the start:

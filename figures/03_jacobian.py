@@ -3,7 +3,8 @@ r"""A trained autoregressive layer has a triangular Jacobian, so its determinant
 .. math:: u_i = (x_i - \mu_i)\, e^{-\alpha_i}, \qquad
           \frac{\partial u_i}{\partial x_j} = \begin{cases}
           0 & j > i \\ e^{-\alpha_i} & j = i \\
-          -e^{-\alpha_i} \partial \mu_i / \partial x_j - u_i\, \partial \alpha_i / \partial x_j & j < i \end{cases}
+          -e^{-\alpha_i} \partial \mu_i / \partial x_j - u_i\, \partial \alpha_i / \partial x_j & j
+          < i \end{cases}
 
 A whole MAF stacks such layers in different orders. Its Jacobian is full; but it is a product of
 triangular ones, so the determinant is still the product of all diagonals, which
@@ -99,7 +100,10 @@ def draw(data: dict) -> Figure:
     norm = SymLogNorm(LINEAR, vmin=-largest, vmax=largest, base=10)
     draw_jacobian(one, np.ma.array(J, mask=data["above"] & (J == 0)), norm)
     one.set_title(f"one trained layer, D = {len(J)}: triangular")
-    zeros = f"{numbers['forbidden_that_are_exactly_zero']:,} of {numbers['forbidden_entries']:,} entries"
+    zeros = (
+        f"{numbers['forbidden_that_are_exactly_zero']:,} of {numbers['forbidden_entries']:,} "
+        "entries"
+    )
     one.text(62, 4, f"above the diagonal,\n{zeros}\nare exactly 0", ha="right", va="top")
     one.set_xlabel(
         f"input $x_j$, pixel j\n\nlog-determinant {numbers['log_det']:.6f} nats:\n"
@@ -108,10 +112,12 @@ def draw(data: dict) -> Figure:
     )
     picture = draw_jacobian(all_, J_maf, norm)
     all_.set_title(
-        "five trained layers, every second one reversed:\nnot triangular, but a product of triangular ones"
+        "five trained layers, every second one reversed:\nnot triangular, but a product of "
+        "triangular ones"
     )
     all_.set_xlabel(
-        f"input $x_j$, pixel j\n\nlog-determinant {numbers['maf_log_det']:.6f} nats, summed over the layers:\n"
+        f"input $x_j$, pixel j\n\nlog-determinant {numbers['maf_log_det']:.6f} nats, summed over "
+        "the layers:\n"
         f"slogdet within {numbers['maf_error_of_slogdet']:.0e}"
     )
     figure.colorbar(picture, cax=bar).set_label(

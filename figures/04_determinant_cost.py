@@ -101,7 +101,10 @@ def draw(data: dict) -> Figure:
         fontweight="bold",
     )
     cpu = data["machine"]
-    calls = f"Triangular: {BATCH} samples a call; general: one matrix a call. Fastest of 3 to 20 calls, float64."
+    calls = (
+        f"Triangular: {BATCH} samples a call; general: one matrix a call. Fastest of 3 to 20 "
+        "calls, float64."
+    )
     note(figure, f"{calls}\n{cpu['cpu']}; {cpu['blas']}")
     axes.set(
         xlabel="features D",

@@ -1,7 +1,8 @@
 r"""Compiled, sampling by substitution costs about as much as one density pass; the textbook loop costs D of them.
 
 .. math:: T_{\text{loop}} \approx D \cdot T_{\text{density}}, \qquad
-          T_{\text{substitution}} \approx T_{\text{density}} + D \cdot \text{(overhead of a short step)}
+          T_{\text{substitution}} \approx T_{\text{density}} + D \cdot
+          \text{(overhead of a short step)}
 
 One affine MADE with two hidden layers, 100 samples in float32, one core. The loop runs the whole
 network once a feature; substitution evaluates each hidden unit once, and returns the same samples.

@@ -107,9 +107,10 @@ def draw(data: dict) -> Figure:
     _draw_densities(below, data)
     caption(
         figure,
-        f"{numbers['layers']} affine layers carry two moons almost to Gaussian noise; the density they "
-        f"learn integrates to 1 within {_power(abs(numbers['integral'] - 1))}, and is {numbers['kl_test']:.3f} ± "
-        f"{numbers['kl_test_standard_error']:.3f} nats from the truth on test points",
+        f"{numbers['layers']} affine layers carry two moons almost to Gaussian noise; the density "
+        f"they learn integrates to 1 within {_power(abs(numbers['integral'] - 1))}, and is "
+        f"{numbers['kl_test']:.3f} ± {numbers['kl_test_standard_error']:.3f} nats from the truth "
+        "on test points",
     )
     return figure
 

@@ -110,8 +110,9 @@ def _claim(numbers: dict) -> str:
     gain = [test[name + RANDOM] - test[name] for name in test if name + RANDOM in test]
     best = max(test, key=test.__getitem__)
     return (
-        f"{numbers['rows']['train']:,} digits, pixels in raster order: {_list(ahead)} on unseen images. Random "
-        f"orders change each member by {min(gain):+.1f} to {max(gain):+.1f} nats; best: {best}, {test[best]:.1f}"
+        f"{numbers['rows']['train']:,} digits, pixels in raster order: {_list(ahead)} on unseen "
+        f"images. Random orders change each member by {min(gain):+.1f} to {max(gain):+.1f} nats; "
+        f"best: {best}, {test[best]:.1f}"
     ).replace("-", "−")
 
 

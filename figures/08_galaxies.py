@@ -139,7 +139,8 @@ def _claim(numbers: dict) -> str:
 
 def _explanation(numbers: dict) -> str:
     return (
-        f"Grey: {sum(numbers['rows'].values()):,} galaxies. Red: as many samples of the {numbers['sampled']}.\n"
+        f"Grey: {sum(numbers['rows'].values()):,} galaxies. Red: as many samples of the "
+        f"{numbers['sampled']}.\n"
         "Shades and lines hold the densest 50, 90 and 99 %.\n"
         "Greatest distance of a quantity's cumulative distributions, samples to test: "
         f"{max(numbers['kolmogorov_distances'].values()):.3f}\n"

@@ -1,8 +1,10 @@
 r"""Finite differences never confirm a gradient beyond some ten digits; the complex step confirms all sixteen.
 
-.. math:: \frac{\mathcal L(\theta + h) - \mathcal L(\theta)}{h} = \mathcal L' + O(h) + O(\epsilon / h)
+.. math:: \frac{\mathcal L(\theta + h) - \mathcal L(\theta)}{h} = \mathcal L' + O(h) + O(\epsilon /
+          h)
 
-          \frac{\mathcal L(\theta + h) - \mathcal L(\theta - h)}{2h} = \mathcal L' + O(h^2) + O(\epsilon / h)
+          \frac{\mathcal L(\theta + h) - \mathcal L(\theta - h)}{2h} = \mathcal L' + O(h^2) +
+          O(\epsilon / h)
 
           \frac{\operatorname{Im} \mathcal L(\theta + ih)}{h} = \mathcal L' + O(h^2)
 
@@ -111,7 +113,8 @@ def draw(data: dict) -> Figure:
     )
     note(
         figure,
-        f"Reference: the hand-written backward pass; two tanh layers, {numbers['parameters_checked']} of "
-        f"its {numbers['parameters']} parameters, 16 rows, float64.",
+        "Reference: the hand-written backward pass; two tanh layers, "
+        f"{numbers['parameters_checked']} of its {numbers['parameters']} parameters, 16 rows, "
+        "float64.",
     )
     return figure

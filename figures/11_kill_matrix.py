@@ -95,9 +95,10 @@ def draw(data: dict) -> Figure:
     count = numbers["false_alarms"]
     note(
         figure,
-        f"A column is one of {numbers['mutants']} defects, filled where a test fails; at right, the row's kills.\n"
-        f"On {count['flows']:,} random clean flows the checks raised {count['alarms']} false alarms "
-        f"(level {count['level']}).",
+        f"A column is one of {numbers['mutants']} defects, filled where a test fails; at right, "
+        "the row's kills.\n"
+        f"On {count['flows']:,} random clean flows the checks raised {count['alarms']} false "
+        f"alarms (level {count['level']}).",
     )
     return figure
 

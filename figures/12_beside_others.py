@@ -1,6 +1,7 @@
 r"""Beside other flow libraries: afnp samples in about the time of a log-density, the others in up to D times that.
 
-.. math:: \text{speed-up} = \frac{\min_{\text{others}} \text{median seconds}}{\text{median seconds of afnp}}
+.. math:: \text{speed-up} =
+          \frac{\min_{\text{others}} \text{median seconds}}{\text{median seconds of afnp}}
 
 The record ``benchmark.json`` was written by ``afnp bench --out``, which proves that all libraries
 compute the same masked autoregressive flow before it times them in turn, float32, each in a process
@@ -109,8 +110,8 @@ def draw(data: dict) -> Figure:
     cores, threads = cpu["cores"], cpu["threads"]
     deep = " or ".join(map(str, sorted({one["transforms"] for _, one in found}, reverse=True)))
     text = (
-        f"Medians, float32, {deep} transforms; {cpu['processor']}, {cores} cores, {threads} threads for each; "
-        f"Python {cpu['python']}, NumPy {cpu['numpy']}\n"
+        f"Medians, float32, {deep} transforms; {cpu['processor']}, {cores} cores, {threads} "
+        f"threads for each; Python {cpu['python']}, NumPy {cpu['numpy']}\n"
         + ", ".join(
             f"{name} {version.strip('()')}" for name, version in numbers["libraries"].items()
         )
@@ -219,7 +220,8 @@ def _speedups(axes, found: list[tuple[str, dict]]) -> None:
         y += 1.6
     axes.set_xscale("log")
     axes.set(
-        xlabel="times as fast as the fastest other library, named\n(left of 1: slower; upright bars: D times)",
+        xlabel="times as fast as the fastest other library, named\n(left of 1: slower; upright "
+        "bars: D times)",
         title="afnp beside the fastest other library",
         ylim=(y - 0.9, -1),
         xlim=(

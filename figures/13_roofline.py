@@ -1,7 +1,8 @@
 r"""Compiled, the sampler comes nearly as close to the machine's matrix-product rate as the density pass does.
 
 .. math:: \text{rate} = \frac{2 N \Sigma}{\text{seconds}}, \qquad
-          \text{intensity} = \frac{2 N \Sigma}{4\, [\, \lceil N / T \rceil\, \Sigma + N (2 D + 1)\, ]},
+          \text{intensity} =
+          \frac{2 N \Sigma}{4\, [\, \lceil N / T \rceil\, \Sigma + N (2 D + 1)\, ]},
           \qquad \Sigma = \sum_{\text{rows of all masks}} \mathrm{prefix}
 
 Only what the masks allow counts as work: a multiplication and an addition for each of Σ weights and
@@ -201,12 +202,13 @@ def draw(data: dict) -> Figure:
     shared = [one["intensity"][-1] for one in numbers["configurations"].values()]
     note(
         figure,
-        f"Open marks: density pass; filled: sampler; percentages: of the matrix product's rate on all cores. "
-        f"Up to N = {numbers['rows_a_tile']} one core works.\n"
-        f"Marks stand beside their intensities (dotted: ½ for N = 1, 4 for N = 8, {min(shared):.0f} to "
-        f"{numbers['rows_a_tile'] / 2:.0f} for more), so that none hides another.\n"
-        f"Fastest calls, float32, compiled, {numbers['threads']} threads: {cpu['cpu']}, {cpu['cores']} cores; "
-        f"matrix product: {cpu['blas']}",
+        "Open marks: density pass; filled: sampler; percentages: of the matrix product's rate on "
+        f"all cores. Up to N = {numbers['rows_a_tile']} one core works.\n"
+        "Marks stand beside their intensities (dotted: ½ for N = 1, 4 for N = 8, "
+        f"{min(shared):.0f} to {numbers['rows_a_tile'] / 2:.0f} for more), so that none hides "
+        "another.\n"
+        f"Fastest calls, float32, compiled, {numbers['threads']} threads: {cpu['cpu']}, "
+        f"{cpu['cores']} cores; matrix product: {cpu['blas']}",
     )
     return figure
 

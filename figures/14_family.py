@@ -1,6 +1,7 @@
 r"""MAF waits when it samples, IAF when it scores, couplings never; waiting costs D short steps, not D passes.
 
-.. math:: \text{MAF: } u_i = \tau^{-1}(x_i; h_i(x_{<i})), \qquad \text{IAF: } x_i = \tau(u_i; h_i(u_{<i})), \qquad
+.. math:: \text{MAF: } u_i = \tau^{-1}(x_i; h_i(x_{<i})), \qquad
+          \text{IAF: } x_i = \tau(u_i; h_i(u_{<i})), \qquad
           \text{RealNVP: } u_B = \tau^{-1}(x_B; h(x_A)),\; u_A = x_A
 
 Left: one transform of D = 8 features with random parameters, in both directions. A filled square
@@ -156,10 +157,10 @@ def draw(data: dict) -> Figure:
     numbers, cpu = data["numbers"], data["machine"]
     note(
         figure,
-        "Left: one transform, D = 8. Filled: the output moves with the input. Number: the step in which the "
-        "output is known; 0 passes through.\n"
-        f"Right: {TRANSFORMS} transforms, D = {D}, two hidden layers of {H}, {numbers['rows']:,} rows in float32, "
-        f"one core: {cpu['cpu']}; {cpu['blas']}",
+        "Left: one transform, D = 8. Filled: the output moves with the input. Number: the step in "
+        "which the output is known; 0 passes through.\n"
+        f"Right: {TRANSFORMS} transforms, D = {D}, two hidden layers of {H}, {numbers['rows']:,} "
+        f"rows in float32, one core: {cpu['cpu']}; {cpu['blas']}",
     )
     return figure
 
@@ -188,7 +189,10 @@ def draw_times(axes, numbers: dict) -> None:
         for how in (*BACKENDS, "loop") if waits else BACKENDS:
             times = numbers["milliseconds"][f"{name}, {way}, {how}"]
             draw_time(axes, at, times, how, COLORS["red" if waits else "blue"])
-        text = f"{name}, {way}: {work['passes']} passes, {work['depth']} steps, {work['multiply_adds']:,} mul-adds"
+        text = (
+            f"{name}, {way}: {work['passes']} passes, {work['depth']} steps, "
+            f"{work['multiply_adds']:,} mul-adds"
+        )
         axes.text(
             0.01, at - 0.42, text, transform=axes.get_yaxis_transform(), fontsize=9.5, va="center"
         )

@@ -135,10 +135,10 @@ def draw(data: dict) -> Figure:
     note(
         figure,
         f"Top: {DRAWS} random parameters each; log-derivatives agree with complex steps within "
-        f"{numbers['largest_error_of_log_derivative']:.0e}. Grey: the identity; on the circle u jumps from π to "
-        "−π, which is one point.\n"
-        f"Bottom right: root mean square of the error of u over {numbers['rows']:,} round trips u → x → u, "
-        "μ and u standard normal; thin: the largest.",
+        f"{numbers['largest_error_of_log_derivative']:.0e}. Grey: the identity; on the circle u "
+        "jumps from π to −π, which is one point.\n"
+        f"Bottom right: root mean square of the error of u over {numbers['rows']:,} round trips u "
+        "→ x → u, μ and u standard normal; thin: the largest.",
     )
     return figure
 

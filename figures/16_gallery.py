@@ -169,9 +169,9 @@ def draw(data: dict) -> Figure:
         axes.set_title(title, loc="center")
     note(
         figure,
-        f"Under each flow: KL(truth || flow) ± standard error in nats, on {numbers['test_rows']:,} fresh draws; "
-        f"bold: the smallest of a row.\nUnder the truth: its entropy. No flow is above it: the smallest KL is "
-        f"{numbers['smallest_kl']:.3f}, and all are at least "
+        f"Under each flow: KL(truth || flow) ± standard error in nats, on {numbers['test_rows']:,} "
+        "fresh draws; bold: the smallest of a row.\nUnder the truth: its entropy. No flow is "
+        f"above it: the smallest KL is {numbers['smallest_kl']:.3f}, and all are at least "
         f"{int(numbers['least_kl_in_standard_errors'])} standard errors above 0.\n"
         "Of the flow in the truth's gaps, on average: "
         + ", ".join(f"{name} {mass:.0%}" for name, mass in numbers["mean_mass_in_the_gaps"].items())

@@ -1,6 +1,7 @@
 r"""A round trip loses epsilon times the flow's conditioning, which grows with depth far more than with D.
 
-.. math:: \hat u = f(f^{-1}(u)), \qquad |\hat u - u| \approx \epsilon \cdot |J_f(x)\, (x \odot r)|, \qquad
+.. math:: \hat u = f(f^{-1}(u)), \qquad
+          |\hat u - u| \approx \epsilon \cdot |J_f(x)\, (x \odot r)|, \qquad
           r_j = \pm 1, \quad x = f^{-1}(u)
 
 MAFs with random parameters of gain 1, as the checks use them, sample x from noise u and score it
@@ -164,9 +165,9 @@ def draw(data: dict) -> Figure:
     worst = numbers["largest_error_at_5_layers"]
     note(
         figure,
-        f"Thick: median over {numbers['rows']} rows of a row's largest error; thin: the worst row; dashed, open: "
-        f"float32. Hidden layers: two of max(64, D) units, gain 1; last layers over √T, and over √(D/8) beyond "
-        f"8 features.\nWorst row at {TYPICAL_DEPTH} transforms, any D: "
+        f"Thick: median over {numbers['rows']} rows of a row's largest error; thin: the worst row; "
+        "dashed, open: float32. Hidden layers: two of max(64, D) units, gain 1; last layers over "
+        f"√T, and over √(D/8) beyond 8 features.\nWorst row at {TYPICAL_DEPTH} transforms, any D: "
         + "; ".join(f"{value:.0e} ({name})" for name, value in worst.items())
         + f". Right: measured over predicted is {numbers['error_over_prediction'][0]:.2g} to "
         f"{numbers['error_over_prediction'][1]:.2g}, where anything comes back at all.",

@@ -288,7 +288,8 @@ def _small_print(name: str, found: dict) -> str:
     phi, off = found["phi_positive"], abs(found["integral"] - 1)
     return (
         f"{name}: p integrates to 1 within {off:.0e}; log p jumps at ±180° by at most "
-        f"{found['jump_at_the_seam']:.0e} nats (on the plane by {found['jump_at_the_seam_on_the_plane']:.0f}, and "
-        f"{100 - 100 * found['integral_on_the_plane']:.1f} % of that density is no angle); "
-        f"φ > 0: {100 * phi['flow']:.2g} % of the flow, {100 * phi['frames']:.2g} % of all frames"
+        f"{found['jump_at_the_seam']:.0e} nats (on the plane by "
+        f"{found['jump_at_the_seam_on_the_plane']:.0f}, and "
+        f"{100 - 100 * found['integral_on_the_plane']:.1f} % of that density is no angle); φ > 0: "
+        f"{100 * phi['flow']:.2g} % of the flow, {100 * phi['frames']:.2g} % of all frames"
     ).replace("-", "−")

@@ -168,7 +168,8 @@ def _small_print(numbers: dict) -> str:
     return (
         f"By one nearest neighbour among {numbers['rows']['train']:,} training images: it reads "
         f"{100 * numbers['accuracy_of_nearest_neighbour']:.1f} % of the test images, and "
-        f"{100 * numbers['samples_read_as_given']:.1f} % of {numbers['samples']} samples as the class given."
+        f"{100 * numbers['samples_read_as_given']:.1f} % of {numbers['samples']} samples as the "
+        "class given."
     )
 
 
@@ -205,7 +206,8 @@ def _draw_scores(ax, numbers: dict) -> None:
     lead, error = numbers["lead_over_the_flow_without"]
     text = (
         "The class tells {:.2f} ± {:.2f} nats, at most log 10 = {:.2f}.\n"
-        f"The sum is {abs(lead):.2f} ± {error:.2f} nats {'above' if lead > 0 else 'below'} the flow without."
+        f"The sum is {abs(lead):.2f} ± {error:.2f} nats {'above' if lead > 0 else 'below'} the "
+        "flow without."
     ).format(*numbers["told_by_the_class"], numbers["most_told"])
     ax.text(0.0, 2.35, text, transform=ax.get_yaxis_transform(), va="top", linespacing=1.4)
     ax.set(ylim=(3.0, -0.6), yticks=(), title="test log-likelihood")

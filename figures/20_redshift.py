@@ -274,8 +274,9 @@ def _claim(numbers: dict) -> str:
     of, rms = numbers["calibration"][FLOW], numbers["rms_error"]
     best = min((name for name in rms if name != FLOW), key=rms.__getitem__)
     return (
-        f"Redshift from six magnitudes: the flow's 90 % intervals hold {100 * of['coverage']['90 %']:.1f} % of "
-        f"unseen galaxies; its rms error, Δz / (1 + z), is {rms[FLOW]:.3f}, that of {best} {rms[best]:.3f}"
+        "Redshift from six magnitudes: the flow's 90 % intervals hold "
+        f"{100 * of['coverage']['90 %']:.1f} % of unseen galaxies; its rms error, Δz / (1 + z), is "
+        f"{rms[FLOW]:.3f}, that of {best} {rms[best]:.3f}"
     )
 
 

@@ -1,6 +1,7 @@
 r"""With keys and values kept, an attention flow samples by substitution: T tokens cost one pass, not one each.
 
-.. math:: \text{cache: } b \sum_t (12 M^2 + 2 t M), \qquad \text{every prefix: } b \sum_t t\, (12 M^2 + (t + 1) M)
+.. math:: \text{cache: } b \sum_t (12 M^2 + 2 t M), \qquad
+          \text{every prefix: } b \sum_t t\, (12 M^2 + (t + 1) M)
 
 multiply-adds a row in b blocks of width M. A token's key and value never change once it is known,
 as the hidden units of a masked network never change: the KV cache evaluates each unit once, in T
@@ -155,9 +156,9 @@ def draw(data: dict) -> Figure:
     numbers, cpu = data["numbers"], data["machine"]
     note(
         figure,
-        f"Left: {N} samples, float64, {SHAPE['blocks']} blocks of width {SHAPE['width']}; fastest calls, one core: "
-        f"{cpu['cpu']};\n{cpu['blas']}. Both samplers give the same numbers within "
-        f"{numbers['largest_difference']:.0e}.",
+        f"Left: {N} samples, float64, {SHAPE['blocks']} blocks of width {SHAPE['width']}; fastest "
+        f"calls, one core: {cpu['cpu']};\n{cpu['blas']}. Both samplers give the same numbers "
+        f"within {numbers['largest_difference']:.0e}.",
     )
     return figure
 

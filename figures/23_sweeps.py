@@ -37,7 +37,8 @@ STARTS = {
     "gain 1, outputs × 0.1": ({"gain": 1.0, "last": 0.1}, "green", "^-."),
     "gain 1": ({"gain": 1.0, "last": 1.0}, "red", "s--"),
 }
-"""How the weights of an untrained flow are drawn: keyword arguments of ``initialize``, and how they are drawn."""
+"""How the weights of an untrained flow are drawn: keyword arguments of ``initialize``, and how they
+are drawn."""
 
 TIMED = "as initialised"
 WAYS = {
@@ -194,12 +195,13 @@ def draw(data: dict) -> Figure:
     last, gain = numbers["D"][-1], numbers["gain 1"]
     note(
         figure,
-        f"Right: the flow as initialised, where sweeps are fewest. At gain 1 and D = {last}, Jacobi takes "
-        f"{gain['jacobi_ms'][-1]:,.0f} ms in NumPy and {gain['compiled_jacobi_ms'][-1]:,.0f} ms compiled, "
-        f"Gauss-Seidel {gain['gauss_seidel_ms'][-1]:,.0f} and {gain['compiled_gauss_seidel_ms'][-1]:,.0f},\n"
-        f"substitution {gain['substitution_ms'][-1]:,.0f} and {gain['compiled_substitution_ms'][-1]:,.1f}. "
-        f"Blocks of {numbers['block']} features. Fastest calls, {N} samples in float32, one core: "
-        f"{data['machine']['cpu']}",
+        f"Right: the flow as initialised, where sweeps are fewest. At gain 1 and D = {last}, "
+        f"Jacobi takes {gain['jacobi_ms'][-1]:,.0f} ms in NumPy and "
+        f"{gain['compiled_jacobi_ms'][-1]:,.0f} ms compiled, Gauss-Seidel "
+        f"{gain['gauss_seidel_ms'][-1]:,.0f} and {gain['compiled_gauss_seidel_ms'][-1]:,.0f},\n"
+        f"substitution {gain['substitution_ms'][-1]:,.0f} and "
+        f"{gain['compiled_substitution_ms'][-1]:,.1f}. Blocks of {numbers['block']} features. "
+        f"Fastest calls, {N} samples in float32, one core: {data['machine']['cpu']}",
     )
     return figure
 

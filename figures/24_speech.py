@@ -1,6 +1,7 @@
 r"""A gated causal convolution needs fewer bits for unseen speech than linear prediction, fixed or adaptive.
 
-.. math:: \text{bits} = -\frac{1}{T} \sum_t \log_2 p(x_t \mid x_{<t}), \qquad x = s + v, \quad v \sim
+.. math:: \text{bits} = -\frac{1}{T} \sum_t \log_2 p(x_t \mid x_{<t}), \qquad x = s + v, \quad
+          v \sim
           \mathrm{Uniform}[0, 1)
 
 s being 16-bit samples, so that a raw file needs 16. All densities are exact, of whole clips from
@@ -299,11 +300,12 @@ def draw(data: dict) -> Figure:
     )
     note(
         figure,
-        f"Trained {how['seconds']:.0f} s ({how['epochs']} epochs, {how['parameters']:,} parameters) on "
-        f"{numbers['seconds_of']['train']:.1f} s of speech. Times: float64, fastest calls, one core: {cpu['cpu']}; "
-        f"{cpu['blas']}.\nSpectrograms: 32 ms windows, 10 to 90 dB over one quantisation step. The sounds lie "
-        "beside this picture, as WAV files.\nInverse: noise, walk, pass, noise. From speech to noise and back, the "
-        f"walk hears its own rounding errors: it stays within a millionth for {lasts:,} steps.",
+        f"Trained {how['seconds']:.0f} s ({how['epochs']} epochs, {how['parameters']:,} "
+        f"parameters) on {numbers['seconds_of']['train']:.1f} s of speech. Times: float64, fastest "
+        f"calls, one core: {cpu['cpu']}; {cpu['blas']}.\nSpectrograms: 32 ms windows, 10 to 90 dB "
+        "over one quantisation step. The sounds lie beside this picture, as WAV files.\nInverse: "
+        "noise, walk, pass, noise. From speech to noise and back, the walk hears its own rounding "
+        f"errors: it stays within a millionth for {lasts:,} steps.",
     )
     return figure
 
@@ -343,7 +345,8 @@ def _draw_bits(axes, bits: dict) -> None:
     adaptive = next(found["test"] for name, found in bits.items() if "adaptive" in name)
     flow = bits["LPC 16, then convolution"]["test"]
     axes.set_title(
-        f"{fixed[best]['test'] - flow:.1f} bits below any fixed predictor, {adaptive - flow:.2f} below the adaptive"
+        f"{fixed[best]['test'] - flow:.1f} bits below any fixed predictor, {adaptive - flow:.2f} "
+        "below the adaptive"
     )
 
 
@@ -370,6 +373,8 @@ def _draw_reading(axes, reading: dict) -> None:
         xlabel=f"milliseconds for {reading['steps']:,} samples",
     )
     axes.set_title(
-        f"The same network read both ways, inverse within {reading['inverse']['walk_then_pass']:.0e}:\n"
-        f"equal arithmetic, in {reading['depth']['pass']} step or {reading['depth']['walk']:,} after one another"
+        "The same network read both ways, inverse within "
+        f"{reading['inverse']['walk_then_pass']:.0e}:\n"
+        f"equal arithmetic, in {reading['depth']['pass']} step or {reading['depth']['walk']:,} "
+        "after one another"
     )

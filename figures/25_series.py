@@ -1,6 +1,7 @@
 r"""A flow that begins as a Gaussian AR model forecasts slightly better one step ahead, and no better far ahead.
 
-.. math:: u_t = (x_t - a - b \cdot x_{t-W..t-1})\, / \, \sigma \qquad \text{(a Gaussian AR model is a flow)}
+.. math:: u_t = (x_t - a - b \cdot x_{t-W..t-1})\, / \, \sigma \qquad
+          \text{(a Gaussian AR model is a flow)}
 
 The AR model, fitted with statsmodels, is an affine flow of the last W values without a hidden
 layer, whose scale hears nothing. "scale" is the same flow trained on: its scale may now depend on
@@ -296,9 +297,9 @@ def _claim(numbers: dict) -> str:
         )
         for name, of in numbers.items()
     )
-    return f"A flow that begins as a Gaussian AR model, beside that model, on later years. {gains}".replace(
-        "-", "−"
-    )
+    return (
+        f"A flow that begins as a Gaussian AR model, beside that model, on later years. {gains}"
+    ).replace("-", "−")
 
 
 def _small_print(name: str, of: dict) -> str:
@@ -314,8 +315,9 @@ def _small_print(name: str, of: dict) -> str:
     )
     rows = of["rows"]
     return (
-        f"{name}: window {of['window']}; {rows['train']} training, {rows['test']} test rows; test nats above AR: "
-        f"{leads}.\n    90 % intervals hold, one step ahead: {inside}; over all steps of paths: {later}."
+        f"{name}: window {of['window']}; {rows['train']} training, {rows['test']} test rows; test "
+        f"nats above AR: {leads}.\n    90 % intervals hold, one step ahead: {inside}; over all "
+        f"steps of paths: {later}."
     ).replace("-", "−")
 
 

@@ -187,8 +187,10 @@ def steady(q: np.ndarray) -> np.ndarray:
 def gaussian(q: np.ndarray, real: np.ndarray | bool) -> Callable:
     r"""Return log p of independent von Mises dihedrals, and of a Gaussian of bonds, angles and the ``real`` ones.
 
-    .. math:: \log p = \sum_k \left(\kappa_k \cos(\varphi_k - \mu_k) - \log 2\pi I_0(\kappa_k)\right)
-              + \log \mathcal N(y;\, m, \Sigma), \qquad \frac{I_1(\kappa)}{I_0(\kappa)} = |\mathrm E\, e^{i\varphi}|
+    .. math:: \log p = \sum_k \left(\kappa_k \cos(\varphi_k - \mu_k) - \log 2\pi
+              I_0(\kappa_k)\right)
+              + \log \mathcal N(y;\, m, \Sigma), \qquad
+              \frac{I_1(\kappa)}{I_0(\kappa)} = |\mathrm E\, e^{i\varphi}|
     """
     real = np.broadcast_to(real, q.shape[1] - TURNS)
     mean = np.exp(1j * q[:, TURNS:]).mean(axis=0)
@@ -359,9 +361,9 @@ def claim(numbers: dict) -> str:
     ours, rival = (numbers["energies"][name] for name in (FLOW, MIXED))
     lead = numbers["lead_and_standard_error"][MIXED][0]
     return (
-        f"A molecule's 48 moving coordinates: the flow leads the better Gaussian by {lead:.1f} nats a frame and "
-        f"lacks {ours['kl']:.1f} (the Gaussian {rival['kl']:.1f}); its log-density follows −E / kT with "
-        f"correlation {ours['correlation']:.2f}"
+        f"A molecule's 48 moving coordinates: the flow leads the better Gaussian by {lead:.1f} "
+        f"nats a frame and lacks {ours['kl']:.1f} (the Gaussian {rival['kl']:.1f}); its "
+        f"log-density follows −E / kT with correlation {ours['correlation']:.2f}"
     )
 
 
@@ -372,10 +374,11 @@ def small_print(numbers: dict) -> str:
     )
     low, high = other["ratio_of_spreads_of_the_others"]
     return (
-        f"Effective sample size when reweighted to Boltzmann's law, from {numbers['rows']['test']} test frames "
-        f"(rather too high): {shares}.\n"
-        f"{other['how_many']} bond angles are no coordinates. {100 * other['strange_samples']:.1f} % of samples "
-        f"have one more than 5° outside all frames; in the rest, spreads are {low:.2f} to {high:.2f} times theirs."
+        f"Effective sample size when reweighted to Boltzmann's law, from {numbers['rows']['test']} "
+        f"test frames (rather too high): {shares}.\n"
+        f"{other['how_many']} bond angles are no coordinates. {100 * other['strange_samples']:.1f} "
+        "% of samples have one more than 5° outside all frames; in the rest, spreads are "
+        f"{low:.2f} to {high:.2f} times theirs."
     )
 
 

@@ -1,6 +1,7 @@
 r"""Natural patches are far from Gaussian: MADE, MAF and spline flows gain tens of nats over one.
 
-.. math:: x_i = \frac{k_i + v_i}{256} - \frac1{64} \sum_j \frac{k_j + v_j}{256}, \quad i = 1, \dots, 63,
+.. math:: x_i = \frac{k_i + v_i}{256} - \frac1{64} \sum_j \frac{k_j + v_j}{256}, \quad
+          i = 1, \dots, 63,
           \qquad v \sim \mathrm{Uniform}[0, 1)^{64}
 
 Patches of 8 x 8 pixels from five photographs inside scikit-image, prepared as BSDS300 is in the MAF
@@ -180,10 +181,11 @@ def _claim(numbers: dict) -> str:
 def _small_print(numbers: dict) -> str:
     rows, regions = numbers["rows"], numbers["test_regions"]
     return (
-        f"{rows['train']:,} training, {rows['test']:,} test patches of {regions} other regions of the same five "
-        "photographs, 63 columns, pixels from 0 to 1. Standard errors of leads: over test regions.\n"
-        "Patches above lack their mean and share one scale of grey, black −0.25, white +0.25. Differences beyond "
-        f"±1, which no photograph has: {_outside(numbers)}."
+        f"{rows['train']:,} training, {rows['test']:,} test patches of {regions} other regions of "
+        "the same five photographs, 63 columns, pixels from 0 to 1. Standard errors of leads: over "
+        "test regions.\n"
+        "Patches above lack their mean and share one scale of grey, black −0.25, white +0.25. "
+        f"Differences beyond ±1, which no photograph has: {_outside(numbers)}."
     )
 
 

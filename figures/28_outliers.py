@@ -1,6 +1,7 @@
 r"""The density as an outlier score: good at digits never seen and at malignant cells, misled by what is too simple.
 
-.. math:: s(x) = -\log p(x), \qquad \mathrm{AUROC} = P(s(x_{\mathrm{anomaly}}) > s(x_{\mathrm{normal}}))
+.. math:: s(x) = -\log p(x), \qquad
+          \mathrm{AUROC} = P(s(x_{\mathrm{anomaly}}) > s(x_{\mathrm{normal}}))
           + \tfrac12 P(s(x_{\mathrm{anomaly}}) = s(x_{\mathrm{normal}}))
 
 AUROC is 1 when every anomaly is told from every normal row, 1/2 when the score knows nothing, below
@@ -92,8 +93,8 @@ def _folders(folder: str | os.PathLike | None) -> dict[str, Path]:
     found = {name: Path(folder) / name for name in BROUGHT if (Path(folder) / name).is_dir()}
     if "fashion_mnist" not in found:
         raise ValueError(
-            f"folder: expected {Path(folder) / 'fashion_mnist'} with the four idx files of the set, found no such "
-            f"folder; put {', '.join(FILES)} (or the same with .gz) there"
+            f"folder: expected {Path(folder) / 'fashion_mnist'} with the four idx files of the "
+            f"set, found no such folder; put {', '.join(FILES)} (or the same with .gz) there"
         )
     return found
 
@@ -333,7 +334,8 @@ def _claim(numbers: dict) -> str:
     blank = numbers["simple"]["auroc"][FLOW]["blank"]
     return (
         f"-log p(x) as an outlier score, AUROC of the flow: malignant cells {cells[FLOW]:.2f} "
-        f"({_best(cells)}), a digit left out {digits[FLOW]:.2f} ({_best(digits)}), blank images {blank:.2f}"
+        f"({_best(cells)}), a digit left out {digits[FLOW]:.2f} ({_best(digits)}), blank images "
+        f"{blank:.2f}"
     ).replace("-log", "−log")
 
 
@@ -345,9 +347,10 @@ def _best(areas: dict) -> str:
 def _small_print(numbers: dict) -> str:
     nats = numbers["simple"]["mean_nats"]
     text = (
-        "Blank images: the flow gives them {:.0f} nats on average, test digits {:.0f}; {:.0%} of test digits score "
-        "as stranger than the average blank one.\nDensity is probability per volume: simple pictures may lie where "
-        "it is high, in a volume too small ever to be drawn from (arXiv 1810.09136)."
+        "Blank images: the flow gives them {:.0f} nats on average, test digits {:.0f}; {:.0%} of "
+        "test digits score as stranger than the average blank one.\nDensity is probability per "
+        "volume: simple pictures may lie where it is high, in a volume too small ever to be drawn "
+        "from (arXiv 1810.09136)."
     ).format(
         nats["blank"], nats["test digits"], numbers["simple"]["test_digits_below_the_mean_blank"]
     )

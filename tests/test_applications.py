@@ -1,4 +1,5 @@
-"""Applications: forecasts of series, densities as outlier scores, and bounds beside exact likelihoods."""
+"""Applications: forecasts of series, densities as outlier scores,
+and bounds beside exact likelihoods."""
 
 import math
 import sys
@@ -342,7 +343,8 @@ def test_no_anomaly_is_among_the_normal_rows():
 
 
 def test_rivals_in_any_space_are_densities_of_the_same_rows():
-    """The likelihoods by which a space is chosen are comparable only if each counts its own volume."""
+    """The likelihoods by which a space is chosen are comparable only if each counts its own
+    volume."""
     rng = np.random.default_rng(0)
     x = rng.normal(8, 1.2, (400, 1))
     for space in (afnp.Flow(afnp.preprocessing(x)), afnp.Flow(afnp.preprocessing(x, levels=17))):
@@ -462,7 +464,8 @@ def test_the_loss_is_the_bound_that_is_reported():
 
 
 def linear_vae(sigma, direction):
-    """A VAE whose decoder is f(z) = direction · z but for 1e-8, and whose q is the exact posterior."""
+    """A VAE whose decoder is f(z) = direction · z but for 1e-8,
+    and whose q is the exact posterior."""
     vae, small = bounds.VAE(hidden=2), 1e-4
     vae.theta[:] = 0
     p, precision = vae.layout.views(vae.theta), 1 + direction @ direction / sigma**2

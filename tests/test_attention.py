@@ -1,4 +1,5 @@
-"""Attention in flows: every piece against complex steps, causality by the bit, the cache against the naive loop."""
+"""Attention in flows: every piece against complex steps, causality by the bit,
+the cache against the naive loop."""
 
 import json
 
@@ -24,10 +25,12 @@ from afnp.univariate import UNIVARIATES
 from afnp.verify import check_flow, dependency_pattern
 
 GRADIENT = 1e-8
-"""Of the largest entry; both sides are exact to rounding, which softmax and norms amplify by some hundreds."""
+"""Of the largest entry; both sides are exact to rounding,
+which softmax and norms amplify by some hundreds."""
 
 CACHED = 1e-12
-"""Largest difference of cache and naive loop in float64: the same sums, in products of other shapes."""
+"""Largest difference of cache and naive loop in float64: the same sums,
+in products of other shapes."""
 
 SHAPES = [(D, P) for D in range(1, 9) for P in range(1, D + 1) if D % P == 0]
 
@@ -67,7 +70,8 @@ def test_the_slope_of_gelu_is_its_complex_step():
 
 @pytest.mark.parametrize("complex_too", [False, True])
 def test_softmax_weights_are_a_triangle_of_rows_that_sum_to_one(complex_too):
-    """Scores of thousands do not overflow; what is forbidden does not count even where it is the largest."""
+    """Scores of thousands do not overflow; what is forbidden does not count even where it is the
+    largest."""
     s = 3000 * np.random.default_rng(0).standard_normal((2, 5, 5)) + (1e-30j if complex_too else 0)
     w = causal_softmax(s)
     assert np.isfinite(w).all() and not w[:, ~np.tri(5, dtype=bool)].any()
@@ -189,7 +193,8 @@ def test_gradients_are_those_of_complex_steps(D, P, C):
 @pytest.mark.parametrize("univariate", sorted(UNIVARIATES))
 @pytest.mark.parametrize("P", [1, 2])
 def test_every_univariate_serves(univariate, P):
-    """Angles are heard as cosine and sine; knots and tails are worse conditioned than an affine map."""
+    """Angles are heard as cosine and sine; knots and tails are worse conditioned than an affine
+    map."""
     layer, p, x, context = prepared(4, P, 1, n=3, univariate=univariate, blocks=1)
     x, layout = 0.9 * x, layer.layout
     u, log_det, cache = layer.normalize(p, x, context)
@@ -367,7 +372,8 @@ def test_every_check_passes_at_random_parameters(D, P, C):
 
 
 def test_training_learns_what_only_earlier_tokens_tell():
-    """x_1 = x_0² + noise of 1/4. Without x_0 the divergence would be at least log(√2 / (1/4)) = 1.7 nats."""
+    """x_1 = x_0² + noise of 1/4. Without x_0 the divergence would be at least log(√2 / (1/4)) = 1.7
+    nats."""
     rng = np.random.default_rng(8)
     noise = rng.standard_normal((4000, 2))
     x = np.stack([noise[:, 0], noise[:, 0] ** 2 + noise[:, 1] / 4], axis=1)

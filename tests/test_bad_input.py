@@ -1,4 +1,5 @@
-"""Odd and bad input: a right answer or an error that says what was expected, what came, and where."""
+"""Odd and bad input: a right answer or an error that says what was expected, what came,
+and where."""
 
 import re
 
@@ -287,7 +288,8 @@ def test_any_memory_layout_is_taken_and_left_unchanged(layout, dtype, backend):
 
 
 def test_results_are_the_callers_own(backend):
-    """Even of a flow without any transform that would copy: writing into a result leaves the input alone."""
+    """Even of a flow without any transform that would copy:
+    writing into a result leaves the input alone."""
     flow = lively(afnp.maf(D, (6,), 1))
     x = rows_of()
     kept = x.copy()

@@ -188,7 +188,8 @@ def cdf(base, p, u):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", CASES)
 def test_samples_follow_the_density(name, dtype):
-    """Kolmogorov-Smirnov: the largest gap of 20,000 draws exceeds 1.95 / sqrt(n) once in a thousand."""
+    """Kolmogorov-Smirnov: the largest gap of 20,000 draws exceeds 1.95 / sqrt(n) once in a
+    thousand."""
     base, n = CASES[name](1), 20_000
     theta, p = parameters(base)
     p_sample = base.layout.views(theta.astype(dtype))
@@ -287,7 +288,8 @@ def test_the_registry_holds_every_base():
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_flow_on_a_base(name, tmp_path):
-    """Gradient by complex step through the whole flow; the same flow from its file; samples of its own density."""
+    """Gradient by complex step through the whole flow; the same flow from its file;
+    samples of its own density."""
     layers = afnp.maf(2, hidden=(6,), transforms=1).layers
     flow = Flow(layers, base=CASES[name](2))
     flow.theta = np.random.default_rng(3).standard_normal(flow.theta.size) * 0.4
@@ -305,7 +307,8 @@ def test_a_flow_on_a_base(name, tmp_path):
 
 
 def test_fit_finds_two_clusters_that_a_gaussian_cannot():
-    """The best fit beats the truth on its own rows, by about 5 parameters / 2N = 0.001; one Gaussian needs 2.8."""
+    """The best fit beats the truth on its own rows, by about 5 parameters / 2N = 0.001;
+    one Gaussian needs 2.8."""
     rng, sigma = np.random.default_rng(0), 0.5
     x = rng.choice([-4.0, 4.0], size=(2000, 1)) + sigma * rng.standard_normal((2000, 1))
     flow = Flow(afnp.made(1, hidden=()).layers, base=MixtureOfGaussians(1, components=2))
@@ -330,7 +333,8 @@ CIRCULAR = {"hidden": (6,), "transforms": 2}
         ),
         (
             lambda: afnp.nsf(2, circular=True, base=StandardNormal(2), **CIRCULAR),
-            r"base: layers of angles need noise on the circle, afnp.bases.UniformTorus\(2\), got StandardN",
+            r"base: layers of angles need noise on the circle, afnp.bases.UniformTorus\(2\), got "
+            r"StandardN",
         ),
         (
             lambda: afnp.maf(2, univariate="circular_spline", between="lu", **CIRCULAR),
@@ -372,7 +376,8 @@ CIRCLES = {
 
 @pytest.mark.parametrize("name", CIRCLES)
 def test_circular_flows_have_noise_on_the_torus_and_integrate_to_one(name):
-    """Midpoints of an even mesh; the densities are smooth but for kinks of the second derivative."""
+    """Midpoints of an even mesh; the densities are smooth but for kinks of the second
+    derivative."""
     flow = lively(CIRCLES[name](2), last=0.3)
     assert isinstance(flow.base, UniformTorus)
     n = 160

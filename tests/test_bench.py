@@ -1,4 +1,5 @@
-"""The benchmark: what it proves, how it asks, and what it says when something is missing, breaks or hangs."""
+"""The benchmark: what it proves, how it asks, and what it says when something is missing,
+breaks or hangs."""
 
 import json
 import os
@@ -38,7 +39,8 @@ HANGS = "import time\ntime.sleep(60)\n"
 
 @pytest.fixture(scope="module")
 def without_peers(tmp_path_factory):
-    """A folder of modules that take the place of the peers: one breaks, one hangs, the others are missing."""
+    """A folder of modules that take the place of the peers: one breaks, one hangs,
+    the others are missing."""
     folder = tmp_path_factory.mktemp("modules")
     for name in PEERS:
         (folder / f"{name}.py").write_text(
@@ -52,7 +54,8 @@ def without_peers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, without_peers):
-    """A quick run with afnp, a peer that is missing and one that breaks: exit code, Markdown, JSON."""
+    """A quick run with afnp, a peer that is missing and one that breaks: exit code, Markdown,
+    JSON."""
     out = tmp_path_factory.mktemp("out") / "new"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(without_peers))

@@ -1,4 +1,5 @@
-"""Causal dilated convolutions: who hears whom, gradients, chunks, queues, and a million dimensions."""
+"""Causal dilated convolutions: who hears whom, gradients, chunks, queues,
+and a million dimensions."""
 
 import time
 import tracemalloc
@@ -142,7 +143,8 @@ def test_multiply_adds_are_counted_one_by_one(config, D, C):
 
 @pytest.mark.parametrize("config, D, C", [case for case in CASES if case.values[1] in (1, 2, 8)])
 def test_gradients_by_hand_are_the_derivatives(config, D, C):
-    """Of a loss in which all outputs count differently, by parameters and inputs: exact to rounding."""
+    """Of a loss in which all outputs count differently, by parameters and inputs:
+    exact to rounding."""
     layer, p = alive(config, D, C, channels=2)
     x, c, d_u, d_log_det = rows(D, 2), rows(C, 2), rows(D, 2, seed=2), rows(1, 2, seed=3)[:, 0]
 
@@ -186,7 +188,8 @@ def test_the_density_in_chunks_is_the_whole(config, D, C, n):
 @pytest.mark.parametrize("n", [1, 8, 9, 70])
 @pytest.mark.parametrize("config, D, C", CASES)
 def test_queues_are_the_naive_loop(config, D, C, n):
-    """NumPy and compiled, lanes and single samples; and back by every density. Angles stay within [-pi, pi]."""
+    """NumPy and compiled, lanes and single samples; and back by every density.
+    Angles stay within [-pi, pi]."""
     layer, p = alive(config, D, C)
     u, c = rows(D, n) / (2 if layer.periodic else 1), rows(C, n)
     x, log_det = layer.generate(p, u, c, "naive")
@@ -248,7 +251,8 @@ def test_a_longer_series_begins_like_a_shorter_one():
 
 
 def test_chunks_keep_memory_small():
-    """A pass that keeps everything needs 3 R L numbers a step; the chunks x, u, log du/dx and their own buffers."""
+    """A pass that keeps everything needs 3 R L numbers a step; the chunks x, u,
+    log du/dx and their own buffers."""
     layer, p = alive("gated", 200_000)
     x, none = rows(200_000, 1), np.empty((1, 0))
     tracemalloc.start()
@@ -294,7 +298,8 @@ def test_flows_are_saved_rebuilt_and_repeated(registered, tmp_path):
 
 
 def test_a_flow_learns_an_autoregressive_process():
-    """x_t = 0.9 x_{t-2} + noise of size 0.5: one transform can be exact, and comes near the entropy."""
+    """x_t = 0.9 x_{t-2} + noise of size 0.5: one transform can be exact,
+    and comes near the entropy."""
     rng, T = np.random.default_rng(0), 40
     noise, x = rng.standard_normal((600, 100 + T)), np.zeros((600, 100 + T))
     for t in range(2, 100 + T):
@@ -362,7 +367,8 @@ def test_rows_of_another_length_and_no_rows():
 
 
 def long_flow(D):
-    """Ten layers of sixteen channels, moved well away from the identity: log-scales are of order 1."""
+    """Ten layers of sixteen channels, moved well away from the identity:
+    log-scales are of order 1."""
     flow = Flow([CausalConvolution(D, 16, [2**l for l in range(10)])])
     p = flow._split(flow.theta)[0]
     p["H"] *= 30
@@ -370,7 +376,8 @@ def long_flow(D):
 
 
 def probe(D, seed=0):
-    """Sample D steps, and check triangle, log-determinant and round trip at random places; return the seconds."""
+    """Sample D steps, and check triangle, log-determinant and round trip at random places;
+    return the seconds."""
     flow, layer, p = long_flow(D)
     rng, F = np.random.default_rng(seed), layer.conditioner.receptive_field
     u = rng.standard_normal((1, D))
@@ -405,7 +412,8 @@ def probe(D, seed=0):
 
 
 def test_all_log_derivatives_add_up_at_two_thousand_steps():
-    """Every 97th by complex step through its window alone; all of them against the compiled log-determinant."""
+    """Every 97th by complex step through its window alone;
+    all of them against the compiled log-determinant."""
     D = 2000
     flow, layer, p = long_flow(D)
     F, x = layer.conditioner.receptive_field, rows(D, 1)
@@ -428,7 +436,8 @@ def test_twenty_thousand_dimensions():
 
 @pytest.mark.slow
 def test_a_million_dimensions_and_linear_time():
-    """At most 60 s, and time proportional to D: a slope of at most 1.05 from a thousand steps to a million."""
+    """At most 60 s, and time proportional to D: a slope of at most 1.05 from a thousand steps to a
+    million."""
     sizes = (10**3, 10**4, 10**5, 10**6)
     seconds = []
     for D in sizes:

@@ -125,7 +125,8 @@ def largest_gap(x, table):
 
 
 def dkw(n, error_rate=1e-6):
-    """Return the gap that is exceeded at most so often (Dvoretzky, Kiefer, Wolfowitz; Massart 1990)."""
+    """Return the gap that is exceeded at most so often (Dvoretzky, Kiefer, Wolfowitz;
+    Massart 1990)."""
     return sqrt(log(2 / error_rate) / (2 * n))
 
 

@@ -1,4 +1,5 @@
-"""The command line: what it writes can be read back, and what it refuses, it refuses in one line."""
+"""The command line: what it writes can be read back, and what it refuses,
+it refuses in one line."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def cli(folder, tmp_path, capsys, monkeypatch):
-    """Run a command in a fresh folder, with {} standing for the shared one; return code, stdout, stderr."""
+    """Run a command in a fresh folder, with {} standing for the shared one; return code, stdout,
+    stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args):
@@ -182,7 +184,8 @@ def test_fit_overwrites_only_when_forced(cli):
 
 
 def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
-    """Ctrl-C at a step saves the model and says so; --resume ends where an uninterrupted fit ends."""
+    """Ctrl-C at a step saves the model and says so; --resume ends where an uninterrupted fit
+    ends."""
     fit = ["fit", "{}/x.npy", "-o", "m.afnp", "--checkpoint", "c.ckpt", *FAST]
     step = afnp.train.Adam.step
 

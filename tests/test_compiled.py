@@ -1,4 +1,5 @@
-"""The compiled kernels against the NumPy definition: the same numbers for every network, batch and thread count."""
+"""The compiled kernels against the NumPy definition: the same numbers for every network,
+batch and thread count."""
 
 import copy
 import os
@@ -34,7 +35,8 @@ TOLERANCE = {np.float64: 1e-12, np.float32: 1e-4}
 
 
 def flow_and_rows(name, rows, dtype):
-    """A flow with parameters everywhere, masked entries too, and rows from its own density's neighbourhood."""
+    """A flow with parameters everywhere, masked entries too,
+    and rows from its own density's neighbourhood."""
     flow = afnp.maf(**SHAPES[name], dtype=dtype, seed=3)
     rng = np.random.default_rng(4)
     for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
@@ -102,7 +104,8 @@ def test_samples_are_the_same_bits_whatever_the_thread_count():
         "flow = afnp.maf(20, hidden=(70, 70), dtype=np.float32, seed=1)\n"
         "for n in (1, 257, 1000):  # 257: a last row that is left over from whole tiles\n"
         "    x = flow.sample(n, rng=2, backend='numba')\n"
-        "    print(hashlib.sha256(x.tobytes() + flow.log_prob(x, backend='numba').tobytes()).hexdigest())\n"
+        "    print(hashlib.sha256(x.tobytes() + flow.log_prob(x, "
+        "backend='numba').tobytes()).hexdigest())\n"
     )
     digests = {
         subprocess.run(

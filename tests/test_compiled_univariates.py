@@ -1,4 +1,5 @@
-"""Every univariate compiled, against its NumPy definition: through flows, at knots and bounds, and far out."""
+"""Every univariate compiled, against its NumPy definition: through flows, at knots and bounds,
+and far out."""
 
 import math
 
@@ -29,7 +30,8 @@ CASES = {
     "gaussian_mixture, 2": {"components": 2, "bound": 3.0},
 }
 COMPILE_LONG = ("affine,", "additive", "gaussian_mixture")
-"""What shares its way through the kernels with the others, and takes minutes to compile in all its variants."""
+"""What shares its way through the kernels with the others,
+and takes minutes to compile in all its variants."""
 SLOW = pytest.mark.slow
 EVERY = [
     pytest.param(case, marks=[SLOW] if case.startswith(COMPILE_LONG) else []) for case in CASES
@@ -98,7 +100,8 @@ def in_float64(flow):
 
 
 def results(flow, case, x, context, backend):
-    """All that a flow computes: values and log-determinants of both directions, and the gradient."""
+    """All that a flow computes: values and log-determinants of both directions,
+    and the gradient."""
     u, log_det = flow.normalize(x, context, backend=backend)
     y, log_det_back = flow.generate(x, context, backend=backend)
     grad = flow.loss_and_grad(x, context, backend=backend)[1]

@@ -48,7 +48,8 @@ def rows(flow, n=6, seed=0):
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("D", [1, 2, 3, 5])
 def test_flows_come_back_and_know_their_density(kind, D, context):
-    """Log-densities against determinants by complex steps; 1e-9: mixtures are inverted by iteration."""
+    """Log-densities against determinants by complex steps; 1e-9:
+    mixtures are inverted by iteration."""
     flow = lively(small(kind, D, context=context), last=0.4)
     x, c = rows(flow)
     u, log_det = flow.normalize(x, c)
@@ -232,7 +233,8 @@ def test_circular_flows_live_on_the_torus(coupling):
 
 
 def test_the_base_of_a_maf_of_mixtures_is_a_made_of_mixtures():
-    """With an identity before it, the density is the product of conditional mixtures, written out."""
+    """With an identity before it, the density is the product of conditional mixtures,
+    written out."""
     K, flow = 4, lively(maf_mog(3, (8,), 1, components=4), last=1.0)
     p = flow._split(flow.theta)
     p[0].flat[:] = 0

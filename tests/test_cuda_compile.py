@@ -35,7 +35,8 @@ pytestmark = [
 CHIPS = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_120": (12, 0)}
 """A100, H100 and H200, RTX 50."""
 CEILING = {"float32": 128, "float64": 192}
-"""Registers a thread; a multiprocessor has 65,536, and BLOCKS blocks in single precision must fit."""
+"""Registers a thread; a multiprocessor has 65,536, and BLOCKS blocks in single precision must
+fit."""
 
 
 def masked(types, real):
@@ -110,7 +111,8 @@ def ptxas():
 
 
 def assemble(ptx, chip, tmp_path):
-    """What the machine code takes: registers a thread, and bytes of stack, spills and fixed shared memory."""
+    """What the machine code takes: registers a thread, and bytes of stack,
+    spills and fixed shared memory."""
     source = tmp_path / "kernel.ptx"
     source.write_text(ptx)
     command = [ptxas(), f"-arch={chip}", "-v", str(source), "-o", str(tmp_path / "kernel.cubin")]

@@ -133,7 +133,8 @@ def test_time_of_five_transforms(shape, n):
         x, _ = cuda.solve_all(steps(flow), context, u)
         times.append(1000 * (time.perf_counter() - start))
     print(
-        f"\n{shape} N={n}: first {times[0]:.0f} ms, then median {statistics.median(times[1:]):.1f} ms with copies"
+        f"\n{shape} N={n}: first {times[0]:.0f} ms, then median {statistics.median(times[1:]):.1f} "
+        "ms with copies"
     )
     assert np.isfinite(x).all()
 
@@ -156,7 +157,8 @@ def series(features, channels=16, dilations=(1, 2, 4, 8), dtype=np.float64, **op
 
 
 def check_flow(flow, n, method="substitution"):
-    """As ``check``, but the public way: as near to the definition in double precision as NumPy is, or nearly so."""
+    """As ``check``, but the public way: as near to the definition in double precision as NumPy is,
+    or nearly so."""
     context, u = noise(flow, n)
     context = context if flow.context else None
     exact = afnp.Flow.from_config({**flow.config(), "dtype": "float64"})
@@ -232,13 +234,15 @@ def timed(function, repeats=5):
 @pytest.mark.parametrize("n", [1, 100, 10_000])
 @pytest.mark.parametrize("channels", [16, 64])
 def test_time_of_queues(channels, n):
-    """No claim but that it runs, and gives what the CPU gives; two transforms of 1000 steps, ten layers each."""
+    """No claim but that it runs, and gives what the CPU gives; two transforms of 1000 steps,
+    ten layers each."""
     flow = series(1000, channels, [2**l for l in range(10)], dtype=np.float32)
     context, u = noise(flow, n)
     (x, _), first, median = timed(lambda: flow.generate(u, backend="cuda"))
     (on_cpu, _), _, cpu = timed(lambda: flow.generate(u, backend="numba"), repeats=1)
     print(
-        f"\nqueues R={channels} N={n}: first {first:.0f} ms, then median {median:.1f} ms; CPU {cpu:.0f} ms"
+        f"\nqueues R={channels} N={n}: first {first:.0f} ms, then median {median:.1f} ms; CPU "
+        f"{cpu:.0f} ms"
     )
     assert norm_error(x, on_cpu) < 1e-3
 
@@ -299,7 +303,8 @@ def test_sweeps_are_streamed_and_give_the_same_bits(monkeypatch):
 @pytest.mark.parametrize("n", [1, 100, 10_000])
 @pytest.mark.parametrize("shape", ["bsds", "mnist"])
 def test_time_of_sweeps(shape, n):
-    """No claim but that all give the same; five transforms, against substitution on the same GPU."""
+    """No claim but that all give the same; five transforms,
+    against substitution on the same GPU."""
     features, hidden = SHAPES[shape]
     flow = lively(afnp.maf(features, hidden, 5, dtype=np.float32), last=features**-0.5 / 10)
     _, u = noise(flow, n)

@@ -90,7 +90,8 @@ else:
 
     @pytest.fixture(autouse=True)
     def small_gpu(monkeypatch):
-        """One multiprocessor, narrow thread blocks, and memory that is NaN until somebody writes it."""
+        """One multiprocessor, narrow thread blocks, and memory that is NaN until somebody writes
+        it."""
         monkeypatch.setattr(cuda, "LANES", 2)
         monkeypatch.setattr(cuda, "GROUPS", 2)
         monkeypatch.setattr(cuda_queues, "LANES", 2)
@@ -160,14 +161,21 @@ else:
     @pytest.mark.parametrize("residual", [False, True])
     @pytest.mark.parametrize("n", [3, 9])
     def test_small_windows_and_windows_in_global_memory(monkeypatch, shared, residual, n):
+<<<<<<< HEAD
         """Shared memory for no window, for one feature in narrow or in wide tiles, and for something between."""
         monkeypatch.setattr(gpu, "SHARED_BYTES", shared)
+=======
+        """Shared memory for no window, for one feature in narrow or in wide tiles,
+        and for something between."""
+        monkeypatch.setattr(cuda, "SHARED_BYTES", shared)
+>>>>>>> b02415f (Lines of tests and figures within 100 columns, where it needs no thought)
         monkeypatch.setattr(cuda, "_solve_shared" if shared == 0 else "_solve_global", None)
         check(maf(5, hidden=(8, 8, 8), residual=residual, context=1), n=n)
 
     @pytest.mark.parametrize("n", [0, 1, 5, 7, 8, 12, 17])
     def test_any_number_of_samples(n):
-        """Below eight samples, tiles of two lanes; from there on, of eight. Two thread blocks take all tiles."""
+        """Below eight samples, tiles of two lanes; from there on, of eight.
+        Two thread blocks take all tiles."""
         check(maf(3), n=n)
 
     @pytest.mark.parametrize(("n", "idle"), [(7, "_tile4"), (8, "_tile1")])
@@ -269,7 +277,8 @@ else:
 
     @pytest.mark.parametrize("n", [0, 1, 2, 5])
     def test_queues_of_any_number_of_series(n):
-        """Up to one series, tiles of one lane; from two on, of two, and an odd last one is alone in its tile."""
+        """Up to one series, tiles of one lane; from two on, of two,
+        and an odd last one is alone in its tile."""
         check_flow(series(4, dilations=(1,)), n)
 
     def test_few_tiles_take_all_series_in_turn(monkeypatch):
@@ -318,7 +327,8 @@ else:
             flow.sample(1, backend="cuda")
 
     def test_transforms_of_every_kind_in_a_row():
-        """Masked ones, convolutions, and those that stay in NumPy; also where the masked ones are swept."""
+        """Masked ones, convolutions, and those that stay in NumPy;
+        also where the masked ones are swept."""
         layers = [
             *afnp.maf(3, (5,), 2, context=1).layers,
             *afnp.realnvp(3, (4,), 1, context=1).layers,
@@ -354,7 +364,8 @@ else:
 
     @pytest.mark.parametrize("method", [Jacobi(1e-7), GaussSeidel(3, 1e-7)], ids=str)
     def test_the_record_is_that_of_numpy(monkeypatch, method):
-        """The tolerance is far above rounding, so that it cannot tip a sweep; alone in a tile nobody waits."""
+        """The tolerance is far above rounding, so that it cannot tip a sweep;
+        alone in a tile nobody waits."""
         flow = lively(afnp.maf(7, (8, 8), 2, context=1, order="random"), last=0.2)
         u, context = noise(flow, 4)
         monkeypatch.setattr(cuda_queues, "LANES", 1)
@@ -370,7 +381,8 @@ else:
         assert len(np.unique(record.sweeps[:, 0])) > 1  # or a count of anything would do
 
     def test_lanes_that_have_settled_wait_unchanged():
-        """In tiles of two, rows take as many sweeps as alone; a tile works until its last row has settled."""
+        """In tiles of two, rows take as many sweeps as alone;
+        a tile works until its last row has settled."""
         flow, method = (
             lively(afnp.maf(7, (8, 8), 1), seed=3, last=0.2),
             Jacobi(0.03),

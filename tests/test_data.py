@@ -1,4 +1,5 @@
-"""Data sets: the densities are right, the splits are clean, and what is wrong with a file is said."""
+"""Data sets: the densities are right, the splits are clean,
+and what is wrong with a file is said."""
 
 from __future__ import annotations
 
@@ -254,7 +255,10 @@ def test_a_missing_extra_says_what_to_install(name, monkeypatch):
 
 
 def test_importing_the_package_imports_none_of_the_extras():
-    code = f"import sys, afnp.data; print({ {*EXTRA.values(), 'pandas', 'h5py'} } & sys.modules.keys())"
+    code = (
+        f"import sys, afnp.data; print({ {*EXTRA.values(), 'pandas', 'h5py'} } & "
+        "sys.modules.keys())"
+    )
     root = Path(data.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True

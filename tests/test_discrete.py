@@ -1,4 +1,5 @@
-"""Discrete models: exact against enumerated tables, sampled by substitution, differentiated by hand."""
+"""Discrete models: exact against enumerated tables, sampled by substitution,
+differentiated by hand."""
 
 import json
 import math
@@ -18,7 +19,8 @@ EXACT = 1e-12
 """Probabilities: products of a few conditionals that are each right to some 1e-15."""
 
 GRADIENT = 1e-10
-"""Of the largest entry: complex steps are exact to rounding, and sums of a few hundred products lose two digits."""
+"""Of the largest entry: complex steps are exact to rounding,
+and sums of a few hundred products lose two digits."""
 
 MODELS_OF = {
     "binary": dict(features=5, hidden=(12,)),
@@ -49,7 +51,8 @@ ENSEMBLES = [name for name in MODELS_OF if "ensemble" in name]
 
 
 def model_of(name, seed=0, size=1.0, **change):
-    """A model with random parameters of size one everywhere: where the masks forbid to read, too."""
+    """A model with random parameters of size one everywhere: where the masks forbid to read,
+    too."""
     options = {**MODELS_OF[name], **change}
     model = (OrderEnsemble if "orders" in options else DiscreteMADE)(**options)
     model.theta = size * np.random.default_rng([seed, 7]).standard_normal(model.theta.size)
@@ -108,7 +111,8 @@ def test_log_prob_is_that_of_the_chain_rule_on_the_table(name):
 
 @pytest.mark.parametrize("name", ["binary, shuffled", "categorical, deep"])
 def test_log_prob_by_definition(name):
-    """Dense products under masks made of degrees, one indicator after the other, and softmax as it is written."""
+    """Dense products under masks made of degrees, one indicator after the other,
+    and softmax as it is written."""
     model = model_of(name)
     net, p, x = model.net, model._split(model.theta), states(model)
     D, K = model.features, model.levels
@@ -132,7 +136,8 @@ def test_log_prob_by_definition(name):
 
 
 def test_a_model_can_be_any_table_of_its_order():
-    """Two binary features without hidden units are a full table: set the three logits, and compare."""
+    """Two binary features without hidden units are a full table: set the three logits,
+    and compare."""
     table = np.array([[0.5, 0.2], [0.01, 0.29]])
     p_first, p_second = factorize(table)
     model = DiscreteMADE(2, hidden=())
@@ -158,7 +163,8 @@ def test_an_ensemble_is_the_mean_of_its_orders(name):
 
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_in_each_order_a_feature_depends_on_those_before_it_alone(name):
-    """Divide each order's own table in that order: its marginals are sums over the features to come."""
+    """Divide each order's own table in that order: its marginals are sums over the features to
+    come."""
     model = model_of(name)
     x, context = states(model), context_of(model, 1)
     K, D = model.levels, model.features
@@ -175,7 +181,8 @@ def test_in_each_order_a_feature_depends_on_those_before_it_alone(name):
 
 
 def test_an_ensemble_shares_weights_by_feature():
-    """The order (1, 0, 2) of a model is the natural order of a model whose features have been renamed."""
+    """The order (1, 0, 2) of a model is the natural order of a model whose features have been
+    renamed."""
     model = model_of("ensemble, categorical", orders=[[1, 0, 2]])
     renamed = model_of("ensemble, categorical", orders=[[0, 1, 2]])
     swap = [1, 0, 2]
@@ -281,7 +288,8 @@ def chi_square(counts, expected):
 
 @pytest.mark.parametrize("name", MODELS_OF)
 def test_samples_come_as_often_as_their_probability_says(name):
-    """Chi-square over all states, the rare ones together; 4 deviations above its mean it is once in some 1000."""
+    """Chi-square over all states, the rare ones together;
+    4 deviations above its mean it is once in some 1000."""
     model, n = model_of(name, size=0.7), 40_000
     context = context_of(model, 1)
     x = model.sample(n, rng=11, context=context)
@@ -297,7 +305,8 @@ def test_samples_come_as_often_as_their_probability_says(name):
 
 @pytest.mark.parametrize("options", [dict(order=[1, 0]), dict(orders=["reverse", "natural"])])
 def test_each_row_meets_its_own_context(options):
-    """A context that all but decides the second feature: rows of either sign must not be mixed up."""
+    """A context that all but decides the second feature:
+    rows of either sign must not be mixed up."""
     model = (OrderEnsemble if "orders" in options else DiscreteMADE)(
         2, hidden=(), context=1, **options
     )
@@ -320,7 +329,8 @@ def test_draw_inverts_the_distribution_function():
 
 @pytest.mark.parametrize("impossible", [0, 1, 2])
 def test_impossible_levels_are_never_drawn(impossible):
-    """At both ends of [0, 1), in both precisions: a level of probability 0 is not reached by rounding."""
+    """At both ends of [0, 1), in both precisions: a level of probability 0 is not reached by
+    rounding."""
     logits = np.random.default_rng(0).standard_normal((1000, 3))
     logits[:, impossible] = -1e4
     h = logits[:, 1:] - logits[:, :1]
@@ -340,7 +350,8 @@ def test_sampling_depends_on_the_seed_alone():
 
 
 def test_each_hidden_unit_is_evaluated_once(monkeypatch):
-    """Count the rows that the activation is asked for while sampling: all hidden units once, not D times."""
+    """Count the rows that the activation is asked for while sampling: all hidden units once,
+    not D times."""
     from afnp.discrete import conditionals
 
     asked, relu = [], conditionals.ACTIVATIONS["relu"]
@@ -413,7 +424,8 @@ def test_fresh_models_are_nearly_uniform_and_follow_their_seed():
 
 
 def test_every_weight_of_an_ensemble_is_drawn_with_the_variance_of_its_row():
-    """Any weight is heard in some order: none starts at zero. 24,000 numbers tell a variance to 1 %."""
+    """Any weight is heard in some order: none starts at zero.
+    24,000 numbers tell a variance to 1 %."""
     model = OrderEnsemble(40, levels=3, hidden=(200,), seed=1)
     p, prefix = model._split(model.theta), [linear.prefix[:, None] for linear in model.net.linears]
     for W, heard, size in ((p["W0"], prefix[0], 1.0), (p["W1"], prefix[1], 0.01)):
@@ -437,7 +449,8 @@ def test_a_model_prints_as_one_line(name):
 
 
 def parity(n, seed=0):
-    """Three fair coins and their parity: no pair of features tells anything, all four tell everything."""
+    """Three fair coins and their parity: no pair of features tells anything,
+    all four tell everything."""
     x = np.random.default_rng(seed).integers(2, size=(n, 3))
     return np.column_stack([x, x.sum(axis=1) % 2])
 
@@ -489,7 +502,8 @@ def binarised_digits():
 
 
 def test_orders_trained_together_disagree_and_averaging_gains_from_it():
-    """Jensen promises a gain over their mean, not its size: standard errors over 300 rows are about 0.03 nats."""
+    """Jensen promises a gain over their mean, not its size:
+    standard errors over 300 rows are about 0.03 nats."""
     gain = averaging_gain(
         afnp.fit,
         *binarised_digits(),
@@ -506,7 +520,8 @@ def test_orders_trained_together_disagree_and_averaging_gains_from_it():
 
 @pytest.mark.slow
 def test_averaging_beats_the_best_of_four_orders_on_binarised_digits():
-    """By 0.34 to 0.57 nats on four pairs of split and seed, each with a standard error of 0.06 to 0.08."""
+    """By 0.34 to 0.57 nats on four pairs of split and seed,
+    each with a standard error of 0.06 to 0.08."""
     gain = averaging_gain(afnp.fit, *binarised_digits())
     for kind in ("models", "orders"):
         assert gain[f"{kind} averaged"] > max(gain[kind]) + 0.2 and len(gain[kind]) == 4
@@ -590,7 +605,8 @@ def test_models_that_make_no_sense_are_refused(change, message):
 
 
 def test_narrow_layers_say_what_they_lose():
-    """Hidden degrees 1, 3, 5: outputs 3, 5, 7 lose one feature each, and output 8 loses features 6 and 7."""
+    """Hidden degrees 1, 3, 5: outputs 3, 5, 7 lose one feature each,
+    and output 8 loses features 6 and 7."""
     for build in (DiscreteMADE, OrderEnsemble):
         with pytest.warns(
             UserWarning,

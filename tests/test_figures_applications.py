@@ -1,4 +1,5 @@
-"""The figures of the family on data: angles, classes, redshifts, orders of pixels, digits and galaxies."""
+"""The figures of the family on data: angles, classes, redshifts, orders of pixels,
+digits and galaxies."""
 
 import itertools
 import sys
@@ -96,7 +97,8 @@ def _onto(box):
 
 
 def collisions(figure):
-    """Pairs of texts that overlap, texts that leave the figure, and texts of axes that a line of theirs crosses."""
+    """Pairs of texts that overlap, texts that leave the figure,
+    and texts of axes that a line of theirs crosses."""
     outlines = [(text, outline(text)) for text in texts(figure)]
     bad = [
         (a.get_text(), b.get_text())

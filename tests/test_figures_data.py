@@ -1,4 +1,5 @@
-"""The figures of trained flows: their numbers agree with each other, with closed forms, and with their claims."""
+"""The figures of trained flows: their numbers agree with each other, with closed forms,
+and with their claims."""
 
 import importlib
 

@@ -1,4 +1,5 @@
-"""The figures of the family: who depends on whom, curves and scales, known densities, and what rounding loses."""
+"""The figures of the family: who depends on whom, curves and scales, known densities,
+and what rounding loses."""
 
 import sys
 from importlib import import_module

@@ -1,4 +1,5 @@
-"""Images: no pixel in two parts, numbers that closed forms know, and training on MNIST that may be interrupted."""
+"""Images: no pixel in two parts, numbers that closed forms know,
+and training on MNIST that may be interrupted."""
 
 import doctest
 import signal
@@ -110,7 +111,8 @@ def test_a_patch_gets_its_last_pixel_back(loaded):
 
 
 def test_a_patch_is_noise_of_one_level_around_its_pixels(loaded):
-    """Flat regions of photographs show the dequantisation alone: differences of two uniform variables."""
+    """Flat regions of photographs show the dequantisation alone:
+    differences of two uniform variables."""
     smallest = np.sort(patches.differences(loaded.test).reshape(-1, 56).std(axis=1))[:20]
     assert (smallest * 256 > 0.3).all() and (smallest * 256 < 0.5).all()  # sqrt(1/6) = 0.41 a level
 

@@ -1,4 +1,5 @@
-"""A million dimensions, drawn: all ways give one sample, memory is that of the process, the claim is computed."""
+"""A million dimensions, drawn: all ways give one sample, memory is that of the process,
+the claim is computed."""
 
 import sys
 from importlib import import_module

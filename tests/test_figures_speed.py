@@ -1,4 +1,5 @@
-"""The figures of speed: work and traffic in closed form, and a record that is drawn as it stands, gaps and all."""
+"""The figures of speed: work and traffic in closed form, and a record that is drawn as it stands,
+gaps and all."""
 
 import doctest
 import json
@@ -53,7 +54,8 @@ def test_examples_in_docstrings(module):
 
 
 def ones_in_masks(D, H, T):
-    """Each degree 1 … D - 1 belongs to c = H / (D - 1) units of each layer: c D (D - 1) (c + 3) / 2 a transform.
+    """Each degree 1 … D - 1 belongs to c = H / (D - 1) units of each layer:
+    c D (D - 1) (c + 3) / 2 a transform.
 
     Inputs to the first layer: c Σ m. First to second layer: c² Σ m. Second layer to the 2 D
     outputs: 2 c Σ (i - 1). All three sums are D (D - 1) / 2.

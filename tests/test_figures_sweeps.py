@@ -1,4 +1,5 @@
-"""The figure of sweeps: counts obey the theorem, all ways give one sample, the picture shows the numbers."""
+"""The figure of sweeps: counts obey the theorem, all ways give one sample,
+the picture shows the numbers."""
 
 import sys
 from importlib import import_module
@@ -20,7 +21,8 @@ SINGLE = 1e-3
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """The figure's data, at its quick settings with fewer samples; trained flows go to a folder of their own."""
+    """The figure's data, at its quick settings with fewer samples;
+    trained flows go to a folder of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr(figure, "N", 20)
@@ -51,7 +53,8 @@ def test_lively_flows_take_more_sweeps_than_tame_ones(quick):
 
 
 def test_jacobi_passes_are_sweeps(quick):
-    """A tile's lanes wait for each other, so passes are at least the mean of sweeps, at most the most."""
+    """A tile's lanes wait for each other, so passes are at least the mean of sweeps,
+    at most the most."""
     for counts in quick["numbers"]["sweeps"].values():
         passes = np.array(counts["jacobi_passes"])
         assert (passes >= np.array(counts["jacobi_mean"]) - 1e-3).all()

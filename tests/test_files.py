@@ -1,4 +1,5 @@
-"""Files: what is written comes back to the last bit, and what is not sound is refused, whatever it is."""
+"""Files: what is written comes back to the last bit, and what is not sound is refused,
+whatever it is."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, signal
 
 
 def randomized(flow, seed=0):
-    """The flow with random parameters, and a few awkward ones: -0.0, the tiniest number, a large one."""
+    """The flow with random parameters, and a few awkward ones: -0.0, the tiniest number,
+    a large one."""
     theta = np.random.default_rng(seed).standard_normal(flow.theta.size)
     theta[:3] = -0.0, np.finfo(flow.dtype).smallest_subnormal, 1e30
     flow.theta = theta
@@ -43,7 +45,8 @@ def small():
 
 
 def craft(path, header, payload=b""):
-    """A container with a correct checksum around any header: what an attacker, or another program, may write."""
+    """A container with a correct checksum around any header: what an attacker, or another program,
+    may write."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     body = files.MAGIC + struct.pack("<II", files.VERSION, len(text)) + text + payload
     path.write_bytes(body + hashlib.sha256(body).digest())
@@ -134,7 +137,8 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
 
 
 def test_masks_are_recomputed_not_loaded(tmp_path):
-    """The file holds parameters and configuration alone; what lies above a staircase is never read."""
+    """The file holds parameters and configuration alone;
+    what lies above a staircase is never read."""
     flow = afnp.made(3, hidden=(4,))
     x = rows[:5]
     before = flow.log_prob(x)
@@ -593,7 +597,8 @@ for k in range(10**9):
 
 @posix
 def test_kill_9_leaves_a_sound_file(tmp_path):
-    """Killed at random moments of writing 3 MB again and again: the old model or the new one, whole."""
+    """Killed at random moments of writing 3 MB again and again: the old model or the new one,
+    whole."""
     rng = np.random.default_rng(0)
     for _ in range(6):
         writer = subprocess.Popen(

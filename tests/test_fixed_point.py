@@ -1,4 +1,5 @@
-"""Fixed-point sweeps give the sample of the textbook loop, in at most D of them, whatever happens on the way."""
+"""Fixed-point sweeps give the sample of the textbook loop, in at most D of them,
+whatever happens on the way."""
 
 import doctest
 
@@ -12,7 +13,8 @@ from afnp.sampling.fixed_point import GaussSeidel, Jacobi, Record, sweep
 from afnp.transforms import Attentive, Autoregressive, CausalConvolution
 
 SAME = 1e-12
-"""Of the largest entry: the same sums in another order, through steps that each amplify rounding a little."""
+"""Of the largest entry: the same sums in another order,
+through steps that each amplify rounding a little."""
 
 METHODS = [
     "jacobi",
@@ -101,7 +103,8 @@ def test_sweeps_equal_the_textbook_loop(kind, method, context, backend):
 @pytest.mark.parametrize("method", ["jacobi", GaussSeidel(block=3)], ids=str)
 @pytest.mark.parametrize("kind", ["spline", "mixture", "angles"])
 def test_sweeps_equal_the_textbook_loop_through_every_univariate(kind, method, backend):
-    """1e-9: a spline may be steep, and a root stops at rounding; both are amplified by what follows."""
+    """1e-9: a spline may be steep, and a root stops at rounding;
+    both are amplified by what follows."""
     check_same(flow_of(kind), 40, method, backend, tolerance=1e-9)
 
 
@@ -127,7 +130,8 @@ def test_any_number_of_features(D, backend):
 
 
 def test_flows_are_sampled_through_layers_that_do_not_sweep(backend):
-    """Couplings and inverse transforms take one pass, whatever the method; the record is of those that sweep."""
+    """Couplings and inverse transforms take one pass, whatever the method;
+    the record is of those that sweep."""
     for flow, swept in (
         (lively(afnp.realnvp(6, (8,), 2)), 0),
         (lively(afnp.iaf(6, (8,), 2), last=0.3), 0),
@@ -139,7 +143,8 @@ def test_flows_are_sampled_through_layers_that_do_not_sweep(backend):
 
 @pytest.mark.parametrize("kind", ["attention", "convolution"])
 def test_where_the_arithmetic_is_the_same_so_are_the_bits(kind):
-    """One row of a whole network: each sweep is a pass of the loop, and features not yet right add exact zeros."""
+    """One row of a whole network: each sweep is a pass of the loop,
+    and features not yet right add exact zeros."""
     flow = flow_of(kind)
     for seed in range(5):
         u, _ = noise(flow, 1, seed)
@@ -194,7 +199,8 @@ def chain(D, weight):
 
 @pytest.mark.parametrize("D", [1, 2, 5, 12])
 def test_a_chain_needs_all_sweeps_and_its_absence_one(D, backend):
-    """With w = 1, what happens to x_1 reaches x_D in sweep D, not before; with w = 0, sweep 1 changes nothing."""
+    """With w = 1, what happens to x_1 reaches x_D in sweep D, not before; with w = 0,
+    sweep 1 changes nothing."""
     u, _ = noise(chain(D, 1.0), 20)
     x, _, record = sweep(chain(D, 1.0), u, backend=backend)
     assert norm_error(x, np.cumsum(u, axis=1)) < SAME
@@ -205,7 +211,8 @@ def test_a_chain_needs_all_sweeps_and_its_absence_one(D, backend):
 
 
 def test_a_contraction_stops_when_nothing_changes(backend):
-    """|w| = 2^-10: each sweep settles 10 bits of 53, whatever D is: 6 sweeps, then one or two to see it."""
+    """|w| = 2^-10: each sweep settles 10 bits of 53, whatever D is: 6 sweeps,
+    then one or two to see it."""
     u, _ = noise(chain(60, 2.0**-10), 30)
     x, _, record = sweep(chain(60, 2.0**-10), u, backend=backend)
     assert 6 <= record.sweeps.min() and record.sweeps.max() <= 8
@@ -238,7 +245,8 @@ def test_after_k_sweeps_the_first_k_features_are_right():
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6])
 def test_a_tolerance_stops_earlier_and_is_kept(tolerance, backend):
-    """In the chain an error shrinks by w a sweep, so the last change bounds what is left by w / (1 - w) < 1."""
+    """In the chain an error shrinks by w a sweep, so the last change bounds what is left by w / (1
+    - w) < 1."""
     flow = chain(40, 0.25)
     u, _ = noise(flow, 50)
     exact, _, full = sweep(flow, u, backend=backend)
@@ -269,7 +277,8 @@ def test_rows_do_not_know_each_other(backend):
 
 
 def test_a_settled_row_waits_without_moving(backend):
-    """Three rows of little noise settle long before seven of much; waiting changes nothing, at any tolerance."""
+    """Three rows of little noise settle long before seven of much; waiting changes nothing,
+    at any tolerance."""
     flow = chain(40, 0.25)
     u, _ = noise(flow, 10)
     u *= np.where(np.arange(10) < 3, 0.1, 1e4)[:, None]
@@ -301,7 +310,8 @@ def harsh_flow(D=8):
 
 
 def harsh_noise(flow, n=60):
-    """Rows whose sample is finite and of moderate size, by the definition; with large noise last."""
+    """Rows whose sample is finite and of moderate size, by the definition;
+    with large noise last."""
     rng = np.random.default_rng(4)
     u = rng.standard_normal((20 * n, flow.features))
     u[:, 2:] *= 30
@@ -324,7 +334,8 @@ def plain_iteration(flow, u):
 
 @pytest.mark.parametrize("method", ["jacobi", GaussSeidel(block=5)], ids=str)
 def test_guesses_that_overflow_do_no_harm(method, backend):
-    """Row by row, of its own largest entry: sizes differ by orders. 1e-9: steep steps amplify rounding."""
+    """Row by row, of its own largest entry: sizes differ by orders. 1e-9:
+    steep steps amplify rounding."""
     flow = harsh_flow()
     u = harsh_noise(flow)
     true, log_det_true = flow.generate(u, method="naive")
@@ -356,7 +367,8 @@ def test_any_guess_will_do(start):
 
 @pytest.mark.parametrize("kind", ["spline", "mixture", "angles"])
 def test_any_guess_will_do_for_univariates_that_refuse_garbage(kind):
-    """A mixture raises where it finds no root; then only the feature that is certain is asked for."""
+    """A mixture raises where it finds no root; then only the feature that is certain is asked
+    for."""
     flow = flow_of(kind, 5)
     layer, p = next(
         pair for pair in zip(flow.layers, flow._own, strict=True) if hasattr(pair[0], "_blocks")
@@ -400,7 +412,8 @@ def test_what_is_itself_not_a_number_is_refused(backend):
 
 
 def test_arithmetic_is_counted(backend):
-    """A chain of one dense layer: D (D - 1) / 2 weights a sweep; in blocks of B those of the diagonal repeat."""
+    """A chain of one dense layer: D (D - 1) / 2 weights a sweep;
+    in blocks of B those of the diagonal repeat."""
     D, B, n = 12, 4, 32
     u, _ = noise(chain(D, 1.0), n)
     each = D * (D - 1) // 2

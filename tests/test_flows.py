@@ -136,7 +136,8 @@ def test_log_det_of_generate_is_that_of_its_own_jacobian(kind):
     "net", [dict(hidden=(8, 7)), dict(hidden=(7, 7, 7), residual=True), dict(hidden=())]
 )
 def test_jacobian_is_triangular_in_the_order(order, net):
-    """Exact zeros above the diagonal, nothing but legal dependencies missing, a positive diagonal."""
+    """Exact zeros above the diagonal, nothing but legal dependencies missing,
+    a positive diagonal."""
     flow = lively(
         afnp.made(D, order=order, seed=2, activation="tanh", **net)
     )  # without relu's dead units
@@ -188,7 +189,8 @@ def test_context_reaches_every_output_also_the_first(net, backend):
 @pytest.mark.parametrize("context", [None, [[1.5]], [[-2.0]]])
 @pytest.mark.parametrize("transforms", [1, 2])
 def test_a_density_in_two_dimensions_integrates_to_one(transforms, context):
-    """Smooth networks bounded by tanh: Gaussian tails, and the trapezoid rule converges geometrically."""
+    """Smooth networks bounded by tanh: Gaussian tails, and the trapezoid rule converges
+    geometrically."""
     flow = afnp.maf(2, (6,), transforms, activation="tanh", context=0 if context is None else 1)
     lively(flow, seed=4, last=0.4)
     edge, step = 16, 0.04
@@ -290,7 +292,8 @@ def test_grey_levels_cost_their_bits(levels, bits):
 @pytest.mark.parametrize("alpha", [1e-6, 0.05])
 @pytest.mark.parametrize("levels", [2, LEVELS, 256])
 def test_a_uniform_image_costs_log2_levels_bits_a_pixel(levels, alpha):
-    """x uniform on [0, L)^D has a logit y of density s (1 - s) / (1 - 2 alpha): p(x) must come out as L^-D."""
+    """x uniform on [0, L)^D has a logit y of density s (1 - s) / (1 - 2 alpha):
+    p(x) must come out as L^-D."""
     x = np.random.default_rng(0).uniform(0, levels, (50, D))
     y, log_det = flows.Flow([Dequantize(D, levels), Logit(D, alpha)]).normalize(x)
     s = 1 / (1 + np.exp(-y))
@@ -306,7 +309,8 @@ def test_the_middle_grey_has_this_density():
 
 
 def test_the_density_of_grey_levels_integrates_to_one():
-    """Over the whole support, which is a little wider than [0, L]; midpoints never meet its open ends."""
+    """Over the whole support, which is a little wider than [0, L];
+    midpoints never meet its open ends."""
     alpha, n = 0.05, 100_000
     flow = flows.Flow([Dequantize(1, LEVELS), Logit(1, alpha)])
     beyond = alpha / (1 - 2 * alpha) * LEVELS
@@ -342,7 +346,8 @@ def test_grey_levels_at_both_ends_are_inside(dtype):
 
 @pytest.mark.parametrize("dtype, far", [(np.float32, 120.0), (np.float64, 800.0)])
 def test_generating_grey_levels_from_far_noise_keeps_a_finite_log_det(dtype, far):
-    """dx/dy = s (1 - s) / (1 - 2 alpha) -> exp(-|y|), whose logarithm is -|y| however small it is."""
+    """dx/dy = s (1 - s) / (1 - 2 alpha) -> exp(-|y|), whose logarithm is -|y| however small it
+    is."""
     flow = flows.Flow([Dequantize(1, LEVELS), Logit(1)], dtype=dtype)
     x, log_det = flow.generate(np.array([[far], [-far]]))
     np.testing.assert_allclose(log_det, -far + math.log(LEVELS), rtol=1e-5)
@@ -397,7 +402,8 @@ def test_gradients_of_the_loss(kind, n, backend):
 
 @each_kind
 def test_gradients_of_every_input(kind):
-    """What the layers' backward hands on, down to the data: from any gradient of u and of log|det|."""
+    """What the layers' backward hands on, down to the data:
+    from any gradient of u and of log|det|."""
     flow = flow_of(kind)
     x, context = rows(flow, 3)
     rng, p, c = np.random.default_rng(2), flow._split(flow.theta), trusted(context, 3)
@@ -496,7 +502,8 @@ def test_float32_is_float32_everywhere(kind, backend, monkeypatch):
 
 @each_kind
 def test_float32_agrees_with_float64(kind, backend):
-    """Float32 parameters and data moved to float64 are exact. 1e-4: eps = 1.2e-7 times a condition below 1000."""
+    """Float32 parameters and data moved to float64 are exact. 1e-4:
+    eps = 1.2e-7 times a condition below 1000."""
     single = flow_of(kind, dtype=np.float32)
     double = flow_of(kind)
     double.theta = single.theta
@@ -576,7 +583,8 @@ def outcomes(flow, backend="auto"):
 
 
 def twin(flow):
-    """A flow that shares nothing with this one but the configuration and the values of the parameters."""
+    """A flow that shares nothing with this one but the configuration and the values of the
+    parameters."""
     other = flows.Flow.from_config(json.loads(json.dumps(flow.config())))
     other.theta = flow.theta.copy()
     return other

@@ -40,7 +40,8 @@ FLOORS = {
     "__init__": 9,
     "__main__": 10,
 }
-"""Imports go strictly downward. Modules of one package may import each other, but never in a circle."""
+"""Imports go strictly downward. Modules of one package may import each other,
+but never in a circle."""
 
 FILES = sorted((ROOT / "afnp").rglob("*.py"))
 MATHEMATICS = [

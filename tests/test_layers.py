@@ -9,7 +9,8 @@ from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
 
 GRADIENT = 1e-10
-"""Of the largest entry: complex steps are exact to rounding, and sums of a few hundred products lose two digits."""
+"""Of the largest entry: complex steps are exact to rounding,
+and sums of a few hundred products lose two digits."""
 
 PREFIXES = {
     "square": [1, 2, 3, 4, 5, 6],
@@ -58,7 +59,8 @@ def test_views_need_a_vector_of_the_right_size(shape):
 
 
 def linear_layer(name, rng, N=4, I=6):
-    """A layer with random parameters, inputs, and output weights c; and the mask by its definition."""
+    """A layer with random parameters, inputs, and output weights c;
+    and the mask by its definition."""
     prefix = np.array(PREFIXES[name])
     layer = MaskedLinear(prefix, I)
     p = {"W": rng.standard_normal((len(prefix), I)), "b": rng.standard_normal(len(prefix))}
@@ -237,7 +239,8 @@ def test_masked_network_gradients_in_float32(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_hear_the_context_and_earlier_features_alone(name):
-    """Every legal input moves every output (all widths suffice), and no other moves any: exact zeros."""
+    """Every legal input moves every output (all widths suffice), and no other moves any:
+    exact zeros."""
     net, theta, inputs, _ = network(name, seed=3, N=1)
     f = lambda x: net.forward(net.layout.views(theta), x[None])[0][0]  # noqa: E731
     J = complex_step(f, inputs[0])
@@ -253,7 +256,8 @@ def test_outputs_hear_the_context_and_earlier_features_alone(name):
 
 
 def test_initial_rows_have_the_stated_variance():
-    """W ~ N(0, 2 gain^2 / prefix): 20,000 numbers estimate a variance to 1 %, the bound is five times that."""
+    """W ~ N(0, 2 gain^2 / prefix): 20,000 numbers estimate a variance to 1 %,
+    the bound is five times that."""
     net = MaskedMLP(features=201, numbers=2, hidden=(200, 200))
     p = net.layout.views(np.ones(net.layout.size))
     net.initialize(p, np.random.default_rng(0), gain=1.5, last=0.1)

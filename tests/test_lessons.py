@@ -1,4 +1,5 @@
-"""The lessons: well kept, run top to bottom as shipped and solved, with checkers that can tell right from wrong."""
+"""The lessons: well kept, run top to bottom as shipped and solved,
+with checkers that can tell right from wrong."""
 
 import ast
 import importlib
@@ -66,7 +67,8 @@ EXERCISES = [
 
 @pytest.fixture(params=EXERCISES, ids=lambda pair: f"{pair[0]:02d}-{pair[1].name}")
 def case(request):
-    """An exercise with its lesson's checker, and what is in the reader's notebook when he comes to it."""
+    """An exercise with its lesson's checker, and what is in the reader's notebook when he comes to
+    it."""
     number, exercise = request.param
     path = BY_NUMBER[number]
     stub = next(cell for cell in cells(path) if cell["id"] == exercise.name)
@@ -91,7 +93,8 @@ def run(case, code):
 
 
 def refusal(check, exercise, answer):
-    """Return what the checker says to a wrong answer; it must say so, and show no traceback of its own."""
+    """Return what the checker says to a wrong answer; it must say so,
+    and show no traceback of its own."""
     with pytest.raises(checker.Different) as caught:
         check(exercise.name, answer)
     said = "\n".join(caught.value._render_traceback_())
@@ -454,7 +457,8 @@ def test_without_jupyter_the_command_says_what_to_install(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Return a function that executes a lesson in a fresh kernel, once, as shipped or with answers put in."""
+    """Return a function that executes a lesson in a fresh kernel, once,
+    as shipped or with answers put in."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     kept = {}
 
@@ -530,7 +534,8 @@ def test_a_lesson_runs_with_its_solutions(number, executed):
 @pytest.mark.lessons
 @pytest.mark.parametrize("number", BY_NUMBER)
 def test_a_lesson_says_the_same_every_time(number, executed):
-    """The two runs differ in the exercises, their checks, and what measures the machine, and in nothing else."""
+    """The two runs differ in the exercises, their checks, and what measures the machine,
+    and in nothing else."""
     preamble, sections = solutions(number)
     runs = [executed(BY_NUMBER[number]), executed(BY_NUMBER[number], key="solved")]
     for first, second in zip(*(run.cells for run in runs), strict=True):

@@ -32,7 +32,8 @@ def staircases_of(degrees):
 
 
 def mask_by_definition(rows, columns, last):
-    """MADE, arXiv 1502.03509, eq. 12 and 13: a unit of degree m hears degrees <= m, an output degrees < i."""
+    """MADE, arXiv 1502.03509, eq. 12 and 13: a unit of degree m hears degrees <= m,
+    an output degrees < i."""
     M = np.zeros((len(rows), len(columns)), dtype=bool)
     for r, m in enumerate(rows):
         for c, d in enumerate(columns):
@@ -120,7 +121,8 @@ def test_dependencies_are_lost_exactly_when_a_layer_is_too_narrow(shape):
     "features, width, lost", [(64, 63, 0), (64, 62, 1), (64, 32, 31), (5, 1, 6)]
 )
 def test_even_spreading_loses_only_neighbours(features, width, lost):
-    """D = 64, H = 32: degrees 1..32 alone would lose 496 dependencies; every second degree loses one each."""
+    """D = 64, H = 32: degrees 1..32 alone would lose 496 dependencies;
+    every second degree loses one each."""
     staircases = staircases_of(degrees_of(features, 0, [width]))
     assert masks.lost_dependencies(staircases, features) == (features * (features - 1) // 2, lost)
 

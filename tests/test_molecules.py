@@ -1,4 +1,5 @@
-"""Molecules: internal coordinates, there and back, with their volume; shipped frames; the figure made of them."""
+"""Molecules: internal coordinates, there and back, with their volume; shipped frames;
+the figure made of them."""
 
 import sys
 from importlib import import_module
@@ -29,7 +30,8 @@ def frames():
 
 
 def random_chain(rng, atoms):
-    """A Z-matrix that hangs every atom on random earlier ones, and internal coordinates away from lines."""
+    """A Z-matrix that hangs every atom on random earlier ones,
+    and internal coordinates away from lines."""
     labels = rng.permutation(atoms)
     rows = [(labels[k], *labels[rng.permutation(k)[: min(k, 3)]]) for k in range(atoms)]
     q = np.concatenate(
@@ -143,7 +145,8 @@ def test_a_mirror_turns_every_dihedral_and_no_rotation_does(frames):
 
 
 def test_shipped_angles_are_those_of_the_frames(frames):
-    """The same run was shipped as angles: every third of them, to the rounding of frames (0.05 pm)."""
+    """The same run was shipped as angles: every third of them,
+    to the rounding of frames (0.05 pm)."""
     steps = np.load(SHIPPED / "alanine_frames.npz")["xyz"].astype(float) * UNIT
     angles = np.load(SHIPPED / "alanine_dihedrals.npz")["phi_psi_300K"][::3]
     phi = ALANINE.to_internal(steps)[:, 41:43]
@@ -325,7 +328,8 @@ def test_rivals_are_densities():
 
 
 def test_weights_of_a_known_pair_have_the_known_share():
-    """Unit normal p, normal q of deviation 1.2: ESS = (2 s² - 1)^½ / s², KL = log s + 1 / (2 s²) - ½."""
+    """Unit normal p, normal q of deviation 1.2: ESS = (2 s² - 1)^½ / s²,
+    KL = log s + 1 / (2 s²) - ½."""
     x, s = np.random.default_rng(0).standard_normal(200_000), 1.2
     target = -x * x / 2 + 5.0  # log Z = 5 + log sqrt(2 pi) has to drop out
     log_q = -((x / s) ** 2) / 2 - np.log(s * np.sqrt(2 * np.pi))

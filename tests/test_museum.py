@@ -1,4 +1,5 @@
-"""The bug museum: real errors of released code, replayed in a few lines of NumPy, each caught by a named check."""
+"""The bug museum: real errors of released code, replayed in a few lines of NumPy,
+each caught by a named check."""
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ REVERSAL = np.array([2, 1, 0])
 
 
 class Chain:
-    """An honest flow: u_i = (x_i - m_i) exp(-a_i), m = sin(x L^T) and a = tanh(x M^T) / 2 of what came before."""
+    """An honest flow: u_i = (x_i - m_i) exp(-a_i), m = sin(x L^T) and a = tanh(x M^T) / 2 of what
+    came before."""
 
     def __init__(self, features=3, order=None, seed=0):
         order = np.arange(features) if order is None else order
@@ -129,7 +131,8 @@ def test_flowjax_169_the_log_det_of_a_leaky_relu_is_wrong_on_its_negative_branch
 
 def test_normalizing_flows_maf_a_random_input_order_makes_the_jacobian_full():
     class Wrong(Chain):
-        """Inputs have degrees by the order, outputs by its inverse: the same for an order that is its own."""
+        """Inputs have degrees by the order, outputs by its inverse:
+        the same for an order that is its own."""
 
         def __init__(self, order):
             super().__init__(order=order)
@@ -225,7 +228,8 @@ def test_flowtorch_100_a_test_that_reads_cached_values_compares_them_with_themse
 
 
 class Spline:
-    """A rational-quadratic spline on [-1, 1] in float32, its inverse from the textbook (arXiv 1906.04032)."""
+    """A rational-quadratic spline on [-1, 1] in float32,
+    its inverse from the textbook (arXiv 1906.04032)."""
 
     features, dtype = 1, np.float32
     bins = 10

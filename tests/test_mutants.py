@@ -1,4 +1,5 @@
-"""Mutants: every planted defect is killed by the check that is there for it, and clean flows are left alone."""
+"""Mutants: every planted defect is killed by the check that is there for it,
+and clean flows are left alone."""
 
 import json
 
@@ -18,7 +19,8 @@ KILLABLE = [name for name, m in MUTANTS.items() if not m.equivalent]
 
 
 def least_level(planted):
-    """The lowest level at which, as the record says, the check that is there for a mutant kills it."""
+    """The lowest level at which, as the record says, the check that is there for a mutant kills
+    it."""
     row = RECORD["mutants"].get(planted.name, {})
     return next((level for level in MEASURED if planted.kills in row.get(level, ())), "full")
 
@@ -132,7 +134,8 @@ def test_clean_flows_raise_no_alarm_at_the_full_level():
 @pytest.mark.slow
 @pytest.mark.parametrize(("level", "every"), [("quick", 1), ("full", 5), ("paranoid", 60)])
 def test_the_record_is_what_a_run_gives(level, every):
-    """All mutants at the lowest level, some at the others: ``--matrix`` runs all at all, which takes longer."""
+    """All mutants at the lowest level, some at the others: ``--matrix`` runs all at all,
+    which takes longer."""
     for name, planted in list(MUTANTS.items())[::every]:
         row = RECORD["mutants"][name]
         assert matrix.failed_checks(planted, level) == row[level], name

@@ -1,4 +1,5 @@
-"""The site: formulas without a script, links that lead somewhere, nothing from another host; and all of it."""
+"""The site: formulas without a script, links that lead somewhere, nothing from another host;
+and all of it."""
 
 import importlib
 import os
@@ -79,7 +80,8 @@ def test_statements_side_by_side_can_be_put_below_each_other():
     assert count(r"a = b, \qquad c = d") == 2
     assert (
         count(
-            r"\begin{cases} a & b \qquad c \end{cases}, \qquad \left( a \qquad b \right), {a \qquad b}"
+            r"\begin{cases} a & b \qquad c \end{cases}, \qquad \left( a \qquad b \right), {a "
+            r"\qquad b}"
         )
         == 2
     )
@@ -95,7 +97,10 @@ def test_nothing_is_left_that_browsers_do_not_draw():
 
 # ---- links ---------------------------------------------------------------------------------------
 
-PAGE = '<html><head><link href="s.css" rel="stylesheet"></head><body id="top"><p id="here"></p>{}</body></html>'
+PAGE = (
+    '<html><head><link href="s.css" rel="stylesheet"></head><body id="top"><p '
+    'id="here"></p>{}</body></html>'
+)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,10 @@ def test_without_pages_there_is_nothing_to_say(tmp_path):
 
 
 def test_controls_are_found_in_a_call_of_play():
-    code = "x = f(a=1)\neasel.play(\n    draw,\n    log_scale=(-1.0, 1.0, 0.1, 0.0),\n    show=True,\n)"
+    code = (
+        "x = f(a=1)\neasel.play(\n    draw,\n    log_scale=(-1.0, 1.0, 0.1, 0.0),\n    "
+        "show=True,\n)"
+    )
     assert sources.moved(code) == ["log_scale", "show"]
     assert sources.moved("easel.style()\nf(a=1)") == []
 

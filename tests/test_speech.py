@@ -1,4 +1,5 @@
-"""Speech: WAV files, linear prediction against closed forms, its layer, and a flow that hears loudness."""
+"""Speech: WAV files, linear prediction against closed forms, its layer,
+and a flow that hears loudness."""
 
 import io
 import os
@@ -27,8 +28,7 @@ from afnp.bases import Logistic  # noqa: E402
 from afnp.constructors import wavenet_flow  # noqa: E402
 from afnp.data import audio, wav  # noqa: E402
 from afnp.verify import check_flow  # noqa: E402
-from figures import building  # noqa: E402
-from figures import common  # noqa: E402
+from figures import building, common  # noqa: E402
 
 speech = import_module("figures.24_speech")
 EPS = np.finfo(np.float64).eps
@@ -42,7 +42,8 @@ def toeplitz(r):
 
 
 def autocovariances_of_ar2(n):
-    """r_0 = σ² (1 - a_2) / ((1 + a_2) ((1 - a_2)² - a_1²)), r_1 = a_1 r_0 / (1 - a_2), then the recursion."""
+    """r_0 = σ² (1 - a_2) / ((1 + a_2) ((1 - a_2)² - a_1²)), r_1 = a_1 r_0 / (1 - a_2),
+    then the recursion."""
     r = [VARIANCE * (1 - A2) / ((1 + A2) * ((1 - A2) ** 2 - A1**2))]
     r.append(A1 * r[0] / (1 - A2))
     while len(r) < n:
@@ -325,7 +326,8 @@ def test_a_flow_with_the_layer_passes_the_checks():
 
 
 def loud_and_quiet(rows, D, seed):
-    """Series of the second-order process whose noise is 16 times as large in every other block of 32 steps."""
+    """Series of the second-order process whose noise is 16 times as large in every other block of
+    32 steps."""
     rng = np.random.default_rng(seed)
     scale = np.where((np.arange(D) + rng.integers(0, 64, (rows, 1))) // 32 % 2, 0.125, 2.0)
     e, x = scale * rng.standard_normal((rows, D)), np.zeros((rows, D + 2))
@@ -381,7 +383,8 @@ def test_windows_of_validation_follow_training_and_test_is_another_recording():
 
 @pytest.mark.parametrize("t", [1, 2, 20])
 def test_flows_of_all_lengths_are_one_chain_rule(t):
-    """p(x_1 ... x_t) / p(x_1 ... x_{t-1}) is a density of x_t: validation is scored by such a ratio."""
+    """p(x_1 ... x_t) / p(x_1 ... x_{t-1}) is a density of x_t:
+    validation is scored by such a ratio."""
     rng = np.random.default_rng(12)
     first, size = LinearPredictor(np.array([0.5]), 4.0, 1.0), {"channels": 3, "layers": 3}
     theta = speech.network(1, size, np.float64).theta

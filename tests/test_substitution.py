@@ -1,4 +1,5 @@
-"""Sampling by substitution equals the textbook loop of D passes, and evaluates each hidden unit once."""
+"""Sampling by substitution equals the textbook loop of D passes,
+and evaluates each hidden unit once."""
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import afnp
 from afnp.sampling.substitution import substitute
 
 SAME = 1e-12
-"""Of the largest entry: the same sums in another order, through D steps that each amplify rounding a little. Last
-layers are kept below gain 1, because a chain of many expanding steps would amplify it without
-bound."""
+"""Of the largest entry: the same sums in another order,
+through D steps that each amplify rounding a little. Last layers are kept below gain 1, because a
+chain of many expanding steps would amplify it without bound."""
 
 NETS = {
     "plain": dict(widths=2),

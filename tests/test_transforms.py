@@ -1,4 +1,5 @@
-"""Every transform, in every dimension: there and back, log-determinants, structure, and gradients by hand."""
+"""Every transform, in every dimension: there and back, log-determinants, structure,
+and gradients by hand."""
 
 import json
 import warnings
@@ -25,7 +26,8 @@ EXACT = 1e-10
 """Rounding of a log-determinant of D ≤ 8 features, and of a complex-step Jacobian's."""
 
 GRADIENT = 1e-9
-"""Of the largest entry: both sides are exact to rounding, amplified by conditions of at most some thousands."""
+"""Of the largest entry: both sides are exact to rounding,
+amplified by conditions of at most some thousands."""
 
 FEATURES = (1, 2, 3, 5, 8)
 
@@ -73,7 +75,8 @@ CASES = [
 
 
 def alive(layer, seed=0, last=1.0):
-    """Random parameters that hide nothing: gain 1 in hidden layers, garbage where masks forbid to read."""
+    """Random parameters that hide nothing: gain 1 in hidden layers,
+    garbage where masks forbid to read."""
     rng = np.random.default_rng([seed, layer.features])
     p = layer.layout.views(np.zeros(layer.layout.size))
     layer.initialize(p, rng)
@@ -258,7 +261,8 @@ def test_no_rows_are_no_trouble(name):
 @pytest.mark.filterwarnings("ignore:hidden widths:UserWarning")
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "inverse linear"])
 def test_ten_layers_of_64_features_come_back(name):
-    """1e-9 (1 + max|x|), at gain 1; last layers shrink with depth and width, as in the verification.
+    """1e-9 (1 + max|x|), at gain 1; last layers shrink with depth and width,
+    as in the verification.
 
     Left out is the network without hidden layers: 64 scales that are exponentials of each other's
     results.

@@ -1,4 +1,5 @@
-"""What is particular to each transform: solves, blocks, statistics, triangles, costs, and what is refused."""
+"""What is particular to each transform: solves, blocks, statistics, triangles, costs,
+and what is refused."""
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_reverse_substitution_undoes_the_backward_pass(net, order):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("net", NETS)
 def test_reverse_substitution_equals_the_naive_way(net, order):
-    """D backward passes give the Jacobian, one more the log-determinant's gradient; then a dense solve."""
+    """D backward passes give the Jacobian, one more the log-determinant's gradient;
+    then a dense solve."""
     layer, p, cache = prepared(net, ORDERS[order])
     d_x, d_log_det, g = (
         rows(5, seed=2),
@@ -156,7 +158,8 @@ def test_the_first_block_passes_bit_by_bit(split, univariate):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_coupling_is_autoregressive_with_two_blocks(split):
-    """An autoregressive transform in the order (A, B) whose numbers for A are zero, and for B do not hear B."""
+    """An autoregressive transform in the order (A, B) whose numbers for A are zero,
+    and for B do not hear B."""
     coupling = Coupling(5, (), SPLITS[split], context=2)
     flow = lively(Flow([coupling], context=2), last=1.0)
     p, A = flow._split(flow.theta)[0], len(coupling.A)
@@ -251,7 +254,8 @@ def test_actnorm_begins_at_the_statistics_of_the_batch_and_only_once():
 
 
 def batchnorms():
-    """Two normalisations around a network, so that gradients run through statistics of statistics."""
+    """Two normalisations around a network, so that gradients run through statistics of
+    statistics."""
     layers = [BatchNorm(4), Autoregressive(4, (9,), activation="tanh"), BatchNorm(4, epsilon=0.1)]
     flow = lively(Flow(layers))
     p = flow._split(flow.theta)
@@ -275,7 +279,8 @@ def through(flow, layers, theta, x):
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_gradients_run_through_the_statistics_of_the_batch(n):
-    """The mean log-likelihood of a batch in training, against complex steps through everything, statistics too."""
+    """The mean log-likelihood of a batch in training, against complex steps through everything,
+    statistics too."""
     flow, layers = batchnorms()
     x = 2 + 3 * rows(4, n)
 
@@ -411,7 +416,8 @@ def test_signs_are_plus_or_minus_one(signs):
 
 
 def test_passes_count_the_arithmetic_below_the_staircases():
-    """2 features, 3 hidden units: unit degrees 1, 1, 1 hear one input; only the second output hears them."""
+    """2 features, 3 hidden units: unit degrees 1, 1, 1 hear one input;
+    only the second output hears them."""
     layer = Autoregressive(2, (3,))
     assert layer.passes.normalize == (1, 1, 3 * 1 + 2 * 3)
     assert layer.passes.generate == (1, 2, 9) and layer.passes.naive == (2, 2, 18)

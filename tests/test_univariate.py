@@ -52,7 +52,8 @@ def tau(request):
 
 
 def numbers(tau, shape=(4, 3), size=2.0, seed=0):
-    """Conditioner's numbers h, data x in the support, and gradients d_u and d_log, of any leading shape."""
+    """Conditioner's numbers h, data x in the support, and gradients d_u and d_log,
+    of any leading shape."""
     rng = np.random.default_rng(seed)
     h = size * rng.standard_normal((*shape, tau.numbers))
     x, d_u, d_log = (2 * rng.standard_normal(shape) for _ in range(3))
@@ -65,7 +66,8 @@ def apart(tau, a, b):
 
 
 def slack(x, log_derivative, dtype=np.float64):
-    """How far x may come back from a round trip: what 100 roundings of u or of x move it by, at this slope."""
+    """How far x may come back from a round trip: what 100 roundings of u or of x move it by,
+    at this slope."""
     return 100 * EPS[dtype] * (1 + np.abs(x)) * (1 + np.exp(np.minimum(-log_derivative, 80)))
 
 
@@ -135,7 +137,8 @@ PATHS = pytest.mark.parametrize("paths", ["value", "log-derivative", "both"])
 
 
 def gradients_and_truth(tau, h, x, d_u, d_log):
-    """Hand-written d_h and d_x of the points, and the same by complex steps, one number of h at a time."""
+    """Hand-written d_h and d_x of the points, and the same by complex steps,
+    one number of h at a time."""
 
     def loss(h, x):
         u, log_derivative, _ = tau.normalize(h, x)
@@ -156,7 +159,8 @@ def on_path(paths, d_u, d_log):
 @PATHS
 @pytest.mark.parametrize("size", [0.3, 2.0, 8.0])
 def test_gradients_of_affine_univariates(tau, paths, size):
-    """Entry by entry: each is one product, nothing is summed; 1e-14 where 1 - tanh^2 itself has cancelled."""
+    """Entry by entry: each is one product, nothing is summed;
+    1e-14 where 1 - tanh^2 itself has cancelled."""
     h, x, d_u, d_log = numbers(tau, size=size)
     d_u, d_log = on_path(paths, d_u, d_log)
     (d_h, d_x), (true_h, true_x) = gradients_and_truth(tau, h, x, d_u, d_log)
@@ -165,7 +169,8 @@ def test_gradients_of_affine_univariates(tau, paths, size):
 
 
 def edge_points(tau, n, rng):
-    """Where formulas change: both ends, just inside, the middle, the knots of equal bins, and far tails."""
+    """Where formulas change: both ends, just inside, the middle, the knots of equal bins,
+    and far tails."""
     B, bins = getattr(tau, "bound", 3.0), getattr(tau, "bins", 4)
     edges = np.concatenate(
         [np.linspace(-B, B, bins + 1), [np.nextafter(B, 0), -np.nextafter(B, 0), 0.0]]
@@ -178,7 +183,8 @@ def edge_points(tau, n, rng):
 @pytest.mark.parametrize("size", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("where", ["inside", "edges"])
 def test_gradients(tau, paths, size, where):
-    """To 1e-9 of the point's largest entry; towards ±B some gradients of a spline vanish, hence 1e-11."""
+    """To 1e-9 of the point's largest entry; towards ±B some gradients of a spline vanish,
+    hence 1e-11."""
     h, x, d_u, d_log = numbers(tau, (60,), size)
     if where == "edges":
         x = edge_points(tau, 60, np.random.default_rng(1))
@@ -208,7 +214,8 @@ def test_one_gradient_of_the_log_determinant_serves_a_whole_row(tau):
 
 
 def test_float32_stays_and_agrees(tau):
-    """Numbers with few digits: both types read the same ones. Gradients of a log-derivative are the steepest."""
+    """Numbers with few digits: both types read the same ones.
+    Gradients of a log-derivative are the steepest."""
     h, x, d_u, d_log = (np.round(8 * a / 3) / 16 for a in numbers(tau, (200,), size=1.0))
     results = []
     for dtype in (np.float64, np.float32):
@@ -223,7 +230,8 @@ def test_float32_stays_and_agrees(tau):
 
 @pytest.mark.parametrize("size", [0.0, 1.0])
 def test_float32_round_trip(tau, size):
-    """At most 1e-4, unless one rounding of u in float32 moves even an exact x by more: where du/dx is small."""
+    """At most 1e-4, unless one rounding of u in float32 moves even an exact x by more:
+    where du/dx is small."""
     h, x, *_ = (a.astype(np.float32) for a in numbers(tau, (20_000,), size))
     u, log_du, _ = tau.normalize(h, x)
     error, steep = apart(tau, tau.generate(h, u)[0], x), log_du > -5
@@ -252,7 +260,8 @@ def test_increasing_and_finite_far_out(tau, size):
 
 @over([*AFFINES[:-1], Additive(), *SPLINES, *CIRCLES, *(t for t in MIXTURES if t.components == 1)])
 def test_zero_is_the_identity(tau):
-    """But for IAF's gate, which starts at sigmoid(2), and mixtures, whose components start apart."""
+    """But for IAF's gate, which starts at sigmoid(2), and mixtures,
+    whose components start apart."""
     x = numbers(tau, (1000,))[1]
     u, log_du, _ = tau.normalize(np.zeros((1000, tau.numbers)), x)
     np.testing.assert_allclose(u, x, rtol=1e-14, atol=1e-14)

@@ -25,7 +25,8 @@ def mp():
 
 
 def test_normal_tails_to_rounding(mp):
-    """log Phi(-t), the log of the hazard, and hazard - t, through the end of the residue at 8.9 and far out."""
+    """log Phi(-t), the log of the hazard, and hazard - t,
+    through the end of the residue at 8.9 and far out."""
     t = np.concatenate(
         [
             [0.0],
@@ -182,7 +183,8 @@ def test_samples_return_to_their_noise(kind):
 
 
 def test_a_gap_between_far_components_is_crossed():
-    """Between them F is 1/2 to all digits and du/dx is e^-20000: Newton's steps say nothing there."""
+    """Between them F is 1/2 to all digits and du/dx is e^-20000:
+    Newton's steps say nothing there."""
     tau = GaussianMixture(2)
     h = np.array([0.0, 0.0, -8.0, 8.0, -3.4, -3.4])  # components at -10 and 10
     u = np.array([-1.0, -1e-3, -1e-9, 1e-9, 1e-3, 1.0])
@@ -201,7 +203,8 @@ def test_parameters_that_are_no_numbers_are_refused_by_name(kind):
     h[2, 1, 3] = np.nan
     with pytest.raises(
         FloatingPointError,
-        match="bracket of the root, or its width, is not finite: 1 of 6, worst at row 2, feature 1$",
+        match="bracket of the root, or its width, is not finite: 1 of 6, worst at row 2, feature "
+        "1$",
     ):
         kind(2).generate(h, u)
     with pytest.raises(FloatingPointError, match="worst at row 1$"):
@@ -238,7 +241,8 @@ def test_bisection_alone_ends_when_slopes_are_wrong(slope):
 
 
 def test_no_step_leaves_the_bracket():
-    """A slope four times too flat sends Newton from 1.9 to 2.3, where this function is not to be asked."""
+    """A slope four times too flat sends Newton from 1.9 to 2.3,
+    where this function is not to be asked."""
     asked = []
 
     def cube(x, which):

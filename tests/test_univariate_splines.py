@@ -94,7 +94,8 @@ def test_value_and_slope_go_through_the_ends_and_knots_without_a_jump():
 @pytest.mark.parametrize("kind", [RationalQuadratic, CircularRationalQuadratic])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_inverse_finds_a_root_for_harsh_parameters(kind, dtype):
-    """Numbers of size 30: slopes from 1e-3 to 100 and bins at their least size (nflows #87 stopped here)."""
+    """Numbers of size 30: slopes from 1e-3 to 100 and bins at their least size (nflows #87 stopped
+    here)."""
     tau, rng = kind(), np.random.default_rng(3)
     h = (30 * rng.standard_normal((20_000, tau.numbers))).astype(dtype)
     u = rng.uniform(-tau.bound, tau.bound, 20_000).astype(dtype)

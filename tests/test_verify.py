@@ -1,4 +1,5 @@
-"""Verification: clean flows pass every check, and every check catches the defects it is there for."""
+"""Verification: clean flows pass every check, and every check catches the defects it is there
+for."""
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ PLANTED_IN = ["numpy"]  # the definition; the other renderings are compared with
 
 
 def small(**changes):
-    """A flow on which every defect below can show: three features, an order that is no involution, a context."""
+    """A flow on which every defect below can show: three features, an order that is no involution,
+    a context."""
     arguments = {"hidden": (12, 12), "transforms": 2, "order": CYCLE, "context": 1, "seed": 3}
     return afnp.maf(3, **{**arguments, **changes})
 
@@ -216,7 +218,8 @@ def one_step_short(flow):
 
 
 def order_not_undone(flow):
-    """The order is applied where its inverse was needed: right for every permutation that is an involution."""
+    """The order is applied where its inverse was needed:
+    right for every permutation that is an involution."""
     layer = flow.layers[0]
     generate = layer.generate
 
@@ -576,8 +579,8 @@ def test_every_check_stands_alone():
 
 
 def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
-    """A spline's last bin is a difference of knots: where it is narrow its gradient is off by thousands of ε, which
-    no moved input shows."""
+    """A spline's last bin is a difference of knots: where it is narrow its gradient is off by
+    thousands of ε, which no moved input shows."""
     tau, rng, delta = RationalQuadratic(bins=4), np.random.default_rng(0), 1e-8
     h, x = (
         rng.standard_normal((300, 11)).astype(np.float32),

@@ -1,4 +1,5 @@
-"""The kit: what is new in a check, levels, expectations, time limits, cases for pytest, and reports."""
+"""The kit: what is new in a check, levels, expectations, time limits, cases for pytest,
+and reports."""
 
 import json
 import time
@@ -96,7 +97,8 @@ def test_clean_flows_of_every_kind_pass(kind):
     ("level", "seconds"), [("quick", 2), pytest.param("full", 30, marks=pytest.mark.slow)]
 )
 def test_quick_is_quick_and_full_not_long(level, seconds):
-    """Seconds on two idle cores; the tests may share theirs with anything, so the cores' own time is measured."""
+    """Seconds on two idle cores; the tests may share theirs with anything,
+    so the cores' own time is measured."""
     flow = afnp.maf(4, hidden=(32, 32), transforms=3)
     check_flow(flow, level="quick", checks=["log_det"])
     start = time.process_time()
@@ -161,7 +163,8 @@ def test_a_layer_that_stands_still_is_caught():
 
 
 def test_a_plateau_between_modes_is_no_standstill():
-    """Behind a wide standardisation u moves slowly, and between narrow modes by less than its last digit."""
+    """Behind a wide standardisation u moves slowly, and between narrow modes by less than its last
+    digit."""
     mixture = Autoregressive(1, (), univariate="gaussian_mixture", options={"components": 2})
     flow = Flow([preprocess.Standardize([0.0], [8.0]), mixture], dtype=np.float32)
     flow._split(flow.theta)[1]["b0"][:] = [0.0, -2.0, 0.5, 0.5, -1.5, -1.5]
@@ -266,7 +269,8 @@ def test_the_bounds_hold_for_uniform_numbers():
 
 
 def test_lines_find_narrow_peaks_far_out():
-    """Two normal peaks, one a thousandth wide and far from every node, one where the line's own place is."""
+    """Two normal peaks, one a thousandth wide and far from every node,
+    one where the line's own place is."""
 
     def log_density(t, lines):
         return np.logaddexp(-(t**2) / 2, -(((t - 77.7) / 1e-3) ** 2) / 2 + np.log(3e3)) - np.log(
@@ -330,7 +334,8 @@ def test_a_sampler_that_is_not_random_is_caught(sampler, reason):
 
 
 def test_samples_that_rounding_brings_together_repeat_nothing():
-    """Float32 leaves some hundred numbers to most of these samples: they come again, as half of one batch does."""
+    """Float32 leaves some hundred numbers to most of these samples: they come again,
+    as half of one batch does."""
 
     def sample(seed):
         z = np.random.default_rng(seed).standard_normal((4000, 1))
@@ -785,7 +790,8 @@ def test_the_mutation_score_is_read_where_it_was_measured(tmp_path):
     path = tmp_path / "kill_matrix.json"
     assert mutation_score("quick", path) == ""
     path.write_text(
-        '{"levels": {"quick": {"killed": 60, "of": 72}}, "false_alarms": {"flows": 1000, "alarms": 0}}'
+        '{"levels": {"quick": {"killed": 60, "of": 72}}, "false_alarms": {"flows": 1000, "alarms": '
+        "0}}"
     )
     assert "catches 60 of 72 planted defects" in mutation_score("quick", path)
     assert "0 false alarms in 1,000 clean flows" in mutation_score("quick", path)

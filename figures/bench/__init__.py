@@ -1,6 +1,7 @@
 r"""Side by side: afnp and the flow libraries of PyTorch and JAX, the same flow, in one run.
 
-.. math:: \text{ratio} = \frac{\text{median seconds of the fastest other library}}{\text{median seconds of afnp}}
+.. math:: \text{ratio} =
+          \frac{\text{median seconds of the fastest other library}}{\text{median seconds of afnp}}
 
 ``python -m figures.bench`` times log-density, sampling, training steps and single samples of a
 masked autoregressive flow, affine (arXiv 1705.07057) or of splines (arXiv 1906.04032), in afnp,

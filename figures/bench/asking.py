@@ -1,6 +1,7 @@
 r"""The parent's side: a process for each library, asked in turn.
 
-.. math:: \text{round } r: \quad \text{library}_{r \bmod L},\ \text{library}_{(r + 1) \bmod L},\ \dots
+.. math:: \text{round } r: \quad
+          \text{library}_{r \bmod L},\ \text{library}_{(r + 1) \bmod L},\ \dots
 
 Whatever disturbs the machine then disturbs all libraries alike, and none runs while another is
 timed.

@@ -1,6 +1,7 @@
 r"""The benchmark as a whole: prove, then time, configuration by configuration.
 
-.. math:: \text{useful work of } N \text{ rows} = 2 N \sum_{\text{rows of all masks}} \mathrm{prefix}
+.. math:: \text{useful work of } N \text{ rows} = 2 N \sum_{\text{rows of all masks}}
+          \mathrm{prefix}
 
 A multiplication and an addition for every one in the masks: what afnp's triangular products do, and
 what is left of the others' dense products when zeros do not count.

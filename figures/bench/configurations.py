@@ -102,7 +102,8 @@ class Effort(NamedTuple):
     rounds: int
     """At most so many turns for each library and operation."""
     seconds: float
-    """No further turn for a library that has spent so long on an operation (and made three calls of less)."""
+    """No further turn for a library that has spent so long on an operation (and made three calls of
+    less)."""
     turn: float
     """Calls that are shorter are repeated within a turn, for so long."""
     pause: float

@@ -1,6 +1,7 @@
 r"""The flow in JAX: flowjax.
 
-.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad \tau \text{ affine, or a spline of K bins}
+.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad
+          \tau \text{ affine, or a spline of K bins}
 
 Every call is compiled by XLA, once a shape, at the first call.
 
@@ -26,12 +27,14 @@ class Flowjax:
 
     package = "flowjax"
     setup = (
-        "everything under filter_jit, one compilation a shape; StandardNormal as base (Normal(...), as in its "
-        "examples, adds 2 D trainable numbers); its own random permutations between transforms"
+        "everything under filter_jit, one compilation a shape; StandardNormal as base "
+        "(Normal(...), as in its examples, adds 2 D trainable numbers); its own random "
+        "permutations between transforms"
     )
     spline = (
-        "RationalQuadraticSpline(knots=K - 1, interval=5): knots are those within, so that there are K bins; the "
-        "slopes at -5 and 5 are free (not 1 as in the tails): 3 K + 1 numbers a feature"
+        "RationalQuadraticSpline(knots=K - 1, interval=5): knots are those within, so that there "
+        "are K bins; the slopes at -5 and 5 are free (not 1 as in the tails): 3 K + 1 numbers a "
+        "feature"
     )
 
     def load(self) -> None:

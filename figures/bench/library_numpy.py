@@ -1,6 +1,7 @@
 r"""The flow in NumPy: afnp itself, and what the machine can do.
 
-.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad \tau \text{ affine, or a spline of K bins}
+.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad
+          \tau \text{ affine, or a spline of K bins}
 
 Each file ``library_*.py`` puts its libraries behind one face: build the flow, call it, show its
 networks. Each class says in ``setup`` what had to be set right for its library to compute the
@@ -30,8 +31,8 @@ class Afnp:
     package = "afnp"
     setup = "as it comes"
     spline = (
-        "nsf(bins=K, bound=5), 3 K - 1 numbers a feature; last layers' weights a hundred times as large as drawn, "
-        "as large as the others': near the identity, a proof would prove little"
+        "nsf(bins=K, bound=5), 3 K - 1 numbers a feature; last layers' weights a hundred times as "
+        "large as drawn, as large as the others': near the identity, a proof would prove little"
     )
 
     def load(self) -> None:
@@ -111,7 +112,10 @@ class Machine:
     """What the machine can do at best: NumPy's matrix product, and copies by as many threads as there are cores."""
 
     package = "numpy"
-    setup = "float32 matrix product (2048 x 2048) and copy (128 MiB), the limits of what the machine can do"
+    setup = (
+        "float32 matrix product (2048 x 2048) and copy (128 MiB), the limits of what the "
+        "machine can do"
+    )
     parameters = 0
 
     def load(self) -> None:

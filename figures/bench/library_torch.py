@@ -1,6 +1,7 @@
 r"""The flow in PyTorch: zuko, nflows and normflows.
 
-.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad \tau \text{ affine, or a spline of K bins}
+.. math:: u = \tau(h, x), \qquad h = \mathrm{MADE}(x), \qquad
+          \tau \text{ affine, or a spline of K bins}
 
 Each as its documentation has it, eager, on the CPU; densities and samples without gradients.
 
@@ -154,10 +155,15 @@ class Nflows(Torch):
     """nflows: a reversal in front of every transform."""
 
     package = "nflows"
-    setup = "residual blocks switched off (the default); one block beside the initial layer makes two hidden layers"
+    setup = (
+        "residual blocks switched off (the default); one block beside the initial layer makes "
+        "two hidden layers"
+    )
     spline = (
-        'no flow of them ready made: MaskedPiecewiseRationalQuadraticAutoregressiveTransform(tails="linear", '
-        "tail_bound=5), as above, in the places of the affine ones of its flow; 3 K - 1 numbers a feature"
+        "no flow of them ready made: "
+        'MaskedPiecewiseRationalQuadraticAutoregressiveTransform(tails="linear", '
+        "tail_bound=5), as above, in the places of the affine ones of its flow; 3 K - 1 numbers a "
+        "feature"
     )
 
     def imported(self):
@@ -207,14 +213,16 @@ class Normflows(Torch):
 
     package = "normflows"
     setup = (
-        "MaskedAffineAutoregressive takes D passes for log_prob and one to sample, the direction of an IAF: turned "
-        "round with its Reverse. Without residual blocks its MADE has no activation between the initial layer and "
-        "the first block: a ReLU put there. Base not trainable; features reversed between transforms"
+        "MaskedAffineAutoregressive takes D passes for log_prob and one to sample, the direction "
+        "of an IAF: turned round with its Reverse. Without residual blocks its MADE has no "
+        "activation between the initial layer and the first block: a ReLU put there. Base not "
+        "trainable; features reversed between transforms"
     )
     spline = (
-        "AutoregressiveRationalQuadraticSpline takes one pass for log_prob as it comes. It fixes residual blocks, "
-        "and begins as the identity, its network deaf to its inputs: in place of that network, the library's MADE "
-        "without residual blocks, a ReLU put into it as above; 3 K - 1 numbers a feature"
+        "AutoregressiveRationalQuadraticSpline takes one pass for log_prob as it comes. It fixes "
+        "residual blocks, and begins as the identity, its network deaf to its inputs: in place of "
+        "that network, the library's MADE without residual blocks, a ReLU put into it as above; 3 "
+        "K - 1 numbers a feature"
     )
 
     def imported(self):

@@ -1,7 +1,8 @@
 r"""Proof that the libraries compute the same thing: counts, masks, and numbers.
 
 .. math::
-    h = W_2 \phi(W_1 \phi(W_0 x + b_0) + b_1) + b_2 \;\;(\text{every } W \text{ under its mask}), \qquad
+    h = W_2 \phi(W_1 \phi(W_0 x + b_0) + b_1) + b_2 \;\;(\text{every } W \text{ under its mask}),
+    \qquad
     u = \tau(h, x), \qquad
     \log p = \log \mathcal N(u) + \sum \log \partial \tau / \partial x
 
@@ -46,10 +47,12 @@ ROWS = 64
 """N, how many rows a worker shows."""
 
 TOLERANCE = 1e-4
-"""Largest difference allowed, in units of the largest number: float32 sums of 1000 terms, T of them in a row."""
+"""Largest difference allowed, in units of the largest number: float32 sums of 1000 terms, T of them
+in a row."""
 
 SPLINE_TOLERANCE = 1e-5
-"""The same of log-densities of splines: a least slope of 0.01 in place of 0.001 moves them by less than 1e-4."""
+"""The same of log-densities of splines: a least slope of 0.01 in place of 0.001 moves them by less
+than 1e-4."""
 
 
 class NotTheSame(ValueError):
@@ -83,7 +86,8 @@ class Proof(NamedTuple):
     log_prob_error: float
     afnp_error: float
     own_degrees: bool
-    """Whether afnp itself spreads the degrees of hidden units like this, or was given the library's."""
+    """Whether afnp itself spreads the degrees of hidden units like this, or was given the
+    library's."""
 
 
 # ---- scale and shift: how each library reads the two numbers of a feature ------------------------
@@ -121,7 +125,8 @@ SCALES: dict[str, tuple[Callable, str]] = {
     "normflows": (_scale_normflows, "sigmoid(a + 2) + 0.001"),
     "flowjax": (_scale_flowjax, "softplus(a + 0.53) + 0.01"),
 }
-"""Library: the function from raw numbers (N, D, 2) to log s and t, (N, D) each, and s(a) in words."""
+"""Library: the function from raw numbers (N, D, 2) to log s and t, (N, D) each, and s(a) in
+words."""
 
 
 def numbers_of(name: str, configuration: Configuration) -> int:

@@ -1,6 +1,7 @@
 r"""Tables of a run, in Markdown.
 
-.. math:: \text{ratio} = \frac{\min_{\text{others}} \text{median seconds}}{\text{median seconds of afnp}}
+.. math:: \text{ratio} =
+          \frac{\min_{\text{others}} \text{median seconds}}{\text{median seconds of afnp}}
 
 A ratio above 1 says how many times as fast afnp is as the fastest of the others; below 1, that one
 is faster.
@@ -120,12 +121,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _preface(result: dict) -> str:
     machine = result["machine"]
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores ({machine['threads']} for each library), "
-        f"{machine['system']}, Python {machine['python']}; {machine['date']}; "
-        f"{result['total_seconds']:.0f} seconds in all. float32; each library in a process of its own, asked in "
-        "turn; milliseconds: median (minimum). Variables of the environment that the workers did not get: "
-        + (", ".join(result["dropped_variables"]) or "none set")
-        + ".",
+        f"{machine['processor']}, {machine['cores']} cores ({machine['threads']} for each "
+        f"library), {machine['system']}, Python {machine['python']}; {machine['date']}; "
+        f"{result['total_seconds']:.0f} seconds in all. float32; each library in a process of its "
+        "own, asked in turn; milliseconds: median (minimum). Variables of the environment that the "
+        "workers did not get: " + (", ".join(result["dropped_variables"]) or "none set") + ".",
         "",
     ]
     for name, about in result["libraries"].items():
@@ -148,11 +148,11 @@ def _preface(result: dict) -> str:
 def _title(name: str, found: dict) -> str:
     others = found["others"]
     text = (
-        f"## {name}: {_kind(found)}, D = {found['features']}, H = {found['hidden']}, T = {found['transforms']}, "
-        f"{found['parameters']:,} parameters\n\n"
-        f"The machine in the same run: matrix product {three_digits(found.get('machine_gflops'))} GFLOP/s, copy "
-        f"{three_digits(found.get('machine_gbytes'))} GB/s. Cores that other programs kept busy meanwhile: "
-        f"{'not known' if others is None else f'{others:.2f}'}."
+        f"## {name}: {_kind(found)}, D = {found['features']}, H = {found['hidden']}, T = "
+        f"{found['transforms']}, {found['parameters']:,} parameters\n\n"
+        f"The machine in the same run: matrix product {three_digits(found.get('machine_gflops'))} "
+        f"GFLOP/s, copy {three_digits(found.get('machine_gbytes'))} GB/s. Cores that other "
+        f"programs kept busy meanwhile: {'not known' if others is None else f'{others:.2f}'}."
     )
     if others is not None and others > BUSY:
         text += " **The machine was not quiet: these times are no result.**"
@@ -244,10 +244,10 @@ def _proofs(result: dict) -> str:
                 ]
             )
     return table(head, rows) + (
-        "\n\nLargest differences in units of the largest number, to the same weights in plain NumPy and in afnp; "
-        f"more than {TOLERANCE:g} is refused (log_prob of splines: {SPLINE_TOLERANCE:g}). *: afnp spreads the "
-        "degrees of hidden units a little differently (the ones in the masks tell how little), and was given the "
-        "library's for this comparison."
+        "\n\nLargest differences in units of the largest number, to the same weights in plain "
+        f"NumPy and in afnp; more than {TOLERANCE:g} is refused (log_prob of splines: "
+        f"{SPLINE_TOLERANCE:g}). *: afnp spreads the degrees of hidden units a little differently "
+        "(the ones in the masks tell how little), and was given the library's for this comparison."
     )
 
 
@@ -260,13 +260,17 @@ def _setups(result: dict) -> str:
         lines.append(f"- {name}: {LIBRARIES[name].setup}. Scale: {SCALES[name][1]}.")
         if splines:
             lines.append(
-                f"  Splines: {LIBRARIES[name].spline}; shares of widths and heights: {SPLINES[name].words}."
+                f"  Splines: {LIBRARIES[name].spline}; shares of widths and heights: "
+                f"{SPLINES[name].words}."
             )
     lines += [
         "",
-        '"in turn / apart": log_prob 1000, train 100 and sample called in turn (the column "alternating"), over '
-        'the sum of their times alone. "useful GFLOP/s": 2 N for every one in the masks, over the median. "first '
-        'calls": what the first call of every operation took beyond the median, compilation included, added up. '
+        '"in turn / apart": log_prob 1000, train 100 and sample called in turn (the column '
+        '"alternating"), over '
+        'the sum of their times alone. "useful GFLOP/s": 2 N for every one in the masks, over the '
+        'median. "first '
+        'calls": what the first call of every operation took beyond the median, compilation '
+        "included, added up. "
         "Memory is the process's peak over everything, imports included.",
     ]
     return "\n".join(lines)

@@ -2,7 +2,8 @@ r"""The splines in plain NumPy, as each library makes them of its raw outputs.
 
 .. math::
     u = y_k + \frac{(y_{k+1} - y_k)\,(s\, \xi^2 + \delta_k\, \xi (1 - \xi))}{Q}, \qquad
-    \frac{du}{dx} = \frac{s^2\,(\delta_{k+1}\, \xi^2 + 2 s\, \xi (1 - \xi) + \delta_k\, (1 - \xi)^2)}{Q^2}, \qquad
+    \frac{du}{dx} =
+    \frac{s^2\,(\delta_{k+1}\, \xi^2 + 2 s\, \xi (1 - \xi) + \delta_k\, (1 - \xi)^2)}{Q^2}, \qquad
     Q = s + (\delta_{k+1} + \delta_k - 2 s)\, \xi (1 - \xi)
 
 with xi = (x - x_k) / (x_{k+1} - x_k) and s = (y_{k+1} - y_k) / (x_{k+1} - x_k) (arXiv 1906.04032,

@@ -109,7 +109,8 @@ class Session:
         if warm:
             call()
         seconds, result = [], None
-        gc.collect()  # but not switched off: what a library leaves lying about in a long call is its own affair
+        # but not switched off: what a library leaves lying about in a long call is its own affair
+        gc.collect()
         for _ in range(calls):
             start = time.perf_counter()
             result = call()
@@ -171,8 +172,8 @@ def _numpy_products() -> list[str]:
     except ModuleNotFoundError:
         return ["NumPy's BLAS not known: threadpoolctl is not installed"]
     return [
-        f"NumPy's {info['internal_api']} {info['version'] or ''}, kernel {info.get('architecture', 'not known')}, "
-        f"{info['num_threads']} threads"
+        f"NumPy's {info['internal_api']} {info['version'] or ''}, kernel "
+        f"{info.get('architecture', 'not known')}, {info['num_threads']} threads"
         for info in threadpool_info()
         if info["user_api"] == "blas" and "scipy." not in info["filepath"]
     ]
