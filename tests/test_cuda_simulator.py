@@ -161,14 +161,9 @@ else:
     @pytest.mark.parametrize("residual", [False, True])
     @pytest.mark.parametrize("n", [3, 9])
     def test_small_windows_and_windows_in_global_memory(monkeypatch, shared, residual, n):
-<<<<<<< HEAD
-        """Shared memory for no window, for one feature in narrow or in wide tiles, and for something between."""
-        monkeypatch.setattr(gpu, "SHARED_BYTES", shared)
-=======
         """Shared memory for no window, for one feature in narrow or in wide tiles,
         and for something between."""
-        monkeypatch.setattr(cuda, "SHARED_BYTES", shared)
->>>>>>> b02415f (Lines of tests and figures within 100 columns, where it needs no thought)
+        monkeypatch.setattr(gpu, "SHARED_BYTES", shared)
         monkeypatch.setattr(cuda, "_solve_shared" if shared == 0 else "_solve_global", None)
         check(maf(5, hidden=(8, 8, 8), residual=residual, context=1), n=n)
 

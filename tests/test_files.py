@@ -644,7 +644,8 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "m").is_symlink() and load(tmp_path / "there" / "m").features == 2
 
 
-# ---- what is no regular file, and names -----------------------------------------------------------
+# ---- what is no regular file, and names
+# -----------------------------------------------------------
 
 
 def special(path, kind):

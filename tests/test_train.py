@@ -1,4 +1,5 @@
-"""Training: the textbook's steps, and a run that can be interrupted, killed and resumed to the last bit."""
+"""Training: the textbook's steps, and a run that can be interrupted,
+killed and resumed to the last bit."""
 
 from __future__ import annotations
 
@@ -156,7 +157,8 @@ def test_adam_in_float32_stays_there():
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_fit_is_the_textbook(schedule):
-    """Permuted rows, cut in batches; the mean gradient of each; Adam: written out again, from the public face."""
+    """Permuted rows, cut in batches; the mean gradient of each; Adam: written out again,
+    from the public face."""
     x, flow, other = banana(50), small(), small()
     options = dict(
         epochs=3,
@@ -249,7 +251,8 @@ def test_loss_decreases(dtype):
 
 
 def test_float32_follows_float64():
-    """The same run in both precisions: 60 steps of relative rounding 1e-7, amplified by Adam's 1/√v at most."""
+    """The same run in both precisions: 60 steps of relative rounding 1e-7,
+    amplified by Adam's 1/√v at most."""
     x, runs = banana(), []
     for dtype in (np.float32, np.float64):
         flow = small()
@@ -385,7 +388,8 @@ def test_validation_that_is_not_a_number():
 
 
 def test_context_is_learnt():
-    """x given c is N(2c, 1/2²): the loss comes down to that entropy, which without c would be 0.9 nats higher."""
+    """x given c is N(2c, 1/2²): the loss comes down to that entropy,
+    which without c would be 0.9 nats higher."""
     rng = np.random.default_rng(0)
     c = rng.standard_normal((1000, 1))
     x = 2 * c + 0.5 * rng.standard_normal((1000, 1))
@@ -435,7 +439,8 @@ def test_contexts_that_do_not_fit(contexts, message):
 
 
 def test_a_gaussian_is_fitted_to_its_entropy():
-    """KL(true || fitted) is about P / 2N = 200 / 8000 nats at the optimum of P parameters, and less before it."""
+    """KL(true || fitted) is about P / 2N = 200 / 8000 nats at the optimum of P parameters,
+    and less before it."""
     covariance = np.array([[4.0, 1.5], [1.5, 1.0]])
     rng = np.random.default_rng(0)
     x = rng.multivariate_normal([3.0, -1.0], covariance, 6000)
@@ -487,7 +492,8 @@ def test_a_linear_made_is_the_gaussian_chain(order):
 
 
 def test_a_bad_row_is_named(steps):
-    """Row 41's square overflows in float32: epoch, step and row are named, earlier parameters are kept."""
+    """Row 41's square overflows in float32: epoch, step and row are named,
+    earlier parameters are kept."""
     x = banana()
     x[41] = 1e25
     flow = small(dtype=np.float32)
@@ -518,7 +524,8 @@ def test_a_bad_row_is_named_in_compiled_code(steps, compiled):
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """Spoil the result of the k-th gradient of flows, counted from 1; give each call's parameters."""
+    """Spoil the result of the k-th gradient of flows, counted from 1;
+    give each call's parameters."""
 
     def arrange(k, spoil):
         gradient, calls = afnp.Flow._gradient_in_blocks, []
@@ -569,7 +576,8 @@ def test_a_bad_first_step_after_resuming_keeps_the_checkpoint(tmp_path, at_step,
 @pytest.mark.parametrize("signalled", [ctrl_c, pytest.param(terminate, marks=posix)])
 @pytest.mark.parametrize("t", [4, 5, 9, 11])
 def test_ctrl_c_stops_after_the_step_under_way(steps, at_step, t, signalled):
-    """Four steps an epoch, three epochs: theta is what t steps make, and only whole epochs are in the history."""
+    """Four steps an epoch, three epochs: theta is what t steps make,
+    and only whole epochs are in the history."""
     flow = small()
     at_step(t, signalled)
     history = fit(flow, banana(), epochs=3, batch_size=30, progress=False)
@@ -662,7 +670,8 @@ def test_the_handler_of_others_is_put_back(at_step):
 
 
 def test_fit_in_another_thread():
-    """Python delivers signals to the main thread alone; elsewhere fit just fits, with the same numbers."""
+    """Python delivers signals to the main thread alone; elsewhere fit just fits,
+    with the same numbers."""
     flow, other, results = small(), small(), []
     thread = threading.Thread(
         target=lambda: results.append(fit(flow, banana(), epochs=2, progress=False))
@@ -688,7 +697,8 @@ def whole_run(**options):
     "interruptions", [[1], [3], [4], [6], [8], [15], [1, 2, 3], [2, 7, 8, 13], [16]]
 )
 def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, at_step, interruptions, dtype):
-    """Within an epoch, at its end, several times: parameters, losses, rates and the best epoch are the same."""
+    """Within an epoch, at its end, several times: parameters, losses,
+    rates and the best epoch are the same."""
     expected, whole = whole_run(dtype=dtype)
     stopped = []
     for t in (*interruptions, None):
@@ -796,7 +806,8 @@ def test_a_checkpoint_named_in_bytes(tmp_path):
 
 @posix
 def test_kill_9_and_resume_to_the_last_bit(tmp_path):
-    """Killed at random moments, steps and writes alike, then resumed: the run that was never killed."""
+    """Killed at random moments, steps and writes alike, then resumed:
+    the run that was never killed."""
 
     def start(name):
         return subprocess.Popen(
