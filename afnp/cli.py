@@ -19,13 +19,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from afnp import data, files, train
+from afnp import __version__, data, files, train
 from afnp.atomic import check_regular
 from afnp.constructors import maf
 from afnp.data.dataset import random_split
@@ -362,13 +361,6 @@ def _widths(text: str) -> tuple[int, ...]:
     return tuple(_count(width) for width in text.split(",")) if text else ()
 
 
-def _version() -> str:
-    try:
-        return metadata.version("afnp")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
 def _parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(
@@ -377,7 +369,7 @@ def _parser() -> Parser:
         epilog=EXAMPLES,
         formatter_class=raw,
     )
-    parser.add_argument("--version", action="version", version=f"afnp {_version()}")
+    parser.add_argument("--version", action="version", version=f"afnp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], *shared: Parser) -> Parser:

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from afnp import files
+from afnp import progress as bars
 from afnp.adam import Adam
 from afnp.atomic import check_regular, path_of
 from afnp.flow import Flow
@@ -207,13 +207,13 @@ class _Trainer:
     def run(self, interruption: _Interruption, progress: bool) -> None:
         start, before = time.perf_counter(), self.history.seconds
         epochs, history, state = self.options["epochs"], self.history, self.run_state
-        bar = tqdm(
+        bar = bars.bar(
             total=epochs,
             initial=state.epoch,
             desc="fit",
             unit="epoch",
             leave=None,
-            disable=not progress,
+            show=progress,
         )
         try:
             with bar:

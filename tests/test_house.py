@@ -20,6 +20,7 @@ FLOORS = {
     "compiled": 2,
     "inputs": 0,
     "minimal": 0,
+    "progress": 0,
     "params": 0,
     "bases": 1,
     "batches": 3,
@@ -36,9 +37,10 @@ FLOORS = {
     "applications": 4,
     "train": 7,
     "verify": 7,
-    "cli": 8,
+    "interop": 8,
     "__init__": 9,
-    "__main__": 10,
+    "cli": 10,
+    "__main__": 11,
 }
 """Imports go strictly downward. Modules of one package may import each other,
 but never in a circle."""

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from afnp.progress import bar
 from afnp.verify.adapters import adapt
 from afnp.verify.report import Report
 from afnp.verify.runner import check_flow
@@ -262,7 +262,7 @@ def _float64() -> Iterator[None]:
 
 def write(path: str | os.PathLike = PATH, level: str = "quick", peers=tuple(PEERS)) -> None:
     """Check every flow and write the table."""
-    reports = [(peer, check_peer(peer, level)) for peer in tqdm(peers, desc="flows", unit="flow")]
+    reports = [(peer, check_peer(peer, level)) for peer in bar(peers, desc="flows", unit="flow")]
     Path(path).write_text(_markdown(reports, level), encoding="utf-8")
 
 

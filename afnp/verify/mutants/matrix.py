@@ -17,9 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from afnp.files import write_bytes
+from afnp.progress import bar
 from afnp.verify.levels import LEVELS
 from afnp.verify.mutants.clean import random_flow
 from afnp.verify.mutants.registry import MUTANTS, Mutant, check_planted
@@ -89,7 +88,7 @@ def kill_matrix(
     known = read(kept)["mutants"] if kept else {}
     mutants = {name: {**known.get(name, {}), **_entry(mutant)} for name, mutant in MUTANTS.items()}
     for level in levels:
-        for name, mutant in tqdm(MUTANTS.items(), desc=level, unit="mutant", disable=not progress):
+        for name, mutant in bar(MUTANTS.items(), desc=level, unit="mutant", show=progress):
             if level not in mutants[name]:
                 mutants[name][level] = failed_checks(mutant, level)
                 if kept:
@@ -168,7 +167,7 @@ def alarms(
             "failed": {},
         }
     again, new = [int(s) - seed for s in count["failed"]], range(count["flows"], flows)
-    for k in tqdm([*again, *new], desc="clean flows", unit="flow", disable=not progress):
+    for k in bar([*again, *new], desc="clean flows", unit="flow", show=progress):
         start, own = time.perf_counter(), ("random", "own")[(seed + k) % 2]
         failed = check_flow(
             random_flow(seed + k), level=level, seed=seed + k, parameters=own, time_limit=None
