@@ -20,7 +20,7 @@ FLOORS = {
     "compiled": 2,
     "inputs": 0,
     "minimal": 0,
-    "progress": 0,
+    "progress": 6,
     "params": 0,
     "bases": 1,
     "batches": 3,
