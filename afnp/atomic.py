@@ -8,6 +8,7 @@ was left by a writer that was killed, and the next write into the folder removes
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -20,9 +21,9 @@ try:
 except ImportError:  # Windows, where an open file cannot be removed, or a system without locks
     flock = None  # type: ignore[assignment]
 
-__all__ = ["check_regular", "kind_of", "named_errors", "path_of", "write_bytes"]
+__all__ = ["check_regular", "kind_of", "locked", "named_errors", "path_of", "write_bytes"]
 
-TEMPORARY = re.compile(r"\.afnp-[0-9a-f]{16}\.tmp")
+TEMPORARY = re.compile(r"\.afnp-[0-9a-f]{16}\.(tmp|lock)")
 
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 PEEK = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -133,6 +134,46 @@ def write_bytes(path: str | bytes | os.PathLike, *parts: bytes | memoryview) -> 
                 os.unlink(temporary)
             raise
         _flush_folder(folder)
+
+
+@contextmanager
+def locked(path: str | bytes | os.PathLike) -> Iterator[None]:
+    """Be the only one who writes a file for a while; where the system has no locks, do nothing.
+
+    Raises
+    ------
+    ValueError
+        If somebody else, in this process or in another, is at it.
+    """
+    name = path_of(path)
+    target = os.path.realpath(name)
+    short = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+    lock = os.path.join(os.path.dirname(target), f".afnp-{short}.lock")
+    if flock is None:
+        yield
+        return
+    with named_errors(name):
+        descriptor = _open_lock(lock)
+    if descriptor is None:
+        raise ValueError(f"{name}: another run is writing it; expected a file of its own for each")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(lock)  # while it is held, so that nobody takes a lock that goes
+        os.close(descriptor)
+
+
+def _open_lock(path: str) -> int | None:
+    """Open and lock a file that is there to be locked; None if somebody holds it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if _lock(descriptor) is False:
+            os.close(descriptor)
+            return None
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # its holder has just removed it
 
 
 def _copy_owner_and_mode(temporary: str, old: os.stat_result) -> None:

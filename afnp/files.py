@@ -31,8 +31,8 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from itertools import pairwise
-from typing import BinaryIO
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def write(
             raise ValueError(f"header: expected at most {MAX_HEADER} bytes, got {len(text)}")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}; nothing was saved") from error
-    parts = [
+    parts: list[bytes | memoryview] = [
         MAGIC + struct.pack("<II", VERSION, len(text)) + text,
         *(a.reshape(-1).view(np.uint8).data for a in plain.values()),
     ]
@@ -151,7 +151,7 @@ def read(path: str | bytes | os.PathLike, kind: str) -> tuple[dict, dict[str, np
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[BinaryIO, int]]:
+def _opened(name: str) -> Iterator[tuple[BufferedReader, int]]:
     """Open a regular file, and only that: a pipe would wait for a writer, for ever."""
     _refuse_special(name, os.stat(name).st_mode)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -33,9 +33,9 @@ import time
 import numpy as np
 from matplotlib.figure import Figure
 
-from afnp.adam import Adam
 from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
+from afnp.train import Adam
 from figures import recipes
 from figures.common import COLORS, caption, note
 

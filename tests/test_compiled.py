@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp.adam import Adam
 from afnp.compiled.threads import in_threads, row_blocks
+from afnp.train import Adam
 
 SHAPES = {
     "one feature": dict(features=1, hidden=(4,)),

@@ -25,7 +25,6 @@ FLOORS = {
     "bases": 1,
     "batches": 3,
     "univariate": 1,
-    "adam": 3,
     "networks": 3,
     "sampling": 1,
     "transforms": 4,

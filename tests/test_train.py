@@ -17,9 +17,9 @@ import pytest
 
 import afnp
 from afnp import fit
-from afnp.adam import Adam
 from afnp.chain_rule import GaussianChain
 from afnp.files import ModelFileError, write
+from afnp.train import Adam
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 

@@ -1,4 +1,4 @@
-"""Adam in one compiled pass over memory; the definition is :class:`afnp.adam.Adam`.
+"""Adam in one compiled pass over memory; the definition is :class:`afnp.train.Adam`.
 
 NumPy needs a dozen passes for the same arithmetic, and for large networks the step is nothing but
 memory traffic.

@@ -1,0 +1,350 @@
+r"""Maximum likelihood by Adam, interruptible and resumable to the last bit.
+
+.. math:: \min_\theta\; \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n \mid c_n)
+
+Letters: N rows, B rows a batch, D features, C context inputs, P parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+import time
+import zlib
+
+import numpy as np
+
+from afnp import progress as bars
+from afnp.atomic import check_regular, locked, path_of
+from afnp.flow import Flow
+from afnp.train import checkpoint as checkpoints
+from afnp.train.adam import Adam
+from afnp.train.checkpoint import History, Run
+from afnp.train.interruption import Interruption
+
+__all__ = ["fit"]
+
+FIRST_LOOK = 1024
+"""Rows from which layers that start from statistics take them."""
+
+
+def fit(
+    flow: Flow,
+    x_train,
+    x_val=None,
+    *,
+    context=None,
+    context_val=None,
+    epochs: int = 100,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: str = "cosine",
+    weight_decay: float = 1e-5,
+    clip: float = 5.0,
+    patience: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | bytes | os.PathLike | None = None,
+    resume: bool = False,
+) -> History:
+    r"""Fit a flow by maximum likelihood; ``flow.theta`` changes in place.
+
+    .. math:: \min_\theta\; -\frac1N \sum_n \log p_\theta(x_n \mid c_n)
+
+    With validation rows, the parameters of the best epoch are kept. Ctrl-C or SIGTERM ends training
+    after the step it finds under way, as if that had been the last one: the history so far is
+    returned. Before the first epoch ends there is no result, and KeyboardInterrupt is raised.
+
+    Parameters
+    ----------
+    x_train, x_val : (N, D) arrays
+    context, context_val : (N, C) arrays, optional
+    epochs, batch_size : int
+    learning_rate : float
+    schedule : {"cosine", "constant"}
+        The rate at step t of T: half a cosine wave down to zero, or always the same.
+    weight_decay : float
+        λ, decoupled.
+    clip : float
+        Gradients longer than this are shortened to it.
+    patience : int, optional
+        Stop when validation has not improved for so many epochs.
+    seed : int
+        For the order of the rows.
+    progress : bool
+        Show a bar with losses and rate.
+    checkpoint : path, optional
+        Written atomically after every epoch and at an interruption.
+    resume : bool
+        Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit
+        for bit (with as many threads: compiled gradients are summed thread by thread).
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        If rows or options make no sense; if the checkpoint exists and ``resume`` is false, or is of
+        another recipe.
+    FloatingPointError
+        If the loss or its gradient is not finite: names epoch, step and rows; the last good
+        parameters stay.
+    KeyboardInterrupt
+        If interrupted before the first epoch ended, when the checkpoint has been written; so that
+        no caller takes an untrained flow for a result.
+
+    Examples
+    --------
+    >>> import afnp
+    >>> x = np.random.default_rng(0).normal(3.0, 2.0, size=(200, 2))
+    >>> flow = afnp.made(2, hidden=(8,))
+    >>> history = fit(flow, x, epochs=20, learning_rate=0.03, progress=False)
+    >>> history.train_loss[-1] < history.train_loss[0]
+    True
+    """
+    recipe = {
+        "batch_size": operator.index(batch_size),
+        "learning_rate": float(learning_rate),
+        "schedule": schedule,
+        "clip": float(clip),
+        "weight_decay": float(weight_decay),
+        "seed": operator.index(seed),
+        "epochs": operator.index(epochs),
+        "patience": None if patience is None else operator.index(patience),
+    }
+    _check_options(recipe, x_val, context_val)
+    data = _Data(flow, x_train, context, x_val, context_val)
+    path = None if checkpoint is None else path_of(checkpoint)
+    _check_checkpoint(path, resume)
+    if path is None:
+        history = _train(flow, data, recipe, progress, None)
+    else:
+        with locked(path):
+            history = _train(flow, data, recipe, progress, path)
+    if not history.train_loss:
+        kept = "" if path is None else f"; {path} can be resumed"
+        raise KeyboardInterrupt(f"interrupted before the first epoch ended; no result{kept}")
+    return history
+
+
+def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | None) -> History:
+    """Take the steps that a recipe still needs, from the top to the bottom of this page."""
+    epochs = recipe["epochs"]
+    batch = min(recipe["batch_size"], data.n)
+    steps = math.ceil(data.n / batch)
+    rng = np.random.default_rng(recipe["seed"])
+    gradient = _Gradient(flow, batch)
+    adam = Adam(flow.theta.size, flow.dtype, backend=gradient.backend)
+    best = flow.theta.copy()
+    state = {"theta": flow.theta, "best": best, "m": adam.m, "v": adam.v}
+    full_recipe = {**recipe, **data.recipe(flow)}
+
+    if path is not None and os.path.exists(path):
+        run = checkpoints.load(path, full_recipe, state, steps, data.validated)
+        rng.bit_generator.state = run.rng_state
+        adam.t = run.epoch * steps + run.step
+    else:
+        run = Run()
+        flow._begin(*data.first_look(recipe["seed"]))
+        best[:] = flow.theta
+    history = run.history
+    good = flow.theta.copy()
+    clock = _Clock(history.seconds)
+
+    bar = bars.bar(
+        total=epochs, initial=run.epoch, desc="fit", unit="epoch", leave=None, show=progress
+    )
+    with Interruption() as interruption, bar:
+        try:
+            while run.epoch < epochs and not run.out_of_patience(recipe["patience"]):
+                run.rng_state = rng.bit_generator.state
+                order = rng.permutation(data.n)
+                while run.step < steps and not interruption.asked:
+                    rows = order[run.step * batch : (run.step + 1) * batch]
+                    log_prob, grad, norm = gradient(data.x[rows], data.c[rows])
+                    loss_sum = -float(log_prob.sum(dtype=np.float64))
+                    if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+                        raise _not_finite(run, log_prob, rows)
+                    if norm > recipe["clip"]:
+                        grad *= recipe["clip"] / norm
+                    good[:] = flow.theta
+                    rate = _rate(recipe, adam.t / (steps * epochs))
+                    adam.step(flow.theta, grad, rate, recipe["weight_decay"])
+                    gradient.update_statistics()
+                    run.loss_sum += loss_sum
+                    run.step += 1
+
+                finished = run.step == steps
+                if finished:
+                    history.train_loss.append(run.loss_sum / data.n)
+                    history.learning_rate.append(_rate(recipe, adam.t / (steps * epochs)))
+                    if data.validated:
+                        history.val_loss.append(data.validation_loss(flow, run.epoch))
+                        if history.best_epoch is None or (
+                            history.val_loss[-1] < history.val_loss[history.best_epoch]
+                        ):
+                            history.best_epoch = run.epoch
+                            best[:] = flow.theta
+                    run.epoch += 1
+                    run.step = 0
+                    run.loss_sum = 0.0
+                    run.rng_state = rng.bit_generator.state
+                history.seconds = clock.seconds()
+                if path is not None:
+                    checkpoints.save(path, run, full_recipe, state)
+                if not finished:
+                    break
+                bar.set_postfix_str(_line(history))
+                bar.update()
+        except FloatingPointError:
+            flow.theta = good
+            raise
+        finally:
+            if history.best_epoch is not None:
+                flow.theta = best
+
+    if run.epoch == epochs:
+        history.stopped = "epochs"
+    elif run.out_of_patience(recipe["patience"]):
+        history.stopped = "patience"
+    else:
+        history.stopped = "interrupted"
+    return history
+
+
+def _check_options(options: dict, x_val, context_val) -> None:
+    for name in ("epochs", "batch_size", "patience"):
+        if options[name] is not None and options[name] < 1:
+            raise ValueError(f"{name}: expected at least 1, got {options[name]}")
+    for name, largest in (("learning_rate", sys.float_info.max), ("clip", math.inf)):
+        if not 0 < options[name] <= largest:
+            raise ValueError(f"{name}: expected a positive number, got {options[name]}")
+    if not 0 <= options["weight_decay"] < math.inf:
+        raise ValueError(
+            f"weight_decay: expected a number of at least 0, got {options['weight_decay']}"
+        )
+    if options["schedule"] not in ("cosine", "constant"):
+        raise ValueError(f"schedule: expected 'cosine' or 'constant', got {options['schedule']!r}")
+    for name, given in (("patience", options["patience"]), ("context_val", context_val)):
+        if given is not None and x_val is None:
+            raise ValueError(f"{name}: needs validation rows, got x_val=None")
+
+
+def _check_checkpoint(path: str | None, resume: bool) -> None:
+    """Refuse, before any work is done, a checkpoint that cannot be read or must not be written."""
+    if path is None:
+        if resume:
+            raise ValueError("resume: expected a checkpoint to resume from, got checkpoint=None")
+        return
+    if check_regular(path) is not None and not resume:
+        raise ValueError(f"checkpoint: {path} exists; pass resume=True, or delete it first")
+    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        raise ValueError(f"checkpoint: expected a file in a folder that exists, got {path}")
+
+
+class _Data:
+    """Checked rows x (N, D), contexts c (N, C), and those of validation."""
+
+    def __init__(self, flow: Flow, x_train, context, x_val, context_val):
+        self.x, self.c = flow._check(x_train, context, "x_train")
+        self.n = len(self.x)
+        if not self.n:
+            raise ValueError("x_train: expected at least one row, got none")
+        self.validated = x_val is not None
+        if self.validated:
+            self.x_val, self.c_val = flow._check(x_val, context_val, "x_val")
+            if not len(self.x_val):
+                raise ValueError(
+                    "x_val: expected at least one row, got none; without validation, leave it out"
+                )
+
+    def recipe(self, flow: Flow) -> dict:
+        """Return what, with the options, must be the same for a resumed run to be the same run."""
+        arrays = [self.x, self.c]
+        if self.validated:
+            arrays += [self.x_val, self.c_val]
+        return {"flow": flow.config(), "data": [_fingerprint(a) for a in arrays]}
+
+    def first_look(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return some rows and contexts, for layers that start from statistics."""
+        rows = np.random.default_rng([seed, 1]).permutation(self.n)[:FIRST_LOOK]
+        return self.x[rows], self.c[rows]
+
+    def validation_loss(self, flow: Flow, epoch: int) -> float:
+        """Return the mean negative log-likelihood of the validation rows, nats."""
+        try:
+            log_prob = flow.log_prob(self.x_val, self.c_val if flow.context else None)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"after epoch {epoch}, in x_val: {error}") from error
+        if not np.isfinite(log_prob).all():
+            row = int(np.argmin(np.isfinite(log_prob)))
+            raise FloatingPointError(f"row {row} of x_val has density zero after epoch {epoch}")
+        return -float(log_prob.mean(dtype=np.float64))
+
+
+class _Gradient:
+    """The gradient of the mean loss of a batch, with memory and threads arranged once a run."""
+
+    def __init__(self, flow: Flow, batch: int):
+        self.flow = flow
+        self.backend = flow._backend("auto", batch)
+        blocks = flow._gradient_blocks(batch, self.backend)
+        self.grads = [flow._split(np.zeros_like(flow.theta)) for _ in blocks]
+        self.grads[0].updates = []
+
+    def __call__(self, x: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return log p (B,), the gradient (P,), and its length."""
+        log_prob, square = self.flow._gradient_in_blocks(x, c, self.grads, self.backend)
+        return log_prob, self.grads[0].flat, math.sqrt(square)
+
+    def update_statistics(self) -> None:
+        """Move the running statistics of layers that take them by those of the last batch."""
+        while self.grads[0].updates:
+            layer, p, cache = self.grads[0].updates.pop()
+            layer.update(p, cache)
+
+
+class _Clock:
+    """Seconds of training, over all resumptions; a clock that is set back takes none away."""
+
+    def __init__(self, before: float):
+        self.total = before
+        self.last = time.perf_counter()
+
+    def seconds(self) -> float:
+        now = time.perf_counter()
+        self.total += max(0.0, now - self.last)
+        self.last = now
+        return self.total
+
+
+def _rate(recipe: dict, done: float) -> float:
+    """Return the learning rate when a part ``done`` of all steps has been taken."""
+    wave = 0.5 * (1 + math.cos(math.pi * done)) if recipe["schedule"] == "cosine" else 1.0
+    return recipe["learning_rate"] * wave
+
+
+def _not_finite(run: Run, log_prob: np.ndarray, rows: np.ndarray) -> FloatingPointError:
+    bad = rows[~np.isfinite(log_prob)]
+    where = f"its gradient, rows {rows[:5].tolist()}, ..."
+    if len(bad):
+        where = f"training rows {bad[:5].tolist()}"
+    return FloatingPointError(
+        f"the loss is not finite at epoch {run.epoch}, step {run.step}: {where}; "
+        "the last good parameters were kept (a lower learning_rate or clip may help)"
+    )
+
+
+def _line(history: History) -> str:
+    losses = f"train {history.train_loss[-1]:.3f}"
+    if history.val_loss:
+        losses += f", val {history.val_loss[-1]:.3f}"
+    return f"{losses}, rate {history.learning_rate[-1]:.1e}"
+
+
+def _fingerprint(a: np.ndarray) -> list:
+    return [*a.shape, zlib.crc32(np.ascontiguousarray(a).tobytes())]
