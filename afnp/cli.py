@@ -16,9 +16,11 @@ import io
 import itertools
 import math
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +50,8 @@ examples:
   afnp sample moons.afnp -n 1000 -o samples.csv --seed 7
   afnp verify moons.afnp                            is it really a normalizing flow?
   afnp verify mine.flows:make_flow --features 3     is yours?
+  afnp lessons                                      the course, in JupyterLab; --progress says how far you are
+  afnp figures two_moons --quick                    draw a figure, with its claim and its numbers
 
 Speed beside other flow libraries is measured by 'python -m figures.bench', in a clone of the project.
 DATA is a set that 'afnp data' lists, or a .npy, .npz or .csv file of numbers, one sample a row.
@@ -218,6 +222,41 @@ def sets(args: argparse.Namespace) -> int:
         print(f"levels:  {found.levels}, dequantised")
     print(f"licence: {found.license}\nsource:  {found.source}")
     return 0
+
+
+def lessons(args: argparse.Namespace) -> int:
+    """Copy the course to ./afnp-lessons, where it keeps your answers, and open it in JupyterLab."""
+    return _visit("lessons", ["--folder", "afnp-lessons", *args.arguments])
+
+
+def figures(args: argparse.Namespace) -> int:
+    """Draw figures, with their claims and numbers, into ./afnp-figures."""
+    cache = str(Path("afnp-figures", "cache").absolute())
+    arguments = ["--out", "afnp-figures", *args.arguments]
+    return _visit("figures", arguments, AFNP_FIGURES_CACHE=cache)
+
+
+VISITORS = {"lessons": "00_contents.ipynb", "figures": "01_chain_rule.py"}
+"""What is no part of the package but comes with it, and a file that each can be known by."""
+
+
+def _visit(name: str, arguments: list[str], **environment: str) -> int:
+    """Run ``python -m name`` where it was installed, or from the clone; return its exit code."""
+    paths = [str(_home_of(name)), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    return subprocess.call([sys.executable, "-m", name, *arguments], env=environment)
+
+
+def _home_of(name: str) -> Path:
+    """Return the folder that a visitor lies in: the clone's, or the installation's share/afnp."""
+    known_by = (name, VISITORS[name])
+    clone = Path(__file__).resolve().parents[1]
+    if clone.joinpath(*known_by).is_file():
+        return clone
+    for path in metadata.files("afnp") or ():
+        if path.parts[-2:] == known_by:
+            return Path(str(path.locate())).resolve().parents[1]
+    raise FileNotFoundError(f"the {name} were not installed with this afnp; a clone has them")
 
 
 # ---- data and models -----------------------------------------------------------------------------
@@ -409,7 +448,17 @@ def _parser() -> Parser:
     command("data", sets, folder).add_argument(
         "name", nargs="?", metavar="NAME", help="say all about this set"
     )
+    _add_visitor(commands, "lessons", lessons)
+    _add_visitor(commands, "figures", figures)
     return parser
+
+
+def _add_visitor(commands, name: str, run: Callable[[argparse.Namespace], int]) -> None:
+    """Add a command that hands all its arguments on; none of them is an option here."""
+    about = (run.__doc__ or "").strip()
+    p = commands.add_parser(name, help=about, prefix_chars="\0", add_help=False)
+    p.add_argument("arguments", nargs="*")
+    p.set_defaults(run=run)
 
 
 def _add_fit_options(p: Parser) -> None:

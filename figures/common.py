@@ -47,8 +47,9 @@ __all__ = [
     "versions",
 ]
 
-OUT = Path(__file__).resolve().parent / "out"
-CACHE = Path(__file__).resolve().parent / "cache"
+HOME = Path(__file__).resolve().parent
+OUT = HOME / "out"
+CACHE = Path(os.environ.get("AFNP_FIGURES_CACHE", HOME / "cache"))
 """Where trained flows are kept; everything in it can be deleted."""
 
 TRAINING = 1

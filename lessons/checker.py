@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import linecache
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from afnp.atomic import write_bytes
 
 __all__ = ["Different", "Exercise", "Lesson", "same"]
 
@@ -27,6 +31,10 @@ WIDTH = 100
 
 TRIES: dict[tuple[int, str], int] = {}
 """Wrong answers so far; kept here, so that running a notebook's first cell again does not forget them."""
+
+
+PASSED = Path(__file__).with_name(".passed")
+"""Where the exercises that were right are kept, if it is there: ``afnp lessons`` makes it."""
 
 
 class Different(Exception):
@@ -151,7 +159,17 @@ class Lesson:
             self.state[name] = "open"
             raise Different(self._explanation(exercise, wrong)) from None
         self.state[name] = "right"
+        self._keep(name)
         print(_wrapped(f"✓ right: {name}. {exercise.because}"))
+
+    def _keep(self, name: str) -> None:
+        """Write down that an exercise was right once, in a folder that keeps such things."""
+        if not PASSED.is_dir():
+            return
+        path = PASSED / f"{self.number:02d}.json"
+        before = json.loads(path.read_text(encoding="utf-8"))["right"] if path.exists() else []
+        right = [known for known in self.exercises if known in (*before, name)]
+        write_bytes(path, json.dumps({"right": right, "all": list(self.exercises)}).encode())
 
     def _explanation(self, exercise: Exercise, wrong: str) -> str:
         key = self.number, exercise.name

@@ -437,7 +437,7 @@ def test_the_course_has_things_to_move():
 
 def test_the_command_opens_the_contents_on_this_machine_alone():
     main = importlib.import_module(".__main__", "lessons")
-    command = main.command(["--no-browser"])
+    command = main.command(arguments=["--no-browser"])
     assert command[:3] == [sys.executable, "-m", "jupyterlab"] and command[-1] == "--no-browser"
     assert (LESSONS / main.CONTENTS).exists() and any(
         main.CONTENTS in argument for argument in command
@@ -449,7 +449,73 @@ def test_without_jupyter_the_command_says_what_to_install(monkeypatch, capsys):
     main = importlib.import_module(".__main__", "lessons")
     monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
     assert main.main([]) == 1
-    assert "pip install -e '.[lessons]'" in capsys.readouterr().err
+    assert "pip install 'afnp[lessons]'" in capsys.readouterr().err
+
+
+# ---- a reader's own folder -----------------------------------------------------------------------
+
+copies = importlib.import_module("lessons.folder")
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A small course to copy, and the folder that it goes to."""
+    source = tmp_path / "source"
+    for name in ("01_one.ipynb", "checker.py", "folder.py", "exercises/lesson_01.py"):
+        (source / name).parent.mkdir(exist_ok=True, parents=True)
+        (source / name).write_text("as shipped")
+    monkeypatch.setattr(copies, "LESSONS", source)
+    return source, tmp_path / "mine"
+
+
+def test_the_whole_course_is_copied_and_nothing_else(tmp_path):
+    assert copies.copy(tmp_path / "mine") == []
+    found = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*.*")}
+    code = (path for name in ("exercises", "solutions") for path in (LESSONS / name).glob("*.py"))
+    wanted = {path.relative_to(LESSONS) for path in (*NOTEBOOKS, *code)}
+    wanted |= {Path(name) for name in ("checker.py", "easel.py", ".shipped.json", ".passed")}
+    assert found == wanted
+
+
+def test_answers_are_never_overwritten(course):
+    source, mine = course
+    copies.copy(mine)
+    (mine / "01_one.ipynb").write_text("an answer")
+    assert copies.copy(mine) == []
+    (source / "01_one.ipynb").write_text("a newer one")
+    (source / "checker.py").write_text("a newer one")
+    for _ in range(2):
+        assert copies.copy(mine) == ["01_one.ipynb"]
+        assert (mine / "01_one.ipynb").read_text() == "an answer"
+        assert (mine / "checker.py").read_text() == "a newer one"
+
+
+def test_a_notebook_that_was_there_before_is_kept(course):
+    _, mine = course
+    mine.mkdir()
+    (mine / "01_one.ipynb").write_text("somebody's")
+    assert copies.copy(mine) == ["01_one.ipynb"]
+    assert (mine / "01_one.ipynb").read_text() == "somebody's"
+
+
+def test_what_was_right_is_kept_in_a_folder_that_keeps_it(tmp_path, monkeypatch, capsys):
+    copies.copy(tmp_path)
+    monkeypatch.setattr(checker, "PASSED", tmp_path / ".passed")
+    for name in ("second", "first", "second"):
+        lesson_of_two().__call__(name, 7)
+    table = copies.progress(tmp_path).splitlines()
+    assert len(table) == len(NUMBERED)
+    assert table[0].split() == "01 the chain rule 2 of 3; open: third".split()
+    assert table[1].endswith(" -")
+    with pytest.raises(FileNotFoundError, match="no lessons were copied"):
+        copies.progress(tmp_path / "nowhere")
+
+
+def lesson_of_two():
+    check = lesson(1)
+    check.exercises = {name: checker.Exercise(name, 7) for name in ("first", "second", "third")}
+    check.state = dict.fromkeys(check.exercises, "open")
+    return check
 
 
 # ---- execution -----------------------------------------------------------------------------------

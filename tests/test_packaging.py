@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
+import sysconfig
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -68,5 +76,141 @@ def test_what_is_not_there_is_an_attribute_error():
 
 
 def test_the_version_is_one():
-    assert afnp.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for name in ("CHANGELOG.md", "CITATION.cff"):
+        assert afnp.__version__ in (ROOT / name).read_text(encoding="utf-8")
     assert "version = attr: afnp.__version__" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+
+
+# ---- what is built and installed -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """An sdist, and the wheel made from it: in a folder."""
+    for module in ("build", "setuptools"):
+        pytest.importorskip(module, reason=f"NOTHING WAS BUILT: pip install {module}")
+    folder = tmp_path_factory.mktemp("dist")
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], ROOT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """A function that makes a virtual environment with this one's packages, but without afnp."""
+
+    def make(name, *installed):
+        home = tmp_path_factory.mktemp(name)
+        run([sys.executable, "-m", "venv", "--without-pip", home], home)
+        target = sysconfig.get_path("purelib", "venv", {"base": home, "platbase": home})
+        Path(target, "beside.pth").write_text(sysconfig.get_path("purelib"))
+        pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "-q"]
+        run([*pip, "--no-deps", "--no-build-isolation", *installed], home)
+        return home
+
+    return make
+
+
+def run(command, folder, **variables):
+    """Run a command with nothing of this tree on the path; return what it printed."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COLUMNS")}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env={**kept, "MPLBACKEND": "Agg", **variables},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_clone_does_not_shadow_an_editable_install(environment, tmp_path):
+    """A clone is called like the package that lies in it."""
+    home = environment("editable", "-e", ROOT)
+    (tmp_path / "afnp").symlink_to(ROOT)
+    code = "import afnp; print(afnp.maf.__name__, afnp.verify.check_flow.__name__)"
+    assert run([home / "bin/python", "-c", code], tmp_path) == "maf check_flow\n"
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_the_course_and_the_figures(built, environment, tmp_path):
+    home = environment("wheel", next(built.glob("*.whl")))
+    where = "import afnp, sys; print(afnp.__file__.startswith(sys.prefix), afnp.__version__)"
+    printed = run([home / "bin/python", "-c", where], tmp_path)
+    assert printed == f"True {afnp.__version__}\n"
+    assert f"afnp {afnp.__version__}" in run([home / "bin/afnp", "--version"], tmp_path)
+
+    run([home / "bin/afnp", "lessons", "--copy"], tmp_path)
+    notebook = tmp_path / "afnp-lessons" / "01_the_chain_rule.ipynb"
+    shipped = ROOT / "lessons" / notebook.name
+    assert notebook.read_bytes() == shipped.read_bytes()
+    assert "01  the chain rule" in run([home / "bin/afnp", "lessons", "--progress"], tmp_path)
+    check = "import checker; checker.Lesson(1).summary()"
+    assert "0 of " in run([home / "bin/python", "-c", check], notebook.parent)
+
+    assert "01_chain_rule " in run([home / "bin/afnp", "figures", "--list"], tmp_path)
+    run([home / "bin/afnp", "figures", "chain_rule", "--quick"], tmp_path)
+    assert (tmp_path / "afnp-figures" / "01_chain_rule.png").read_bytes()[1:4] == b"PNG"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["afnp-figures", "afnp-lessons"]
+
+
+@pytest.mark.slow
+def test_an_sdist_is_a_whole_tree_whose_tests_run(built, environment, tmp_path):
+    """Some of its tests, of each kind; ``--collect-only`` imports all of them."""
+    run([sys.executable, "-m", "tarfile", "-e", next(built.glob("*.tar.gz"))], tmp_path)
+    (tree,) = tmp_path.iterdir()
+    tracked = run(["git", "ls-files"], ROOT).split() if (ROOT / ".git").exists() else []
+    absent = [name for name in tracked if not (tree / name).exists()]
+    assert absent in ([], [".ci/run", ".gitignore"])
+    home = environment("sdist", "-e", tree)
+    tests = [home / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    assert " error" not in run([*tests, "--collect-only", "-n", "0"], tree).splitlines()[-1]
+    run([*tests, "tests/test_house.py", "tests/test_masks.py", "tests/test_packaging.py"], tree)
+
+
+@pytest.mark.slow
+def test_jupyter_shows_the_course_without_news_and_without_its_tools(tmp_path):
+    """What the server tells the browser, and which files it lists."""
+    pytest.importorskip("jupyterlab", reason="JUPYTERLAB WAS NOT STARTED: pip install jupyterlab")
+    with served(tmp_path) as get:
+        page = re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', get("lab"), re.DOTALL)
+        listed = json.loads(get("api/contents/"))["content"]
+    off = json.loads(page[1])["disabledExtensions"]
+    assert "@jupyterlab/apputils-extension:announcements" in off
+    notebooks = {path.name for path in (ROOT / "lessons").glob("*.ipynb")}
+    assert {entry["name"] for entry in listed} == {"solutions", *notebooks}
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Open the course as ``afnp lessons`` does, without a browser; yield what gets a page."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "afnp", "lessons", "--no-browser", f"--port={port}"]
+    command += ["--IdentityProvider.token=test", "--allow-root"]
+    server = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / "config")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def get(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}?token=test") as answer:
+            return answer.read().decode()
+
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError):
+                get("api")
+                break
+            time.sleep(0.2)
+        yield get
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
