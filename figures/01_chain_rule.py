@@ -1,4 +1,4 @@
-r"""Every joint distribution is a product of conditionals, and any order of the variables gives the same product.
+r"""Every joint distribution is a product of conditionals, and any order gives the same product.
 
 .. math:: p(x_1, \dots, x_4) = \prod_{r=1}^{4} p(x_{o_r} \mid x_{o_1}, \dots, x_{o_{r-1}})
 
@@ -69,7 +69,7 @@ def draw(data: dict) -> Figure:
 
 
 def draw_chain(axes, chain: dict, product: float) -> None:
-    """Draw one graph: nodes in their order, an arrow from each to all later ones, factors underneath."""
+    """Draw one graph: an arrow from each node to all later ones, factors underneath."""
     order = chain["order"]
     axes.set(xlim=(-0.5, 5.2), ylim=(-1.15, 1.55))
     axes.axis("off")

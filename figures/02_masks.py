@@ -1,4 +1,4 @@
-r"""Sorted by degree, every mask is a staircase, and the product of the masks is strictly triangular.
+r"""Sorted by degree, masks are staircases, and the product of all is strictly triangular.
 
 .. math:: P = M^{(3)} M^{(2)} M^{(1)}, \qquad
           P_{ij} = \text{number of paths from input } j \text{ to output } i
@@ -59,7 +59,7 @@ def network(width: int, features: int = D, context: int = 0) -> dict:
 
 
 def draw(data: dict) -> Figure:
-    """Draw the wide network as a matrix product; below, the narrow one and the one with a context."""
+    """Draw the wide network as a product; below, the narrow one and the one with a context."""
     figure = Figure(figsize=(12, 7.1), layout="none")
     caption(figure, __doc__.split("\n")[0])
     wide, narrow, context, numbers = (
@@ -99,7 +99,7 @@ def draw_mask(figure, corner, net: dict, k: int, title: str, context: int = 0) -
 
 
 def draw_paths(figure, corner, net: dict, title: str, context: int = 0) -> float:
-    """Draw the number of paths; legal pairs without any are marked as lost. Return where it ends."""
+    """Draw the number of paths, mark legal pairs without any as lost; return where it ends."""
     paths, rows, columns = net["paths"], net["degrees"][3], net["degrees"][0]
     lost = (columns[None, :] < rows[:, None]) & (paths == 0)
     shown = np.where(lost, 3, np.where(paths > 0, 1, 0))

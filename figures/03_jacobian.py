@@ -1,4 +1,4 @@
-r"""A trained autoregressive layer has a triangular Jacobian, so its determinant is the product of the diagonal.
+r"""A trained autoregressive layer has a triangular Jacobian: its determinant is a product.
 
 .. math:: u_i = (x_i - \mu_i)\, e^{-\alpha_i}, \qquad
           \frac{\partial u_i}{\partial x_j} = \begin{cases}
@@ -57,7 +57,7 @@ def data(quick: bool = False) -> dict:
 
 
 def fitted(transforms: int, train, val, quick: bool) -> afnp.Flow:
-    """Return a trained flow: pixels to the real line, then transforms, natural and reversed in turn."""
+    """Return a trained flow: pixels to the real line, transforms natural and reversed in turn."""
     flow = afnp.maf(
         train.shape[1],
         hidden=(64,) if quick else (128, 128),
@@ -74,7 +74,7 @@ def jacobian(flow: afnp.Flow, x: np.ndarray) -> np.ndarray:
 
 
 def product_error(flow: afnp.Flow, x: np.ndarray, J: np.ndarray) -> float:
-    """Return how far the product of the layers' Jacobians is from J, relative to J's largest entry."""
+    """Return how far the product of the layers' Jacobians is from J, over J's largest entry."""
     product = np.eye(flow.features)
     for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
 

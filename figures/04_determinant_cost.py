@@ -51,7 +51,7 @@ def data(quick: bool = False) -> dict:
 
 
 def measure(D: int, quick: bool) -> dict:
-    """Return seconds a sample: of one general matrix, and of the diagonals (BATCH, D) of triangular ones."""
+    """Return seconds a sample: of a matrix, and of the diagonals (BATCH, D) of triangular ones."""
     rng = np.random.default_rng(D)
     J, diagonals = rng.standard_normal((D, D)), rng.uniform(0.5, 2, (BATCH, D))
     rivals = {

@@ -1,4 +1,4 @@
-r"""Compiled, sampling by substitution costs about as much as one density pass; the textbook loop costs D of them.
+r"""Compiled, sampling by substitution costs about one density pass; the textbook loop costs D.
 
 .. math:: T_{\text{loop}} \approx D \cdot T_{\text{density}}, \qquad
           T_{\text{substitution}} \approx T_{\text{density}} + D \cdot
@@ -57,7 +57,7 @@ def data(quick: bool = False) -> dict:
 
 
 def measure(D: int, hidden: int, quick: bool) -> dict:
-    """Return the milliseconds of each way for N rows, and how far apart the samplers' results are."""
+    """Return the milliseconds of each way for N rows, and how far apart the samples are."""
     flow = afnp.made(D, hidden=(hidden, hidden), dtype=np.float32, seed=1)
     u, samples = np.random.default_rng(0).standard_normal((N, D), dtype=np.float32), {}
 

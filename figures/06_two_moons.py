@@ -1,4 +1,4 @@
-"""Six affine layers carry two moons almost to Gaussian noise, and the density they learn integrates to 1.
+"""Six affine layers carry two moons almost to Gaussian noise; their density integrates to 1.
 
 Top: test points on their way from data to noise, coloured by the moon they came from. Bottom: the
 true density, the learned one, and their difference. A flow of continuous layers bends and stretches
@@ -75,7 +75,7 @@ def _on_grid(log_density, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
 def _refined(
     log_density, x1: np.ndarray, x2: np.ndarray, q: np.ndarray, step: float, parts: int
 ) -> np.ndarray:
-    """Evaluate on a finer grid, (M, parts, parts) for M nodes: those that are not, with all neighbours, EMPTY."""
+    """Evaluate on a finer grid, (M, parts, parts), around the M nodes that are not all EMPTY."""
     around = np.lib.stride_tricks.sliding_window_view(np.pad(q, 1), (3, 3)).max(axis=(2, 3))
     rows, columns = np.nonzero(around > EMPTY)
     offsets = np.arange(parts) * step / parts

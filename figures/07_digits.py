@@ -1,4 +1,4 @@
-"""On 1,297 digits splines and mixtures beat a Gaussian, affine flows at best equal it; random orders help them all.
+"""On 1,297 digits splines and mixtures beat a Gaussian; affine flows do not; random orders help.
 
 The networks have tens of thousands to over half a million free parameters, the Gaussian 2,144.
 Although training stops when validation has not improved for ten epochs, the distance from training
@@ -80,7 +80,7 @@ def _free_parameters(flow: afnp.Flow) -> int:
 
 
 def _images(recipe: recipes.Recipe) -> dict[str, np.ndarray]:
-    """Return a row of images for the test data and for most models, quantised to grey levels, (n, 8, 8)."""
+    """Return rows of images of the test data and of most models, in grey levels, (n, 8, 8)."""
     fixed = [layer for layer in recipe.flows["MAF"].layers if not layer.layout.size]
     x = {"data": recipe.data.test[:SHOWN]}
     x["Gaussian"] = afnp.Flow(fixed).generate(recipes.gaussian(recipe).sample(SHOWN, rng=0))[0]
@@ -143,7 +143,7 @@ def _draw_images(ax, name: str, rows: np.ndarray) -> None:
 
 
 def _draw_likelihoods(ax, numbers: dict) -> None:
-    """Draw a line for each flow, random orders under raster order; numbers stand in two columns at the right."""
+    """Draw a line for each flow, random orders under raster order; numbers stand at the right."""
     y, at = 0.0, ax.get_yaxis_transform()
     for name, model in numbers["models"].items():
         random = name.endswith(RANDOM)

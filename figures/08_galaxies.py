@@ -1,4 +1,4 @@
-"""On 16,000 galaxies every flow is far ahead of a Gaussian, and samples of the best look like the data.
+"""On 16,000 galaxies every flow beats a Gaussian by far; samples of the best look like data.
 
 Every panel is a plane of two quantities: grey shades hold 50, 90 and 99 % of the galaxies in it,
 red lines the same of samples of the flow that validation finds best. The flow was trained on
@@ -86,7 +86,7 @@ def _kolmogorov(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _histograms(x: np.ndarray, edges: list[np.ndarray]) -> dict[tuple[int, ...], np.ndarray]:
-    """Count every column (i,), and every pair (i, j), smoothed; rows of the latter are column j, i > j."""
+    """Count every column (i,) and every pair (i, j), i > j, smoothed; a pair's rows are j."""
     counts: dict[tuple[int, ...], np.ndarray] = {}
     for i, (column, bins) in enumerate(zip(x.T, edges, strict=True)):
         counts[i,] = np.histogram(column, bins)[0] / len(x)

@@ -1,10 +1,10 @@
-r"""Finite differences never confirm a gradient beyond some ten digits; the complex step confirms all sixteen.
+r"""Finite differences confirm a gradient to some ten digits, the complex step to all sixteen.
 
-.. math:: \frac{\mathcal L(\theta + h) - \mathcal L(\theta)}{h} = \mathcal L' + O(h) + O(\epsilon /
-          h)
+.. math:: \frac{\mathcal L(\theta + h) - \mathcal L(\theta)}{h}
+          = \mathcal L' + O(h) + O(\epsilon / h)
 
-          \frac{\mathcal L(\theta + h) - \mathcal L(\theta - h)}{2h} = \mathcal L' + O(h^2) +
-          O(\epsilon / h)
+          \frac{\mathcal L(\theta + h) - \mathcal L(\theta - h)}{2h}
+          = \mathcal L' + O(h^2) + O(\epsilon / h)
 
           \frac{\operatorname{Im} \mathcal L(\theta + ih)}{h} = \mathcal L' + O(h^2)
 
@@ -73,7 +73,7 @@ def estimates(
 
 
 def draw(data: dict) -> Figure:
-    """Draw the errors over the step size, the best of each, and the powers of h that theory names."""
+    """Draw the errors over the step size, the best of each, and the powers of h in theory."""
     figure = Figure(figsize=(9.4, 5.8))
     caption(figure, __doc__.split("\n")[0])
     axes, h, errors, numbers = figure.subplots(), data["h"], data["errors"], data["numbers"]

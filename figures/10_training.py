@@ -1,4 +1,4 @@
-"""MADE and MAF overfit 1,297 digits within tens of epochs, and 16,000 galaxies hardly at all in sixty.
+"""MADE and MAF overfit 1,297 digits within tens of epochs, and 16,000 galaxies hardly at all.
 
 On digits training goes on to gain while validation, after its best epoch, gets worse; early
 stopping keeps the best epoch's parameters (rings), and even they stay behind a Gaussian. On

@@ -1,4 +1,4 @@
-r"""Usual tests of flows catch a third to a half of planted defects; no check sees half, together they see all.
+r"""Usual tests catch a third to a half of planted defects; all checks together see every one.
 
 .. math:: K_{km} = [\,\text{check } k \text{ fails on mutant } m\,]
 

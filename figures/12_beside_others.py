@@ -1,4 +1,4 @@
-r"""Beside other flow libraries: afnp samples in about the time of a log-density, the others in up to D times that.
+r"""afnp samples in about the time of a log-density, other libraries in up to D times that.
 
 .. math:: \text{speed-up} =
           \frac{\min_{\text{others}} \text{median seconds}}{\text{median seconds of afnp}}
@@ -57,7 +57,7 @@ def data(quick: bool = False) -> dict:
 
 
 def configuration(found: dict) -> dict:
-    """Return what is drawn of one configuration: microseconds a row, and speed-ups with who came nearest."""
+    """Return what is drawn of one configuration: microseconds a row, speed-ups, rivals."""
     times, n = found["seconds"], rows(found)
     named = {"log_prob": f"log_prob {n}", "sample": f"sample {n}"}
     best = ratios(found)
@@ -97,7 +97,7 @@ def rows(found: dict) -> int:
 
 
 def draw(data: dict) -> Figure:
-    """Draw sampling times over D, and beside them how many times as fast afnp is as the next best."""
+    """Draw sampling times over D, and how many times as fast afnp is as the next best."""
     numbers, cpu = data["numbers"], data["machine"]
     found = sorted(numbers["configurations"].items(), key=lambda item: item[1]["features"])
     figure = Figure(
@@ -164,7 +164,7 @@ def _curve(found: list[tuple[str, dict]], kind: str, library: str) -> tuple[list
 
 
 def _label_ends(axes, lines: dict[str, tuple]) -> None:
-    """Write each line's name to the right at the height of its last point, apart enough to be read."""
+    """Write each line's name at the height of its last point, apart enough to be read."""
     if not lines:
         return
     low, high = np.log(axes.get_ylim())
@@ -184,7 +184,7 @@ def _label_ends(axes, lines: dict[str, tuple]) -> None:
 
 
 def _speedups(axes, found: list[tuple[str, dict]]) -> None:
-    """Draw a stem from 1 to each speed-up, in groups of an operation; where the D-fold work of a loop would be."""
+    """Draw a stem from 1 to each speed-up, by operation; mark the D-fold work of a loop."""
     y, ticks, labels = 0.0, [], []
     factors = [factor for _, one in found for factor, _ in one["speedup"].values()]
     for operation, title in zip(OPERATIONS, NAMES, strict=True):
@@ -239,7 +239,7 @@ def _speedups(axes, found: list[tuple[str, dict]]) -> None:
 
 
 def _stem(axes, y: float, factor: float, peer: str, mark: float) -> None:
-    """Draw one speed-up, filled where afnp is faster, with its number and who it is over; a bar at ``mark``."""
+    """Draw one speed-up, filled where afnp is faster, and who it is over; a bar at ``mark``."""
     faster = factor >= 1
     if mark > 1:
         axes.plot(mark, y, "|", color=COLORS["ink"], markersize=9, markeredgewidth=1.6)

@@ -1,4 +1,4 @@
-r"""Compiled, the sampler comes nearly as close to the machine's matrix-product rate as the density pass does.
+r"""Compiled, the sampler comes nearly as close to the matrix-product rate as the density does.
 
 .. math:: \text{rate} = \frac{2 N \Sigma}{\text{seconds}}, \qquad
           \text{intensity} =
@@ -47,7 +47,7 @@ LEFT, RIGHT = 0.3, 80
 
 
 def data(quick: bool = False) -> dict:
-    """Time both passes and the roofs in turn, configuration by configuration, then the ratio over D."""
+    """Time both passes and the roofs in turn for each configuration, then the ratio over D."""
     computer, repeats = Roofs(), 3 if quick else 40
     found = {}
     for name, rows in ROWS.items():
@@ -84,7 +84,7 @@ def data(quick: bool = False) -> dict:
 
 
 def sizes(quick: bool) -> list[tuple[int, int, int]]:
-    """Return D, hidden units and rows of what the ratio is taken of; the last has the size of an MNIST model."""
+    """Return D, hidden units and rows of each ratio; the last has the size of an MNIST model."""
     D = (8, 16, 32, 64) if quick else (8, 16, 32, 64, 128, 256, 512)
     return [*((d, max(64, d), 1000) for d in D), (784, 1024, 100)]
 
@@ -114,7 +114,7 @@ def traffic(weights: int, D: int, rows: int) -> int:
 
 
 def processor_seconds(functions: Mapping, repeats: int) -> dict[tuple, dict[str, float]]:
-    """Do what ``median_seconds`` does, by the clock of this process: it stands still while others work."""
+    """Time as ``median_seconds`` does, by processor time, which stands still while others work."""
     times: dict = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -272,13 +272,13 @@ def _passes(axes, name: str, one: dict) -> None:
 
 
 def _aside(one: dict) -> np.ndarray:
-    """Return where the marks of each N stand: those of whole tiles have one intensity, and stand to both sides."""
+    """Return where the marks of each N stand; whole tiles stand around their intensity."""
     aside = np.array([1, 1, 0.7, 1.42])
     return np.array(one["intensity"][:2] + [one["intensity"][2]] * 2) * aside
 
 
 def _rows_and_names(axes, numbers: dict) -> None:
-    """Write N under each group of marks, and beside the last what the marks belong to and how far they came."""
+    """Write N under each group of marks, and beside the last whose they are, and how far."""
     configurations = numbers["configurations"]
     rates = [
         rate for one in configurations.values() for of in PASSES for rate in one[f"{of}_gflops"]

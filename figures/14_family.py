@@ -1,4 +1,4 @@
-r"""MAF waits when it samples, IAF when it scores, couplings never; waiting costs D short steps, not D passes.
+r"""MAF waits when it samples, IAF when it scores, couplings never; waiting costs no D passes.
 
 .. math:: \text{MAF: } u_i = \tau^{-1}(x_i; h_i(x_{<i})), \qquad
           \text{IAF: } x_i = \tau(u_i; h_i(u_{<i})), \qquad
@@ -33,7 +33,7 @@ SMALL, D, H, TRANSFORMS = 8, 64, 128, 6
 
 
 def data(quick: bool = False) -> dict:
-    """Observe who depends on whom in one transform of each family, and time whole flows in both directions."""
+    """Observe who depends on whom in one transform of each, and time whole flows both ways."""
     patterns = {name: {way: pattern(name, way) for way in DIRECTIONS} for name in FAMILIES}
     N = 100 if quick else 1000
     flows = {
@@ -78,7 +78,7 @@ def data(quick: bool = False) -> dict:
 
 
 def pattern(name: str, way: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return who moves with whom (D, D), and the step in which each output is known (D,), for one transform."""
+    """Return who depends on whom (D, D), and the step in which each output is known (D,)."""
     order = {"split": "half"} if name == "RealNVP" else {"order": "natural"}
     flow = randomize(FAMILIES[name](SMALL, hidden=(32, 32), transforms=1, **order), seed=0)
     points = flow.sample(4, rng=1)  # a dependency can hide behind a ReLU at one point
@@ -91,7 +91,7 @@ def pattern(name: str, way: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def passes(flow: afnp.Flow) -> dict[str, dict[str, int]]:
-    """Return the flow's own account: network passes, steps that wait for each other, multiply-adds a row."""
+    """Return the flow's own account: network passes, steps in a chain, multiply-adds a row."""
     total = flow.passes.total
     return {way: getattr(total, direction)._asdict() for way, direction in DIRECTIONS.items()} | {
         "textbook loop": total.naive._asdict()
@@ -126,7 +126,7 @@ def noise(N: int) -> np.ndarray:
 
 
 def twin(flow: afnp.Flow) -> afnp.Flow:
-    """Return the MAF whose ``generate`` is this IAF's ``normalize``: the transforms inside, last one first."""
+    """Return the MAF whose ``generate`` is this IAF's ``normalize``: its transforms, last first."""
     ends = np.cumsum([layer.layout.size for layer in flow.layers])
     maf = afnp.Flow([layer.transform for layer in reversed(flow.layers)], dtype=flow.dtype)
     maf.theta = np.concatenate(np.split(flow.theta, ends[:-1])[::-1])
@@ -210,7 +210,7 @@ def draw_times(axes, numbers: dict) -> None:
 
 
 def draw_time(axes, at: float, times: dict[str, float], how: str, color: str) -> None:
-    """Draw one rival: a mark at its fastest call, a tick at its median, and the fastest in figures."""
+    """Draw one rival: a mark at its fastest call, which is written too, a tick at its median."""
     mark, face = {"numpy": ("s", "white"), "numba": ("o", color), "loop": ("^", "white")}[how]
     at += 0.1 if how == "numba" else -0.02
     axes.plot(

@@ -1,4 +1,4 @@
-r"""Every univariate is an increasing curve; only a scale bounded both ways keeps float32 from forgetting the noise.
+r"""Every univariate increases; a scale must be bounded both ways for float32 to keep the noise.
 
 .. math:: u = \tau^{-1}(x; h), \qquad \frac{du}{dx} > 0, \qquad x = \mu + u\, e^{\alpha(a)}
 
@@ -67,7 +67,7 @@ def data(quick: bool = False) -> dict:
 
 
 def curves_of(name: str, M: int, rng: np.random.Generator) -> dict:
-    """Return x (M,), and u and log du/dx (DRAWS, M) at random parameters; log du/dx at half the step, too."""
+    """Return x (M,), u and log du/dx (DRAWS, M) at random parameters, and log du/dx halfway."""
     tau = UNIVARIATES[name](**OPTIONS.get(name, {}))
     h = GAIN.get(name, 1.2) * rng.standard_normal((DRAWS, 1, tau.numbers))
     end = np.pi if tau.periodic else 5.0
@@ -92,7 +92,7 @@ def normalize(tau, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def rises(of: dict) -> np.ndarray:
-    """Return how far u moves from place to place; on the circle once round, not back to its start."""
+    """Return how far u moves from point to point; on the circle once round."""
     step = np.diff(of["u"], axis=1)
     return np.where(step < -np.pi, step + 2 * np.pi, step) if of["periodic"] else step
 
@@ -117,7 +117,7 @@ def scale_of(name: str, a: np.ndarray, rows: int) -> dict:
 
 
 def forgets(a: np.ndarray, rms: np.ndarray) -> float | None:
-    """Return the largest a at which the error is more than a tenth of the noise itself; None if there is none."""
+    """Return the largest a at which the error is more than a tenth of the noise, or None."""
     lost = a[rms > 0.1]
     return float(lost.max()) if len(lost) else None
 
@@ -168,7 +168,7 @@ def draw_curves(axes, curves: dict[str, dict]) -> None:
 
 
 def draw_alpha(axes, data: dict) -> None:
-    """Draw the log-scale over what the network says, each curve named, with its range, at its right end."""
+    """Draw the log-scale over the network's output, each curve named, with its range."""
     numbers = data["numbers"]["alpha_range"]
     nudges = {"exp": 0, "tanh": 5, "softplus": -0.5, "sigmoid": -6}
     for name, of in data["scales"].items():

@@ -1,4 +1,4 @@
-r"""Six flows learn five known densities: affine layers fill the gaps that splines and mixtures leave almost empty.
+r"""Six flows learn five known densities: affine layers fill gaps that splines leave almost empty.
 
 .. math:: \mathrm{KL}(p \,\|\, q) = E_p[\log p(x) - \log q(x)]
           \approx \frac1N \sum_n \big(\log p(x_n) - \log q(x_n)\big) \ge 0
@@ -182,7 +182,7 @@ def draw(data: dict) -> Figure:
 
 
 def draw_target(axes, name: str, found: dict[str, dict], best: str) -> None:
-    """Draw the truth and the flows on one colour scale, whose end is the truth's largest density."""
+    """Draw the truth and the flows on one colour scale, up to the truth's largest density."""
     label, first, second = TARGETS[name]
     top = found["truth"]["picture"].max()
     for ax, (flow, one) in zip(axes, found.items(), strict=True):

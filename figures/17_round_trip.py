@@ -1,4 +1,4 @@
-r"""A round trip loses epsilon times the flow's conditioning, which grows with depth far more than with D.
+r"""A round trip loses epsilon times the conditioning, which grows with depth far more than with D.
 
 .. math:: \hat u = f(f^{-1}(u)), \qquad
           |\hat u - u| \approx \epsilon \cdot |J_f(x)\, (x \odot r)|, \qquad

@@ -1,4 +1,4 @@
-r"""A flow on the torus learns two angles of a molecule: its free energy has no seam where the angles close.
+r"""A flow on the torus learns two angles of a molecule: its free energy has no seam.
 
 .. math:: F(\varphi, \psi) / kT = -\log p(\varphi, \psi) + \mathrm{const}, \qquad
           \int_{-\pi}^{\pi} \int_{-\pi}^{\pi} p(\varphi, \psi)\, d\varphi\, d\psi = 1
@@ -90,7 +90,7 @@ def _scores(known: Dataset, circular: afnp.Flow, plane: afnp.Flow) -> dict:
 
 
 def _seams(circular: afnp.Flow, plane: afnp.Flow, places: int) -> dict:
-    """Return integrals over the torus, jumps where it closes, and the mass of the half where φ is positive."""
+    """Return integrals over the torus, jumps where it closes, and the mass where φ > 0."""
     at, few = lattice(places), lattice(places // 4)
     p = np.exp(circular.log_prob(at))
     return {
@@ -129,7 +129,7 @@ def _on_torus(log_prob: Callable, side: int) -> np.ndarray:
 
 
 def lattice(places: int) -> np.ndarray:
-    r"""Return the Fibonacci lattice (F_k, 2) of the torus with the first F_k of at least ``places``.
+    r"""Return the Fibonacci lattice (F_k, 2) of the torus, with the first F_k >= ``places``.
 
     .. math:: \varphi_i = 2\pi\, \frac{i}{F_k} - \pi, \qquad
               \psi_i = 2\pi\, \frac{i F_{k-1} \bmod F_k}{F_k} - \pi, \qquad 0 \le i < F_k
@@ -145,12 +145,12 @@ def lattice(places: int) -> np.ndarray:
 
 
 def integral(p: np.ndarray) -> float:
-    """Return the integral over the torus from densities at evenly spread places: the mean times the area."""
+    """Return the integral over the torus from densities on a lattice: the mean times the area."""
     return float(p.mean() * 4 * np.pi**2)
 
 
 def jump(log_prob: Callable, places: int = 720) -> float:
-    """Return the largest difference of log p between both sides of the lines φ = ±π and ψ = ±π, nats."""
+    """Return the largest jump of log p across the lines φ = ±π and ψ = ±π, nats."""
     along, sides = _angles(places), (-np.pi, np.nextafter(np.pi, 0))
     jumps = []
     for swap in (1, -1):
@@ -169,7 +169,7 @@ def _counts(x: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _histogram(x: np.ndarray, x_val: np.ndarray) -> tuple[Callable, tuple[int, float]]:
-    """Return the log-density of the histogram that suits validation best, and its bins and pseudo-count."""
+    """Return the log-density of the histogram best on validation, its bins and pseudo-count."""
     tried = {
         key: _binned(x, *key)
         for key in itertools.product((12, 18, 24, 36, 48, 72), (0.01, 0.1, 1.0))
@@ -179,7 +179,7 @@ def _histogram(x: np.ndarray, x_val: np.ndarray) -> tuple[Callable, tuple[int, f
 
 
 def _binned(x: np.ndarray, bins: int, extra: float) -> Callable:
-    r"""Return log p, with :math:`p = (n + \alpha) / (N + \alpha m^2)` over the area of one of m² bins."""
+    r"""Return log p, :math:`p = (n + \alpha) / (N + \alpha m^2)` over a bin's area, m² bins."""
     log_p = np.log((_counts(x, bins) + extra) / (len(x) + extra * bins**2)) - 2 * np.log(
         2 * np.pi / bins
     )

@@ -1,4 +1,4 @@
-r"""Told the class, a flow mostly draws the digit it is asked for; asked for the class, Bayes' rule reads it back.
+r"""Told the class, a flow mostly draws that digit; Bayes' rule reads the class of others back.
 
 .. math:: P(y \mid x) = \frac{p(x \mid y)\, P(y)}{\sum_{y'} p(x \mid y')\, P(y')}, \qquad
           E \log \frac{p(x \mid y)}{\sum_{y'} p(x \mid y')\, P(y')} \le \log 10
@@ -64,7 +64,7 @@ def data(quick: bool = False) -> dict:
 
 
 def _fitted(known: Dataset, quick: bool, context: int) -> tuple[afnp.Flow, History]:
-    """Train a spline flow with random orders; without a condition it is that of the figure of digits."""
+    """Train a spline flow with random orders; without a condition, that of the digits' figure."""
     fixed = afnp.preprocessing(known.train, levels=known.levels)
     flow = afnp.nsf(
         64,
@@ -125,7 +125,7 @@ def _samples(flow: afnp.Flow, known: Dataset) -> np.ndarray:
 
 
 def _nearest(known: Dataset, images: np.ndarray) -> np.ndarray:
-    """Return the class of the training image whose grey levels are nearest, for each row of images (N, 64)."""
+    """Return the class of the nearest training image, for each row of images (N, 64)."""
     x = quantize(known.train, known.levels)
     squared = (x**2).sum(axis=1) - 2 * images @ x.T
     return known.context_train[squared.argmin(axis=1)].argmax(axis=1)

@@ -1,4 +1,4 @@
-r"""A flow conditioned on six magnitudes gives each galaxy a density of its redshift, and tells how sure it is.
+r"""Given six magnitudes, a flow tells each galaxy's redshift, and how sure it is.
 
 .. math:: F(z \mid m) = \int_{-\infty}^{z} p(z' \mid m)\, dz' = \Phi(u(z; m)), \qquad
           F(z_n \mid m_n) \sim \mathrm{Uniform}(0, 1) \text{ if } p \text{ is right}
@@ -131,7 +131,7 @@ def _by_width(q: np.ndarray) -> np.ndarray:
 
 
 def _curves(flow: afnp.Flow, part: Part, nodes: int = 4001) -> tuple[list[dict], dict]:
-    """Evaluate densities; return them, and how far integral and F(z | m) are from what they should be."""
+    """Return densities, and how far their integral and F(z | m) are from what they should be."""
     exact = afnp.Flow(flow.layers, context=flow.context, dtype=np.float64)
     exact.theta = flow.theta
     curves, off, apart = [], [], []
@@ -145,14 +145,14 @@ def _curves(flow: afnp.Flow, part: Part, nodes: int = 4001) -> tuple[list[dict],
 
 
 def _density(flow: afnp.Flow, m: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return places and p(z | m) there: images of evenly spread noise, for peaks, and an even grid, for gaps."""
+    """Return z and p(z | m): images of evenly spread noise, for peaks, and a grid, for gaps."""
     peaks = flow.generate(np.linspace(-7, 7, nodes)[:, None], np.tile(m, (nodes, 1)))[0]
     z = np.union1d(peaks, np.linspace(peaks.min(), peaks.max(), nodes))
     return z, np.exp(flow.log_prob(z[:, None], np.tile(m, (len(z), 1))))
 
 
 def calibration(F: np.ndarray) -> dict:
-    """Return how far PIT values are from uniform, and the share of galaxies in the middle shares of probability."""
+    """Return how far PIT values are from uniform, and the coverage of central intervals."""
     middle = np.abs(F - 0.5)
     return {
         "kolmogorov_distance": _kolmogorov(F),
@@ -218,7 +218,7 @@ def _rivals(train: Part, val: Part) -> dict[str, Callable]:
 
 
 def _errors(of_flow: dict[str, np.ndarray], rivals: dict[str, Callable], test: Part) -> dict:
-    """Return three summaries of Δz / (1 + z) for each model; the flow's mean is for the first, else its median."""
+    """Return three summaries of Δz / (1 + z) a model; the first of the flow's mean."""
     guesses = {name: f(test.m) for name, f in rivals.items()}
     mean, median = (
         {

@@ -1,7 +1,7 @@
-r"""Averaging over orders of the pixels beats the best single order, with several networks and with one.
+r"""Averaging over orders of pixels beats the best single order, with one network or several.
 
-.. math:: \log \frac1M \sum_{m=1}^M p(x;\, o^{(m)}) \;\ge\; \frac1M \sum_{m=1}^M \log p(x;\,
-          o^{(m)})
+.. math:: \log \frac1M \sum_{m=1}^M p(x;\, o^{(m)})
+          \;\ge\; \frac1M \sum_{m=1}^M \log p(x;\, o^{(m)})
 
 Binary MADE (arXiv 1502.03509) on digits, a pixel being 1 where its level is at least 8 of 16. Any
 order of the pixels gives an exact chain rule, so the average of several is a distribution again,
@@ -120,13 +120,11 @@ def draw(data: dict) -> Figure:
     for k, (name, rows) in enumerate(data["images"].items()):
         _draw_images(figure.add_subplot(grid[k, 2]), name, rows)
     caption(figure, _claim(numbers))
+    apart = f"{numbers['pixels_fitted_apart']:.1f}".replace("-", "−")
     note(
         figure,
         f"{numbers['rows']['train']:,} training and {numbers['rows']['test']} test images of 64 "
-        "binary pixels. "
-        f"Pixels that know nothing of each other: {numbers['pixels_fitted_apart']:.1f} nats.".replace(
-            "-", "−"
-        ),
+        f"binary pixels. Pixels that know nothing of each other: {apart} nats.",
     )
     return figure
 

@@ -1,4 +1,4 @@
-r"""With keys and values kept, an attention flow samples by substitution: T tokens cost one pass, not one each.
+r"""With keys and values kept, an attention flow samples T tokens for the cost of one pass.
 
 .. math:: \text{cache: } b \sum_t (12 M^2 + 2 t M), \qquad
           \text{every prefix: } b \sum_t t\, (12 M^2 + (t + 1) M)
@@ -71,7 +71,7 @@ def data(quick: bool = False) -> dict:
 
 
 def measure(T: int, quick: bool) -> dict:
-    """Return the seconds of each way for T tokens of one feature, and how far apart the samples are."""
+    """Return the seconds of each way for T tokens of one feature, and the samples' difference."""
     layer, rng = Attentive(T, **SHAPE), np.random.default_rng(0)
     p = layer.layout.views(np.zeros(layer.layout.size))
     layer.initialize(p, rng, last=0.3)
@@ -94,7 +94,7 @@ def measure(T: int, quick: bool) -> dict:
 
 
 def every_prefix(layer: Attentive, shorter: list, p: dict, u: np.ndarray) -> np.ndarray:
-    """Sample as one does without a cache: token t from a pass over the tokens before it, and no others."""
+    """Sample as without a cache: token t from a pass over the tokens before it."""
     x = np.zeros_like(u)
     for t, net in enumerate(shorter):
         h, _ = net.forward({**p, "places": p["places"][: t + 1]}, x[:, : t + 1])

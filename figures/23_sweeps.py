@@ -1,4 +1,4 @@
-r"""Where D is large, far fewer sweeps than features settle a sample; substitution, compiled, is faster still.
+r"""At large D a sample converges in far fewer iterations than features; substitution is faster.
 
 .. math:: x^{(k+1)}_i = \tau(u_i;\, h_i(x^{(k)}_{<i})) \ \text{for all } i \text{ at once},
           \qquad T_{\text{Jacobi}} \approx \text{sweeps} \cdot T_{\text{density}}
@@ -135,7 +135,7 @@ def over_training(name: str, quick: bool) -> dict:
 
 
 def _mean_sweeps(flow: afnp.Flow) -> dict:
-    """Return the sweeps of each transform, over samples: their mean, and the mean of the slowest transform."""
+    """Return the iterations of each transform, over samples: mean, and mean of the slowest."""
     u = noise(flow.features)
     x, _, record = sweep(flow, u, backend="numba")
     by_substitution = flow.generate(u, backend="numba")[0]

@@ -1,7 +1,7 @@
-r"""A gated causal convolution needs fewer bits for unseen speech than linear prediction, fixed or adaptive.
+r"""A gated causal convolution needs fewer bits for unseen speech than linear prediction.
 
-.. math:: \text{bits} = -\frac{1}{T} \sum_t \log_2 p(x_t \mid x_{<t}), \qquad x = s + v, \quad
-          v \sim
+.. math:: \text{bits} = -\frac{1}{T} \sum_t \log_2 p(x_t \mid x_{<t}), \qquad
+          x = s + v, \quad v \sim
           \mathrm{Uniform}[0, 1)
 
 s being 16-bit samples, so that a raw file needs 16. All densities are exact, of whole clips from
@@ -49,7 +49,7 @@ class Clips(NamedTuple):
 
 
 def clips(quick: bool) -> Clips:
-    """Return the shipped recordings, the last second of the first for validation; a piece of each, if quick."""
+    """Return the recordings, the last second of the first for validation; quick: pieces."""
     rng = np.random.default_rng(0)
     (whole, rate), (test, _) = speech_waveform("train"), speech_waveform("test")
     if quick:
@@ -98,7 +98,7 @@ def bits_of(log_prob: np.ndarray) -> float:
 
 
 def linear_bits(sound: Clips, predictors: dict) -> dict:
-    """Return validation and test bits of fixed predictors, and of the adaptive one that validation chose.
+    """Return bits of fixed predictors, and of the adaptive one that validation chose.
 
     Of the fixed ones also the order that validation chose, and that which is best on test, with
     hindsight.
@@ -160,7 +160,7 @@ def network(n: int, size: dict, dtype) -> afnp.Flow:
 
 
 def train(sound: Clips, first: LinearPredictor, size: dict, quick: bool) -> tuple[Stack, dict]:
-    """Train the network on windows of what the predictor leaves: that layer is fixed, and passed once."""
+    """Train the network on windows of the residual of the predictor, which is fixed."""
     left = LinearPrediction.of(first, len(sound.whole)).normalize({}, sound.whole[None], None)[0][0]
     W, cut = size["window"], len(sound.train)
     x_train, x_val = (
@@ -192,7 +192,7 @@ def train(sound: Clips, first: LinearPredictor, size: dict, quick: bool) -> tupl
 
 
 def flow_bits(sound: Clips, stack: Stack) -> dict:
-    """Return bits a sample: of the test clip, and of the last second given all before it, by the chain rule."""
+    """Return bits a sample: of the test clip, and of its last second given all before it."""
 
     def log_prob(x: np.ndarray) -> float:
         return stack.of_length(len(x)).log_prob(x[None], backend="numba")[0]
@@ -266,7 +266,7 @@ def reading(stack: Stack, x: np.ndarray) -> dict:
 
 
 def spectrogram(x: np.ndarray, window: int = 512, hop: int = 128) -> np.ndarray:
-    """Return power in decibels over one quantisation step: frequencies by frames, (window/2 + 1, F)."""
+    """Return power in decibels over one quantisation step, (window/2 + 1 frequencies, F frames)."""
     frames = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), window)[
         ::hop
     ] * np.hanning(window)

@@ -1,4 +1,4 @@
-r"""A flow that begins as a Gaussian AR model forecasts slightly better one step ahead, and no better far ahead.
+r"""A flow that begins as a Gaussian AR model forecasts slightly better one step ahead only.
 
 .. math:: u_t = (x_t - a - b \cdot x_{t-W..t-1})\, / \, \sigma \qquad
           \text{(a Gaussian AR model is a flow)}
@@ -159,7 +159,7 @@ def _spans(ready: Prepared, W: int) -> dict[str, tuple[int, int]]:
 def _models(
     ready: Prepared, lags: tuple[int, ...], quick: bool
 ) -> tuple[dict[str, Flow], int, dict[str, float]]:
-    """Fit AR models, keep the order that validation finds best, and train flows that start there."""
+    """Fit AR models, keep the order best on validation, and train flows that start there."""
     fits = {W: autoregression(ready.z[: ready.ends[0]], W) for W in lags}
     W = max(fits, key=lambda W: _score(ar_flow(*fits[W]), ready))
     train, val = (
@@ -194,7 +194,7 @@ def autoregression(z: np.ndarray, W: int) -> tuple[np.ndarray, float]:
 
 
 def ar_flow(parameters: np.ndarray, sigma: float, hidden: tuple[int, ...] | None = None) -> Flow:
-    """Write an AR model as a flow; with ``hidden``, a spline that is still the identity follows it."""
+    """Write an AR model as a flow; with ``hidden``, a spline follows, still the identity."""
     W = len(parameters) - 1
     layers = [Autoregressive(1, hidden=(), context=W, options={"bound": BOUND})]
     if hidden is not None:

@@ -1,4 +1,4 @@
-r"""A flow on all internal coordinates of a molecule writes it anew, and its density follows Boltzmann's law.
+r"""A flow on a molecule's internal coordinates samples it, and its density is Boltzmann's.
 
 .. math:: p(\varphi, d, \theta) = p(\varphi)\, p(d, \theta \mid \varphi), \qquad
           \log p(x) = \log p(\varphi, d, \theta) - 2 \sum \log d - \sum \log \sin\theta, \qquad
@@ -64,7 +64,7 @@ APART = 3  # bonds; nearer atoms are not looked at for clashes
 
 
 class Molecule(NamedTuple):
-    """A flow of the 48 coordinates that move: dihedrals about their circular means, then the rest."""
+    """A flow of the 48 coordinates that move: dihedrals about their circular means, then others."""
 
     turning: afnp.Flow
     rest: afnp.Flow
@@ -144,7 +144,7 @@ def frames(rows: int | None) -> list[np.ndarray]:
 
 
 def handed_on(x: np.ndarray, seed: int) -> np.ndarray:
-    """Return the frames with the three hydrogens of every methyl group moved on 0, 1 or 2 places at random.
+    """Return the frames with each methyl group's hydrogens moved on 0, 1 or 2 places at random.
 
     Turned, not swapped: a swap would make a mirror image of the group.
     """
@@ -185,10 +185,10 @@ def steady(q: np.ndarray) -> np.ndarray:
 
 
 def gaussian(q: np.ndarray, real: np.ndarray | bool) -> Callable:
-    r"""Return log p of independent von Mises dihedrals, and of a Gaussian of bonds, angles and the ``real`` ones.
+    r"""Return log p of von Mises dihedrals and of a Gaussian of bonds, angles, ``real`` dihedrals.
 
-    .. math:: \log p = \sum_k \left(\kappa_k \cos(\varphi_k - \mu_k) - \log 2\pi
-              I_0(\kappa_k)\right)
+    .. math:: \log p = \sum_k \left(\kappa_k \cos(\varphi_k - \mu_k)
+              - \log 2\pi I_0(\kappa_k)\right)
               + \log \mathcal N(y;\, m, \Sigma), \qquad
               \frac{I_1(\kappa)}{I_0(\kappa)} = |\mathrm E\, e^{i\varphi}|
     """
@@ -241,7 +241,7 @@ def blocked(values: np.ndarray) -> tuple[float, float]:
 
 
 def beside_energies(log_q: dict[str, np.ndarray], target: np.ndarray) -> dict[str, dict]:
-    """Compare each log q with Boltzmann's log p but for log Z, on frames from p; see the module's formulas."""
+    """Compare each log q with Boltzmann's log p but for log Z, on frames from p (see above)."""
     log_Z = -log_mean(log_q[FLOW] - target)
     return {
         name: beside_energy(values, target) | {"kl": (target - values).mean() - log_Z}
@@ -278,7 +278,7 @@ def closest(x: np.ndarray) -> np.ndarray:
 
 
 def other_angles(x: np.ndarray) -> np.ndarray:
-    """Return the bond angles (N, K), degrees, that are not among the coordinates: the third ones at an atom."""
+    """Return the bond angles (N, K), degrees, that are no coordinates: the third at an atom."""
     told = {frozenset(triple) for triple in ALANINE.angles.tolist()}
     near = {
         b: [int(i + j - b) for i, j in ALANINE.bonds if b in (i, j)] for b in range(ALANINE.atoms)
@@ -322,7 +322,7 @@ def decoded(known: np.ndarray, x: np.ndarray, near: dict) -> dict:
 
 
 def bond_names() -> list[str]:
-    """Return the bonds' names, with ′ for atoms of the acetyl group and ″ for those of the methylamide group."""
+    """Return the bonds' names: ′ for atoms of the acetyl group, ″ for the methylamide group."""
     names = [name + "′" * (k < 6) + "″" * (k > 15) for k, name in enumerate(ATOMS)]
     return ["-".join(names[atom] for atom in sorted(bond)) for bond in ALANINE.bonds.tolist()]
 

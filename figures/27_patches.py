@@ -133,7 +133,7 @@ def whole(x: np.ndarray) -> np.ndarray:
 
 
 def differences(x: np.ndarray) -> np.ndarray:
-    """Return all differences of horizontal neighbours in patches x (N, 63), flat, in pixels from 0 to 1."""
+    """Return the differences of horizontal neighbours in patches x (N, 63), flat."""
     return np.diff(whole(x), axis=2).ravel()
 
 

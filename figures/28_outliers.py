@@ -1,4 +1,4 @@
-r"""The density as an outlier score: good at digits never seen and at malignant cells, misled by what is too simple.
+r"""Density as outlier score: good at unseen digits and malignant cells, misled by simple images.
 
 .. math:: s(x) = -\log p(x), \qquad
           \mathrm{AUROC} = P(s(x_{\mathrm{anomaly}}) > s(x_{\mathrm{normal}}))
@@ -87,7 +87,7 @@ def data(quick: bool = False, folder: str | os.PathLike | None = None) -> dict:
 
 
 def _folders(folder: str | os.PathLike | None) -> dict[str, Path]:
-    """Return where the sets are that must be brought; say what to do where the clothes are missing."""
+    """Return where the sets to be brought are; say what to do where the clothes are missing."""
     if folder is None:
         return {}
     found = {name: Path(folder) / name for name in BROUGHT if (Path(folder) / name).is_dir()}
@@ -115,7 +115,7 @@ def cell_parts(seed: int) -> Parts:
 
 
 def digit_parts(left_out: int | None) -> Parts:
-    """Leave a class out of all parts of the digits; all its rows are the anomalies (without one, none are)."""
+    """Leave a class out of all parts of the digits; its rows are the anomalies (None: none)."""
     known = load("digits")
     pairs = [
         (getattr(known, part), getattr(known, f"context_{part}").argmax(axis=1))
@@ -129,7 +129,7 @@ def digit_parts(left_out: int | None) -> Parts:
 
 
 def auroc(normal: np.ndarray, anomalies: np.ndarray) -> float:
-    """Return the share of pairs (normal, anomaly) in which the anomaly scores higher; equal scores count half."""
+    """Return the share of pairs in which the anomaly scores higher; equal scores count half."""
     normal = np.sort(normal)
     below, upto = (np.searchsorted(normal, anomalies, side).mean() for side in ("left", "right"))
     return float((below + upto) / 2 / len(normal))
@@ -175,7 +175,7 @@ def _fitted(
 
 
 def rivals(parts: Parts, levels: int | None = None, quick: bool = False) -> dict[str, Callable]:
-    """Fit the other methods; each gives what is high where rows are normal, for densities log p(x) (N,), nats."""
+    """Fit the other methods; each scores normal rows high, densities by log p(x), nats."""
     from sklearn.ensemble import IsolationForest
 
     spaces = [afnp.Flow(afnp.preprocessing(parts.train))]
@@ -232,7 +232,7 @@ def _likeliest(candidates: list[Callable], val: np.ndarray) -> Callable:
 
 
 def simple_pictures(x: np.ndarray) -> dict[str, np.ndarray]:
-    """Make pictures that nobody would take for digits, or for complete ones, from test digits x (N, 64)."""
+    """Make pictures that nobody would take for complete digits from test digits x (N, 64)."""
     k, rng = quantize(x, 17), np.random.default_rng(5)
     made = {
         "blank": np.zeros_like(k),

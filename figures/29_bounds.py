@@ -1,4 +1,4 @@
-r"""A flow tells its likelihood, a VAE only bounds its own: on two moons, where the truth is known, the gap shows.
+r"""A flow tells its likelihood, a VAE only bounds its own: on two moons the gap shows.
 
 .. math:: \mathcal L_K(x) = \mathbb E \log \frac1K \sum_{k=1}^K
           \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
@@ -110,7 +110,7 @@ class VAE:
         return (rebuilt + divergence).mean(), grad
 
     def log_joint(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return log p(x | z) + log p(z), (N, K), for x (N, 2) and z (N, K), or (1, K) for all rows."""
+        """Return log p(x | z) + log p(z), (N, K), for x (N, 2) and z (N, K), or z (1, K)."""
         p = self.layout.views(self.theta)
         f = self.decoder.forward(p, z.reshape(-1, 1))[0].reshape(*z.shape, 2)
         square = (x[:, :1] - f[..., 0]) ** 2 + (x[:, 1:] - f[..., 1]) ** 2
@@ -129,7 +129,7 @@ class VAE:
         return self.log_joint(x, m + np.exp(log_s) * eps) + 0.5 * (eps * eps + LOG_2PI) + log_s
 
     def log_prob(self, x: np.ndarray, nodes: int = 8001) -> np.ndarray:
-        """Integrate z out on a grid (trapezoidal rule, which converges fast where all is smooth), (N,)."""
+        """Integrate z out on a grid, (N,): the trapezoidal rule, good for smooth functions."""
         z, log_p = np.linspace(-REACH, REACH, nodes)[None, :], []
         for start in range(0, len(x), max(1, CHUNK // nodes)):
             log_p.append(log_mean_exp(self.log_joint(x[start : start + max(1, CHUNK // nodes)], z)))

@@ -1,4 +1,4 @@
-r"""MNIST as in the MAF paper: Gaussian, MADE and MAF(5) beside its numbers; without --data, 5,000 digits in small.
+r"""MNIST as in the MAF paper: Gaussian, MADE and MAF(5); without --data, 5,000 digits in small.
 
 .. math:: z = \mathrm{logit}(\alpha + (1 - 2 \alpha)\, (k + v) / 256), \quad
           v \sim \mathrm{Uniform}[0, 1),
@@ -154,7 +154,7 @@ def logits(known: Dataset) -> afnp.Flow:
 
 
 def gaussian(known: Dataset) -> tuple[dict, np.ndarray]:
-    """Fit a Gaussian of full covariance to logits of training images; return its scores, and samples."""
+    """Fit a Gaussian of full covariance to logits of training images; return scores and samples."""
     start, D, space = time.perf_counter(), known.train.shape[1], logits(known)
     z, (test, log_det) = space.normalize(known.train)[0], space.normalize(known.test)
     covariance = np.cov(z, rowvar=False, bias=True)
@@ -169,7 +169,7 @@ def gaussian(known: Dataset) -> tuple[dict, np.ndarray]:
 
 
 def flow_of(name: str, known: Dataset) -> afnp.Flow:
-    """Build MADE, or MAF with a batch normalisation after every transform; orders are natural and reversed."""
+    """Build MADE, or MAF with batch normalisation; orders are reversed in turn."""
     D, layers = known.train.shape[1], afnp.preprocessing(known.train, levels=known.levels)
     for k in range(TRANSFORMS[name]):
         layers.append(
@@ -181,7 +181,7 @@ def flow_of(name: str, known: Dataset) -> afnp.Flow:
 
 
 def train(name: str, known: Dataset, recipe: Recipe, keep: bool) -> tuple[afnp.Flow, History]:
-    """Train a flow; to ``keep`` checkpoints means to go on where one of the same images and recipe stands."""
+    """Train a flow; ``keep`` checkpoints, and go on where one of the same recipe stands."""
     flow = flow_of(name, known)
     options = {
         "epochs": recipe.epochs,
@@ -229,7 +229,7 @@ def summary(log_p: np.ndarray, log_det: np.ndarray, D: int) -> dict:
 
 
 def pace(history: History, recipe: Recipe) -> dict:
-    """Return what an epoch takes and brings, and how long all may take: seconds, nats a minute, hours.
+    """Return what an epoch takes and brings, and how long all may take.
 
     At the earliest, validation never improves again and patience ends; at the latest, all epochs
     are trained. An epoch that was cut short counts as time.

@@ -1,4 +1,4 @@
-r"""A million dimensions, sampled exactly: queues remember what was computed, and the time grows like D.
+r"""A million dimensions are sampled exactly in seconds: queues remember, and time grows like D.
 
 .. math:: T_{\text{loop}} \approx D \cdot T_{\text{pass}}(D) \propto D^2, \qquad
           T_{\text{queues}} \propto D
@@ -74,7 +74,7 @@ def data(quick: bool = False) -> dict:
 
 
 def measure(D: int, repeats: int) -> dict:
-    """Return the seconds of each way, and how far apart their samples are, over the largest entry."""
+    """Return the seconds of each way, and the samples' difference over the largest entry."""
     flow, u, samples = flow_of(D), np.random.default_rng(0).standard_normal((1, D)), {}
 
     def generate(name, method, backend):
@@ -108,7 +108,8 @@ sys.path.insert(0, root)
 flow = importlib.import_module("figures.31_million").flow_of(D)
 flow.log_prob(flow.sample(1, rng=0, backend="numba"), backend="numba")
 try:
-    print(re.search("VmHWM: *([0-9]+) kB", Path("/proc/self/status").read_text().replace(chr(9), " "))[1])
+    status = Path("/proc/self/status").read_text().replace(chr(9), " ")
+    print(re.search("VmHWM: *([0-9]+) kB", status)[1])
 except OSError:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -1,1 +1,1 @@
-"""Figures: each is a claim, computed and drawn by its own script; ``python -m figures --list`` names them."""
+"""Figures: each is a claim, computed and drawn by its own script; ``--list`` names them."""

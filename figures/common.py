@@ -1,4 +1,4 @@
-r"""What the figures share: one style, trained flows from a cache, fair timing, and a record of the machine.
+r"""What the figures share: a style, trained flows from a cache, fair timing, the machine.
 
 A figure is a module ``NN_name.py``: its docstring's first line is the claim, ``data(quick=False)``
 computes a dict (``numbers`` in it are the claim's evidence, plain JSON values), ``draw(data)``
@@ -119,7 +119,7 @@ def style() -> Iterator[None]:
 
 
 def caption(figure: Figure, claim: str) -> None:
-    """Put the claim above everything, left-aligned, in as few lines as fit, of about equal length."""
+    """Put the claim above everything, left-aligned, in as few lines as fit, of about one length."""
     width = int(
         figure.get_figwidth() * 72 / (12 * 0.6)
     )  # points a line, over an average bold letter at 12 pt
@@ -225,7 +225,7 @@ def _fingerprint(value):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep matrix products and compiled kernels on one core, so that timings mean the same on a busy machine.
+    """Keep products and compiled code on one core: timings then mean the same on a busy machine.
 
     For NumPy's products this needs threadpoolctl, which scikit-learn brings; ``machine`` tells what
     was used.
@@ -285,7 +285,7 @@ def median_seconds(
 
 
 def slope(x, y) -> float:
-    r"""Return the exponent s of the best :math:`y \approx c\, x^s`, least squares on the logarithms.
+    r"""Return s of the best :math:`y \approx c\, x^s`, by least squares on the logarithms.
 
     Examples
     --------
@@ -308,7 +308,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, object]:
-    """Return what timings depend on: processor, cores, Python, NumPy, and NumPy's matrix products."""
+    """Return what timings depend on: processor, cores, Python, NumPy, and NumPy's BLAS."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -343,7 +343,7 @@ def _blas() -> str:
 
 
 def as_json(record: Mapping) -> str:
-    """Write a record as JSON; NumPy's numbers and arrays become plain, NaN and infinity are refused.
+    """Write a record as JSON: NumPy's arrays become plain, NaN and infinity are refused.
 
     Raises
     ------

@@ -77,7 +77,7 @@ def digits(quick: bool = False) -> Recipe:
 
 
 def digits_family(quick: bool = False) -> Recipe:
-    """Every member on 1,297 digits, pixels in raster order and in random orders, stopped early by validation."""
+    """Every member on 1,297 digits, pixels in raster and random orders, stopped early."""
     return _digits(quick, FAMILY, ("", ", random orders"))
 
 
@@ -116,7 +116,7 @@ def _fewer(data: Dataset, rows: int | None) -> Dataset:
 def _flows(
     data: Dataset, members: Iterable[str], width: int, order: str = ""
 ) -> dict[str, afnp.Flow]:
-    """Build members with two hidden layers of a width; generation orders, or halves of couplings, may be random."""
+    """Build members with two hidden layers of a width; orders or halves may be random."""
     fixed = afnp.preprocessing(data.train, levels=data.levels)
     return {
         name: FAMILY[name](
@@ -138,7 +138,7 @@ def _train(data: Dataset, flows: dict[str, afnp.Flow], **fit_options) -> Recipe:
 
 
 def checked(flow: afnp.Flow) -> dict:
-    """Check what the density of a flow of many features rests on, at its own parameters; return what passed.
+    """Check what the density of a flow of many features rests on; return what passed.
 
     Round trips and dependencies by bits would take as long as training; ``figures.common.verified``
     looks at them.
@@ -157,7 +157,7 @@ def checked(flow: afnp.Flow) -> dict:
 
 
 def standardize(flow: afnp.Flow, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Map x (N, D) through the flow's fixed first layers to z; also give log|det dz/dx| (N,), nats."""
+    """Map x (N, D) through the flow's fixed first layers to z; also log|det dz/dx| (N,), nats."""
     log_det = np.zeros(len(x))
     for layer in flow.layers:
         if layer.layout.size:
@@ -168,7 +168,7 @@ def standardize(flow: afnp.Flow, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def gaussian(recipe: Recipe) -> GaussianChain:
-    """Fit a Gaussian of full covariance to the training rows in z: the flow that needs no training."""
+    """Fit a Gaussian of full covariance to training rows in z: a flow that needs no training."""
     z, _ = standardize(recipe.flows["MAF"], recipe.data.train)
     return GaussianChain(z.mean(axis=0), np.cov(z, rowvar=False, bias=True))
 

@@ -265,7 +265,8 @@ def test_bonds_to_hydrogen_are_rigid_and_nothing_else_is():
 
 
 def test_the_factor_of_rigid_bonds_hardly_varies(frames):
-    r"""Fixman's factor, :math:`\sqrt{\det Z}` with :math:`Z_{ij} = \sum_a \nabla_a d_i \nabla_a d_j / m_a`."""
+    r"""Fixman's factor, :math:`\sqrt{\det Z}` with
+    :math:`Z_{ij} = \sum_a \nabla_a d_i \nabla_a d_j / m_a`."""
     bonds = ALANINE.bonds[RIGID]
     gradient = np.zeros((len(frames), len(bonds), 22, 3))
     for k, (h, heavy) in enumerate(bonds):

@@ -201,7 +201,8 @@ FRONT = r"""# A small site
 
 Inline $\log p(x) = \sum_i \log p(x_i \mid x_{<i})$, and displayed
 
-$$\boxed{\;\log\left|\det J\right| = \sum_i \log J_{ii}\;} \qquad J = \begin{pmatrix} a & 0 \\ b & c \end{pmatrix}$$
+$$\boxed{\;\log\left|\det J\right| = \sum_i \log J_{ii}\;} \qquad
+J = \begin{pmatrix} a & 0 \\ b & c \end{pmatrix}$$
 
 ```{toctree}
 afnp.networks.masks

@@ -777,8 +777,10 @@ RUNNER = """
 import json, sys, numpy as np, afnp
 x, v = np.random.default_rng(0).standard_normal((2, 120, 2)) ** 2
 flow = afnp.maf(2, hidden=(8,), transforms=2)
-history = afnp.fit(flow, x, v, epochs=300, batch_size=30, progress=False, resume=True, checkpoint=sys.argv[1])
-print(json.dumps([flow.theta.tobytes().hex(), history.train_loss, history.val_loss, history.best_epoch]))
+history = afnp.fit(flow, x, v, epochs=300, batch_size=30, progress=False,
+                   resume=True, checkpoint=sys.argv[1])
+losses = history.train_loss, history.val_loss, history.best_epoch
+print(json.dumps([flow.theta.tobytes().hex(), *losses]))
 """
 
 

@@ -94,7 +94,7 @@ def clean_environment(**changes: str) -> dict[str, str]:
 
 
 def dropped_variables() -> list[str]:
-    """Return what the environment says about threads and instruction sets, and the workers never hear."""
+    """Return the variables about threads and instruction sets that workers do not get."""
     return sorted(name for name in os.environ if name.startswith(TUNING) and name not in KEPT)
 
 

@@ -1,7 +1,7 @@
 r"""The benchmark as a whole: prove, then time, configuration by configuration.
 
-.. math:: \text{useful work of } N \text{ rows} = 2 N \sum_{\text{rows of all masks}}
-          \mathrm{prefix}
+.. math:: \text{useful work of } N \text{ rows} =
+          2 N \sum_{\text{rows of all masks}} \mathrm{prefix}
 
 A multiplication and an addition for every one in the masks: what afnp's triangular products do, and
 what is left of the others' dense products when zeros do not count.
@@ -235,7 +235,7 @@ class Others:
         self.ticks, self.own, self.start = _ticks(), time.process_time(), time.perf_counter()
 
     def cores(self, workers: float) -> float | None:
-        """Return the cores that were busy on average, without ours and our workers' processor time; or None."""
+        """Return how many cores others kept busy on average, or None."""
         ticks = _ticks()
         if ticks is None or self.ticks is None:
             return None
@@ -245,7 +245,7 @@ class Others:
 
 
 def _ticks() -> int | None:
-    """Return the busy time of all cores since the start, in the kernel's ticks, or None where that is not known."""
+    """Return the busy time of all cores since the start, in ticks, or None if not known."""
     try:
         first = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
     except OSError:

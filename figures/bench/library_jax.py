@@ -115,7 +115,7 @@ class Flowjax:
         return chain.bijections
 
     def networks(self) -> list[dict]:
-        """Return each transform's weights, masks and biases, and the features' places before and after."""
+        """Return each transform's weights, masks, biases, and features' places before and after."""
         found, D = [], self.flow.shape[0]
         before = self.jax.numpy.arange(D)
         for k in range(
@@ -140,7 +140,7 @@ class Flowjax:
         return found
 
     def raw(self, k: int, x):
-        """Return transform k's raw conditioner outputs, (N, n D), from the features as it takes them."""
+        """Return transform k's raw conditioner outputs, (N, n D), from features in its order."""
         made, _ = self.paramax.unwrap(self._layer(k))
         return self.jax.vmap(made.masked_autoregressive_mlp)(x)
 
@@ -149,7 +149,7 @@ class Flowjax:
         return [f"XLA's own, jaxlib {self.jax.lib.__version__}"]
 
     def threads(self) -> dict[str, int]:
-        """Return how many threads the library's own pools have: XLA takes every core that it may use."""
+        """Return how many threads the library's pools have: XLA takes every core it may use."""
         return {
             "xla": len(os.sched_getaffinity(0))
             if hasattr(os, "sched_getaffinity")

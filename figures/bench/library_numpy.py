@@ -79,7 +79,7 @@ class Afnp:
         return loss
 
     def networks(self) -> list[dict]:
-        """Return each transform's weights, masks and biases, and the features' places before and after."""
+        """Return each transform's weights, masks, biases, and features' places before and after."""
         found = []
         for layer, p in zip(self.flow.layers, self.flow._split(self.flow.theta), strict=True):
             linears = layer.conditioner.linears
@@ -97,7 +97,7 @@ class Afnp:
         return found
 
     def raw(self, k: int, x):
-        """Return transform k's raw conditioner outputs, (N, n D), from the features as it takes them."""
+        """Return transform k's raw conditioner outputs, (N, n D), from features in its order."""
         p = self.flow._split(self.flow.theta)[k]
         return self.flow.layers[k].conditioner.forward(p, x)[0].reshape(len(x), -1)
 
@@ -109,7 +109,7 @@ class Afnp:
 
 
 class Machine:
-    """What the machine can do at best: NumPy's matrix product, and copies by as many threads as there are cores."""
+    """What the machine can do at best: NumPy's matrix product, and copies by all cores."""
 
     package = "numpy"
     setup = (

@@ -81,7 +81,7 @@ class Torch:
         raise NotImplementedError
 
     def networks(self) -> list[dict]:
-        """Return each transform's weights, masks and biases, and the features' places before and after."""
+        """Return each transform's weights, masks, biases, and features' places before and after."""
         found = []
         for before, net in self.nets():
             linears = [m for m in net.modules() if hasattr(m, "mask")]
@@ -97,7 +97,7 @@ class Torch:
         return found
 
     def raw(self, k: int, x):
-        """Return transform k's raw conditioner outputs, (N, n D), from the features as it takes them."""
+        """Return transform k's raw conditioner outputs, (N, n D), from features in its order."""
         with self.torch.no_grad():
             return self.nets()[k][1](self.data(x)).numpy()
 
@@ -259,7 +259,7 @@ class Normflows(Torch):
         return step, net
 
     def _reversal(self, D: int):
-        """Return the permutation that its Permute, which offers shuffle and swap, does not offer."""
+        """Return the permutation that its Permute (shuffle or swap) does not offer."""
         permute = self.library.flows.Permute(D, mode="shuffle")
         for name in ("perm", "inv_perm"):
             getattr(permute, name).copy_(self.torch.arange(D - 1, -1, -1))
@@ -270,7 +270,7 @@ class Normflows(Torch):
         return self.flow.sample(n)[0]
 
     def nets(self) -> list[tuple]:
-        """Return (order of the features in front of it, module) of each transform; the data meet the last first."""
+        """Return (order of features before it, module) of each transform, last one first."""
         D = self.flow.q0.shape[0]
         orders = [list(range(D))] + [list(range(D))[::-1]] * (len(self.conditioners) - 1)
         return list(zip(orders, self.conditioners[::-1], strict=True))

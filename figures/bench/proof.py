@@ -60,7 +60,7 @@ class NotTheSame(ValueError):
 
 
 class Network(NamedTuple):
-    """A transform as a library has it: three masked layers, and the features' places before and after them."""
+    """A transform of a library: three masked layers, and features' places before and after."""
 
     before: np.ndarray
     after: np.ndarray
@@ -135,7 +135,7 @@ def numbers_of(name: str, configuration: Configuration) -> int:
 
 
 def univariate_of(name: str, bins: int) -> Callable:
-    """Return tau as the library has it: from raw numbers (N, D, n) and x (N, D) to u and log du/dx, (N, D) each."""
+    """Return the library's tau: raw params (N, D, n) and x (N, D) to u and log du/dx, (N, D)."""
 
     def affine(h, x):
         log_s, t = SCALES[name][0](h)
@@ -267,7 +267,7 @@ def _network_of(D: int, n: int, hidden_degrees: list[np.ndarray]) -> tuple[Maske
 
 
 def afnp_raw(network: Network, x: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return raw outputs (N, n D) of the same weights in afnp, where the library has them; and ``own``."""
+    """Return raw outputs (N, n D) of the same weights in afnp; and ``own``."""
     net, p, units, own = in_afnp(network)
     raw = np.empty((len(x), len(units[-1])), dtype=x.dtype)
     raw[:, units[-1]] = net.forward(p, x[:, units[0]])[0].reshape(len(x), -1)

@@ -63,7 +63,7 @@ def ratios(found: dict) -> dict[str, tuple[float, str]]:
 
 
 def sampling_ratio(times: dict) -> dict[int, float]:
-    """Return how many times as long sampling takes as the log-density of as many rows; more than one row.
+    """Return how many times as long sampling takes as the log-density of as many rows.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def sampling_ratio(times: dict) -> dict[int, float]:
 
 
 def alternating_ratio(times: dict) -> float | None:
-    """Return the time of density, training step and sampling in turn, over the sum of their times alone."""
+    """Return the time of density, training and sampling in turn, over the sum of each alone."""
     for operation, summary in times.items():
         kind, rows = operation.split()
         parts = ["log_prob 1000", "train 100", f"sample {rows}"]

@@ -29,7 +29,7 @@ BOUND = 5.0
 
 
 class Knots(NamedTuple):
-    """What a curve is made of: shares of [-B, B] that the bins take, and the slopes at their ends."""
+    """What a curve is made of: the bins' shares of [-B, B], and the slopes at their ends."""
 
     widths: np.ndarray
     """(..., K), summing to 1."""
@@ -39,7 +39,7 @@ class Knots(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How a library reads the numbers of a feature: K for widths, K for heights, the others for slopes."""
+    """How a library reads a feature's params: K for widths, K for heights, the rest for slopes."""
 
     knots: Callable[[np.ndarray, np.ndarray, np.ndarray], Knots]
     words: str

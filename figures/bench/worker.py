@@ -1,4 +1,4 @@
-r"""One library in a process of its own: requests on stdin and answers on stdout, a line of JSON each.
+r"""One library in a process of its own: requests on stdin, answers on stdout, in lines of JSON.
 
 .. math:: \{\text{"do"}: \text{setup, about, prove, time, memory, quit}, \dots\} \to \{\dots\}
 
@@ -120,7 +120,7 @@ class Session:
         return {"seconds": seconds}
 
     def memory(self) -> dict:
-        """Return the peak memory so far, MiB or None where that is not known, and the processor time, seconds."""
+        """Return the peak memory so far, MiB or None if not known, and processor time, seconds."""
         return {"peak": _peak_memory(), "processor": time.process_time()}
 
     def _normal(self, rows: int):
@@ -180,7 +180,7 @@ def _numpy_products() -> list[str]:
 
 
 def _peak_memory() -> float | None:
-    """Return the peak resident memory in MiB; of this program alone, which getrusage is not after a fork."""
+    """Return the peak memory of this program alone, MiB, unlike getrusage after a fork."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
