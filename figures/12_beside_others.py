@@ -3,11 +3,10 @@ r"""afnp samples in about the time of a log-density, other libraries in up to D 
 .. math:: \text{speed-up} =
           \frac{\min_{\text{others}} \text{median seconds}}{\text{median seconds of afnp}}
 
-The record ``benchmark.json`` was written by ``afnp bench --out``, which proves that all libraries
-compute the same masked autoregressive flow before it times them in turn, float32, each in a process
-of its own. The figure only draws it. Sampling is compared at the smallest N above 1 that was
-measured: so many rows every library can afford. The curves are those of affine flows; splines stand
-on the right only.
+The record ``benchmark.json`` was written by ``python -m figures.bench --out DIR``, which proves
+that all libraries compute the same masked autoregressive flow before it times them in turn,
+float32, each in a process of its own. The figure only draws it. Sampling is compared at an N that
+every library can afford. The curves are those of affine flows; splines stand on the right only.
 
 Letters: N rows, D features.
 """
@@ -82,15 +81,15 @@ def configuration(found: dict) -> dict:
 
 
 def rows(found: dict) -> int:
-    """Return the smallest N above 1 that was sampled.
+    """Return the N that every library can afford to sample: that of the operation "alternating".
 
     Examples
     --------
-    >>> rows({"operations": ["log_prob 1000", "sample 1", "sample 100", "sample 1000"]})
+    >>> rows({"operations": ["sample 100", "sample 1000", "sample 1", "alternating 100"]})
     100
     """
-    kinds = [operation.split() for operation in found["operations"]]
-    return min(int(n) for kind, n in kinds if kind == "sample" and int(n) > 1)
+    kinds = dict(operation.split() for operation in found["operations"])
+    return int(kinds["alternating"])
 
 
 # ---- drawing -------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def run(tmp_path_factory, without_peers):
         patch.setenv("PYTHONPATH", str(without_peers))
         patch.setenv("OPENBLAS_CORETYPE", "Haswell")
         patch.setitem(CONFIGURATIONS, "tiny", TINY)
-        patch.setattr(command, "MACHINE", [Operation("matmul", 64), Operation("copy", 1000)])
+        machine = [Operation("matmul", 64), Operation("copy", 1000), Operation("read", 1000)]
+        patch.setattr(command, "MACHINE", machine)
         arguments = [
             "--quick",
             "--quiet",
@@ -97,9 +98,11 @@ def test_everything_is_measured(run):
     )
     assert found["others"] is None or found["others"] >= 0
     assert found["machine_gflops"] > 0 and found["machine_gbytes"] > 0
+    assert found["machine_read_gbytes"] > 0
     assert set(found["useful_gflops"]["afnp"]) == {
         "log_prob 1000",
         "log_prob 10",
+        "log_prob 100",
         "sample 10",
         "sample 100",
     }
@@ -202,6 +205,30 @@ def test_parameters_are_counted_by_the_formula(name):
         of(c.features, (c.hidden,) * 2, c.transforms, dtype=np.float32, **options).theta.size
         == c.parameters
     )
+
+
+@pytest.mark.parametrize("name", ["toy", "mnist"])
+def test_small_calls_and_training_steps_are_among_the_operations_once(name):
+    names = [operation.name for operation in CONFIGURATIONS[name].operations]
+    assert len(names) == len(set(names))
+    assert {f"{kind} {n}" for kind in ("log_prob", "sample") for n in (1, 10, 100)} <= set(names)
+    assert {"train 32", "train 100", "train 1000"} <= set(names)
+
+
+def test_a_floor_is_told_beside_each_training_step(run):
+    """Three products at the measured rate, 28 bytes a parameter at the copy's, over the median."""
+    _, text, result = run
+    found = result["configurations"]["tiny"]
+    ones, P = found["proofs"]["afnp"]["connections"], found["parameters"]
+    for n in (32, 100, 1000):
+        products = 6 * n * ones / found["machine_gflops"]
+        floor = 1e-9 * (products + 28 * P / found["machine_gbytes"])
+        share = floor / found["seconds"]["afnp"][f"train {n}"]["median"]
+        assert re.search(rf"^\| train {n} \|.* \| {share:.0%} \|$", text, flags=re.MULTILINE)
+
+
+def test_without_a_machine_there_is_no_floor():
+    assert report.training_floor({"proofs": {}, "parameters": 1, "machine_gflops": 1.0}, 1) is None
 
 
 def test_a_few_samples_come_before_many():

@@ -182,7 +182,14 @@ def test_the_picture_says_what_the_numbers_say(small):
 def record(
     times,
     features=3,
-    operations=("log_prob 1000", "sample 1000", "train 100", "train 1000", "sample 1"),
+    operations=(
+        "log_prob 1000",
+        "sample 1000",
+        "train 100",
+        "train 1000",
+        "sample 1",
+        "alternating 1000",
+    ),
 ):
     """A record of one configuration from seconds[library][operation]."""
     seconds = {
@@ -247,7 +254,7 @@ def test_medians_become_times_a_row_and_speedups(read):
 
 
 def test_densities_and_samples_are_compared_at_the_same_few_rows(read):
-    operations = ("log_prob 1000", "log_prob 100", "sample 100", "sample 1000", "sample 1")
+    operations = ("log_prob 1000", "log_prob 100", "sample 100", "sample 1", "alternating 100")
     times = {
         "afnp": {
             "log_prob 1000": 1.0,

@@ -157,10 +157,13 @@ class Benchmark:
             self.say(f"machine: {operation.kind}")
             quick = self.effort._replace(rounds=min(10, self.effort.rounds))
             for summary in measure(alone, operation, quick, failed).values():
+                each = operation.rows / summary["minimum"] / 1e9
                 if operation.kind == "matmul":
-                    found["machine_gflops"] = 2 * operation.rows**3 / summary["minimum"] / 1e9
+                    found["machine_gflops"] = 2 * operation.rows**2 * each
+                elif operation.kind == "copy":
+                    found["machine_gbytes"] = 2 * 4 * each
                 else:
-                    found["machine_gbytes"] = 2 * 4 * operation.rows / summary["minimum"] / 1e9
+                    found["machine_read_gbytes"] = 4 * each
         found["start"].pop("machine", None)
         if "machine" in workers:
             self._end("machine", workers, found)

@@ -15,7 +15,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CONFIGURATIONS", "FULL", "MACHINE", "QUICK", "Configuration", "Effort", "Operation"]
+__all__ = [
+    "CONFIGURATIONS",
+    "FULL",
+    "MACHINE",
+    "QUICK",
+    "SMALL",
+    "TRAINED",
+    "Configuration",
+    "Effort",
+    "Operation",
+]
+
+SMALL = (1, 10, 100)
+"""Rows of small calls."""
+
+TRAINED = (32, 100, 1000)
+"""Rows of a training step."""
 
 
 class Operation(NamedTuple):
@@ -72,19 +88,20 @@ class Configuration(NamedTuple):
 
     @property
     def operations(self) -> list[Operation]:
-        """What is timed, in this order."""
+        """What is timed, in this order: large batches, training, then small calls."""
         few, *more = self.samples
-        beside = [Operation("log_prob", few)] if more else []
-        return [
+        first = [
             Operation("log_prob", 1000),
-            *beside,
+            *([Operation("log_prob", few)] if more else []),
             Operation("sample", few),
             *(Operation("sample", n, cheaper=f"sample {few}") for n in more),
-            Operation("train", 100),
-            Operation("train", 1000),
-            Operation("sample", 1),
-            Operation("alternating", few),
+            *(Operation("train", n) for n in TRAINED),
         ]
+        small = [Operation("log_prob", n) for n in SMALL]
+        small += [Operation("sample", n, cheaper="sample 1" if n > 1 else "") for n in SMALL]
+        known = {operation.name for operation in first}
+        small = [operation for operation in small if operation.name not in known]
+        return [*first, *small, Operation("alternating", few)]
 
     def request(self) -> dict:
         """Return what a worker needs to know."""
@@ -128,5 +145,6 @@ CONFIGURATIONS = {
     )
 }
 
-MACHINE = [Operation("matmul", 2048), Operation("copy", 2**25)]
-"""Float32 product of two square matrices of so many rows; copy of so many float32 numbers."""
+MACHINE = [Operation("matmul", 2048), Operation("copy", 2**25), Operation("read", 2**25)]
+"""Float32 product of two square matrices of so many rows; copy of so many float32 numbers by all
+cores; their sum by one core."""

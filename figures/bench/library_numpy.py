@@ -150,6 +150,11 @@ class Machine:
         parts = list(zip(*shares, strict=True))
         return lambda: list(self.pool.map(lambda part: self.np.copyto(*part), parts))
 
+    def read(self, n: int):
+        """Return a call that reads n numbers, in one thread."""
+        source = self.rng.standard_normal(n, dtype=self.np.float32)
+        return lambda: self.np.add.reduce(source)
+
     def threads(self) -> dict[str, int]:
         """Return how many threads copy."""
         return {"copy": self.cores}

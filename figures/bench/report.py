@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from figures.bench.configurations import SMALL
 from figures.bench.libraries import LIBRARIES
 from figures.bench.proof import SCALES, SPLINE_TOLERANCE, TOLERANCE
 from figures.bench.splines import BOUND, SPLINES
 
-__all__ = ["markdown", "ratios", "sampling_ratio"]
+__all__ = ["markdown", "ratios", "sampling_ratio", "training_floor"]
 
 BUSY = 0.2
 """Cores: where other programs take more, times are marked."""
@@ -31,7 +32,8 @@ def markdown(result: dict) -> str:
     """
     parts = ["# afnp beside other flow libraries", _preface(result)]
     for name, found in result["configurations"].items():
-        parts += [_title(name, found), _times(found), _beside(found), _failures(found)]
+        parts += [_title(name, found), _times(found), _small(found), _floors(found)]
+        parts += [_beside(found), _failures(found)]
     parts += ["## The same flow, proved before timing", _proofs(result), _setups(result)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -86,6 +88,30 @@ def alternating_ratio(times: dict) -> float | None:
         if kind == "alternating" and all(part in times for part in parts):
             return summary["median"] / sum(times[part]["median"] for part in parts)
     return None
+
+
+def training_floor(found: dict, rows: int) -> tuple[float, float] | None:
+    r"""Return the least seconds of a training step: its products, and Adam's pass over memory.
+
+    .. math:: \frac{3 \cdot 2 N \Sigma}{\text{product rate}}, \qquad
+              \frac{28 P}{\text{copy rate}}
+
+    Three products with every weight that the masks let through, Σ of them: forward, and backward to
+    inputs and to weights. Adam reads weight, gradient and two moments of each of P parameters, and
+    writes three of them, four bytes each. Both rates are measured in the same run; None without.
+
+    Examples
+    --------
+    >>> rates = {"machine_gflops": 60.0, "machine_gbytes": 28.0}
+    >>> size = {"proofs": {"afnp": {"connections": 10**6}}, "parameters": 10**6}
+    >>> training_floor({**size, **rates}, rows=10)
+    (0.001, 0.001)
+    """
+    flops, bytes_ = found.get("machine_gflops"), found.get("machine_gbytes")
+    ones = _connections(found)
+    if not (flops and bytes_ and ones):
+        return None
+    return 3 * 2 * rows * ones / flops / 1e9, 28 * found["parameters"] / bytes_ / 1e9
 
 
 def three_digits(value: float | None) -> str:
@@ -166,7 +192,60 @@ def _kind(found: dict) -> str:
 
 
 def _times(found: dict) -> str:
-    names, best = found["operations"], ratios(found)
+    return _milliseconds(found, [name for name in found["operations"] if not _is_small(name)])
+
+
+def _small(found: dict) -> str:
+    """Tell the times of small calls, and that in which a core reads the weights of one sample."""
+    names = [name for name in found["operations"] if _is_small(name)]
+    if not names:
+        return ""
+    text = "Small calls:\n\n" + _milliseconds(found, names)
+    rate, ones = found.get("machine_read_gbytes"), _connections(found)
+    if rate and ones:
+        text += (
+            f"\n\nOne core reads the {ones:,} weights that the masks let through in "
+            f"{three_digits(4 * ones / rate / 1e6)} ms ({three_digits(rate)} GB/s)."
+        )
+    return text
+
+
+def _is_small(operation: str) -> bool:
+    kind, rows = operation.split()
+    return kind in ("log_prob", "sample") and int(rows) in SMALL
+
+
+def _floors(found: dict) -> str:
+    """Tell how near afnp's training step comes to what the machine needs at least."""
+    times = found["seconds"].get("afnp", {})
+    rows = []
+    for operation in found["operations"]:
+        kind, n = operation.split()
+        parts = training_floor(found, int(n)) if kind == "train" else None
+        if parts is None or operation not in times:
+            continue
+        median, floor = times[operation]["median"], sum(parts)
+        words = " + ".join(three_digits(1e3 * part) for part in parts)
+        rows.append(
+            [
+                operation,
+                f"{words} = {three_digits(1e3 * floor)}",
+                three_digits(1e3 * median),
+                f"{floor / median:.0%}",
+            ]
+        )
+    if not rows:
+        return ""
+    return table(["", "floor, ms: products + Adam", "afnp, ms", "share of the floor"], rows)
+
+
+def _connections(found: dict) -> int | None:
+    """Return how many ones afnp's masks have."""
+    return found["proofs"].get("afnp", {}).get("connections")
+
+
+def _milliseconds(found: dict, names: list[str]) -> str:
+    best = ratios(found)
 
     def cell(of: dict, operation: str) -> str:
         if operation not in of:
@@ -266,11 +345,11 @@ def _setups(result: dict) -> str:
     lines += [
         "",
         '"in turn / apart": log_prob 1000, train 100 and sample called in turn (the column '
-        '"alternating"), over '
-        'the sum of their times alone. "useful GFLOP/s": 2 N for every one in the masks, over the '
-        'median. "first '
-        'calls": what the first call of every operation took beyond the median, compilation '
-        "included, added up. "
-        "Memory is the process's peak over everything, imports included.",
+        '"alternating"), over the sum of their times alone. "useful GFLOP/s": 2 N for every one '
+        'in the masks, over the median. "first calls": what the first call of every operation '
+        "took beyond the median, compilation included, added up. Memory is the process's peak "
+        "over everything, imports included. Floor of a training step: three products with every "
+        "weight that the masks let through, at the product's rate, and one pass of Adam over 28 "
+        "bytes a parameter, at the copy's rate.",
     ]
     return "\n".join(lines)

@@ -98,7 +98,7 @@ class Session:
 
         Parameters
         ----------
-        kind : {"log_prob", "sample", "train", "alternating", "matmul", "copy"}
+        kind : {"log_prob", "sample", "train", "alternating", "matmul", "copy", "read"}
         rows, calls : int
         warm : bool
             Call once before, untimed: others have had the caches and the cores meanwhile.
@@ -137,7 +137,7 @@ class Session:
 
     def _made(self, kind: str, rows: int) -> Callable:
         library = self.library
-        if kind in ("matmul", "copy"):
+        if kind in ("matmul", "copy", "read"):
             return getattr(library, kind)(rows)
         if kind == "sample":
             return lambda: library.sample(rows)
