@@ -1,13 +1,12 @@
 r"""Base distributions: what the noise u is drawn from.
 
-.. math:: \log p(u) = \sum_i \log p(u_i) \quad \text{(independent features)}, \qquad
-          \log p(u) = \log \sum_k w_k \prod_i \mathcal N(u_i;\, m_{ki}, \sigma_{ki}^2) \quad \text{(mixture)}
+.. math:: \log p(u) = \sum_i \log p(u_i)
 
 A base distribution is the last factor of a flow's density; its parameters, if it has any, lie at
 the end of the flow's theta and are trained with it. Densities are in nats and never NaN: -inf
 outside the support, and finite as long as u² is.
 
-Letters: N rows, D features, K components.
+Letters: N rows, D features.
 """
 
 from __future__ import annotations
@@ -16,36 +15,19 @@ import math
 
 import numpy as np
 
-from afnp.inputs import integer
+from afnp.inputs import integer, real
 from afnp.params import Layout, Views
 
 __all__ = [
     "BASES",
     "Base",
     "Logistic",
-    "MixtureOfGaussians",
     "StandardNormal",
+    "StudentT",
     "UniformTorus",
-    "logsumexp",
 ]
 
 LOG_2PI = math.log(2 * math.pi)
-
-
-def logsumexp(a: np.ndarray, axis: int = -1) -> np.ndarray:
-    r"""Return the logarithm of a sum of exponentials along an axis; -inf where all terms are.
-
-    .. math:: \log \sum_k e^{a_k} = m + \log \sum_k e^{a_k - m}, \qquad m = \max_k a_k
-
-    Examples
-    --------
-    >>> float(logsumexp(np.array([-1000.0, -1000.0])).round(3))
-    -999.307
-    """
-    m = a.max(axis=axis, keepdims=True)  # complex numbers are ordered by their real parts first
-    m = np.where(np.isfinite(m), m, np.zeros_like(m))
-    with np.errstate(divide="ignore"):
-        return np.squeeze(m, axis) + np.log(np.exp(a - m).sum(axis=axis))
 
 
 class Base:
@@ -171,96 +153,76 @@ class UniformTorus(Base):
         return np.where(u < math.pi, u, -u)
 
 
-class MixtureOfGaussians(Base):
-    r"""Mixture of K Gaussians with diagonal covariances, all of it trainable.
+class StudentT(Base):
+    r"""Independent Student-t noise: tails like powers of u, for data with far outliers (arXiv 2107.07352).
 
-    .. math:: \log p(u) = \log \sum_k w_k \prod_i \frac{e^{-z_{ki}^2 / 2}}{\sigma_{ki} \sqrt{2\pi}}, \qquad
-              z_{ki} = \frac{u_i - m_{ki}}{\sigma_{ki}}, \quad w = \mathrm{softmax}(\ell), \quad
-              \log \sigma_{ki} = B \tanh \frac{a_{ki}}{B}
+    .. math:: \log p(u) = \sum_i \Big[ \log \frac{\Gamma(\frac{\nu + 1}{2})}
+              {\Gamma(\frac\nu2) \sqrt{\nu\pi}} - \frac{\nu + 1}{2}
+              \log\Big(1 + \frac{u_i^2}{\nu}\Big) \Big], \qquad
+              \frac{\partial \log p}{\partial u_i} = -\frac{(\nu + 1)\, u_i}{\nu + u_i^2}
 
-    The bound B keeps a component from shrinking onto a single row, where a mixture's likelihood has
-    no maximum.
+    Affine flows pass their base's tails on to the data, so a normal base makes outliers all but
+    impossible. The density is finite for every float.
 
     Parameters
     ----------
     features : int
         D.
-    components : int
-        K.
-    bound : float
-        B, so that scales stay in (e^{-B}, e^B).
-
-    Raises
-    ------
-    ValueError
-        If D or K is not an integer of at least 1, or B not in [1, 80].
+    df : float
+        ν > 0, the degrees of freedom: moments exist below order ν; 1 is Cauchy's distribution, and
+        towards infinity it becomes the normal one.
 
     Examples
     --------
-    >>> base = MixtureOfGaussians(2, components=3)
-    >>> base.layout.shapes
-    {'logits': (3,), 'means': (3, 2), 'log_scales': (3, 2)}
+    >>> StudentT(1, df=1.0).log_prob({}, np.array([[0.0], [1e200]])).round(3).tolist()
+    [-1.145, -922.179]
     """
 
-    def __init__(self, features: int, components: int, bound: float = 7.0):
+    def __init__(self, features: int, df: float = 5.0):
         super().__init__(features)
-        self.components = integer("components", components, least=1)
-        if not 1 <= bound <= 80:
-            raise ValueError(f"bound: expected a number in [1, 80], got {bound!r}")
-        self.bound = float(bound)
-        K, D = self.components, self.features
-        self.layout = Layout({"logits": (K,), "means": (K, D), "log_scales": (K, D)})
+        self.df = real("df", df, 0.0)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this distribution."""
-        return {"features": self.features, "components": self.components, "bound": self.bound}
+        return {"features": self.features, "df": self.df}
 
-    def initialize(self, p: Views, rng: np.random.Generator) -> None:
-        """Draw means of variance 1/2, and give every component that variance: together about a standard normal."""
-        p["logits"][:] = 0.0
-        p["means"][:] = rng.standard_normal(p["means"].shape) * math.sqrt(0.5)
-        p["log_scales"][:] = self.bound * math.atanh(math.log(0.5) / 2 / self.bound)
-
-    def _terms(self, p: Views, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return log w_k N(u; m_k, σ_k²) (N, K), z (N, K, D) and 1/σ (K, D)."""
-        log_sigma = self.bound * np.tanh(p["log_scales"] / self.bound)
-        precision = np.exp(-log_sigma)
-        z = (u[:, None] - p["means"]) * precision
-        log_normal = (
-            -0.5 * (z * z).sum(axis=2) - log_sigma.sum(axis=1) - 0.5 * self.features * LOG_2PI
-        )
-        return p["logits"] - logsumexp(p["logits"]) + log_normal, z, precision
+    def _parts(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where |u| > sqrt(ν), and t = u / sqrt(ν) in the middle, 1 / t out there, 0 elsewhere."""
+        root = math.sqrt(self.df)
+        far = np.abs(u.real) > root
+        t = np.where(far, 0, u) / root
+        return far, t, np.where(far, root / np.where(far, u, 1), 0)
 
     def log_prob(self, p: Views, u: np.ndarray) -> np.ndarray:
         """Return log p(u) (N,), nats."""
-        return logsumexp(self._terms(p, u)[0])
+        half = 0.5 * (self.df + 1)
+        constant = _log_gamma_step(self.df / 2) - 0.5 * math.log(self.df * math.pi)
+        far, t, inverse = self._parts(u)
+        size = np.where(far, np.where(u.real > 0, u, -u), math.sqrt(self.df))
+        # log(1 + t²) = 2 log |t| + log(1 + 1/t²), which squares nothing large
+        bend = 2 * np.log(size) - math.log(self.df) + np.log1p(t * t + inverse * inverse)
+        return (constant - half * bend).sum(axis=1).astype(u.dtype, copy=False)
 
     def backward(self, p: Views, u: np.ndarray, d_log_prob: np.ndarray, g: Views) -> np.ndarray:
-        r"""Add the parameters' gradients into g; return d_u (N, D).
-
-        .. math:: d_k = r_k\, d_{\log p}, \quad r = \mathrm{softmax}(\text{terms}), \qquad
-                  d_\ell = \sum_n (r - w)\, d_{\log p}, \quad d_m = \sum_n d_k \frac{z}{\sigma} = -d_u, \quad
-                  d_{\log\sigma} = \sum_n d_k (z^2 - 1)
-        """
-        terms, z, precision = self._terms(p, u)
-        r = np.exp(terms - logsumexp(terms)[:, None])
-        w = np.exp(p["logits"] - logsumexp(p["logits"]))
-        d = r * d_log_prob[:, None]
-        pull = d[:, :, None] * z * precision
-        t = np.tanh(p["log_scales"] / self.bound)
-        g["logits"] += d.sum(axis=0) - w * d_log_prob.sum()
-        g["means"] += pull.sum(axis=0)
-        g["log_scales"] += (d[:, :, None] * (z * z - 1)).sum(axis=0) * (1 - t * t)
-        return -pull.sum(axis=1)
+        """Return d_u (N, D) from the gradient d_log_prob (N,)."""
+        _, t, inverse = self._parts(u)
+        ratio = (t + inverse) / (1 + t * t + inverse * inverse)
+        d_u = -((self.df + 1) / math.sqrt(self.df)) * ratio * d_log_prob[:, None]
+        return d_u.astype(u.dtype, copy=False)
 
     def sample(self, p: Views, n: int, rng: np.random.Generator, dtype) -> np.ndarray:
-        """Draw u (n, D): a component for each row, then its Gaussian."""
-        sigma = np.exp(self.bound * np.tanh(p["log_scales"] / self.bound))
-        e = np.exp(p["logits"] - p["logits"].max()).astype(np.float64)
-        k = rng.choice(self.components, size=n, p=e / e.sum())
-        u = p["means"][k] + sigma[k] * rng.standard_normal((n, self.features), dtype=dtype)
-        return u.astype(dtype, copy=False)
+        """Draw u (n, D), in double precision first: what float32 cannot hold becomes its largest number."""
+        u = rng.standard_t(self.df, size=(n, self.features))
+        largest = np.finfo(dtype).max
+        return np.clip(u, -largest, largest).astype(dtype)
 
 
-BASES = {cls.__name__: cls for cls in (StandardNormal, Logistic, UniformTorus, MixtureOfGaussians)}
+def _log_gamma_step(a: float) -> float:
+    r"""Return :math:`\log \Gamma(a + \tfrac12) - \log \Gamma(a)`; for large a by its series, as both are large."""
+    if a < 100:
+        return math.lgamma(a + 0.5) - math.lgamma(a)
+    return 0.5 * math.log(a) - 1 / (8 * a) + 1 / (192 * a**3) - 1 / (640 * a**5)
+
+
+BASES = {cls.__name__: cls for cls in (StandardNormal, Logistic, StudentT, UniformTorus)}
 """By the name that model files use."""

@@ -1,26 +1,51 @@
-"""Input: what the public boundary accepts, and what it says of the rest."""
+"""Input: what the public boundary accepts, and what it says of the rest.
+
+Letters: N rows, D features.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["check_angles", "check_rows", "choose", "integer"]
+__all__ = [
+    "check_angles",
+    "check_rows",
+    "choose",
+    "flag",
+    "frame_of",
+    "frame_names",
+    "frame_values",
+    "generator",
+    "integer",
+    "plain_array",
+    "real",
+]
 
 
-def check_rows(x, features: int | None, dtype, name: str = "x") -> np.ndarray:
+def check_rows(
+    x, features: int | None, dtype, name: str = "x", columns: Sequence[str] | None = None
+) -> np.ndarray:
     """Return x as finite rows (N, D) of ``dtype``, or raise a ValueError that says what is wrong and where.
+
+    A pandas DataFrame is read by its columns; where the caller knows their names (``columns``), it
+    may have them in any order, but no others. A Series is one column.
 
     Examples
     --------
     >>> check_rows([[1, 2], [3, float("nan")]], 2, np.float64)
     Traceback (most recent call last):
         ...
-    ValueError: x: row 1, feature 1 is nan; every value must be finite
+    ValueError: x: row 1, feature 1 is nan; every value must be finite (missing values are not supported)
     """
-    x = np.asarray(x)
+    frame = frame_of(x)
+    if frame is not None:
+        x = frame_values(frame if columns is None else _by_name(frame, columns, name), name)
+    x = plain_array(x, name)
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers, got dtype {x.dtype}")
     if x.ndim != 2:
@@ -35,14 +60,111 @@ def check_rows(x, features: int | None, dtype, name: str = "x") -> np.ndarray:
         x = x.astype(dtype, copy=False)
     if not np.isfinite(x).all():
         row, feature = np.argwhere(~np.isfinite(x))[0]
-        value, kind = (
-            given[row, feature],
-            "" if not np.isfinite(given[row, feature]) else f" as {np.dtype(dtype)}",
-        )
+        value = given[row, feature]
+        kind = f" as {np.dtype(dtype)}" if np.isfinite(value) else ""
+        hint = " (missing values are not supported)" if np.isnan(value) else ""
         raise ValueError(
-            f"{name}: row {row}, feature {feature} is {value}; every value must be finite{kind}"
+            f"{name}: row {row}, feature {feature} is {value}; every value must be finite{kind}{hint}"
         )
     return x
+
+
+def plain_array(x, name: str) -> np.ndarray:
+    """Return x as an array; refuse rows of unequal lengths and masked values, with their place.
+
+    Examples
+    --------
+    >>> plain_array([[1, 2], [3]], "x")
+    Traceback (most recent call last):
+        ...
+    ValueError: x: row 1 has 1 values, row 0 has 2; expected rows of one length
+    """
+    if isinstance(x, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in x):
+        for k, row in enumerate(x):
+            _refuse_masked(np.ma.atleast_1d(row), f"{name}: row {k}, feature")
+    if isinstance(x, np.ma.MaskedArray):
+        _refuse_masked(x, f"{name}: index" if x.ndim != 2 else f"{name}: (row, feature)")
+        x = x.data
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        lengths = [len(row) if isinstance(row, (list, tuple)) else np.size(row) for row in x]
+        for k, length in enumerate(lengths):
+            if length != lengths[0]:
+                raise ValueError(
+                    f"{name}: row {k} has {length} values, row 0 has {lengths[0]}; "
+                    "expected rows of one length"
+                ) from None
+        raise ValueError(f"{name}: expected a table of numbers ({error})") from None
+
+
+def _refuse_masked(x: np.ma.MaskedArray, where: str) -> None:
+    masked = np.argwhere(np.ma.getmaskarray(x))
+    if len(masked):
+        at = masked[0].tolist()
+        place = str(at[0]) if len(at) == 1 else f"({', '.join(map(str, at))})"
+        raise ValueError(
+            f"{where} {place} is masked; missing values are not supported: leave such rows out, or "
+            "fill them in"
+        )
+
+
+# ---- tables with names ---------------------------------------------------------------------------
+
+
+def frame_of(x):
+    """Return x if it is a pandas DataFrame, a Series as one column, and None for all else."""
+    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
+    if pandas is None:
+        return None
+    if isinstance(x, pandas.Series):
+        return x.to_frame()
+    return x if isinstance(x, pandas.DataFrame) else None
+
+
+def frame_names(frame) -> tuple[str, ...]:
+    """Return the names of a DataFrame's columns, as text."""
+    return tuple(map(str, frame.columns))
+
+
+def frame_values(frame, name: str) -> np.ndarray:
+    """Return a DataFrame's values (N, D); refuse a column that is not of numbers, or has a gap, by its name."""
+    values = np.empty(frame.shape)
+    for i, column in enumerate(frame_names(frame)):
+        series = frame.iloc[:, i]
+        if series.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{name}: column {column!r}: expected real numbers, got dtype {series.dtype}"
+            )
+        values[:, i] = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        gaps = np.flatnonzero(np.isnan(values[:, i]))
+        if gaps.size:
+            raise ValueError(
+                f"{name}: row {gaps[0]}, column {column!r} is missing; missing values are not "
+                "supported: leave such rows out (dropna), or fill them in"
+            )
+    return values
+
+
+def _by_name(frame, columns: Sequence[str], name: str):
+    """Return the DataFrame's columns in the order of their known names."""
+    found = list(frame_names(frame))
+    missing = [column for column in columns if column not in found]
+    others = [column for column in found if column not in columns]
+    if missing or others or len(found) != len(columns):
+        said = [
+            f"{what} {', '.join(map(repr, some[:5]))}"
+            for what, some in (("lacks", missing), ("has also", others))
+            if some
+        ]
+        raise ValueError(
+            f"{name}: expected the columns {', '.join(map(repr, columns))}; "
+            f"the table {' and '.join(said) or 'has one of them twice'}"
+        )
+    return frame.iloc[:, [found.index(column) for column in columns]]
+
+
+# ---- single values -------------------------------------------------------------------------------
 
 
 def check_angles(x: np.ndarray, name: str = "x") -> None:
@@ -75,6 +197,8 @@ def integer(name: str, value, least: int) -> int:
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{name}: expected an integer, got {value!r}") from None
+    if isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected an integer, got {value!r}")
     if number < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {number}")
     return number
@@ -84,3 +208,53 @@ def choose(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise a ValueError that lists what is allowed, unless ``value`` is."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def real(
+    name: str, value, low: float = -math.inf, high: float = math.inf, ends: str = "()"
+) -> float:
+    """Return ``value`` as a float between two ends, each counted in, [ or ], or not, or raise a ValueError.
+
+    Examples
+    --------
+    >>> real("learning_rate", 0, 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: learning_rate: expected a number in (0.0, inf), got 0
+    """
+    sound = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if sound:
+        above = low < value or (ends[0] == "[" and value == low)
+        sound = above and (value < high or (ends[1] == "]" and value == high))
+    if not sound:
+        between = f"{ends[0]}{float(low)}, {float(high)}{ends[1]}"
+        raise ValueError(f"{name}: expected a number in {between}, got {value!r}")
+    return float(value)
+
+
+def flag(name: str, value) -> bool:
+    """Return ``value`` if it is True or False, or raise a ValueError that names it."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def generator(name: str, value) -> np.random.Generator:
+    """Return a Generator, from one or from what NumPy takes as a seed, or raise a ValueError that names it.
+
+    Examples
+    --------
+    >>> generator("rng", -1)
+    Traceback (most recent call last):
+        ...
+    ValueError: rng: expected a seed (an integer of at least 0) or a numpy.random.Generator, got -1
+    """
+    if isinstance(value, (bool, np.bool_)):
+        value = str(value)  # a mistake, not the seeds 0 and 1
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: expected a seed (an integer of at least 0) or a numpy.random.Generator, "
+            f"got {value!r}"
+        ) from None

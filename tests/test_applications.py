@@ -204,6 +204,9 @@ def test_paths_are_reproducible_and_told_apart_by_seed():
         (lambda: pit(afnp.maf(1, (4,), base=Logistic(1)), np.zeros((1, 1))), "got 1 and Logistic"),
         (lambda: crps(np.zeros((3, 1)), np.zeros(3)), r"an axis of 2 or more, got \(3, 1\)"),
         (lambda: crps(np.zeros((3, 5)), np.zeros(4)), r"expected shape \(4,\)"),
+        (lambda: crps([[0.0, np.nan]], [0.0]), r"samples: .* got nan at index \(0, 1\)"),
+        (lambda: crps([[0.0, 1.0]], [np.inf]), r"x: expected finite numbers, got inf"),
+        (lambda: crps([[0.0, None]], [0.0]), "samples: expected real numbers, got dtype object"),
     ],
 )
 def test_bad_forecasts_are_refused(call, words):
@@ -228,6 +231,17 @@ def test_pit_of_own_samples_is_uniform():
         20_000
     )  # once in a thousand
     assert series._kolmogorov(pit(flow, x, context[::-1])) > 0.05
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("between", ["lu", ("lu", "lu"), "actnorm"])
+def test_pit_is_the_distribution_function_whichever_way_the_axis_points(between, seed):
+    """A linear layer of one feature is a rotation: by 0 or by half a turn."""
+    flow = afnp.maf(1, hidden=(4,), transforms=2, between=between, seed=seed)
+    x = np.linspace(-9, 9, 18_001)[:, None]
+    F = np.cumsum(np.exp(flow.log_prob(x))) * 1e-3
+    assert np.allclose(pit(flow, x), F, atol=1e-3)
+    assert np.allclose(pit(flow, [[-2.0]]), 0.02275, atol=1e-5)
 
 
 def test_crps_is_the_mean_over_pairs():

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from afnp import data
+from afnp.data import tables
 from afnp.data import toy as toys
-from afnp.data.dataset import block_split, random_split
+from afnp.data.dataset import block_split, one_hot, random_split
 from afnp.data.idx import FILES, MD5
-from afnp.data.uci import PAPER, uncorrelated
+from afnp.data.uci import uncorrelated
 
 TOYS = list(toys.TOYS)
 WITHIN = [
@@ -40,6 +41,28 @@ EXTRA = {"digits": "sklearn", "patches": "skimage", "patches_63": "skimage", "mn
 def needs_extra(name):
     if name in EXTRA:
         pytest.importorskip(EXTRA[name])
+
+
+# Small acts
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: one_hot([-1], 3), "labels: expected integers 0..2, got -1 at index 0"),
+        (lambda: one_hot([0, 3], 3), "labels: expected integers 0..2, got 3 at index 1"),
+        (lambda: one_hot([0, 0.5], 3), "labels: expected integers 0..2, got 0.5 at index 1"),
+        (lambda: one_hot([np.nan], 3), "labels: expected integers 0..2, got nan at index 0"),
+        (
+            lambda: one_hot(["a"], 3),
+            r"labels: expected integers \(N,\), got shape \(1,\), dtype <U1",
+        ),
+        (lambda: data.bits_per_dim([-1.0, np.nan], 2), r"log_prob: .*, got nan at index \(1,\)"),
+    ],
+)
+def test_nothing_passes_what_is_none(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
 
 
 # Toy densities
@@ -352,6 +375,15 @@ def test_wav_reads_sixteen_bit_mono_and_nothing_else(tmp_path):
         write_wav(path, channels, width)
         with pytest.raises(ValueError, match="expected 1 channel of 16 bits"):
             data.wav(path)
+    for claimed in (2**32 - 1, 2**31):
+        write_wav(path)
+        content = bytearray(path.read_bytes())
+        content[4:8] = content[40:44] = claimed.to_bytes(4, "little")
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match="the header declares .* bytes of sound, the whole file"
+        ):
+            data.wav(path)
     path.write_bytes(b"RIFF nonsense")
     with pytest.raises(ValueError, match="expected a PCM WAV file"):
         data.wav(path)
@@ -412,6 +444,8 @@ def test_idx_folder_checks_the_published_md5(mnist_folder):
         (lambda b: b"PNG!" + b[4:], "expected an idx file"),
         (lambda b: b"", "got nothing"),
         (lambda b: b[:4] + b"\xff" * 12, "the limit is"),
+        (lambda b: b[:4] + b"\0\0\x7f\xff" * 2 + b"\0\0\0\1", "the file holds fewer"),
+        (lambda b: gzip.compress(b[:4] + b"\0\0\x7f\xff" * 2 + b"\0\0\0\1"), "holds fewer"),
         (lambda b: gzip.compress(b)[:-9], "broken"),
         (lambda b: b"\x1f\x8b" + b, "broken"),
     ],
@@ -585,37 +619,6 @@ def test_gaussian_log_prob_refuses_singular_rows():
         data.gaussian_log_prob(np.zeros((10, 2)), np.zeros((1, 2)))
 
 
-def test_fingerprint_sees_a_wrong_scaling_and_wrong_sizes(tmp_path, monkeypatch):
-    (tmp_path / "miniboone").mkdir()
-    np.save(tmp_path / "miniboone" / "data.npy", np.random.default_rng(0).normal(size=(2_000, 3)))
-    set_ = data.load("miniboone", folder=tmp_path)
-    assert not data.fingerprint(set_).sizes_agree and not data.fingerprint(set_).ok
-    value = data.gaussian_log_prob(set_.train, set_.test).mean()
-    monkeypatch.setitem(
-        PAPER,
-        "miniboone",
-        PAPER["miniboone"]._replace(
-            features=3, sizes=(1_620, 180, 200), gaussian=round(float(value), 2)
-        ),
-    )
-    assert data.fingerprint(set_).ok
-    doubled = type(set_)(**{**vars(set_), "train": 2 * set_.train, "test": 2 * set_.test})
-    assert not data.fingerprint(doubled).ok and data.fingerprint(doubled).sizes_agree
-    with pytest.raises(ValueError, match="got 'galaxies'"):
-        data.fingerprint(data.load("galaxies"))
-
-
-def test_fingerprint_compares_mnist_after_the_logit(mnist_folder, monkeypatch):
-    set_ = data.load("mnist", folder=mnist_folder, check=False)
-    expected = data.gaussian_log_prob(
-        *(
-            np.log(p / (1 - p))
-            for p in (1e-6 + (1 - 2e-6) * x / 256 for x in (set_.train, set_.test))
-        )
-    )
-    assert data.fingerprint(set_).gaussian == pytest.approx(expected.mean(), rel=1e-9)
-
-
 # Tables from files
 
 TABLE = np.array([[1.0, 2.5], [-3.0, 4e-3], [5.0, 6.0]])
@@ -646,27 +649,127 @@ def test_tables_come_back_bit_for_bit(tmp_path_factory, table, header):
     "text, said",
     [
         ("1,2\n3,x\n", "line 2, column 2: expected a number, got 'x'"),
-        ("a,b\n1,2\n\n3,\n", "line 4, column 2: expected a number, got ''"),
+        ("a,b\n1,2\n3,\n", "line 3, column 2: expected a number, got '': missing values are not"),
+        ("a,b\n1,2\n\n3,4\n", "line 3 is empty: expected a row"),
+        ("x\n1\n\n3\n", "line 3 is empty: expected a row"),
+        ("a,b\n1,2\n,\n3,4\n", "line 3, column 1: expected a number, got '': missing"),
+        ("NA,NA\n1,2\n", "line 1, column 1: expected a number, got 'NA': missing values"),
+        ("NaN,null\n1,2\n", "line 1, column 1: expected a number, got 'NaN': missing values"),
+        (",\n1,2\n", "line 1, column 1: expected a number, got '': missing values"),
+        (
+            "a,b\n1,2021_03\n",
+            "line 2, column 2: expected a number, got '2021_03'; cells are parted",
+        ),
+        ("a,b\n1,١٢\n", "line 2, column 2: expected a number, got '١٢'"),
+        ("a,b\n1,１２\n", "line 2, column 2: expected a number, got '１２'"),
+        ("0,1,2\n3,4,5\n", "line 1 is '0,1,2': a header of column numbers, or a row"),
+        ("0,1,2\n", "line 1 is '0,1,2': a header of column numbers, or a row"),
+        ("a,a\n1,2\n", "expected distinct names of columns, got 'a' twice"),
+        ("a,,b\n1,2,3\n", "column 2 has no name, the others have"),
+        ("a;b\n1,5;2\n2.5;1\n", "one decimal sign, got a comma in line 2 and a point in line 3"),
+        (
+            "a;b\n1,234,5;2\n",
+            "line 2, column 1: expected a number, got '1,234,5'; .* by a semicolon",
+        ),
+        (
+            "height\n1,5\n",
+            "expected 1 columns like the first, got 2, .*is a comma the decimal sign",
+        ),
         ("1,2\n3,4,5\n", "line 2: expected 2 columns like the first, got 3"),
         ("a,b\n1\n", "line 2: expected 2 columns like the first, got 1"),
-        ("1,2\n3,nan\n", "line 2, column 2: expected a finite number, got 'nan'"),
+        ("1,2\n3,nan\n", "line 2, column 2: expected a number, got 'nan': missing values are not"),
         ("1,inf\n", "line 1, column 2: expected a finite number, got 'inf'"),
         ("1,b\n3,4\n", "line 1, column 2: expected a number, got 'b'"),
         ("a,b\n", "expected rows of numbers, got none"),
         ("", "expected rows of numbers, got none"),
-        ("1;2\n3;4\n5;6\n", "line 2, column 1: expected a number, got '3;4'"),
+        (
+            "1/2\n3/4\n",
+            "line 2, column 1: expected a number, got '3/4'; cells are parted by a comma",
+        ),
     ],
 )
 def test_a_csv_says_where_its_fault_is(text, said, tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=said) as refusal:
         data.read_table(path)
     assert str(path) in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("a;b\n1;2.5\n-3;4e-3\n5;6\n", ("a", "b")),
+        ("a;b\n1;2,5\n-3;4e-3\n5;6\n", ("a", "b")),
+        ("1;2,5\n-3,0;0,004\n5;6\n", None),
+        ("a\tb\n1\t2.5\n-3\t4e-3\n5\t6\n", ("a", "b")),
+        ("1\t2,5\n-3,0\t0,004\n5\t6\n", None),
+        ("1   2.5\n -3 4e-3\n5  6  \n", None),
+        ("a  b\n1   2.5\n -3 4e-3\n5  6  \n", ("a", "b")),
+        ('"a;b",c\n1,2.5\n"-3","4e-3"\n5,6\n', ("a;b", "c")),
+        ("\n\na,b\n1,2.5\n-3,4e-3\n5,6\n\n\n", ("a", "b")),
+        ("a,b\n+1.,2.5E0\n-3,.004\n5,6", ("a", "b")),
+    ],
+)
+def test_a_csv_may_be_parted_by_what_spreadsheets_write(text, names, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    x, columns = data.read_named(tmp_path / "t.csv")
+    assert np.array_equal(x, TABLE) and columns == names
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        (",a,b\n7,1,2.5\n2,-3,4e-3\n9,5,6\n", ("a", "b")),
+        (",a,b\nx,1,2.5\ny,-3,4e-3\nz,5,6\n", ("a", "b")),
+        ("Unnamed: 0,a,b\n0,1,2.5\n1,-3,4e-3\n2,5,6\n", ("a", "b")),
+        (",0,1\n0,1,2.5\n1,-3,4e-3\n2,5,6\n", ("0", "1")),
+    ],
+)
+def test_the_index_of_pandas_is_no_feature(text, names, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.warns(UserWarning, match="column 1 has no name: taken as the index"):
+        x, columns = data.read_named(tmp_path / "t.csv")
+    assert np.array_equal(x, TABLE) and columns == names
+
+
+def test_a_header_that_counts_the_columns_is_no_row(tmp_path):
+    (tmp_path / "t.csv").write_text("0,1\n1,2.5\n-3,4e-3\n5,6\n")
+    with pytest.warns(
+        UserWarning, match="line 1, '0,1', counts the columns: taken as their header"
+    ):
+        assert np.array_equal(data.read_table(tmp_path / "t.csv"), TABLE)
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("columns", [["a", "b"], [0, 1]])
+@pytest.mark.parametrize("options", [{}, {"sep": ";", "decimal": ","}, {"sep": "\t"}])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_pandas_writes_is_read_as_it_was(index, columns, options, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(TABLE, columns=columns).sample(frac=1, random_state=0)
+    frame.to_csv(tmp_path / "t.csv", index=index, **options)
+    x, names = data.read_named(tmp_path / "t.csv")
+    assert np.array_equal(x, frame.to_numpy()) and names == tuple(map(str, columns))
+
+
+def test_a_parquet_file_keeps_its_names(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"a": pandas.array([1, -3, 5], "Int64"), "b": TABLE[:, 1]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    x, names = data.read_named(tmp_path / "t.parquet")
+    assert np.array_equal(x, TABLE) and names == ("a", "b")
+    frame.assign(c=["u", "v", "w"]).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="t.parquet: column 'c': expected real numbers"):
+        data.read_table(tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="expected an intact .parquet file"):
+        data.read_table(tmp_path / "t.parquet")
+
+
 def test_a_csv_may_have_a_byte_order_mark_spaces_and_windows_lines(tmp_path):
-    (tmp_path / "t.csv").write_bytes("\ufeffx, y\r\n1, 2.5\r\n\r\n-3,4e-3\r\n5,6\r\n".encode())
+    (tmp_path / "t.csv").write_bytes("\ufeffx, y\r\n1, 2.5\r\n-3,4e-3\r\n5,6\r\n\r\n".encode())
     assert np.array_equal(data.read_table(tmp_path / "t.csv"), TABLE)
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe1,2")
     with pytest.raises(ValueError, match="UTF-8"):
@@ -733,12 +836,32 @@ def test_a_header_is_believed_only_as_far_as_the_bytes_go(declared, held, tmp_pa
             data.read_table(tmp_path / f"t.{suffix}")
 
 
+@pytest.mark.parametrize("shape", ["(" * 5000 + ")" * 5000, "(True, 2)", "(-1, -8)", "(2.0, 1)"])
+def test_a_header_is_no_program(shape, tmp_path):
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+    (tmp_path / "t.npy").write_bytes(header + b"\0" * 16)
+    with pytest.raises(
+        ValueError, match="t.npy: expected a (.npy array|shape of numbers that count)"
+    ):
+        data.read_table(tmp_path / "t.npy")
+
+
 def test_an_absurdly_compressed_archive_is_refused_before_it_is_read(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "bomb.npz", np.zeros((1_000, 1_000)))
     assert (tmp_path / "bomb.npz").stat().st_size < 20_000
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it was opened"))
     with pytest.raises(ValueError, match="declares 8000128 bytes .* the limit is 1000000"):
         data.read_table(tmp_path / "bomb.npz", limit=1_000_000)
+
+
+def test_an_archive_that_unfolds_a_thousandfold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "SUSPECT", 2**16)
+    np.savez_compressed(tmp_path / "bomb.npz", np.zeros((200, 100)))
+    with pytest.raises(ValueError, match="unfolds from [0-9]+ bytes to 160128; if that is meant"):
+        data.read_table(tmp_path / "bomb.npz")
+    np.savez_compressed(tmp_path / "t.npz", np.random.default_rng(0).random((200, 100)))
+    assert data.read_table(tmp_path / "t.npz").shape == (200, 100)
 
 
 def test_small_types_count_as_float64_against_the_limit(tmp_path):
@@ -769,7 +892,9 @@ def test_files_that_are_not_what_their_names_say_are_refused(tmp_path):
             archive.writestr("x.npy", npy((1, 1), 8))
     with pytest.raises(ValueError, match="distinct names"):
         data.read_table(tmp_path / "t.npz")
-    with pytest.raises(ValueError, match="expected a .npy, .npz or .csv file, got '.txt'"):
+    with pytest.raises(
+        ValueError, match="expected a .npy, .npz, .csv or .parquet file, got '.txt'"
+    ):
         data.read_table(tmp_path / "t.txt")
     with pytest.raises(FileNotFoundError, match="no such file"):
         data.read_table(tmp_path / "absent.csv")

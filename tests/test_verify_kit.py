@@ -77,9 +77,7 @@ KINDS = {
     "logistic mixture": lambda: spline(univariate="logistic_mixture"),
     "torus": torus,
     "logistic base": lambda: Flow(spline(univariate="affine").layers, base=bases.Logistic(2)),
-    "mixture base": lambda: Flow(
-        spline(univariate="affine").layers, base=bases.MixtureOfGaussians(2, 3)
-    ),
+    "t base": lambda: Flow(spline(univariate="affine").layers, base=bases.StudentT(2, 4.0)),
     "functions": lambda: HONEST,
 }
 

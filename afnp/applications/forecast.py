@@ -73,9 +73,10 @@ def sample_paths(flow: Flow, history, steps: int, paths: int = 100, rng=0) -> np
 def pit(flow: Flow, x, context=None) -> np.ndarray:
     r"""Return each value's place in its own predictive distribution, (N,): uniform if the densities are right.
 
-    .. math:: F(x \mid c) = \int_{-\infty}^{x} p(x' \mid c)\, dx' = \Phi(u(x; c))
+    .. math:: F(x \mid c) = \int_{-\infty}^{x} p(x' \mid c)\, dx' = \Phi(\pm u(x; c))
 
-    u rises with x, so the probability integral transform is exact.
+    u rises with x, or falls with it where a linear layer turns the axis (then the sign is -), so
+    the probability integral transform is exact.
 
     Parameters
     ----------
@@ -96,6 +97,8 @@ def pit(flow: Flow, x, context=None) -> np.ndarray:
             f"got {flow.features} and {type(flow.base).__name__}"
         )
     u = flow.normalize(x, context)[0][:, 0].astype(np.float64)
+    if len(u):
+        u = u * _direction(flow, None if context is None else np.asarray(context)[:1])
     below = np.exp(normal_tail(np.abs(u))[0])
     return np.where(u > 0, 1 - below, below)
 
@@ -121,20 +124,45 @@ def crps(samples: ArrayLike, x: ArrayLike) -> np.ndarray:
     -------
     (...) array
 
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a value is not a finite number (names its index).
+
     Examples
     --------
     >>> print(crps([[0.0, 1.0], [0.0, 1.0]], [0.5, 3.0]))
     [0. 2.]
     """
-    X, x = np.sort(np.asarray(samples, np.float64), axis=-1), np.asarray(x, np.float64)
+    X, x = _series("samples", samples), _series("x", x)
     if X.ndim < 1 or X.shape[:-1] != x.shape or X.shape[-1] < 2:
         raise ValueError(
             f"samples: expected shape {x.shape} and an axis of 2 or more, got {X.shape}"
         )
-    M = X.shape[-1]
+    X, M = np.sort(X, axis=-1), X.shape[-1]
     # sum over pairs |X - X'| = sum_m (2 m - M + 1) X_(m), in increasing order, m from 0
     spread = X @ (2 * np.arange(M) - M + 1) / (M * (M - 1))
     return np.abs(X - x[..., None]).mean(axis=-1) - spread
+
+
+def _direction(flow: Flow, context) -> int:
+    """Return 1 if x rises with u, -1 if it falls: the same everywhere, as the map is one to one."""
+    low, high = flow.generate([[-1.0], [1.0]], context)[0][:, 0]
+    if low == high:
+        raise FloatingPointError("flow: noise of -1 and of 1 give the same x; it has no width")
+    return 1 if low < high else -1
+
+
+def _series(name: str, values: ArrayLike) -> np.ndarray:
+    """Return an array of finite float64 of any shape, or raise a ValueError that names the place."""
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: expected real numbers, got dtype {values.dtype}")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        at = tuple(bad[0].tolist())
+        raise ValueError(f"{name}: expected finite numbers, got {values[at]} at index {at}")
+    return values.astype(np.float64)
 
 
 def _window(flow: Flow) -> int:

@@ -23,21 +23,21 @@ from .idx import ABOUT, idx_folder, read_idx
 from .images import digits, mnist_5k, patches, patches_63
 from .molecules import alanine_frames
 from .shipped import alanine, galaxies, old_faithful, speech, speech_waveform, wav
-from .tables import read_table
+from .tables import Table, gaussian_log_prob, read_named, read_table
 from .toy import TOYS, toy_set
-from .uci import UCI, Fingerprint, fingerprint, gaussian_log_prob, uci_folder
+from .uci import UCI, uci_folder
 
 __all__ = [
     "Dataset",
-    "Fingerprint",
+    "Table",
     "bits_per_dim",
     "dequantize",
-    "fingerprint",
     "gaussian_log_prob",
     "load",
     "names",
     "quantize",
     "read_idx",
+    "read_named",
     "read_table",
     "speech_waveform",
     "wav",

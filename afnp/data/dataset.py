@@ -211,11 +211,21 @@ def bits_per_dim(log_prob: ArrayLike, features: int, scale: float = 1.0) -> NDAr
         raise ValueError(f"features: expected a positive integer, got {features!r}")
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"scale: expected a positive number of levels a unit, got {scale!r}")
-    return np.asarray(-np.asarray(log_prob, np.float64) / (features * np.log(2)) + np.log2(scale))
+    nats = np.asarray(log_prob, np.float64)
+    if np.isnan(nats).any():
+        raise ValueError(
+            f"log_prob: expected numbers, got nan at index {first_bad(np.isnan(nats))}"
+        )
+    return np.asarray(-nats / (features * np.log(2)) + np.log2(scale))
 
 
 def one_hot(labels: ArrayLike, classes: int) -> NDArray[np.float64]:
     """Class numbers (N,) as rows of the identity, (N, classes).
+
+    Raises
+    ------
+    ValueError
+        If a label is no integer in 0..classes-1 (names its index).
 
     Examples
     --------
@@ -223,7 +233,18 @@ def one_hot(labels: ArrayLike, classes: int) -> NDArray[np.float64]:
     array([[0., 0., 1.],
            [1., 0., 0.]])
     """
-    return np.eye(classes)[np.asarray(labels, np.intp)]
+    given = np.asarray(labels)
+    if given.dtype.kind not in "iuf" or given.ndim != 1:
+        raise ValueError(
+            f"labels: expected integers (N,), got shape {given.shape}, dtype {given.dtype}"
+        )
+    wrong = ~((given >= 0) & (given < classes) & (given == np.floor(given)))
+    if wrong.any():
+        at = first_bad(wrong)
+        raise ValueError(
+            f"labels: expected integers 0..{classes - 1}, got {given[at]} at index {at[0]}"
+        )
+    return np.eye(classes)[given.astype(np.intp)]
 
 
 def pixel_names(height: int, width: int) -> tuple[str, ...]:

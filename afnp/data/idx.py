@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from .dataset import Dataset, dequantize, generator, one_hot, pixel_names
 
 LIMIT = 2**31
+DEFLATE = 1032
+"""Deflate shrinks nothing further than by this factor."""
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -85,6 +87,11 @@ def read_idx(path: str | os.PathLike[str], md5: str | None = None) -> NDArray[np
             )
             if math.prod(shape) > LIMIT:
                 raise ValueError(f"{path}: declares shape {shape}, the limit is {LIMIT} bytes")
+            most = os.path.getsize(path) * (DEFLATE if packed else 1)
+            if math.prod(shape) > most:  # before so much memory is asked for
+                raise ValueError(
+                    f"{path}: declares shape {shape}, {math.prod(shape)} bytes, the file holds fewer"
+                )
             values = stream.read(math.prod(shape) + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(

@@ -10,6 +10,7 @@ Letters: N rows, D columns, T samples of a sound.
 from __future__ import annotations
 
 import os
+import struct
 import wave
 from typing import Any
 
@@ -110,8 +111,16 @@ def wav(path: str | os.PathLike[str]) -> tuple[NDArray[np.int16], int]:
         with wave.open(os.fspath(path), "rb") as sound:
             kind = sound.getnchannels(), 8 * sound.getsampwidth()
             count, rate = sound.getnframes(), sound.getframerate()
+            declared, size = (
+                count * sound.getnchannels() * sound.getsampwidth(),
+                os.path.getsize(path),
+            )
+            if declared > size:  # before so much memory is asked for
+                raise ValueError(
+                    f"{path}: the header declares {declared} bytes of sound, the whole file holds {size}"
+                )
             frames = sound.readframes(count)
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError, ZeroDivisionError, struct.error) as error:
         raise ValueError(
             f"{path}: expected a PCM WAV file, got something else ({error})"
         ) from error

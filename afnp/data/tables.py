@@ -1,8 +1,12 @@
-"""Numeric tables from .npy, .npz and .csv files: (N, D) float64, or an error that says where the fault is.
+"""Numeric tables from .npy, .npz, .csv and .parquet files: (N, D) float64, or an error that says where.
 
 Files are untrusted: nothing is ever unpickled, and a size is believed only after it was compared
 with the file and with a limit. (A compressed .npz of 2 MB may declare 2 GB; ``np.load`` would fill
 the memory.)
+
+A .csv is what spreadsheets and pandas write: its separator is a comma, a semicolon, a tab or blanks,
+whichever parts its first two lines alike; where it is no comma, 1,5 is one and a half. A first line
+without a number is a header. Every other line is a row: none is ever left out.
 
 Letters: N rows, D columns. Array rows and columns are counted from 0, lines and columns of text
 from 1.
@@ -13,17 +17,35 @@ from __future__ import annotations
 import csv
 import math
 import os
+import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .dataset import first_bad
+from afnp.inputs import frame_names, frame_values
+
+from .dataset import extra, first_bad
 
 LIMIT = 2**32
+SUSPECT = 2**26
+"""An array of more bytes must have been compressed by less than a hundred."""
+SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+SEPARATORS = {";": "a semicolon", "\t": "a tab", ",": "a comma", " ": "blanks"}
+"""What may part the cells of a .csv, in the order in which it is looked for."""
+MISSING = {"", "na", "n/a", "<na>", "nan", "-nan", "null", "none", "nil", "?", "-"}
+"""Cells that say that there is no value, in lower case."""
+
+
+class Table(NamedTuple):
+    """Rows (N, D) and, where the file names its columns, their names."""
+
+    x: NDArray[np.float64]
+    columns: tuple[str, ...] | None
 
 
 def read_table(
@@ -34,8 +56,8 @@ def read_table(
     Parameters
     ----------
     path : str or path
-        ``.npy``, ``.npz`` (one array, or the one named by `key`) or ``.csv`` (commas; a header is
-        allowed).
+        ``.npy``, ``.npz`` (one array, or the one named by `key`), ``.csv`` (a header is allowed) or
+        ``.parquet`` (through pandas).
     key : str, optional
         Which array of an .npz.
     limit : int
@@ -61,11 +83,26 @@ def read_table(
     array([[ 1.5,  2. ],
            [ 3. , 40. ]])
     """
+    return read_named(path, key, limit).x
+
+
+def read_named(path: str | os.PathLike[str], key: str | None = None, limit: int = LIMIT) -> Table:
+    r"""Read a table of numbers with the names of its columns; arguments and errors as in :func:`read_table`.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "points.csv"
+    >>> _ = path.write_text("height;weight\n1,5;2\n3;4\n")
+    >>> read_named(path).columns
+    ('height', 'weight')
+    """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in (".npy", ".npz", ".csv"):
+    if suffix not in SUFFIXES:
+        expected = ", ".join(SUFFIXES[:-1])
         raise ValueError(
-            f"{path}: expected a .npy, .npz or .csv file, got {path.suffix or 'no suffix'!r}"
+            f"{path}: expected a {expected} or {SUFFIXES[-1]} file, got {path.suffix or 'no suffix'!r}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -73,9 +110,10 @@ def read_table(
         raise ValueError(f"{path}: key={key!r} names an array of an .npz file, this is none")
     if suffix == ".csv":
         return read_csv(path, limit)
-    return as_table(
-        read_npz(path, key, limit) if suffix == ".npz" else read_npy(path, limit), str(path)
-    )
+    if suffix == ".parquet":
+        return read_parquet(path, limit)
+    x = read_npz(path, key, limit) if suffix == ".npz" else read_npy(path, limit)
+    return Table(as_table(x, str(path)), None)
 
 
 def as_table(x: NDArray[np.generic], where: str) -> NDArray[np.float64]:
@@ -91,6 +129,7 @@ def as_table(x: NDArray[np.generic], where: str) -> NDArray[np.float64]:
         raise ValueError(
             f"{where}: expected finite numbers, got {table[row, column]} "
             f"in row {row}, column {column} (counted from 0)"
+            + ("; missing values are not supported" if np.isnan(table[row, column]) else "")
         )
     return table
 
@@ -110,15 +149,17 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, dtype = headers[version](stream)
-    except (ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{where}: expected a .npy array, got something else ({error})") from error
+    except (ValueError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+        # a header is Python source: deep nesting ends the parser in one of the last two
+        said = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise ValueError(f"{where}: expected a .npy array, got something else ({said})") from error
     if dtype.kind not in "biuf":
         raise ValueError(
             f"{where}: expected real numbers, got dtype {dtype}"
             + (" (pickled objects are never loaded)" if dtype.hasobject else "")
         )
-    if min(shape, default=0) < 0:
-        raise ValueError(f"{where}: expected a shape without negative numbers, got {shape}")
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"{where}: expected a shape of numbers that count, got {shape}")
     declared, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if declared != held:
         raise ValueError(
@@ -138,6 +179,11 @@ def read_npz(path: Path, key: str | None = None, limit: int = LIMIT) -> NDArray[
                 raise ValueError(
                     f"{path}: array {member.filename!r} declares {member.file_size} bytes "
                     f"(from {member.compress_size} compressed), the limit is {limit}"
+                )
+            if member.file_size > max(SUSPECT, 100 * member.compress_size):
+                raise ValueError(
+                    f"{path}: array {member.filename!r} unfolds from {member.compress_size} bytes to "
+                    f"{member.file_size}; if that is meant, unpack it to a .npy file"
                 )
             with archive.open(member) as stream:
                 return read_array(stream, member.file_size, f"{path}: {member.filename}", limit)
@@ -163,52 +209,221 @@ def choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> zipfile.Zip
     return members[key]
 
 
-def read_csv(path: Path, limit: int = LIMIT) -> NDArray[np.float64]:
-    """Rows of comma-separated numbers; a first line without a number is a header, blank lines are skipped."""
+def read_parquet(path: Path, limit: int = LIMIT) -> Table:
+    """Read a .parquet file through pandas."""
+    pandas = extra("pandas", path.name)
+    try:
+        frame = pandas.read_parquet(path)
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: pandas reads .parquet with pyarrow: pip install pyarrow"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: expected an intact .parquet file ({error})") from error
+    if 8 * frame.size > limit:
+        raise ValueError(f"{path}: {frame.shape} as float64 exceeds the limit of {limit} bytes")
+    return Table(as_table(frame_values(frame, str(path)), str(path)), frame_names(frame))
+
+
+def read_csv(path: Path, limit: int = LIMIT) -> Table:
+    """Read rows of numbers; a first line without a number is a header, an index column is left out."""
     if os.path.getsize(path) > limit:
         raise ValueError(f"{path}: {os.path.getsize(path)} bytes of text, the limit is {limit}")
-    rows: list[list[float]] = []
-    width = 0
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                where = f"{path}: line {reader.line_num}"
-                first = width == 0
-                width = width or len(cells)
-                if len(cells) != width:
-                    raise ValueError(
-                        f"{where}: expected {width} columns like the first, got {len(cells)}"
-                    )
-                if not (first and all(not is_number(cell) for cell in cells)):
-                    rows.append(
-                        [number(cell, f"{where}, column {i}") for i, cell in enumerate(cells, 1)]
-                    )
+        separator = separator_of(path)
+        records = list(records_of(path, separator))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected comma-separated UTF-8 text ({error})") from error
-    if not rows:
+        raise ValueError(f"{path}: expected UTF-8 text, one row a line ({error})") from error
+    if not records:
         raise ValueError(f"{path}: expected rows of numbers, got none")
-    return np.array(rows)
+    names = header_of(records, separator, path)
+    skipped = int(names is not None and unnamed(names[0]) and len(names) > 1)
+    if names is not None:
+        records = records[1:]
+        names = names[skipped:]
+        check_names(names, path)
+    if not records:
+        raise ValueError(f"{path}: expected rows of numbers, got none")
+    if skipped:
+        warnings.warn(
+            f"{path}: column 1 has no name: taken as the index that pandas writes, and left out "
+            "(to_csv(index=False) writes none)",
+            stacklevel=2,
+        )
+    comma = decimal_comma(records, separator, path)
+    seen = f"; cells are parted by {SEPARATORS[separator]}"
+    rows = [
+        [
+            number(cell, comma, f"{path}: line {line}, column {i}", seen)
+            for i, cell in enumerate(cells[skipped:], 1 + skipped)
+        ]
+        for line, cells in records
+    ]
+    return Table(np.array(rows), None if names is None else tuple(names))
+
+
+def separator_of(path: Path) -> str:
+    """Return what parts the first two lines into equally many cells, or else the first alone."""
+    with open(path, encoding="utf-8-sig", newline=None) as stream:
+        lines = [line for _, line in zip(range(100), stream, strict=False) if line.strip()][:2]
+    widths = {s: [len(parted(line, s)) for line in lines] for s in SEPARATORS}
+    alike = [s for s, n in widths.items() if n and n[0] > 1 and len(set(n)) == 1]
+    first = [s for s, n in widths.items() if n and n[0] > 1]
+    return [*alike, *first, ","][0]
+
+
+def parted(line: str, separator: str) -> list[str]:
+    """Return the cells of one line."""
+    if separator == " ":
+        return line.split()
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def records_of(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line numbers and cells, all of one width; empty lines are allowed at the two ends alone."""
+    width = empty = 0
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        if separator == " ":
+            lines = ((k, line.split()) for k, line in enumerate(stream, 1))
+        else:
+            reader = csv.reader(stream, delimiter=separator)
+            lines = ((reader.line_num, cells) for cells in reader)
+        for line, cells in lines:
+            if not cells or (len(cells) == 1 and not cells[0].strip()):
+                empty = empty or (line if width else 0)
+                continue
+            if empty:
+                raise ValueError(
+                    f"{path}: line {empty} is empty: expected a row (missing values are not "
+                    "supported, and to leave the line out would shift all later rows)"
+                )
+            width = width or len(cells)
+            if len(cells) != width:
+                hint = "; is a comma the decimal sign?" if separator == "," else ""
+                raise ValueError(
+                    f"{path}: line {line}: expected {width} columns like the first, got "
+                    f"{len(cells)}, parted by {SEPARATORS[separator]}{hint}"
+                )
+            yield line, cells
+
+
+def header_of(records: list, separator: str, path: Path) -> list[str] | None:
+    """Return the names in the first record, or None if it is a row.
+
+    A record without a number is a header, unless it is made of missing values. So is one that counts
+    the columns, 0, 1, 2, ..., as pandas names them, above numbers that are not all integers.
+    """
+    line, cells = records[0]
+    cells = [cell.strip() for cell in cells]
+    named = cells[1:] if unnamed(cells[0]) else cells
+    counted = named == [str(i) for i in range(len(named))]
+    if counted and len(cells) > 1:
+        body = [cell for _, row in records[1:] for cell in row]
+        if not (unnamed(cells[0]) or any(not cell.strip().lstrip("+-").isdigit() for cell in body)):
+            raise ValueError(
+                f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or a "
+                "row? Names for the columns, in a line above it or in its place, would say"
+            )
+        if not unnamed(cells[0]):
+            warnings.warn(
+                f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts the columns: taken as "
+                "their header, as pandas writes it; if it is a row, put a line of names above it",
+                stacklevel=3,
+            )
+        return cells
+    if any(is_number(cell) or is_number(cell.replace(",", ".")) for cell in cells):
+        return None
+    if all(cell.lower() in MISSING for cell in cells):
+        return None
+    return cells
+
+
+def unnamed(name: str) -> bool:
+    """Return whether pandas writes this above an index."""
+    return name in ("", "Unnamed: 0")
+
+
+def check_names(names: list[str], path: Path) -> None:
+    """ValueError unless every column has a name of its own."""
+    for i, name in enumerate(names, 1):
+        if not name:
+            raise ValueError(f"{path}: column {i} has no name, the others have")
+    doubled = [name for name in names if names.count(name) > 1]
+    if doubled:
+        raise ValueError(f"{path}: expected distinct names of columns, got {doubled[0]!r} twice")
+
+
+def decimal_comma(records: list, separator: str, path: Path) -> bool:
+    """Return whether the comma is the decimal sign; refuse a file that also has decimal points."""
+    if separator == ",":
+        return False
+    where: dict[str, int] = {}
+    for line, cells in records:
+        for cell in cells:
+            for sign in ",.":
+                if sign in cell:
+                    where.setdefault(sign, line)
+    if len(where) == 2:
+        raise ValueError(
+            f"{path}: expected one decimal sign, got a comma in line {where[',']} and a point in "
+            f"line {where['.']}; cells are parted by {SEPARATORS[separator]}"
+        )
+    return "," in where
 
 
 def is_number(cell: str) -> bool:
-    """Whether Python reads the cell as a number."""
+    """Whether the cell is a number as one writes it: ASCII digits, no underscores."""
     try:
         float(cell)
     except ValueError:
         return False
-    return True
+    return cell.isascii() and "_" not in cell and cell.strip().lower() not in MISSING
 
 
-def number(cell: str, where: str) -> float:
+def number(cell: str, comma: bool, where: str, seen: str) -> float:
     """Read the finite number in a cell, or ValueError."""
-    if not is_number(cell):
+    text = cell.replace(",", ".") if comma else cell
+    if cell.strip().lower() in MISSING:
         raise ValueError(
-            f"{where}: expected a number, got {cell.strip()[:40]!r}"
-            + ("" if cell.strip() else " (missing values are not supported)")
+            f"{where}: expected a number, got {cell.strip()!r}: missing values are not supported; "
+            "leave such rows out, or fill them in"
         )
-    if not math.isfinite(float(cell)):
+    if not is_number(text):
+        raise ValueError(f"{where}: expected a number, got {cell.strip()[:40]!r}{seen}")
+    if not math.isfinite(float(text)):
         raise ValueError(f"{where}: expected a finite number, got {cell.strip()!r}")
-    return float(cell)
+    return float(text)
+
+
+def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
+    r"""Log-density (N,), nats, of test rows under the full-covariance Gaussian fitted to the training rows.
+
+    .. math:: \log p(x) = -\tfrac12 |L^{-1}(x - \mu)|^2 - \sum_i \log L_{ii} - \tfrac D2 \log 2\pi, \quad
+              \Sigma = L L^\top
+
+    Raises
+    ------
+    ValueError
+        When the covariance is singular (constant or repeated columns, fewer rows than columns).
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).standard_normal((1000, 2))
+    >>> bool(abs(gaussian_log_prob(x, x).mean() + 1 + np.log(2 * np.pi)) < 0.1)
+    True
+    """
+    x, y = as_table(np.asarray(train), "train"), as_table(np.asarray(test), "test")
+    mean = x.mean(axis=0)
+    try:
+        root = np.linalg.cholesky(np.atleast_2d(np.cov(x, rowvar=False, bias=True)))
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"train: expected an invertible covariance, that of {x.shape[1]} columns over "
+            f"{x.shape[0]} rows is singular"
+        ) from error
+    u = np.linalg.solve(root, (y - mean).T)
+    return (
+        -0.5 * (u * u).sum(axis=0)
+        - np.log(np.diag(root)).sum()
+        - 0.5 * x.shape[1] * np.log(2 * np.pi)
+    )

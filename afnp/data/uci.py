@@ -1,4 +1,4 @@
-r"""The MAF paper's five density-estimation sets from its own preprocessed files, and their fingerprint.
+r"""The MAF paper's five density-estimation sets from its own preprocessed files.
 
 Papamakarios, Pavlakou & Murray 2017, arXiv 1705.07057. Zenodo record 1161203, unpacked to a folder,
 holds
@@ -22,10 +22,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from .dataset import Array, Dataset, extra, generator
 from .tables import as_table, read_npy
@@ -37,24 +36,6 @@ UCI = {
     "hepmass": "HEPMASS: simulated particle collisions, signal of mass 1000, 21 columns",
     "miniboone": "MINIBOONE: neutrino candidates, 43 columns",
     "bsds300": "BSDS300: natural 8 x 8 patches without their mean and last pixel, 63 columns",
-}
-
-
-class Row(NamedTuple):
-    """What the paper says of a set: D, rows of train / val / test, test nats of a fitted Gaussian."""
-
-    features: int
-    sizes: tuple[int, int, int]
-    gaussian: float
-
-
-PAPER = {
-    "power": Row(6, (1_659_917, 184_435, 204_928), -7.74),
-    "gas": Row(8, (852_174, 94_685, 105_206), -3.58),
-    "hepmass": Row(21, (315_123, 35_013, 174_987), -27.93),
-    "miniboone": Row(43, (29_556, 3_284, 3_648), -37.24),
-    "bsds300": Row(63, (1_000_000, 50_000, 250_000), 96.67),
-    "mnist": Row(784, (50_000, 10_000, 10_000), -1366.9),
 }
 
 
@@ -227,78 +208,3 @@ def uci_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, **optio
         license="non-commercial research, education" if name == "bsds300" else "CC BY 4.0 (UCI)",
         columns=tuple(f"x{i + 1}" for i in range(train.shape[1])),
     )
-
-
-class Fingerprint(NamedTuple):
-    """What `fingerprint` found; ``ok`` when sizes agree and the Gaussian is within two standard errors."""
-
-    gaussian: float
-    expected: float
-    standard_error: float
-    sizes_agree: bool
-    ok: bool
-
-
-def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
-    r"""Log-density (N,), nats, of test rows under the full-covariance Gaussian fitted to the training rows.
-
-    .. math:: \log p(x) = -\tfrac12 |L^{-1}(x - \mu)|^2 - \sum_i \log L_{ii} - \tfrac D2 \log 2\pi, \quad
-              \Sigma = L L^\top
-
-    Raises
-    ------
-    ValueError
-        When the covariance is singular (constant or repeated columns, fewer rows than columns).
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).standard_normal((1000, 2))
-    >>> bool(abs(gaussian_log_prob(x, x).mean() + 1 + np.log(2 * np.pi)) < 0.1)
-    True
-    """
-    x, y = as_table(np.asarray(train), "train"), as_table(np.asarray(test), "test")
-    mean = x.mean(axis=0)
-    try:
-        root = np.linalg.cholesky(np.atleast_2d(np.cov(x, rowvar=False, bias=True)))
-    except np.linalg.LinAlgError as error:
-        raise ValueError(
-            f"train: expected an invertible covariance, that of {x.shape[1]} columns over "
-            f"{x.shape[0]} rows is singular"
-        ) from error
-    u = np.linalg.solve(root, (y - mean).T)
-    return (
-        -0.5 * (u * u).sum(axis=0)
-        - np.log(np.diag(root)).sum()
-        - 0.5 * x.shape[1] * np.log(2 * np.pi)
-    )
-
-
-def logit(x: Array) -> Array:
-    """Map grey levels in [0, 256) to the real line as the MAF paper does."""
-    p = 1e-6 + (1 - 2e-6) * x / 256
-    return np.log(p) - np.log1p(-p)
-
-
-def fingerprint(data: Dataset) -> Fingerprint:
-    r"""Compare a set with the MAF paper: sizes, and the test log-likelihood of a Gaussian (nats).
-
-    A wrong split, a wrong scaling or a forgotten column moves this number. MNIST is compared where
-    the paper compares it, after :math:`\mathrm{logit}(\alpha + (1 - 2\alpha) x / 256)`,
-    :math:`\alpha = 10^{-6}`.
-
-    Raises
-    ------
-    ValueError
-        For a set the paper does not report.
-    """
-    if data.name not in PAPER:
-        raise ValueError(f"data: expected one of {', '.join(PAPER)}, got {data.name!r}")
-    row, train, test = PAPER[data.name], data.train, data.test
-    if data.name == "mnist":
-        train, test = logit(train), logit(test)
-    log_prob = gaussian_log_prob(train, test)
-    error = float(log_prob.std() / np.sqrt(len(log_prob)))
-    sizes = tuple(len(part) for part in (data.train, data.val, data.test))
-    agree = sizes == row.sizes and data.train.shape[1] == row.features
-    close = abs(log_prob.mean() - row.gaussian) <= 2 * error + 0.005
-    return Fingerprint(float(log_prob.mean()), row.gaussian, error, agree, bool(agree and close))

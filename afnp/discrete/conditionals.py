@@ -17,10 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp.bases import logsumexp
 from afnp.networks import MaskedMLP
 from afnp.networks.layers import ACTIVATIONS
 from afnp.sampling.substitution import substitute
+from afnp.univariate.stable import logsumexp
 
 __all__ = ["Conditionals", "draw", "log_softmax"]
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from afnp.bases import logsumexp
 from afnp.discrete.made import DiscreteMADE
 from afnp.discrete.model import DiscreteModel, network
 from afnp.inputs import check_rows, integer
 from afnp.networks import masks
+from afnp.univariate.stable import logsumexp
 
 __all__ = ["OrderEnsemble", "averaging_gain"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["log1p", "log_sum_exp", "softmax", "softplus"]
+__all__ = ["log1p", "log_sum_exp", "logsumexp", "softmax", "softplus"]
 
 
 def log1p(w: np.ndarray) -> np.ndarray:
@@ -58,3 +58,19 @@ def softmax(a: np.ndarray) -> np.ndarray:
     """Return e^a over its sum over the first axis."""
     terms = np.exp(a - a.real.max(axis=0))
     return terms / terms.sum(axis=0)
+
+
+def logsumexp(a: np.ndarray, axis: int = -1) -> np.ndarray:
+    r"""Return the logarithm of a sum of exponentials along an axis; -inf where all terms are.
+
+    .. math:: \log \sum_k e^{a_k} = m + \log \sum_k e^{a_k - m}, \qquad m = \max_k a_k
+
+    Examples
+    --------
+    >>> float(logsumexp(np.array([-1000.0, -1000.0])).round(3))
+    -999.307
+    """
+    m = a.max(axis=axis, keepdims=True)  # complex numbers are ordered by their real parts first
+    m = np.where(np.isfinite(m), m, np.zeros_like(m))
+    with np.errstate(divide="ignore"):
+        return np.squeeze(m, axis) + np.log(np.exp(a - m).sum(axis=axis))
