@@ -23,13 +23,13 @@ substitution
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from afnp.bases import UniformTorus
+from afnp.bases import Base, UniformTorus
 from afnp.flow import Flow
-from afnp.inputs import choose, integer
+from afnp.inputs import choose, flag, integer
 from afnp.networks import masks
 from afnp.transforms import (
     ActNorm,
@@ -273,6 +273,13 @@ def nsf(
     >>> bool((np.abs(flow.sample(100, rng=0)) <= np.pi).all())
     True
     """
+    if "univariate" in kwargs:
+        raise ValueError(
+            f"univariate: an nsf is made of splines, got {kwargs['univariate']!r}; see maf, realnvp"
+        )
+    flag("coupling", coupling)
+    flag("circular", circular)
+    _check_options(kwargs.get("options"))
     shape = {"bins": bins} if bound is None else {"bins": bins, "bound": bound}
     kwargs["options"] = shape | (kwargs.get("options") or {})
     kwargs |= {"hidden": hidden, "univariate": "circular_spline" if circular else "spline"}
@@ -335,8 +342,7 @@ def _autoregressive(
     **kwargs,
 ) -> Flow:
     """Stack transforms of a kind in their orders; ``last`` changes the arguments of one more."""
-    features, context = integer("features", features, least=1), integer("context", context, least=0)
-    transforms, rng = integer("transforms", transforms, least=1), np.random.default_rng([seed, 1])
+    features, context, transforms, rng = _numbers(features, context, transforms, seed)
     of_flow, of_layer = _apart(kwargs)
     layers = [
         kind(
@@ -360,8 +366,7 @@ def _couplings(
     **kwargs,
 ) -> Flow:
     """Stack couplings whose blocks change places; ``last`` are layers closest to the noise."""
-    features, context = integer("features", features, least=1), integer("context", context, least=0)
-    transforms, rng = integer("transforms", transforms, least=1), np.random.default_rng([seed, 1])
+    features, context, transforms, rng = _numbers(features, context, transforms, seed)
     of_flow, of_layer = _apart(kwargs)
     layers: list = []
     for k in range(transforms):
@@ -372,6 +377,16 @@ def _couplings(
         )
         layers.append(Coupling(features, split=chosen, context=context, **of_layer))
     return _flow(layers, rng, last, context=context, seed=seed, **of_flow)
+
+
+def _numbers(features, context, transforms, seed) -> tuple:
+    """Return D, C and the number of transforms, checked, and the generator of random orders."""
+    return (
+        integer("features", features, least=1),
+        integer("context", context, least=0),
+        integer("transforms", transforms, least=1),
+        np.random.default_rng([integer("seed", seed, least=0), 1]),
+    )
 
 
 def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) -> np.ndarray:
@@ -389,7 +404,19 @@ def _apart(kwargs: dict) -> tuple[dict, dict]:
     of_flow = {
         name: kwargs[name] for name in ("dtype", "preprocess", "between", "base") if name in kwargs
     }
-    return of_flow, {name: value for name, value in kwargs.items() if name not in of_flow}
+    of_layer = {name: value for name, value in kwargs.items() if name not in of_flow}
+    if "residual" in of_layer:
+        flag("residual", of_layer["residual"])
+    _check_options(of_layer.get("options"))
+    return of_flow, of_layer
+
+
+def _check_options(options) -> None:
+    if not (options is None or isinstance(options, Mapping)):
+        raise ValueError(
+            "options: expected a dict of the univariate's keyword arguments, such as "
+            f'{{"bins": 16}}, got {options!r}'
+        )
 
 
 def _flow(
@@ -402,14 +429,16 @@ def _flow(
     **kwargs,
 ) -> Flow:
     """Put together what comes before, between and after the transforms; angles get noise on the torus."""
-    names, features = [between] if isinstance(between, str) else between, layers[0].features
-    if not isinstance(names, Iterable):
+    names, features = _names_between(between), layers[0].features
+    preprocess = _fixed_layers(preprocess, features)
+    if kwargs.get("dtype", np.float64) is None:
+        raise ValueError("dtype: expected float32 or float64, got None")
+    if not (base is None or isinstance(base, Base)):
         raise ValueError(
-            f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got {between!r}"
+            f"base: expected a distribution of afnp.bases, such as StandardNormal({features}), "
+            f"got {base!r}"
         )
-    names, stacked = list(names), layers[:1]
-    for name in names:
-        choose("between", name, sorted(BETWEEN))
+    stacked = layers[:1]
     for layer in layers[1:]:
         stacked += [*(BETWEEN[name](features, rng) for name in names), layer]
     if base is None and any(map(is_periodic, layers)):
@@ -417,13 +446,43 @@ def _flow(
     return Flow([*preprocess, *stacked, *last], base=base, **kwargs)
 
 
+def _names_between(between) -> list[str]:
+    """Return the names of what stands between two transforms."""
+    if not isinstance(between, Iterable):
+        raise ValueError(
+            f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got {between!r}"
+        )
+    names = [between] if isinstance(between, str) else list(between)
+    for name in names:
+        choose("between", name, sorted(BETWEEN))
+    return names
+
+
+def _fixed_layers(preprocess, features: int) -> list:
+    """Return the layers before the first transform, or say what would be some."""
+    try:
+        layers = list(preprocess)
+        widths = [layer.features for layer in layers]
+    except (AttributeError, TypeError):
+        raise ValueError(
+            "preprocess: expected transforms, as afnp.preprocessing(x) makes them from training "
+            f"rows, got {preprocess!r}"
+        ) from None
+    if any(width != features for width in widths):
+        raise ValueError(f"preprocess: expected transforms of {features} features, got {widths}")
+    return layers
+
+
 def _check_torus(kwargs: dict, bound: float | None) -> None:
     """Refuse what would carry angles out of [-π, π)."""
     if bound is not None:
         raise ValueError(f"bound: expected none on the circle, got {bound!r}")
     between = kwargs.get("between", ())
-    for name in [between] if isinstance(between, str) else between:
-        choose("between (circular=True)", name, ("permutation", "reverse"))
+    for name in _names_between(between):
+        if name not in ("permutation", "reverse"):
+            raise ValueError(
+                f"between: expected 'permutation' or 'reverse' on the circle, got {name!r}"
+            )
 
 
 def tarflow(
@@ -498,7 +557,7 @@ def wavenet_flow(
     >>> flow.theta.size == longer.theta.size, flow.layers[0].conditioner.receptive_field
     (True, 16)
     """
-    transforms, rng = integer("transforms", transforms, least=1), np.random.default_rng([seed, 1])
+    features, context, transforms, rng = _numbers(features, context, transforms, seed)
     layers, cycle = integer("layers", layers, least=0), integer("cycle", cycle, least=1)
     choose("order", order, ("reverse", "natural"))
     of_flow, of_layer = _apart(kwargs)

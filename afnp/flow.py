@@ -24,7 +24,7 @@ from afnp import batches
 from afnp.applications.linear_prediction import LinearPrediction
 from afnp.bases import BASES, StandardNormal
 from afnp.compiled.threads import in_threads, row_blocks
-from afnp.inputs import check_angles, check_rows, integer
+from afnp.inputs import check_angles, check_rows, flag, generator, integer
 from afnp.params import Parts
 from afnp.sampling.fixed_point import Sweeps, method_of
 from afnp.transforms import KINDS, PassTable
@@ -208,8 +208,19 @@ class Flow:
         )
         return x, log_det
 
-    def sample(self, n, rng=0, context=None, method="substitution", backend="auto") -> np.ndarray:
+    def sample(
+        self, n, rng=0, context=None, method="substitution", backend="auto", each=False
+    ) -> np.ndarray:
         """Draw n rows, (n, D), from a seed or a ``numpy.random.Generator``.
+
+        Parameters
+        ----------
+        n : int
+        rng : seed or Generator
+        context : (n, C) or (1, C) array, optional
+            One row a sample, or one for all of them.
+        each : bool
+            Draw n rows for each of the M rows of the context: the result is (M, n, D).
 
         Examples
         --------
@@ -217,9 +228,24 @@ class Flow:
         >>> flow = afnp.maf(2, hidden=(4,), transforms=1)
         >>> bool((flow.sample(3, rng=7) == flow.sample(3, rng=7)).all())
         True
+        >>> conditional = afnp.maf(2, hidden=(4,), transforms=1, context=1)
+        >>> conditional.sample(5, context=[[0.0], [1.0], [2.0]], each=True).shape
+        (3, 5, 2)
         """
-        n = integer("n", n, least=0)
-        u = self.base.sample(self._own.base, n, np.random.default_rng(rng), self.dtype)
+        n, rng = integer("n", n, least=0), generator("rng", rng)
+        if flag("each", each):
+            if not self.context:
+                raise ValueError("each: needs a context, and this flow takes none")
+            many = check_rows(context, self.context, self.dtype, "context")
+            x = self.sample(n * len(many), rng, np.repeat(many, n, axis=0), method, backend)
+            return x.reshape(len(many), n, self.features)
+        try:
+            u = self.base.sample(self._own.base, n, rng, self.dtype)
+        except (MemoryError, OverflowError, ValueError):
+            raise ValueError(
+                f"n: {n} rows of {self.features} features do not fit into memory; draw them in "
+                "several calls, with one Generator as rng"
+            ) from None
         return self.generate(u, context, method, backend)[0]
 
     def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
@@ -374,10 +400,11 @@ class Flow:
 
     def _begin(self, x: np.ndarray, context: np.ndarray) -> None:
         """Let layers that start from data (ActNorm, BatchNorm) take the statistics of x (N, D)."""
-        for layer, p_layer in zip(self.layers, self._own, strict=True):
-            if hasattr(layer, "begin"):
-                layer.begin(p_layer, x)
-            x = layer.normalize(p_layer, x, context, keep=False)[0]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for layer, p_layer in zip(self.layers, self._own, strict=True):
+                if hasattr(layer, "begin"):
+                    layer.begin(p_layer, x)
+                x = layer.normalize(p_layer, x, context, keep=False)[0]
 
     # ---- checks and batches ----------------------------------------------------------------------
 
@@ -394,7 +421,7 @@ class Flow:
         p = self._own
 
         def work(rows: slice) -> tuple:
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 return function(p, x[rows], context[rows], backend)
 
         blocks = self._blocks(len(x), backend)

@@ -220,15 +220,17 @@ def real(
     >>> real("learning_rate", 0, 0)
     Traceback (most recent call last):
         ...
-    ValueError: learning_rate: expected a number in (0.0, inf), got 0
+    ValueError: learning_rate: expected a positive number, got 0
     """
     sound = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if sound:
         above = low < value or (ends[0] == "[" and value == low)
         sound = above and (value < high or (ends[1] == "]" and value == high))
     if not sound:
-        between = f"{ends[0]}{float(low)}, {float(high)}{ends[1]}"
-        raise ValueError(f"{name}: expected a number in {between}, got {value!r}")
+        expected = f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+        if (low, high) == (0, math.inf):
+            expected = "a positive number" if ends[0] == "(" else "a number of at least 0"
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return float(value)
 
 

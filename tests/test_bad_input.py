@@ -1,6 +1,7 @@
 """Odd and bad input: a right answer or an error that says what was expected, what came,
 and where."""
 
+import inspect
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from conftest import lively, norm_error
 
 import afnp
+import afnp.bases
 from afnp.flow import Flow
 from afnp.transforms import Autoregressive
 from afnp.transforms.preprocess import Dequantize, Logit, Standardize
@@ -438,7 +440,7 @@ BUILD = [
     (dict(dtype=complex), "^dtype: expected float32 or float64, got complex128$"),
     (
         dict(preprocess=[Logit(4)]),
-        r"^layers: expected one or more of equal width, got widths \[4, 3\]$",
+        r"^preprocess: expected transforms of 3 features, got \[4\]$",
     ),
 ]
 
@@ -479,6 +481,183 @@ def test_a_number_of_samples_is_whole(flow):
 def test_the_context_of_a_flow_is_that_of_its_layers(of_layer, of_flow):
     with pytest.raises(ValueError, match="context"):
         Flow([Autoregressive(D, (6,), context=of_layer)], context=of_flow)
+
+
+# Options: every one of every constructor
+
+SHARED = {
+    "features": [0, -1, 2.0, "3", None, True, [3]],
+    "context": [-1, 1.5, "2", None, True],
+    "seed": [-1, 1.5, "a", None, True],
+    "dtype": ["f2", int, "x", None, "float16"],
+    "preprocess": ["standard", 5, [3], [None], {"a": 1}, [Standardize([0.0], [1.0])]],
+    "options": [5, "x", [1], {"q": 1}, {1: 2}],
+    "between": [5, None, "x", ["x"], [3]],
+    "base": ["normal", 5, object, afnp.bases.StandardNormal(7)],
+}
+NETWORK = {
+    "hidden": [5, None, "ab", [2.5], [-1], [[3]], [True]],
+    "activation": [None, "x", 5, ["relu"]],
+    "residual": ["yes", None, 2],
+}
+STACK = {"transforms": [0, -1, 2.5, "2", None, True]}
+TAU = {"univariate": [None, "x", 5, ["affine"], object]}
+ORDER = {"order": [None, "x", 5, [0, 1], [0, 0, 1], [[0, 1, 2]], [0.5, 1, 2]]}
+SPLIT = {"split": [None, "x", 5, [True], [0, 1, 0], [True] * 3]}
+SPLINE = {
+    "bins": [1, 2.5, "8", None, 10**4],
+    "bound": [0, -1, "4", np.nan, np.inf],
+    "coupling": ["x", 2, None],
+    "circular": ["x", 2, None],
+    "univariate": ["affine"],
+}
+TRANSFORMER = {
+    "patch": [0, 2, 2.5, "x", None],
+    "width": [0, 2.5, "x", None, 3],
+    "heads": [0, 2.5, "x", None, 3],
+    "blocks": [-1, 2.5, "x", None],
+}
+CONVOLUTION = {
+    "channels": [0, 2.5, "x", None],
+    "layers": [-1, 2.5, "x", None],
+    "cycle": [0, 2.5, "x", None],
+    "order": ["random", None, 5, [0, 1, 2]],
+    "activation": ["x", None, 5],
+}
+SMALL = {"features": 3, "hidden": (4,)}
+OPTIONS = {
+    "maf": (SMALL, SHARED | NETWORK | STACK | TAU | ORDER),
+    "made": (SMALL, SHARED | NETWORK | TAU | ORDER),
+    "iaf": (SMALL, SHARED | NETWORK | STACK | TAU | ORDER),
+    "realnvp": (SMALL, SHARED | NETWORK | STACK | TAU | SPLIT),
+    "nice": (SMALL, SHARED | NETWORK | STACK | SPLIT),
+    "nsf": (SMALL, SHARED | NETWORK | STACK | ORDER | SPLINE),
+    "maf_mog": (
+        SMALL,
+        SHARED | NETWORK | STACK | ORDER | {"components": [0, 2.5, "x", None], **TAU},
+    ),
+    "tarflow": (
+        {"features": 3, "width": 4, "heads": 2, "blocks": 1},
+        SHARED | STACK | TAU | ORDER | TRANSFORMER,
+    ),
+    "wavenet_flow": (
+        {"features": 3, "channels": 4, "layers": 2},
+        SHARED | STACK | TAU | CONVOLUTION,
+    ),
+}
+CHANGES = [(kind, name) for kind, (_, wrong) in OPTIONS.items() for name in wrong]
+
+
+@pytest.mark.parametrize("kind, name", CHANGES)
+def test_every_wrong_option_of_every_constructor_is_named(kind, name):
+    right, wrong = OPTIONS[kind]
+    for value in wrong[name]:
+        with pytest.raises(ValueError, match=rf"^{name}\b.*: .*"):
+            getattr(afnp, kind)(**{**right, name: value})
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_the_options_of_that_test_are_those_of_the_constructors(kind):
+    """An option that is added must be tried too; ``kwargs`` stand for those of maf."""
+    named = set(inspect.signature(getattr(afnp, kind)).parameters) - {"kwargs"}
+    assert named <= set(OPTIONS[kind][1])
+
+
+RUNS = {
+    "sample": (
+        lambda flow, n=2, **change: flow.sample(n, **change),
+        {
+            "n": [-1, 2.5, "3", None, True, 10**18, 10**30],
+            "rng": [-1, 1.5, "a", True, object()],
+            "method": ["x", None, 5, ["naive"]],
+            "backend": ["x", None, 5],
+            "each": [True, 1, None],
+        },
+    ),
+    "generate": (
+        lambda flow, **change: flow.generate(rows_of(), **change),
+        {"method": ["x", None, 5, ["naive"]], "backend": ["x", None, 5]},
+    ),
+    "log_prob": (
+        lambda flow, **change: flow.log_prob(rows_of(), **change),
+        {"backend": ["x", None, 5, "cuda"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("call, name", [(c, name) for c, (_, w) in RUNS.items() for name in w])
+def test_every_wrong_option_of_a_call_is_named(call, name, flow):
+    run, wrong = RUNS[call]
+    for value in wrong[name]:
+        with pytest.raises(ValueError, match=rf"^{name}\b"):
+            run(flow, **{name: value})
+
+
+def test_several_samples_for_each_of_several_contexts(conditional):
+    contexts = rows_of(4, C)
+    x = conditional.sample(5, rng=3, context=contexts, each=True)
+    assert x.shape == (4, 5, D)
+    flat = conditional.sample(20, rng=3, context=np.repeat(contexts, 5, axis=0))
+    np.testing.assert_array_equal(x.reshape(20, D), flat)
+    many = conditional.sample(4000, context=contexts[:2], each=True)
+    for row, of_row in zip(contexts[:2], many, strict=True):
+        u = conditional.normalize(of_row, row[None])[0]
+        assert np.abs(u.mean(axis=0)).max() < 0.08 and np.abs(u.std(axis=0) - 1).max() < 0.06
+    assert conditional.sample(0, context=contexts, each=True).shape == (4, 0, D)
+    with pytest.raises(ValueError, match="^context: expected 2 columns, got 3"):
+        conditional.sample(5, context=rows_of(4, 3), each=True)
+
+
+# Masks, gaps, and lists
+
+
+@pytest.mark.parametrize("x", ["array", "rows", "list"])
+def test_masked_values_are_refused_with_their_place(flow, conditional, x):
+    masked = np.ma.masked_greater(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]]), 2)
+    given = {"array": masked, "rows": [masked[0], masked[1]], "list": list(masked)}[x]
+    place = r"\(row, feature\) \(1, 2\)" if x == "array" else "row 1, feature 2"
+    with pytest.raises(
+        ValueError, match=f"^x: {place} is masked; missing values are not supported"
+    ):
+        flow.log_prob(given)
+    with pytest.raises(ValueError, match="^context: .* is masked"):
+        conditional.log_prob(rows_of(2), np.ma.masked_invalid([[0.0, np.nan], [1.0, 1.0]]))
+    unmasked = np.ma.masked_array(rows_of(2))
+    np.testing.assert_array_equal(flow.log_prob(unmasked), flow.log_prob(rows_of(2)))
+
+
+@pytest.mark.parametrize(
+    "x, said",
+    [
+        ([[1.0, 2.0, 3.0], [1.0, 2.0]], "x: row 1 has 2 values, row 0 has 3; expected rows of one"),
+        ([[1.0, 2.0, 3.0], 4.0], "x: row 1 has 1 values, row 0 has 3"),
+        ([[[1.0], 2.0, 3.0], [4.0, 5.0, 6.0]], "x: expected a table of numbers"),
+    ],
+)
+def test_ragged_rows_are_named(flow, x, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        flow.log_prob(x)
+
+
+FAR = {np.float32: [1e3, 1e10, 1e18, 1e30], np.float64: [1e3, 1e10, 1e100, 1e300]}
+
+
+@pytest.mark.parametrize("univariate", ["affine", "spline", "logistic_mixture", "gaussian_mixture"])
+@pytest.mark.parametrize("dtype", FAR)
+def test_nothing_far_out_warns_of_its_arithmetic(univariate, dtype, backend):
+    """Results or a FloatingPointError that names the row; a warning of NumPy's would be an error here."""
+    flow = lively(afnp.maf(2, (6,), 2, univariate=univariate, dtype=dtype, between="actnorm"))
+    for far in FAR[dtype]:
+        x = np.array([[0.1, 0.2], [far, 0.3], [0.2, -far], [-far, -far]])
+        for call in ("log_prob", "normalize", "generate", "loss_and_grad"):
+            try:
+                getattr(flow, call)(x, backend=backend)
+            except FloatingPointError as error:
+                assert "row" in str(error) or "gradient" in str(error)
+        try:
+            afnp.fit(flow, np.repeat(x, 5, axis=0), epochs=1, progress=False)
+        except FloatingPointError as error:
+            assert "the loss is not finite" in str(error)
 
 
 # Preprocessing

@@ -263,7 +263,10 @@ BAD = [
     (dict(base=Logistic(2)), "^base: expected 3 features, got 2$"),
     (dict(between="dropout"), "^between: expected one of 'actnorm', .*, got 'dropout'$"),
     (dict(between=3), "^between: expected names among 'actnorm', .*, got 3$"),
-    (dict(preprocess=[Standardize([0.0], [1.0])]), r"^layers: expected one or more of equal width"),
+    (
+        dict(preprocess=[Standardize([0.0], [1.0])]),
+        r"^preprocess: expected transforms of 3 features",
+    ),
 ]
 
 
@@ -292,7 +295,7 @@ OF_ONE_KIND = [
     (
         nsf,
         dict(circular=True, between="batchnorm"),
-        r"^between \(circular=True\): expected one of 'permutation'",
+        "^between: expected 'permutation' or 'reverse' on",
     ),
     (nsf, dict(circular=True, bound=2.0), "^bound: "),
     (maf_mog, dict(components=0), "^components: "),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from afnp.bases import StandardNormal
-from afnp.inputs import check_rows, integer
+from afnp.inputs import check_rows, generator, integer, plain_array
 from afnp.univariate.normal import normal_tail
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def sample_paths(flow: Flow, history, steps: int, paths: int = 100, rng=0) -> np
     known = check_rows(history, None, flow.dtype, "history")
     if known.shape[1] < W:
         raise ValueError(f"history: the flow's window is {W} values long, got {known.shape[1]}")
-    rng = np.random.default_rng(rng)
+    rng = generator("rng", rng)
     line = np.empty((len(known) * M, W + S), dtype=flow.dtype)
     line[:, :W] = np.repeat(known[:, -W:], M, axis=0)
     for k in range(S):
@@ -155,7 +155,7 @@ def _direction(flow: Flow, context) -> int:
 
 def _series(name: str, values: ArrayLike) -> np.ndarray:
     """Return an array of finite float64 of any shape, or raise a ValueError that names the place."""
-    values = np.asarray(values)
+    values = plain_array(values, name)
     if values.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers, got dtype {values.dtype}")
     bad = np.argwhere(~np.isfinite(values))

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afnp.inputs import choose, integer
+from afnp.inputs import choose, generator, integer
 from afnp.params import Layout
 
 __all__ = ["LinearPrediction", "LinearPredictor", "adapted_log_prob", "autocovariance", "levinson"]
@@ -212,7 +212,7 @@ class LinearPredictor:
     def sample(self, n: int, rng=0) -> np.ndarray:
         """Draw a path (n,), stationary from its first sample, from a seed or a ``numpy.random.Generator``."""
         n, (ladder, variances) = integer("n", n, least=0), self.ladder()
-        y, z = np.zeros(n), np.random.default_rng(rng).standard_normal(n)
+        y, z = np.zeros(n), generator("rng", rng).standard_normal(n)
         for t in range(n):
             p = min(t, self.order)
             y[t] = ladder[p] @ y[t - p : t][::-1] + np.sqrt(variances[p]) * z[t]

@@ -29,7 +29,7 @@ import math
 
 import numpy as np
 
-from afnp.inputs import choose
+from afnp.inputs import choose, real
 from afnp.univariate.stable import softplus
 
 __all__ = ["SCALES", "Additive", "Affine"]
@@ -95,10 +95,9 @@ class Affine:
     periodic = False
 
     def __init__(self, bound: float = 7.0, scale: str = "tanh"):
-        if not 0 < bound <= 80:
-            raise ValueError(f"bound: expected a number in (0, 80], got {bound!r}")
+        self.bound = real("bound", bound, 0.0, 80.0, "(]")
         choose("scale", scale, tuple(SCALES))
-        self.bound, self.scale = float(bound), scale
+        self.scale = scale
 
     def config(self) -> dict:
         """Return what rebuilds this object."""

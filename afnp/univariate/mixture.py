@@ -34,7 +34,7 @@ import math
 
 import numpy as np
 
-from afnp.inputs import integer
+from afnp.inputs import integer, real
 from afnp.univariate.normal import normal_quantile, normal_tail
 from afnp.univariate.root import increasing_root
 from afnp.univariate.stable import log1p, log_sum_exp, softplus
@@ -50,9 +50,7 @@ class Mixture:
 
     def __init__(self, components: int = 8, bound: float = 7.0):
         self.components = integer("components", components, least=1)
-        if not 0 < bound <= 40:
-            raise ValueError(f"bound: expected a number in (0, 40], got {bound!r}")
-        self.bound = float(bound)
+        self.bound = real("bound", bound, 0.0, 40.0, "(]")
 
     @property
     def numbers(self) -> int:

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.inputs import integer
+from afnp.inputs import integer, real
 from afnp.univariate.stable import softmax, softplus
 
 __all__ = ["RationalQuadratic"]
@@ -137,15 +137,15 @@ class RationalQuadratic:
         self.min_width, self.min_height = float(min_width), float(min_height)
 
     def _check(self, bound: float, min_width: float, min_height: float, min_slope: float) -> None:
-        if not 0 < bound < math.inf:
-            raise ValueError(f"bound: expected a positive number, got {bound!r}")
+        real("bound", bound, 0.0)
         for name, value in [("min_width", min_width), ("min_height", min_height)]:
-            if not (value > 0 and value * self.bins < 1):
+            real(name, value, 0.0, 0.5)
+            if not value * self.bins < 1:
                 raise ValueError(
-                    f"{name}: expected {name} > 0 and {name} * bins < 1, got {value!r} * {self.bins}"
+                    f"bins: expected bins * {name} < 1, got {self.bins} * {value!r}; fewer bins, or a "
+                    f"smaller {name}"
                 )
-        if not 0 < min_slope < 1:
-            raise ValueError(f"min_slope: expected a number in (0, 1), got {min_slope!r}")
+        real("min_slope", min_slope, 0.0, 1.0)
 
     @property
     def numbers(self) -> int:

@@ -84,6 +84,8 @@ def found_object(name: str) -> Any:
     'maf'
     """
     module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{name}: expected package.module:object, or a model file that exists")
     if os.getcwd() not in sys.path:  # as python -m does
         sys.path.insert(0, os.getcwd())
     try:
