@@ -37,7 +37,7 @@ KINDS = {
 }
 
 
-def path_of(path: str | bytes | os.PathLike) -> str:
+def path_of(path: str | bytes | os.PathLike, what: str = "path") -> str:
     """Return a path as text; raise ValueError for what is none.
 
     >>> path_of(b"flow.afnp")
@@ -47,10 +47,10 @@ def path_of(path: str | bytes | os.PathLike) -> str:
         name = os.fsdecode(path)
     except TypeError:
         raise ValueError(
-            f"path: expected a str, bytes or os.PathLike, got {type(path).__name__}"
+            f"{what}: expected a str, bytes or os.PathLike, got {type(path).__name__}"
         ) from None
     if "\0" in name:
-        raise ValueError(f"path: expected no null character, got {name!r}")
+        raise ValueError(f"{what}: expected no null character, got {name!r}")
     return name
 
 

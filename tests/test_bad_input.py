@@ -582,6 +582,28 @@ RUNS = {
         lambda flow, **change: flow.log_prob(rows_of(), **change),
         {"backend": ["x", None, 5, "cuda"]},
     ),
+    "fit": (
+        lambda flow, **change: afnp.fit(
+            flow, **{"x_train": rows_of(), "progress": False, **change}
+        ),
+        {
+            "x_train": [None, "x", rows_of(0), rows_of(width=2)],
+            "x_val": ["x", rows_of(0), rows_of(width=2)],
+            "context": ["x", rows_of()],
+            "context_val": ["x", rows_of()],
+            "epochs": [0, -1, 2.5, "3", None, True],
+            "batch_size": [0, -1, 10.0, "3", None, True],
+            "learning_rate": [0, -1, np.nan, np.inf, "x", None, True],
+            "schedule": ["linear", None, 5],
+            "weight_decay": [-1, np.nan, np.inf, "x", None],
+            "clip": [0, -1, np.nan, "x", None],
+            "patience": [0, -1, 2.5, "x", 3],
+            "seed": [-1, 1.5, "x", None, True],
+            "progress": ["x", None, 2],
+            "checkpoint": [5, rows_of()],
+            "resume": ["x", None, 2, True],
+        },
+    ),
 }
 
 

@@ -530,7 +530,7 @@ REFUSED = {
     ),
     "no epochs": (
         ["fit", "{}/x.npy", "-o", "m.afnp", "--epochs", 0],
-        "epochs: expected at least 1, got 0",
+        "epochs: expected an integer of at least 1, got 0",
     ),
     "no transforms": (
         ["fit", "{}/x.npy", "-o", "m.afnp", "--transforms", 0],
@@ -579,7 +579,10 @@ REFUSED = {
         "nowhere/r.json: expected a file",
     ),
     "negative rows": (["sample", "{}/m.afnp", "-n", -1, "-o", "s.npy"], "-n/--rows"),
-    "too many rows": (["sample", "{}/m.afnp", "-n", 10**15, "-o", "s.npy"], "not enough memory"),
+    "too many rows": (
+        ["sample", "{}/m.afnp", "-n", 10**15, "-o", "s.npy"],
+        "do not fit into memory",
+    ),
 }
 
 

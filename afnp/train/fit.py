@@ -8,9 +8,7 @@ Letters: N rows, B rows a batch, D features, C context inputs, P parameters.
 from __future__ import annotations
 
 import math
-import operator
 import os
-import sys
 import time
 import zlib
 
@@ -19,6 +17,7 @@ import numpy as np
 from afnp import progress as bars
 from afnp.atomic import check_regular, locked, path_of
 from afnp.flow import Flow
+from afnp.inputs import choose, flag, integer, real
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History, Run
@@ -107,18 +106,23 @@ def fit(
     True
     """
     recipe = {
-        "batch_size": operator.index(batch_size),
-        "learning_rate": float(learning_rate),
+        "batch_size": integer("batch_size", batch_size, least=1),
+        "learning_rate": real("learning_rate", learning_rate, 0.0),
         "schedule": schedule,
-        "clip": float(clip),
-        "weight_decay": float(weight_decay),
-        "seed": operator.index(seed),
-        "epochs": operator.index(epochs),
-        "patience": None if patience is None else operator.index(patience),
+        "clip": real("clip", clip, 0.0, math.inf, "(]"),
+        "weight_decay": real("weight_decay", weight_decay, 0.0, math.inf, "[)"),
+        "seed": integer("seed", seed, least=0),
+        "epochs": integer("epochs", epochs, least=1),
+        "patience": None if patience is None else integer("patience", patience, least=1),
     }
-    _check_options(recipe, x_val, context_val)
+    choose("schedule", schedule, ("cosine", "constant"))
+    flag("progress", progress)
+    flag("resume", resume)
+    for name, given in (("patience", patience), ("context_val", context_val)):
+        if given is not None and x_val is None:
+            raise ValueError(f"{name}: needs validation rows, got x_val=None")
     data = _Data(flow, x_train, context, x_val, context_val)
-    path = None if checkpoint is None else path_of(checkpoint)
+    path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
     _check_checkpoint(path, resume)
     if path is None:
         history = _train(flow, data, recipe, progress, None)
@@ -214,24 +218,6 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
     else:
         history.stopped = "interrupted"
     return history
-
-
-def _check_options(options: dict, x_val, context_val) -> None:
-    for name in ("epochs", "batch_size", "patience"):
-        if options[name] is not None and options[name] < 1:
-            raise ValueError(f"{name}: expected at least 1, got {options[name]}")
-    for name, largest in (("learning_rate", sys.float_info.max), ("clip", math.inf)):
-        if not 0 < options[name] <= largest:
-            raise ValueError(f"{name}: expected a positive number, got {options[name]}")
-    if not 0 <= options["weight_decay"] < math.inf:
-        raise ValueError(
-            f"weight_decay: expected a number of at least 0, got {options['weight_decay']}"
-        )
-    if options["schedule"] not in ("cosine", "constant"):
-        raise ValueError(f"schedule: expected 'cosine' or 'constant', got {options['schedule']!r}")
-    for name, given in (("patience", options["patience"]), ("context_val", context_val)):
-        if given is not None and x_val is None:
-            raise ValueError(f"{name}: needs validation rows, got x_val=None")
 
 
 def _check_checkpoint(path: str | None, resume: bool) -> None:
