@@ -170,7 +170,7 @@ def _refuse_special(name: str, mode: int) -> None:
 
 def _header(name: str, text: bytes) -> dict:
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
         names = [entry[0] for entry in header["arrays"]]
         sound = len(set(names)) == len(names) and all(
             isinstance(entry[0], str) and _bytes(entry) >= 0 for entry in header["arrays"]
@@ -180,6 +180,19 @@ def _header(name: str, text: bytes) -> dict:
     if not sound:
         raise ModelFileError(f"{name}: the header is not readable; truncated or altered")
     return header
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """Build an object of a header; a key that stands twice would say two things."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_number(text: str):
+    """Refuse what JSON does not know, NaN and Infinity."""
+    raise ValueError(f"{text} is no number")
 
 
 def _bytes(entry: list) -> int:

@@ -915,7 +915,13 @@ def test_a_folder_that_is_not_there_is_found_at_once(tmp_path, steps):
 
 
 @pytest.mark.parametrize(
-    "option", [{"seed": np.int64(3)}, {"epochs": np.int64(2)}, {"learning_rate": np.float32(0.01)}]
+    "option",
+    [
+        {"seed": np.int64(3)},
+        {"epochs": np.int64(2)},
+        {"learning_rate": np.float32(0.01)},
+        {"clip": math.inf},
+    ],
 )
 def test_numpy_numbers_as_options(tmp_path, option):
     run = {"epochs": 2, "progress": False, "checkpoint": tmp_path / "c", **option}

@@ -41,6 +41,8 @@ class Run:
     epoch: int = 0
     step: int = 0
     """Steps taken in the present epoch."""
+    adam_t: int = 0
+    """Steps taken in all."""
     loss_sum: float = 0.0
     """Of the rows of those steps, nats."""
     rng_state: Mapping = field(default_factory=dict)
@@ -131,6 +133,8 @@ def _faults_of_run(run: Run, seed: int, epochs: int, steps: int, validated: bool
     most = steps - 1 if run.epoch < epochs else 0
     if type(run.step) is not int or not 0 <= run.step <= most:
         yield f"step: expected 0 to {most}, got {run.step!r}"
+    elif type(run.adam_t) is not int or run.adam_t != run.epoch * steps + run.step:
+        yield f"adam_t: expected {run.epoch} x {steps} + {run.step}, got {run.adam_t!r}"
     if not _finite(run.loss_sum) or (run.step == 0 and run.loss_sum != 0):
         yield f"loss_sum: expected a finite sum over {run.step} steps, got {run.loss_sum!r}"
     if not _is_state(run.rng_state, seed):

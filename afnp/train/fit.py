@@ -145,12 +145,13 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
     adam = Adam(flow.theta.size, flow.dtype, backend=gradient.backend)
     best = flow.theta.copy()
     state = {"theta": flow.theta, "best": best, "m": adam.m, "v": adam.v}
-    full_recipe = {**recipe, **data.recipe(flow)}
+    clip = recipe["clip"] if math.isfinite(recipe["clip"]) else "inf"  # JSON knows no infinity
+    full_recipe = {**recipe, "clip": clip, **data.recipe(flow)}
 
     if path is not None and os.path.exists(path):
         run = checkpoints.load(path, full_recipe, state, steps, data.validated)
         rng.bit_generator.state = run.rng_state
-        adam.t = run.epoch * steps + run.step
+        adam.t = run.adam_t
     else:
         run = Run()
         flow._begin(*data.first_look(recipe["seed"]))
@@ -181,6 +182,7 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
                     gradient.update_statistics()
                     run.loss_sum += loss_sum
                     run.step += 1
+                    run.adam_t = adam.t
 
                 finished = run.step == steps
                 if finished:
