@@ -4,8 +4,9 @@ r"""Exercises that answer back: *not yet*, what differs, a hint, or *right*.
 
 y is the reader's answer, the other the expected one, epsilon 1e-9 unless an exercise says
 otherwise: rounding stays far below it, and no mistake does. A wrong answer raises `Different`, so
-that it cannot be overlooked, but what the notebook shows is the explanation alone. The exercises of
-lesson NN live in ``exercises/lesson_NN.py``.
+that it cannot be overlooked, but what the notebook shows is the explanation alone. An answer of the
+wrong form, a set or three numbers where two are asked for, is explained and costs no try. The
+exercises of lesson NN live in ``exercises/lesson_NN.py``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class _NotYet(Exception):
     """The answer is still the stub."""
 
 
+class _Malformed(Exception):
+    """The answer has a form that no right answer has; the message says which form is asked for."""
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise: what is expected, on which cases, and what to say when something else comes.
@@ -69,6 +74,8 @@ class Exercise:
         Said when the answer is right.
     judge : callable, optional
         Where several answers are right: takes the reader's, returns what is wrong with it, or None.
+    any_length : bool
+        Judge a tuple of any length, in any order; a set and a single entry will do as well.
     prediction : bool
         Keep the right answer to ourselves: the next cell will show it.
     tolerance : float
@@ -81,26 +88,46 @@ class Exercise:
     mistakes: Mapping[str, object] = field(default_factory=dict)
     because: str = ""
     judge: Callable[[object], str | None] | None = None
+    any_length: bool = False
     prediction: bool = False
     tolerance: float = 1e-9
 
     def examine(self, yours: object) -> str | None:
-        """Return what is wrong with an answer, or None; raise `_NotYet` for a stub."""
+        """Return what is wrong, or None; raise `_NotYet` for a stub, `_Malformed` for a wrong form."""
         _stop_at_stub(yours)
         if callable(self.answer):
             return self._examine_function(yours)
+        yours = self._value(yours)
         wrong = self._wrong_value(yours)
         return wrong and _paragraph(wrong, self._recognise(yours, None))
 
+    def _value(self, yours: object) -> object:
+        """Return a value in the form that is asked for, or raise `_Malformed`."""
+        if not self.any_length:
+            _check_form(yours, self.answer, "")
+            if np.ndim(self.answer) == 0 and np.ndim(yours):
+                raise _Malformed(f"expected one value, got {_described(yours)}")
+            return yours
+        entries = yours.tolist() if isinstance(yours, np.ndarray) else yours
+        if not isinstance(entries, (tuple, list, set, frozenset)):
+            entries = (entries,)
+        for entry in entries:
+            _check_form(entry, self.answer[0], "each entry: ")  # type: ignore[index]
+            if np.ndim(entry):
+                raise _Malformed(f"each entry: expected one value, got {_described(entry)}")
+        return tuple(sorted(set(entries)))
+
     def _examine_function(self, yours: object) -> str | None:
         if not callable(yours):
-            return f"expected a function, got {_described(yours)}"
+            raise _Malformed(f"expected a function, got {_described(yours)}")
         for k, case in enumerate(self.cases):
             got = _call(yours, self.name, case)
             if got is None:
-                return f"{self.name}({_arguments(case)}) returned None: is the word return missing?"
+                call = f"{self.name}({_arguments(case)})"
+                raise _Malformed(f"{call} returned None: is the word return missing?")
             _stop_at_stub(got)
             expected = self.answer(*copy.deepcopy(case))  # type: ignore[operator]
+            _check_form(got, expected, f"{self.name}({_arguments(case)}): ")
             wrong = difference(got, expected, self.tolerance)
             if wrong:
                 where = f"case {k + 1} of {len(self.cases)}: {self.name}({_arguments(case)})"
@@ -118,6 +145,7 @@ class Exercise:
         for name, mistake in self.mistakes.items():
             try:
                 made = mistake(*copy.deepcopy(case)) if case is not None else mistake  # type: ignore[operator]
+                made = tuple(sorted(made)) if self.any_length else made  # type: ignore[call-overload]
                 if difference(got, made, self.tolerance) is None:
                     return f"That is what one gets by {name}."
             except Exception:
@@ -151,6 +179,10 @@ class Lesson:
                 wrong = exercise.examine(yours)
         except _NotYet:
             return print(f"... not yet: {name}")
+        except _Malformed as error:
+            self.state[name] = "open"
+            explained = _paragraph(f"✗ not an answer yet: {name}", str(error), NO_TRY)
+            raise Different(explained) from None
         except Different as error:
             wrong = str(error)
         except Exception as error:  # an answer that breaks when it is looked at
@@ -199,6 +231,45 @@ def same(mine: object, theirs: object, tolerance: float = 1e-12) -> None:
     print(f"✓ the same: {how_well}, {b.size} number{'s' if b.size > 1 else ''}")
 
 
+# ---- the form of an answer -----------------------------------------------------------------------
+
+
+NO_TRY = "This cost no try: only the form is wrong."
+
+
+def _check_form(yours: object, expected: object, where: str) -> None:
+    """Raise `_Malformed` unless an answer has the kind and, of several results, the number asked for."""
+    if isinstance(yours, (set, frozenset, dict)):
+        kind = "set" if isinstance(yours, (set, frozenset)) else "dict"
+        remedy = "put (round brackets) around several values, none around one"
+        raise _Malformed(f"{where}a {kind} has no order or no plain values: {remedy}")
+    if isinstance(expected, tuple):
+        return _check_tuple(yours, expected, where)
+    if isinstance(expected, str):
+        if not isinstance(yours, str):
+            raise _Malformed(f"{where}expected a string such as 'x', got {_described(yours)}")
+        return
+    try:
+        kind = np.asarray(yours).dtype.kind
+    except ValueError:
+        raise _Malformed(f"{where}expected an array, got lists of unequal lengths") from None
+    if kind not in "biufc":
+        asked = _kind(np.asarray(expected))
+        raise _Malformed(f"{where}expected {asked}, got {_described(yours)}")
+
+
+def _check_tuple(yours: object, expected: tuple, where: str) -> None:
+    n = len(expected)
+    entries = list(yours) if isinstance(yours, (np.ndarray, range)) and np.ndim(yours) else yours
+    if not isinstance(entries, (tuple, list)):
+        raise _Malformed(f"{where}expected {n} results, in a tuple, got {_described(yours)}")
+    if len(entries) != n:
+        got = f"{len(entries)} result{'s' if len(entries) != 1 else ''}"
+        raise _Malformed(f"{where}expected {n} results, separated by commas, got {got}")
+    for k, (a, b) in enumerate(zip(entries, expected, strict=True)):
+        _check_form(a, b, f"{where}result {k + 1} of {n}: ")
+
+
 # ---- what differs --------------------------------------------------------------------------------
 
 
@@ -219,9 +290,8 @@ def difference(yours: object, expected: object, tolerance: float) -> str | None:
 
 def _difference_of_tuples(yours: object, expected: tuple, tolerance: float) -> str | None:
     n = len(expected)
-    if not isinstance(yours, (tuple, list)) or len(yours) != n:
-        got = f"{len(yours)} results" if isinstance(yours, (tuple, list)) else _described(yours)
-        return f"expected {n} results, separated by commas after return, got {got}"
+    if not isinstance(yours, (tuple, list, np.ndarray, range)) or len(yours) != n:
+        return f"expected {n} results, got {_described(yours)}"
     for k, (a, b) in enumerate(zip(yours, expected, strict=True)):
         wrong = difference(a, b, tolerance)
         if wrong:
@@ -324,6 +394,8 @@ def _described(value: object) -> str:
                 .split(", dtype")[0]
             )
     if isinstance(value, (bool, int, float, complex, str, np.generic)):
+        return textwrap.shorten(repr(value), 60)
+    if isinstance(value, tuple) and all(isinstance(v, (bool, int, float, str)) for v in value):
         return textwrap.shorten(repr(value), 60)
     if callable(value):
         return f"the function {getattr(value, '__name__', '?')}"

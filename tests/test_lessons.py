@@ -98,7 +98,9 @@ def refusal(check, exercise, answer):
     with pytest.raises(checker.Different) as caught:
         check(exercise.name, answer)
     said = "\n".join(caught.value._render_traceback_())
-    assert f"not right: {exercise.name}" in said
+    assert said.startswith(
+        (f"✗ not right: {exercise.name}", f"✗ not an answer yet: {exercise.name}")
+    )
     assert "Traceback" not in said and "checker.py" not in said
     assert max(map(len, said.splitlines())) <= checker.WIDTH
     return said
@@ -237,27 +239,82 @@ def refused(case, answer):
 
 
 def test_answers_of_the_wrong_kind_are_explained(case):
-    for strange in (
-        "a text",
-        object(),
-        {"a": 1},
-        [[1, 2], [3]],
-        np.array(["x"]),
-        float("nan"),
-        3 + 4j,
-        len,
-        print,
-    ):
+    for strange in (float("nan"), 3 + 4j, np.zeros((3, 1, 2))):
         refusal(case.check, case.exercise, strange)
+
+
+class Breaks:
+    """Something that cannot even be turned into an array."""
+
+    def __len__(self):
+        raise RuntimeError("no length")
+
+
+def test_a_malformed_answer_is_explained_and_costs_no_try(case):
+    first, second = case.exercise.hints
+    malformed = [object(), {"a": 1}, [[1, 2], [3]], np.array([["x"]]), Breaks(), ("x", 1, 2, 3, 4)]
+    malformed += [(np.zeros(2), {1, 2})]
+    if not callable(case.exercise.answer):
+        malformed += [len, print]
+    if not case.exercise.any_length:
+        malformed += [[], {1, 2}, frozenset({"W0"})]
+    if isinstance(case.exercise.answer, tuple) and not case.exercise.any_length:
+        malformed += [(*case.exercise.answer, case.exercise.answer[0]), case.exercise.answer[:1]]
+    for answer in malformed:
+        said = refused(case, answer)
+        assert f"not an answer yet: {case.exercise.name}" in said, (answer, said)
+        assert "cost no try" in said and first not in said
+    assert not checker.TRIES
+
+
+def test_what_a_function_returns_may_be_malformed_too():
+    check, exercise = toy(lambda: (np.zeros(2), 1.0))
+    for answer in ({1.0, 2.0}, {"a": 1}, (np.zeros(2), 1.0, 2.0), 5.0, (np.zeros(2), "one")):
+        assert "cost no try" in refusal(check, exercise, lambda answer=answer: answer)
+    assert "cost no try" not in refusal(check, exercise, lambda: (np.zeros(2), 2.0))
+    assert checker.TRIES == {(1, "toy"): 1}
+
+
+def test_an_answer_of_any_length_may_come_in_any_order():
+    check, exercise = toy((4, 5), any_length=True, prediction=True)
+    for answer in ((5, 4), {4, 5}, [4, 5, 5], np.array([4, 5])):
+        check("toy", answer)
+    for answer in (4, (3, 4, 5), ()):
+        assert "not right" in refusal(check, exercise, answer)
+    assert "cost no try" in refusal(check, exercise, ("4", "5"))
 
 
 def test_hints_come_with_the_second_and_the_third_try(case):
     first, second = case.exercise.hints
-    wrong = object()
+    wrong = next(m for m in case.exercise.mistakes.values() if "not right" in refused(case, m))
+    checker.TRIES.clear()
     told = [refused(case, wrong) for _ in range(3)]
+    first, second = (" ".join(hint.split()) for hint in (first, second))
     assert [first in said for said in told] == [False, True, True]
     assert [second in said for said in told] == [False, False, True]
     assert ["solutions/" in said for said in told] == [False, False, True]
+
+
+def without_spaces(code):
+    return re.sub(r"\s+", "", code)
+
+
+def answer_lines(code):
+    """Return what a solution comes to: what it returns or assigns last, whole and part by part."""
+    last = list(ast.walk(ast.parse(code)))
+    values = [node.value for node in last if isinstance(node, ast.Return)]
+    values = values or [node.value for node in last if isinstance(node, ast.Assign)]
+    values += [
+        n.value for n in last if isinstance(n, ast.Assign) and "[" in ast.unparse(n.targets[0])
+    ]
+    parts = [part for value in values for part in [value, *getattr(value, "elts", ())]]
+    return {without_spaces(ast.unparse(part)) for part in parts}
+
+
+def test_no_hint_gives_the_line_of_the_answer_away(case):
+    for hint in case.exercise.hints:
+        for line in answer_lines(case.solution):
+            assert len(line) < 8 or line not in without_spaces(hint), hint
 
 
 FUNCTIONS = [(number, exercise) for number, exercise in EXERCISES if callable(exercise.answer)]
@@ -304,6 +361,7 @@ def test_a_difference_is_located():
     assert "expected real numbers" in refusal(check, exercise, np.array([[1.0, 2.0], [3.0, 4.0j]]))
     assert "unequal lengths" in refusal(check, exercise, [[1.0], [2.0, 3.0]])
     assert "got 'text'" in refusal(check, exercise, "text")
+    assert checker.TRIES == {(1, "toy"): 3}
 
 
 def test_rounding_passes_and_a_millionth_does_not():
@@ -322,7 +380,7 @@ def test_a_prediction_is_not_given_away():
 
 def test_results_in_the_wrong_number_are_counted():
     check, exercise = toy(lambda: (np.zeros(2), 1.0))
-    assert "expected 2 results, separated by commas after return, got 3 results" in refusal(
+    assert "expected 2 results, separated by commas, got 3 results" in refusal(
         check, exercise, lambda: (1, 2, 3)
     )
     assert "result 2 of 2: yours 5, expected 1" in refusal(

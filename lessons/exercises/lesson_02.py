@@ -72,7 +72,8 @@ EXERCISES = [
         ],
         hints=(
             "u_1 = x_1. With x_1 known, solve x_2 = mu(x_1) + exp(alpha(x_1)) u_2 for u_2.",
-            "u_2 = (x_2 - mu(x_1)) * exp(-alpha(x_1)); np.stack([u1, u2], axis=1) joins the columns.",
+            "Subtract the shift first, then divide by the scale exp(alpha(x_1)). "
+            "np.stack(..., axis=1) joins the columns.",
         ),
         mistakes={
             "multiplying by exp(+alpha) instead of exp(-alpha)": lambda x: np.stack(

@@ -135,7 +135,8 @@ EXERCISES = [
         ],
         hints=(
             "J[order] sorts the rows; the columns must be sorted in the same way.",
-            "J[order][:, order], with order as a list; or J[np.ix_(order, order)].",
+            "What comes out of that has sorted rows: index it once more, along its second "
+            "axis. (Or ask help(np.ix_).)",
         ),
         mistakes={
             "sorting the rows only": lambda J, order: J[list(order)],

@@ -77,11 +77,7 @@ EXERCISES = [
     Exercise(
         "moved",
         answer=(4, 5),
-        judge=lambda yours: (
-            None
-            if set(np.ravel(yours).tolist()) == {4, 5}
-            else f"not {yours!r}; give the outputs as a tuple"
-        ),
+        any_length=True,
         prediction=True,
         hints=(
             "Output i speaks of p(x_i | x_<i). Which of the conditionals have x_3 in their past?",
@@ -99,7 +95,8 @@ EXERCISES = [
         cases=[_LAYER, _GARBAGE],
         hints=(
             "M * W, entry by entry, switches connections off.",
-            "Rows of x meet rows of the masked matrix: x @ (M * W).T + b.",
+            "x holds a sample a row, W an output a row: multiply x by the transpose of the "
+            "masked matrix, and add b.",
         ),
         mistakes={
             "leaving the mask out": lambda x, W, b, M: x @ W.T + b,
@@ -119,7 +116,8 @@ EXERCISES = [
         ],
         hints=(
             "Row r of the mask begins with ones and ends with zeros; the prefix is how many ones there are.",
-            "Sum your mask along its rows: mask(hears, heard, strict).sum(axis=1).",
+            "Your function mask gives that matrix: along which axis must it be summed? "
+            "(np.searchsorted needs no matrix.)",
         ),
         mistakes={
             "counting along the columns": lambda a, b, strict: _mask(a, b, strict).sum(axis=0),

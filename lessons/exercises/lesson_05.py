@@ -79,7 +79,7 @@ def _ends(N, D, H):
 
 
 def _judge_culprits(names):
-    names = {names} if isinstance(names, str) else set(names)
+    names = set(names)
     if not names <= {"W0", "b0", "W1", "b1"}:
         return f"expected some of 'W0', 'b0', 'W1', 'b1', got {sorted(map(str, names))}"
     if names == {"W0", "b0"}:
@@ -94,7 +94,8 @@ EXERCISES = [
         cases=[_layer(4, 3, 5), _layer(1, 2, 2), _layer(6, 1, 3)],
         hints=(
             "Shapes say nearly everything: d_W (J, I) is made of d_y (N, J) and x (N, I), summed over N.",
-            "d_W = M * (d_y.T @ x), d_b = d_y.sum(axis=0), and d_x = d_y @ (M * W).",
+            "A matrix product sums over the index where its factors meet. For d_W that is n, "
+            "so d_y comes transposed, and the mask last; for d_x it is j.",
         ),
         mistakes={
             "leaving the mask out of d_W: weights that nobody reads would get a gradient": _unmasked_d_W,
@@ -124,7 +125,8 @@ EXERCISES = [
         ],
         hints=(
             "For entry k, add 1e-30j to x[k] alone: the rows of np.eye(len(x)) point along each entry.",
-            "np.array([f(x + 1e-30j * e).imag / 1e-30 for e in np.eye(len(x))])",
+            "Call f once for each of these rows e, at x and a tiny imaginary part of e; the "
+            "derivative is the imaginary part over the step.",
         ),
         mistakes={
             "subtracting two nearby values, which loses half of the digits": _forward_difference,
@@ -142,7 +144,7 @@ EXERCISES = [
         ],
         hints=(
             "The derivative of log(1 + e^z) is e^z / (1 + e^z). Which a belongs to that z?",
-            "e^a = 1 + e^z, so e^z / (1 + e^z) = (e^a - 1) / e^a = 1 - e^(-a).",
+            "e^a = 1 + e^z. Solve this for e^z, put it into the slope, and z is gone.",
         ),
         mistakes={
             "using the output a where the input z belongs": lambda a, d_a: d_a / (1 + np.exp(-a)),
@@ -169,6 +171,7 @@ EXERCISES = [
         "culprits",
         answer=("W0", "b0"),
         judge=_judge_culprits,
+        any_length=True,
         hints=(
             "Step into theta for the gradient of broken(...)[0], and compare with broken(...)[1], name by name.",
             "A wrong line spoils everything that is computed after it, and nothing before it.",
@@ -185,7 +188,8 @@ EXERCISES = [
         cases=[_ends(3, 2, 4), _ends(1, 3, 3), _ends(5, 4, 6)],
         hints=(
             "Route one: x stands in u = (x - mu) e^(-alpha). Route two: x is what the first layer hears.",
-            "d_u * np.exp(-alpha) for the first, d_z @ (M * W) for the second; add them.",
+            "The first is entry by entry, with the slope du/dx; the second is the d_x of a "
+            "masked linear layer, from above.",
         ),
         mistakes={
             "taking only the direct route": lambda d_u, alpha, d_z, W, M: d_u * np.exp(-alpha),

@@ -106,7 +106,8 @@ EXERCISES = [
         cases=[(_A, _B), (_B, _A), (np.array([1.0, 2.0]), np.array([0.0, 3.0]))],
         hints=(
             "Both models are judged on the same rows, so look at the difference row by row.",
-            "d = a - b; then d.mean(), and d.std() / np.sqrt(len(d)).",
+            "The standard error of a mean is the standard deviation of a row, over the root "
+            "of the number of rows.",
         ),
         mistakes={
             "treating the two as independent, which forgets that easy rows are easy for both": (

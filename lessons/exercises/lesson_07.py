@@ -78,7 +78,8 @@ EXERCISES = [
         ],
         hints=(
             "Begin with x full of zeros. In round i, call conditionals(x), and fill in column i alone.",
-            "x[:, i] = mu[:, i] + np.exp(alpha[:, i]) * u[:, i], for i from 0 to D - 1.",
+            "In round i the columns before i are right, so column i of mu and alpha is: the "
+            "formula of the text, for that column.",
         ),
         mistakes={
             "calling the network once, on the noise: its past was noise, not data": _one_pass,
@@ -111,7 +112,8 @@ EXERCISES = [
         ],
         hints=(
             "The degrees are sorted, so units of one degree lie side by side: find where they start and stop.",
-            "np.searchsorted(degrees, i) is the start; with side='right' it is the stop.",
+            "np.searchsorted finds the place of i in a sorted array; its argument side says: "
+            "before its equals, or behind.",
         ),
         mistakes={
             "giving the last unit instead of the place after it": lambda degrees, i: (
@@ -131,7 +133,8 @@ EXERCISES = [
         cases=[_system(1), _system(3), _system(8)],
         hints=(
             "Row i of L x = b has one unknown that is not known yet: x_i itself.",
-            "x[i] = (b[i] - L[i, :i] @ x[:i]) / L[i, i], row after row.",
+            "Bring what L[i, :i] makes of the known x to the other side; the diagonal entry "
+            "is left as x_i's factor.",
         ),
         mistakes={
             "forgetting to divide by the diagonal": _no_division,

@@ -145,7 +145,8 @@ EXERCISES = [
         cases=_SAMPLES,
         hints=(
             "The network wants u, which you do not have. Its first mu and alpha do not look at u at all.",
-            "for i in range(D): mu, alpha = conditionals(u); u[:, i] = (x[:, i] - mu[:, i]) * np.exp(...).",
+            "Round i of D: ask the network about the u so far, believe its column i, and "
+            "solve for u_i. Then sum up as above.",
         ),
         mistakes={
             "asking the network about the data: that is the density of another flow, a MAF": _as_a_maf,
@@ -159,7 +160,8 @@ EXERCISES = [
         cases=_BLOCKS,
         hints=(
             "mu, alpha = network(x[:, passing]); then u = x.copy(), and change the columns ~passing.",
-            "Only B is scaled, so the log-determinant is -alpha.sum(axis=1).",
+            "Only B is scaled, and by exp(-alpha): what is the logarithm of the product of "
+            "these scales?",
         ),
         mistakes={
             "putting the blocks side by side instead of back in their places": _blocks_side_by_side,
@@ -176,7 +178,7 @@ EXERCISES = [
         cases=_BLOCKS,
         hints=(
             "u_A is x_A, so the network says the same as on the way there.",
-            "x_B = mu + u_B * np.exp(alpha): undo the scale first, then the shift.",
+            "Solve u_B's formula for x_B: undo the scale first, then the shift. Work on a copy.",
         ),
         mistakes={
             "shifting before scaling: what was done last must be undone first": _scale_first,
@@ -223,7 +225,8 @@ EXERCISES = [
         cases=[_energies(1, 1), _energies(6, 2), _energies(40, 5)],
         hints=(
             "log q(x) comes from the noise: the normal log-density of u, minus log|det dx/du|.",
-            "np.mean(log_normal - log_det - log_target), log_normal summed over features.",
+            "The normal log-density is summed over the features of a row; the mean over rows "
+            "comes last.",
         ),
         mistakes={
             "adding log|det dx/du|, which belongs to the other direction": lambda u, log_det, log_target: (

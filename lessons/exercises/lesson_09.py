@@ -97,7 +97,8 @@ EXERCISES = [
         ],
         hints=(
             "z = (x[:, None] - mu) / sigma has a row for each x, a column for each component.",
-            "u = quantile((pi * cdf(z)).sum(axis=1)); log du/dx is log F' minus log of pdf(u).",
+            "Sum F and F' over components, the columns of z. Then u is a quantile, and the "
+            "slope F' over a density at u.",
         ),
         mistakes={
             "leaving out the 1 / sigma of each component's density": _without_sigma,
@@ -132,7 +133,8 @@ EXERCISES = [
         ],
         hints=(
             "Write a, c and e as three lines, just as the formulas stand there.",
-            "return a / (a + c), s**2 * e / (a + c) ** 2",
+            "What is asked for are two quotients of these, a + c below in the one and its "
+            "square in the other.",
         ),
         mistakes={
             "giving the slope of the share by xi: by x it is s times as steep, as w and h differ": (
@@ -171,7 +173,8 @@ EXERCISES = [
             (_rng.uniform(0, 1, 6), *_rng.uniform(0.2, 3, (3, 6))),
         ],
         hints=(
-            "t, then A = s - d0 + share * t, b = d0 - share * t, C = -s * share.",
+            "Read A, b and C off the equation: they are the factors of xi squared, of xi, "
+            "and what stands alone. The share is eta.",
             "Of the two ways to write the root, take the one that does not divide by A.",
         ),
         mistakes={
@@ -192,7 +195,7 @@ EXERCISES = [
         ],
         hints=(
             "np.remainder(x, 2 * np.pi) is in [0, 2 pi). What must happen before and after?",
-            "Add pi first, and subtract it again at the end.",
+            "Shift by half a turn on the way in, and back on the way out.",
         ),
         mistakes={
             "wrapping to [0, 2 pi)": lambda x: np.remainder(x, 2 * np.pi),
@@ -213,7 +216,7 @@ EXERCISES = [
         ],
         hints=(
             "An integral is the mean of the density times the area.",
-            "The mean of np.exp(log_p), not of log_p; the area is (2 * np.pi) ** 2.",
+            "The mean of the density, not of its logarithm; and the square's side is 2 pi.",
         ),
         mistakes={
             "leaving out the area": lambda log_p: np.mean(np.exp(log_p)),

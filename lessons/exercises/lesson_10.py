@@ -84,7 +84,8 @@ EXERCISES = [
             (_rng.normal(-2000, 10, (8, 3)),),
         ],
         hints=(
-            "The draws are along axis 0. The bound is log_p.mean(axis=0).",
+            "The draws are along axis 0. The bound averages logarithms, the truth averages "
+            "densities.",
             "Subtract the largest log p of each column before np.exp, and add it again after np.log.",
         ),
         mistakes={
@@ -103,8 +104,9 @@ EXERCISES = [
             (np.array([[0.0, 1.0], [0.3, 0.9]]), 1e-6),
         ],
         hints=(
-            "s first, then y = np.log(s) - np.log(1 - s).",
-            "log dy/dz = np.log(1 - 2 * alpha) - np.log(s) - np.log(1 - s), summed over the pixels.",
+            "s first: the shrunken z. Then y is the difference of two logarithms.",
+            "dy/ds = 1 / s + 1 / (1 - s) = 1 / (s (1 - s)), and ds/dz is a constant: a sum "
+            "of logarithms, over all pixels.",
         ),
         mistakes={
             "forgetting that z was shrunk by 1 - 2 alpha first": _without_alphas_slope,

@@ -76,6 +76,7 @@ EXERCISES = [
     Exercise(
         "deaf",
         answer=(2, 3, 4),
+        any_length=True,
         prediction=True,
         hints=(
             "The outputs for feature i hear hidden units of degree less than i. Go through the four.",
@@ -127,7 +128,8 @@ EXERCISES = [
         cases=[_flow(0, 1), _flow(1, 3)],
         hints=(
             "The probability below z is the probability of noise below u(z; y), and Phi knows that one.",
-            "flow.normalize(z, y) returns u (N, 1) and a log-determinant; Phi takes u[:, 0].",
+            "The flow's normalize takes z and y; its noise has one column. Phi is 1/2 "
+            "erfc(-u / sqrt(2)), number by number.",
         ),
         mistakes={
             "giving the probability above the truth": lambda flow, z, y: 1 - _pit(flow, z, y),

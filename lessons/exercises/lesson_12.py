@@ -200,7 +200,7 @@ EXERCISES = [
         ],
         hints=(
             "The place is t % len(ring): there stands a_{t-d}, before you write.",
-            "Read ring[place], make new = ring.copy(), then new[place] = a.",
+            "Read the old input there before you write the new one; and write into a copy.",
         ),
         mistakes={
             "writing before reading, which finds a_t where a_{t-d} was": _written_before_read,

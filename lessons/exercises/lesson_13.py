@@ -37,7 +37,7 @@ EXERCISES = [
         cases=[(np.array([-5.0, -7.0, -6.0]), 1000), (_rng.normal(-6, 1, 50), 48_000)],
         hints=(
             "Nats to bits: divide by the natural logarithm of 2. And mind the sign.",
-            "8 bits are a byte, 1000 bytes a kilobyte: n * bits / 8000.",
+            "There are n of them; 8 bits are a byte, 1000 bytes a kilobyte.",
         ),
         mistakes={
             "counting nats for bits": lambda log_p, n: -np.mean(log_p) * n / 8000,
@@ -94,7 +94,8 @@ EXERCISES = [
         cases=[(np.zeros(8),), (_LOG_W,), (_LOG_W * 3 - 5000.0,)],
         hints=(
             "A common factor of all weights cancels: subtract log_w.max() before np.exp.",
-            "w.sum() ** 2 / (w ** 2).sum()",
+            "The square of a sum, over a sum of squares: equal weights give their number, "
+            "one large weight gives 1.",
         ),
         mistakes={
             "taking exponentials first, which underflow": lambda log_w: (
