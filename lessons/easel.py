@@ -2,15 +2,22 @@ r"""What the lessons draw on: one style, and pictures with something to move.
 
 ``play(draw, angle=(0, 90, 5, 30))`` shows the figure that ``draw(angle=30)`` returns above a slider
 from 0 to 90 in steps of 5; ``choice=["a", "b"]`` gives a menu, ``flag=True`` a box to tick. Where
-there are no widgets, and in printed or published pages, the same cell shows the first picture,
-still.
+there are no widgets the same cell shows the first picture, still. Where ``AFNP_RECORD`` names a
+folder, as while the site is built, the pictures at many positions of the controls are kept there,
+and a few lines of JavaScript, ``web/static/moves.js``, show the one that is asked for.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import io
+import itertools
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,6 +29,8 @@ __all__ = ["BLUE", "GREEN", "GREY", "INK", "LIGHT", "RED", "YELLOW", "matrix", "
 BLUE, RED, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 INK, GREY, LIGHT = "#222222", "#767676", "#DDDDDD"
 DPI = 110
+STATES = 40
+"""A recorded picture has at most so many positions of its controls, all together."""
 
 
 def style() -> None:
@@ -72,6 +81,9 @@ def play(draw: Callable[..., Figure], /, **ranges):
         False: a box.
     """
     still = _picture(draw, {name: _start(given) for name, given in ranges.items()})
+    if "AFNP_RECORD" in os.environ:
+        recorded = _recorded(draw, ranges, Path(os.environ["AFNP_RECORD"]))
+        return _Shown({"text/html": recorded, "image/png": base64.b64encode(still).decode()})
     try:
         import ipywidgets
     except ImportError:
@@ -80,16 +92,23 @@ def play(draw: Callable[..., Figure], /, **ranges):
         value=still, format="png", layout={"max_width": "100%", "align_self": "flex-start"}
     )
     controls = {name: _control(ipywidgets, name, given) for name, given in ranges.items()}
+    caption = ipywidgets.Label()
 
-    def redraw(_change) -> None:
-        image.value = _picture(
-            draw, {name: _tidy(control.value) for name, control in controls.items()}
-        )
+    def redraw(_change=None) -> None:
+        values = {name: _tidy(control.value) for name, control in controls.items()}
+        if _change:
+            image.value = _picture(draw, values)
+        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+        caption.value = f"The picture shows {shown}. {WAITS}"
 
+    redraw()
     for control in controls.values():
         control.observe(redraw, "value")
-    box = ipywidgets.VBox([image, *controls.values()])
+    box = ipywidgets.VBox([image, *controls.values(), caption])
     return _Shown({**box._repr_mimebundle_(), "image/png": base64.b64encode(still).decode()})
+
+
+WAITS = "If a control says something else, it waits for the kernel, which is busy."
 
 
 class _Shown:
@@ -102,11 +121,81 @@ class _Shown:
         return self.forms
 
 
-def _picture(draw: Callable[..., Figure], values: dict) -> bytes:
+def _picture(draw: Callable[..., Figure], values: dict, form: str = "png") -> bytes:
     figure, buffer = draw(**values), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    options = {"pil_kwargs": {"lossless": True}} if form == "webp" else {}
+    figure.savefig(buffer, format=form, dpi=DPI, **options)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def _recorded(draw: Callable[..., Figure], ranges: dict, folder: Path) -> str:
+    """Keep a picture for every position of the controls; return the HTML that ``moves.js`` brings to life."""
+    positions = thinned({name: _positions(given) for name, given in ranges.items()}, ranges)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for values in itertools.product(*positions.values()):
+        picture = _picture(draw, dict(zip(positions, values, strict=True)), "webp")
+        names.append(f"{hashlib.sha256(picture).hexdigest()[:20]}.webp")
+        (folder / names[-1]).write_bytes(picture)
+    controls = [
+        {
+            "name": name.replace("_", " "),
+            "kind": _kind(ranges[name]),
+            "labels": [str(value) for value in values],
+            "start": values.index(_start(ranges[name])),
+        }
+        for name, values in positions.items()
+    ]
+    first = 0
+    for control in controls:
+        first = first * len(control["labels"]) + control["start"]
+    states = html.escape(json.dumps({"controls": controls, "pictures": names}), quote=True)
+    image = f'<img src="../_states/{names[first]}" alt="a picture that moves">'
+    return f'<div class="moves" data-states="{states}">{image}</div>'
+
+
+def _kind(given) -> str:
+    return "slider" if isinstance(given, tuple) else "menu" if isinstance(given, list) else "box"
+
+
+def _positions(given) -> list:
+    """Return all values that a control can take."""
+    if isinstance(given, bool):
+        return [False, True]
+    if isinstance(given, list):
+        return list(given)
+    low, high, step, start = given
+    count = round((high - low) / step)
+    values = [_tidy(low + k * step) for k in range(count + 1)]
+    return values if start in values else sorted([*values, start])
+
+
+def thinned(positions: dict[str, list], ranges: dict, most: int = STATES) -> dict[str, list]:
+    """Leave out positions of sliders, of the longest first, until all together are at most ``most``.
+
+    Both ends stay, and every so many positions counted from the start.
+
+    Examples
+    --------
+    >>> thinned({"a": list(range(21)), "b": [0, 1]}, {"a": (0, 20, 1, 7), "b": [0, 1]}, most=12)
+    {'a': [0, 2, 7, 12, 17, 20], 'b': [0, 1]}
+    """
+    stride = dict.fromkeys(positions, 1)
+
+    def kept(name: str) -> list:
+        values = positions[name]
+        start = values.index(_start(ranges[name]))
+        ends = (0, len(values) - 1)
+        return [v for k, v in enumerate(values) if (k - start) % stride[name] == 0 or k in ends]
+
+    sliders = [name for name in positions if _kind(ranges[name]) == "slider"]
+    while np.prod([len(kept(name)) for name in positions]) > most:
+        longest = max(sliders, key=lambda name: len(kept(name)), default=None)
+        if longest is None or stride[longest] > len(positions[longest]):
+            break  # menus and boxes keep all that they offer
+        stride[longest] += 1
+    return {name: kept(name) for name in positions}
 
 
 def _start(given):

@@ -43,21 +43,21 @@ def _bits(log_p, D, levels):
     return -log_p / (D * np.log(2)) + np.log2(levels)
 
 
-def _from_logits(log_p, x, alpha, L):
-    log_det = _logit(x / L, alpha)[1]
-    return _bits(log_p + log_det, x.shape[1], L)
+def _from_logits(log_p, x, alpha, K):
+    log_det = _logit(x / K, alpha)[1]
+    return _bits(log_p + log_det, x.shape[1], K)
 
 
-def _without_division(log_p, x, alpha, L):
-    return _bits(log_p + _logit(x / L, alpha)[1], x.shape[1], 1)
+def _without_division(log_p, x, alpha, K):
+    return _bits(log_p + _logit(x / K, alpha)[1], x.shape[1], 1)
 
 
-def _wrong_way(log_p, x, alpha, L):
-    return _bits(log_p - _logit(x / L, alpha)[1], x.shape[1], L)
+def _wrong_way(log_p, x, alpha, K):
+    return _bits(log_p - _logit(x / K, alpha)[1], x.shape[1], K)
 
 
-def _forgotten_logit(log_p, x, alpha, L):
-    return _bits(log_p, x.shape[1], L)
+def _forgotten_logit(log_p, x, alpha, K):
+    return _bits(log_p, x.shape[1], K)
 
 
 EXERCISES = [
@@ -104,8 +104,8 @@ EXERCISES = [
             (np.array([[0.0, 1.0], [0.3, 0.9]]), 1e-6),
         ],
         hints=(
-            "s first: the shrunken z. Then y is the difference of two logarithms.",
-            "dy/ds = 1 / s + 1 / (1 - s) = 1 / (s (1 - s)), and ds/dz is a constant: a sum "
+            "q first: the shrunken r. Then y is the difference of two logarithms.",
+            "dy/dq = 1 / q + 1 / (1 - q) = 1 / (q (1 - q)), and dq/dr is a constant: a sum "
             "of logarithms, over all pixels.",
         ),
         mistakes={
@@ -168,11 +168,11 @@ EXERCISES = [
             (_rng.normal(-10, 5, 4), _rng.uniform(0, 256, (4, 6)), 1e-6, 256),
         ],
         hints=(
-            "Two steps lead from x to y, and both have log-determinants: the division by L, and the logit.",
-            "log p(x) = log p(y) + log|det dy/dz| - D log L, with z = x / L; then bits per dimension.",
+            "Two steps lead from x to y, and both have log-determinants: the division by K, and the logit.",
+            "log p(x) = log p(y) + log|det dy/dr| - D log K, with r = x / K; then bits per dimension.",
         ),
         mistakes={
-            "leaving out the division by L": _without_division,
+            "leaving out the division by K": _without_division,
             "leaving out the logit": _forgotten_logit,
             "subtracting the logit's log-determinant instead of adding it": _wrong_way,
         },

@@ -76,7 +76,7 @@ EXERCISES = [
         answer=_free_energy,
         cases=[(_LOG_P, 300.0), (_LOG_P[0], 600.0)],
         hints=(
-            "-k_B T log_p, with k_B = 0.0083145, is F up to a constant.",
+            "-k_B T log_p, with k_B = 0.0083145, is A up to a constant.",
             "Subtract the smallest value of the result, so that the lowest is 0.",
         ),
         mistakes={

@@ -32,9 +32,9 @@ prediction = np.log2(17)  # -log p is 64 log 17, in bits 64 log2 17, for 64 dime
 
 
 # %% from_logits
-def from_logits(log_p, x, alpha, L):
-    """Add the log-determinants of the logit and of the division by L, then change the unit."""
+def from_logits(log_p, x, alpha, K):
+    """Add the log-determinants of the logit and of the division by K, then change the unit."""
     D = x.shape[1]
-    s = alpha + (1 - 2 * alpha) * x / L
-    log_det = (np.log(1 - 2 * alpha) - np.log(s) - np.log(1 - s)).sum(axis=1) - D * np.log(L)
+    s = alpha + (1 - 2 * alpha) * x / K
+    log_det = (np.log(1 - 2 * alpha) - np.log(s) - np.log(1 - s)).sum(axis=1) - D * np.log(K)
     return -(log_p + log_det) / (D * np.log(2))

@@ -32,7 +32,9 @@ def build(source: Path, out: Path, execute: bool = True) -> int:
     from sphinx.cmd.build import build_main
 
     os.environ["AFNP_SITE_EXECUTION"] = "cache" if execute else "off"
-    os.environ["AFNP_SITE_CACHE"] = str(out / "cache" / fingerprint())
+    cache = out / "cache" / fingerprint()
+    os.environ["AFNP_SITE_CACHE"] = str(cache)
+    os.environ["AFNP_RECORD"] = str(cache / "states")  # lessons' pictures, at all positions
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
@@ -40,7 +42,10 @@ def build(source: Path, out: Path, execute: bool = True) -> int:
         "MPLBACKEND", None
     )  # pictures belong into the page, whatever other programs are told
     folders = ["-c", str(HERE), "-d", str(out / "doctrees"), str(source), str(out / "html")]
-    return build_main(["-b", "html", "-q", "-W", "--keep-going", *folders])
+    failed = build_main(["-b", "html", "-q", "-W", "--keep-going", *folders])
+    if (cache / "states").is_dir():
+        shutil.copytree(cache / "states", out / "html" / "_states", dirs_exist_ok=True)
+    return failed
 
 
 def fingerprint() -> str:

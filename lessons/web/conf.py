@@ -18,13 +18,13 @@ extensions = [
     "sphinx.ext.viewcode",
     "lessons.web.maths",
 ]
-exclude_patterns = ["lessons/exercises", "lessons/solutions"]
+exclude_patterns = ["lessons/exercises", "lessons/solutions", "lessons/download"]
 default_role = "py:obj"
 highlight_language = "none"
 
 # Maths: drawn by the browser from MathML, with a font that lies beside the pages.
 html_math_renderer = "mathml"
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = [
     "myst.header",  # an exercise is a third-level heading wherever it stands
@@ -35,7 +35,7 @@ suppress_warnings = [
 nb_execution_mode = os.environ.get("AFNP_SITE_EXECUTION", "cache")
 nb_execution_cache_path = os.environ.get("AFNP_SITE_CACHE", "")
 nb_execution_raise_on_error = True
-nb_execution_timeout = 180
+nb_execution_timeout = 600
 nb_merge_streams = True
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # by default scripts from another host
 nb_mime_priority_overrides = [
@@ -58,6 +58,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_static_path = [str(HERE / "static")]
 html_css_files = ["site.css"]
+html_js_files = ["moves.js"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sourcelink = False

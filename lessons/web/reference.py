@@ -10,7 +10,6 @@ import ast
 import importlib
 import inspect
 import pkgutil
-import re
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -23,13 +22,32 @@ COMMANDS = ("figures.bench", "afnp.verify.mutants", "afnp.cli")
 """Used by their commands: of these the docstring is enough, and whatever is below them stays unmentioned."""
 
 
+GROUPS = {
+    "Read": ["chain_rule", "minimal"],
+    "Build and use": ["constructors", "flow", "model", "discrete", "bases", "files", "data"],
+    "Learn": ["train", "adam"],
+    "Trust": ["verify"],
+    "Apply and connect": ["applications", "interop", "plot", "cli"],
+    "Inside": ["transforms", "univariate", "networks", "sampling", "params", "inputs", "compiled"],
+}
+"""What the index lists under which heading; whatever is new stands at the end of the last."""
+
+
 def units() -> list[str]:
-    """Return the modules and packages that get a page, in the order of the README's map, then by name."""
-    names = [f"afnp.{m.name}" for m in pkgutil.iter_modules(afnp.__path__) if m.name[0] != "_"]
-    readme = Path(__file__).parents[2] / "README.md"
-    table = readme.read_text(encoding="utf-8").partition("## The map of the code")[2]
-    order = {f"afnp.{name}": k for k, name in enumerate(re.findall(r"`(\w+)(?:\.py|/)`", table))}
-    return ["afnp", *sorted(names, key=lambda name: (order.get(name, len(order)), name))]
+    """Return the modules and packages that get a page, in the order of their groups."""
+    there = {f"afnp.{m.name}" for m in pkgutil.iter_modules(afnp.__path__) if m.name[0] != "_"}
+    return ["afnp", *(unit for units in grouped(there).values() for unit in units)]
+
+
+def grouped(there: set[str]) -> dict[str, list[str]]:
+    """Return the units of each group that exist."""
+    groups = {
+        heading: [f"afnp.{name}" for name in names if f"afnp.{name}" in there]
+        for heading, names in GROUPS.items()
+    }
+    named = {unit for units in groups.values() for unit in units}
+    groups["Inside"] += sorted(there - named)
+    return groups
 
 
 def modules(unit: str) -> list[str]:
@@ -82,15 +100,24 @@ def write(folder: Path) -> list[str]:
     for unit in units():
         (folder / f"{unit}.rst").write_text(page(unit, described), encoding="utf-8")
     toctree = "\n".join(f"   {unit}" for unit in units())
-    rows = "\n".join(f":doc:`{unit}`\n   {_first_line(unit)}\n" for unit in units())
-    text = f"{_title('Reference', '=')}{INTRODUCTION}\n{rows}\n.. toctree::\n   :hidden:\n\n{toctree}\n"
+    names = "".join(_row("afnp", name, f"afnp.{name}") for name in public("afnp"))
+    first = f".. list-table::\n   :class: names\n\n{names}"
+    groups = "\n".join(
+        _title(heading, "-")
+        + "\n"
+        + "\n".join(f":doc:`{u}`\n   {_first_line(u)}\n" for u in inside)
+        for heading, inside in grouped(set(units()) - {"afnp"}).items()
+        if inside
+    )
+    contents = f".. toctree::\n   :hidden:\n\n{toctree}\n"
+    text = f"{_title('Reference', '=')}{INTRODUCTION}\n{first}\n{groups}\n{contents}"
     (folder / "index.rst").write_text(text, encoding="utf-8")
     return units()
 
 
 INTRODUCTION = """
-Every public name, as its docstring says it; **[source]** shows the code. After ``afnp`` itself, which has what most
-users need, the order is that of the map on the front page: from the mathematics up to the checks.
+Every public name, as its docstring says it; **[source]** shows the code. What most users need comes
+after ``import afnp``:
 """
 
 

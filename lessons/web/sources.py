@@ -1,7 +1,8 @@
 """What the site is built from: a folder like the repository, in which the documents' own links hold.
 
-The README is the front page. Notebooks are copied with three changes: where to run them is said at
-the top, drawing code is folded, and below a picture that moves stands where it does.
+The front page is one screen: what afnp is, and where to start. Notebooks are copied with three
+changes: where to run them and where to get them is said at the top, drawing code is folded, and
+below a picture that moves stands what was recorded.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
-from lessons.web import gallery, reference
+from lessons.folder import copy
+from lessons.web import explainer, gallery, reference
 
 __all__ = ["lesson", "write"]
 
 ROOT = Path(__file__).parents[2]
-ABOUT = ("CONTRIBUTING.md", "CHANGELOG.md", "afnp/verify/PEERS.md", "THIRD_PARTY.md")
+ABOUT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "afnp/verify/PEERS.md", "THIRD_PARTY.md")
 
 
 def write(folder: Path) -> None:
@@ -28,6 +31,7 @@ def write(folder: Path) -> None:
     reference.write(folder / "reference")
     gallery.write(folder / "figures")
     (folder / "index.md").write_text(front(names), encoding="utf-8")
+    (folder / "explainer.md").write_text(explainer.page(), encoding="utf-8")
     for name in (*ABOUT, "LICENSE"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -36,17 +40,51 @@ def write(folder: Path) -> None:
 
 
 def front(names: list[str]) -> str:
-    """Return the README, with the tables of contents that make the sidebar."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Return the front page, with the tables of contents that make the sidebar."""
     trees = {
-        "The course": [f"lessons/{name}" for name in names],
+        "Start here": ["explainer", *(f"lessons/{name}" for name in names)],
         "Look up": ["figures/index", "reference/index"],
         "About": [name.removesuffix(".md") for name in ABOUT],
     }
-    return readme + "".join(
+    return FRONT + "".join(
         f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(entries) + "\n```\n"
         for caption, entries in trees.items()
     )
+
+
+FRONT = """# afnp
+
+A **normalizing flow** is an invertible map between noise and data: one direction makes samples, the
+other says exactly how probable any point is. afnp has the autoregressive ones, in NumPy that can be
+read, with every derivative by hand, checked against mathematics, and fast.
+
+::::{container} doors
+[**Watch one work**: every number on screen](explainer.md)
+
+[**The course**: fourteen lessons, from the chain rule on](lessons/00_contents.ipynb)
+
+[**Figures**: thirty claims, with the evidence](figures/index.rst)
+
+[**Reference**: every public name](reference/index.rst)
+
+[**Verify your own flow**](reference/afnp.verify.rst)
+::::
+
+```console
+$ pip install afnp
+```
+
+```python
+import afnp
+
+x = afnp.data.load("galaxies")
+flow = afnp.maf(7, hidden=(64, 64), preprocess=afnp.preprocessing(x.train))
+afnp.fit(flow, x.train, x.val, epochs=10)
+print(flow.log_prob(x.test).mean(), "nats")
+samples = flow.sample(1000, rng=0)
+print(afnp.verify.check_flow(flow))
+```
+"""
 
 
 def lessons(folder: Path) -> list[str]:
@@ -58,10 +96,24 @@ def lessons(folder: Path) -> list[str]:
     for name in ("exercises", "solutions"):
         shutil.copytree(home / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     paths = sorted(home.glob("[0-9][0-9]_*.ipynb"))
+    pack(paths, folder / "download")
     for path in paths:
         notebook = lesson(json.loads(path.read_text(encoding="utf-8")), path.name)
         (folder / path.name).write_text(json.dumps(notebook, indent=1), encoding="utf-8")
     return [path.stem for path in paths]
+
+
+def pack(paths: list[Path], folder: Path) -> None:
+    """Lay out what readers download: each notebook as it is, and all of them with what they import."""
+    course = folder / "afnp-lessons"
+    course.mkdir(parents=True)
+    copy(course)
+    with zipfile.ZipFile(folder / "afnp-lessons.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(course.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    shutil.rmtree(course)
+    for path in paths:
+        shutil.copy(path, folder)
 
 
 def lesson(notebook: dict[str, Any], name: str) -> dict[str, Any]:
@@ -75,13 +127,18 @@ def lesson(notebook: dict[str, Any], name: str) -> dict[str, Any]:
         controls = moved("".join(cell["source"])) if cell["cell_type"] == "code" else []
         if controls:
             names = ", ".join(f"*{control.replace('_', ' ')}*" for control in controls)
-            cells.append(_note(f"{cell['id']}-moves", f"In JupyterLab this moves: {names}."))
+            cells.append(_note(f"{cell['id']}-moves", MOVES.format(names=names)))
     if not name.startswith("00"):
         cells.insert(1, _note("run-it", RUN.format(name=name)))
     return {**notebook, "cells": cells}
 
 
-RUN = "To run it, turn its knobs and be checked: `python -m lessons`, then `{name}`."
+MOVES = "Recorded at some positions of {names}; in JupyterLab it moves freely."
+RUN = (
+    "To run it, turn its knobs and be checked: `python -m lessons`, then `{name}`. Or download "
+    "{{download}}`this notebook <download/{name}>`, or "
+    "{{download}}`all of them <download/afnp-lessons.zip>` with what they import."
+)
 
 
 def moved(code: str) -> list[str]:
