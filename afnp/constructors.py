@@ -6,19 +6,18 @@ f are transforms with networks, g what stands ``between`` them. All constructors
 signature: ``features, hidden=, transforms=, context=, seed=, dtype=, activation=, residual=,
 preprocess=, options=, between=, base=`` mean the same everywhere, and are explained at :func:`maf`.
 
-=============  ===========================================  =====================  ==========================
-constructor    transform                                    density                sampling
-=============  ===========================================  =====================  ==========================
-``made``       one autoregressive transform                 one pass               substitution
-``maf``        autoregressive, affine                       a pass a transform     substitution
-``iaf``        its inverse                                  substitution           a pass a
-transform ``realnvp``    coupling, affine                             a pass a transform     a pass
-a transform ``nice``       coupling, additive                           a pass a transform     a
-pass a transform ``nsf``        autoregressive or coupling, splines          as above
-as above ``maf_mog``    autoregressive, the last one of mixtures     a pass a transform
-substitution ``tarflow``    causal transformers, token by token           a pass a transform
-substitution
-=============  ===========================================  =====================  ==========================
+============  ======================================  ==================  ==================
+constructor   transform                               density             sampling
+============  ======================================  ==================  ==================
+``made``      one autoregressive transform            one pass            substitution
+``maf``       autoregressive, affine                  a pass a transform  substitution
+``iaf``       its inverse                             substitution        a pass a transform
+``realnvp``   coupling, affine                        a pass a transform  a pass a transform
+``nice``      coupling, additive                      a pass a transform  a pass a transform
+``nsf``       autoregressive or coupling, splines     as above            as above
+``maf_mog``   autoregressive, the last of mixtures    a pass a transform  substitution
+``tarflow``   causal transformers, token by token     a pass a transform  substitution
+============  ======================================  ==================  ==================
 """
 
 from __future__ import annotations

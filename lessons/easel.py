@@ -131,11 +131,11 @@ def _picture(draw: Callable[..., Figure], values: dict, form: str = "png") -> by
 
 def _recorded(draw: Callable[..., Figure], ranges: dict, folder: Path) -> str:
     """Keep a picture for every position of the controls; return the HTML that ``moves.js`` brings to life."""
-    positions = thinned({name: _positions(given) for name, given in ranges.items()}, ranges)
+    places = thinned({name: positions(given) for name, given in ranges.items()}, ranges)
     folder.mkdir(parents=True, exist_ok=True)
     names = []
-    for values in itertools.product(*positions.values()):
-        picture = _picture(draw, dict(zip(positions, values, strict=True)), "webp")
+    for values in itertools.product(*places.values()):
+        picture = _picture(draw, dict(zip(places, values, strict=True)), "webp")
         names.append(f"{hashlib.sha256(picture).hexdigest()[:20]}.webp")
         (folder / names[-1]).write_bytes(picture)
     controls = [
@@ -145,7 +145,7 @@ def _recorded(draw: Callable[..., Figure], ranges: dict, folder: Path) -> str:
             "labels": [str(value) for value in values],
             "start": values.index(_start(ranges[name])),
         }
-        for name, values in positions.items()
+        for name, values in places.items()
     ]
     first = 0
     for control in controls:
@@ -159,7 +159,7 @@ def _kind(given) -> str:
     return "slider" if isinstance(given, tuple) else "menu" if isinstance(given, list) else "box"
 
 
-def _positions(given) -> list:
+def positions(given) -> list:
     """Return all values that a control can take."""
     if isinstance(given, bool):
         return [False, True]
@@ -171,7 +171,7 @@ def _positions(given) -> list:
     return values if start in values else sorted([*values, start])
 
 
-def thinned(positions: dict[str, list], ranges: dict, most: int = STATES) -> dict[str, list]:
+def thinned(full: dict[str, list], ranges: dict, most: int = STATES) -> dict[str, list]:
     """Leave out positions of sliders, of the longest first, until all together are at most ``most``.
 
     Both ends stay, and every so many positions counted from the start.
@@ -181,21 +181,21 @@ def thinned(positions: dict[str, list], ranges: dict, most: int = STATES) -> dic
     >>> thinned({"a": list(range(21)), "b": [0, 1]}, {"a": (0, 20, 1, 7), "b": [0, 1]}, most=12)
     {'a': [0, 2, 7, 12, 17, 20], 'b': [0, 1]}
     """
-    stride = dict.fromkeys(positions, 1)
+    stride = dict.fromkeys(full, 1)
 
     def kept(name: str) -> list:
-        values = positions[name]
+        values = full[name]
         start = values.index(_start(ranges[name]))
         ends = (0, len(values) - 1)
         return [v for k, v in enumerate(values) if (k - start) % stride[name] == 0 or k in ends]
 
-    sliders = [name for name in positions if _kind(ranges[name]) == "slider"]
-    while np.prod([len(kept(name)) for name in positions]) > most:
+    sliders = [name for name in full if _kind(ranges[name]) == "slider"]
+    while np.prod([len(kept(name)) for name in full]) > most:
         longest = max(sliders, key=lambda name: len(kept(name)), default=None)
-        if longest is None or stride[longest] > len(positions[longest]):
+        if longest is None or stride[longest] > len(full[longest]):
             break  # menus and boxes keep all that they offer
         stride[longest] += 1
-    return {name: kept(name) for name in positions}
+    return {name: kept(name) for name in full}
 
 
 def _start(given):

@@ -2,14 +2,21 @@
 and all of it."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
+import numpy as np
 import pytest
+
+from afnp import minimal
+from afnp.chain_rule import GaussianChain
+from afnp.verify import complex_step_jacobian
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("sphinx", "myst_nb", "furo", "latex2mathml", "ziamath")
@@ -21,6 +28,8 @@ links = importlib.import_module("lessons.web.links")
 sources = importlib.import_module("lessons.web.sources")
 reference = importlib.import_module("lessons.web.reference")
 gallery = importlib.import_module("lessons.web.gallery")
+explainer = importlib.import_module("lessons.web.explainer")
+easel = importlib.import_module("lessons.easel")
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
 
 
@@ -195,6 +204,242 @@ def test_constants_are_described_by_the_string_below_them():
     )  # by a relative import
 
 
+def test_the_index_of_the_reference_lists_every_page_once(tmp_path):
+    units = reference.write(tmp_path / "reference")
+    index = (tmp_path / "reference" / "index.rst").read_text()
+    listed = re.findall(r"^:doc:`([\w.]+)`$", index, flags=re.M)
+    assert sorted(listed) == sorted(set(units) - {"afnp"})
+    assert all(f"`{name} <afnp.{name}>`" in index for name in reference.public("afnp"))
+
+
+def test_downloads_are_what_a_reader_needs(tmp_path):
+    names = sources.lessons(tmp_path / "lessons")
+    with zipfile.ZipFile(tmp_path / "lessons" / "download" / "afnp-lessons.zip") as archive:
+        packed = set(archive.namelist())
+    wanted = {f"{name}.ipynb" for name in names} | {"checker.py", "easel.py", "solutions/01.py"}
+    assert {f"afnp-lessons/{name}" for name in wanted} <= packed
+    for name in names:
+        shipped = (ROOT / "lessons" / f"{name}.ipynb").read_bytes()
+        assert (tmp_path / "lessons" / "download" / f"{name}.ipynb").read_bytes() == shipped
+
+
+# ---- the explainer -------------------------------------------------------------------------------
+
+
+def noise(rows=20):
+    return np.random.default_rng(3).uniform(-2.5, 2.5, (rows, 3))
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """The flow of the explainer, and the page that shows it, without a site around it."""
+    flow = explainer.flow()
+    model = json.dumps(explainer.model(flow.theta))
+    static = ROOT / "lessons" / "web" / "static"
+    html = (
+        f"<!doctype html><style>{(static / 'site.css').read_text()}</style><body>"
+        f'<div id="explainer"></div><script type="application/json" id="explainer-model">{model}'
+        f"</script><script>{(static / 'explainer.js').read_text()}</script></body>"
+    )
+    return flow, html
+
+
+def test_the_flow_of_the_explainer_has_learned_something(taught):
+    """Its density beats that of a normal distribution with the same mean and covariance."""
+    x = explainer.data(seed=1)
+    normal = GaussianChain(explainer.data().mean(axis=0), np.cov(explainer.data().T))
+    assert taught[0].log_prob(x).mean() > normal.log_prob(x).mean() + 0.3
+
+
+@pytest.fixture
+def shown(taught, browser, tmp_path):
+    (tmp_path / "page.html").write_text(taught[1], encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1000, "height": 1200})
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    yield taught[0], page
+    page.close()
+    assert wrong == []
+
+
+@pytest.mark.browser
+def test_the_arithmetic_of_the_explainer_is_the_packages(shown):
+    flow, page = shown
+    u = noise()
+    x, log_det = flow.generate(u, backend="numpy")
+    log_p = flow.log_prob(x, backend="numpy")
+    made = minimal_twin(flow)
+    mu, alpha, a = made.conditionals(x)
+    inverse = complex_step_jacobian(lambda z: made.normalize(z)[0], x)
+    for n, row in enumerate(u.tolist()):
+        got = page.evaluate("u => window.afnpExplainer.compute(u)", row)
+        close = {
+            "x": x[n],
+            "log_p": log_p[n],
+            "log_det": log_det[n],
+            "J": np.linalg.inv(inverse[n]),
+        }
+        close |= {"mu": mu[n], "alpha": alpha[n], "hidden": a[1][n]}
+        for name, expected in close.items():
+            np.testing.assert_allclose(got[name], expected, rtol=1e-6, atol=1e-6, err_msg=name)
+        said = page.evaluate("x => window.afnpExplainer.density(x)", x[n].tolist())
+        assert said == pytest.approx(log_p[n], abs=1e-6)
+
+
+def minimal_twin(flow):
+    made = minimal.MADE(3, (explainer.HIDDEN,), np.random.default_rng(0))
+    cuts = np.cumsum([p.size for p in minimal.parameters([made])])[:-1]
+    for p, piece in zip(minimal.parameters([made]), np.split(flow.theta, cuts), strict=True):
+        p[:] = piece.reshape(p.shape)
+    return made
+
+
+def lit(page):
+    """The numbers that are on screen, by what they are of."""
+    texts = page.locator("[data-number]").evaluate_all(
+        "all => all.map(t => [t.dataset.number, t.textContent])"
+    )
+    return {name: text.replace("\u2212", "-") for name, text in texts if text}
+
+
+@pytest.mark.browser
+def test_numbers_light_up_in_the_order_of_degrees(shown):
+    _, page = shown
+    page.locator("[data-act=start]").click()
+    seen, order = set(lit(page)), []
+    assert seen == {"u1", "u2", "u3"}
+    count = page.locator(".count")
+    for _ in range(8):
+        page.locator("[data-act=step]").click()
+        order.append(set(lit(page)) - seen)
+        seen |= order[-1]
+    low, high = {f"a{k}" for k in range(1, 5)}, {f"a{k}" for k in range(5, 9)}
+    assert order == [
+        {"mu1", "alpha1"},
+        {"x1", "x1-in"},
+        low,
+        {"mu2", "alpha2"},
+        {"x2", "x2-in"},
+        high,
+        {"mu3", "alpha3"},
+        {"x3", "x3-in"},
+    ]
+    assert (count.get_attribute("data-substitution"), count.get_attribute("data-loop")) == (
+        "8",
+        "24",
+    )
+    masks = page.locator("rect.on").evaluate_all("all => all.map(r => r.dataset.status)")
+    assert set(masks) <= {"known", "now"}
+    page.locator("[data-act=back]").click()
+    assert set(lit(page)) == seen - order[-1]
+    rows = page.locator("table.jacobian td").all_text_contents()
+    assert [bool(text) for text in rows] == [True] * 6 + [False] * 3
+
+
+@pytest.mark.browser
+def test_dragging_the_noise_moves_the_sample_and_the_point(shown):
+    flow, page = shown
+    slider = page.locator("[data-noise='1']")
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    before = lit(page)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    after = lit(page)
+    assert after["x1"] != before["x1"] and after["u2"] == before["u2"]
+    u = np.array([[float(slider.input_value()), *(float(after[f"u{k}"]) for k in (2, 3))]])
+    x = flow.generate(u, backend="numpy")[0][0]
+    np.testing.assert_allclose([float(after[f"x{k}"]) for k in (1, 2, 3)], x, atol=6e-3)
+
+    area = page.locator(".map svg").bounding_box()
+    page.mouse.move(area["x"] + 0.5 * area["width"], area["y"] + 0.6 * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + 0.4 * area["width"], area["y"] + 0.62 * area["height"], steps=4)
+    page.mouse.up()
+    point = page.locator(".point").bounding_box()
+    assert abs(point["x"] + point["width"] / 2 - area["x"] - 0.4 * area["width"]) < 3
+    assert abs(point["y"] + point["height"] / 2 - area["y"] - 0.62 * area["height"]) < 3
+
+
+# ---- pictures that move --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moving(browser, tmp_path, monkeypatch):
+    """A recorded picture on a page of its own: a red bar as long as the slider says, or a blue one."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    monkeypatch.setenv("AFNP_RECORD", str(tmp_path / "_states"))
+
+    def draw(length, colour, upright):
+        figure, ax = easel.plt.subplots(figsize=(2, 2))
+        (ax.bar if upright else ax.barh)(0, length, color=colour)
+        ax.set(xlim=(0, 3), ylim=(0, 3))
+        return figure
+
+    shown = easel.play(draw, length=(0, 3, 1, 1), colour=["red", "blue"], upright=False)
+    script = (ROOT / "lessons" / "web" / "static" / "moves.js").read_text()
+    (tmp_path / "lessons").mkdir()
+    path = tmp_path / "lessons" / "page.html"
+    html = shown._repr_mimebundle_()["text/html"]
+    path.write_text(f"<!doctype html><body>{html}<script>{script}</script></body>")
+    page = browser.new_page(viewport={"width": 390, "height": 800}, has_touch=True)
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+
+
+def source_of(page):
+    page.locator("div.moves img").evaluate("image => image.decode()")
+    return page.locator("div.moves img").get_attribute("src")
+
+
+@pytest.mark.browser
+def test_a_recorded_picture_follows_the_hand(moving):
+    slider = moving.locator("input[type=range]")
+    box = slider.bounding_box()
+    first = source_of(moving)
+    assert moving.locator("output").first.text_content() == "1"
+    middle = box["y"] + box["height"] / 2
+    moving.mouse.move(box["x"] + box["width"] / 3, middle)
+    moving.mouse.down()
+    moving.mouse.move(box["x"] + box["width"] - 2, middle, steps=6)
+    moving.mouse.up()
+    assert moving.locator("output").first.text_content() == "3"
+    longest = source_of(moving)
+    moving.locator("select").select_option(label="blue")
+    blue = source_of(moving)
+    moving.locator("input[type=checkbox]").tap()
+    upright = source_of(moving)
+    assert len({first, longest, blue, upright}) == 4
+    moving.locator("input[type=checkbox]").tap()
+    moving.locator("select").select_option(label="red")
+    moving.touchscreen.tap(box["x"] + box["width"] / 3, middle)
+    assert source_of(moving) == first
+
+
+@pytest.mark.parametrize("name", ["stairs", "mosaic", "a"])
+def test_recordings_keep_the_ends_and_the_start(name):
+    ranges = {
+        "stairs": {"units": (3, 16, 1, 10), "draw": (0, 9, 1, 0), "sort": False},
+        "mosaic": {"first": ["cloudy", "rain"], "share": (0.02, 0.98, 0.02, 0.9)},
+        "a": {"a": (0.0, 1.0, 0.3, 0.5)},
+    }[name]
+    full = {k: easel.positions(given) for k, given in ranges.items()}
+    kept = easel.thinned(full, ranges)
+    assert np.prod([len(values) for values in kept.values()]) <= easel.STATES
+    for k, given in ranges.items():
+        assert set(kept[k]) <= set(full[k]) and (kept[k][0], kept[k][-1]) == (
+            full[k][0],
+            full[k][-1],
+        )
+        if isinstance(given, tuple):
+            assert given[3] in kept[k]
+
+
 # ---- a small site --------------------------------------------------------------------------------
 
 FRONT = r"""# A small site
@@ -247,7 +492,8 @@ def test_a_small_site_is_whole_and_needs_no_other_host(small):
         (small / "afnp.networks.masks.html").read_text(),
     )
     assert front.count("<math ") == 3 and not re.search("<script[^>]*mathjax", front, flags=re.I)
-    assert 'id="afnp.networks.masks.mask"' in masks and "_modules/afnp/masks.html#mask" in masks
+    assert 'id="afnp.networks.masks.mask"' in masks
+    assert "_modules/afnp/networks/masks.html#mask" in masks
     assert "\\" not in re.sub(r"<(script|pre)\b.*?</\1>", "", front, flags=re.S)
 
 
@@ -349,21 +595,71 @@ def test_the_command_builds_everything(site):
         assert (site / "figures" / f"{path.stem}.html").is_file()
 
 
+PAGES = (
+    "index",
+    "explainer",
+    "lessons/02_from_conditionals_to_a_flow",
+    "figures/03_jacobian",
+    "reference/index",
+    "reference/afnp.compiled",
+)
+
+
+def pushed(page):
+    """How many pixels a page is wider than its window."""
+    return page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+
+
 @needs_sphinx
 @pytest.mark.browser
-def test_pages_of_every_kind_in_a_browser(site, visit):
-    for path in (
-        "lessons/02_from_conditionals_to_a_flow",
-        "figures/03_jacobian",
-        "reference/afnp.compiled",
-    ):
-        page, wrong = visit(site / f"{path}.html")
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_of_every_kind_in_a_browser(site, visit, path):
+    page, wrong = visit(site / f"{path}.html")
+    if page.locator("math").count():
         formulas_are_drawn(page)
+    assert wrong == []
+    for image in page.locator("article img").all():
+        image.scroll_into_view_if_needed()
+        assert image.evaluate("image => image.complete && image.naturalWidth > 50")
+    assert pushed(page) <= 0
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert pushed(page) <= 0, "must be pushed sideways on a telephone"
+
+
+@needs_sphinx
+@pytest.mark.browser
+def test_every_moving_picture_of_the_lessons_moves(site, visit):
+    moving = 0
+    for path in sorted((site / "lessons").glob("[0-9][0-9]_*.html")):
+        asked = path.read_text().count('class="moves"')
+        if not asked:
+            continue
+        page, wrong = visit(path)
+        for figure in page.locator("div.moves").all():
+            image = figure.locator("img")
+            before = image.get_attribute("src")
+            control = figure.locator("input[type=range], select").first
+            if control.evaluate("node => node.tagName") == "SELECT":
+                control.select_option(index=1)
+            else:
+                control.focus()
+                page.keyboard.press("End")
+                if image.get_attribute("src") == before:
+                    page.keyboard.press("Home")
+            assert image.get_attribute("src") != before, path.name
+            assert image.evaluate("image => image.decode().then(() => image.naturalWidth > 50)")
+            moving += 1
         assert wrong == []
-        for image in page.locator("article img").all():
-            image.scroll_into_view_if_needed()
-            assert image.evaluate("image => image.complete && image.naturalWidth > 50")
-        wide = page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        assert wide <= 0, f"{path} must be pushed sideways"
+    played = [p.read_text().count("easel.play(") for p in (ROOT / "lessons").glob("[0-9]*.ipynb")]
+    assert moving == sum(played)
+
+
+@needs_sphinx
+@pytest.mark.browser
+def test_the_front_page_is_one_screen_and_search_works_from_disk(site, visit):
+    page, _ = visit(site / "index.html")
+    assert page.evaluate("document.querySelector('article').getBoundingClientRect().height") < 1000
+    page.goto((site / "search.html").as_uri() + "?q=substitution")
+    page.locator("#search-results li a").first.wait_for()

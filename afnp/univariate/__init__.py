@@ -3,15 +3,16 @@
 Each has the same face. The conditioner gives K numbers a feature, h (..., K); x and u are (...), of
 any shape.
 
-=============================== ==============================================================================
-``numbers``                     K ``config()``                    the keyword arguments that rebuild
-it: numbers and strings only ``normalize(h, x)``             u, log du/dx (nats), and a cache for
-``backward`` ``generate(h, u)``              x and log dx/du (nats) ``backward(cache, d_u, d_log)``
-d_h and d_x, the gradients of ``normalize`` through both its results ``support``
-(low, high): the interval that x and u live in ``periodic``                    whether its ends are
-one point, as for angles: then the noise should know no
-                                ends either, as the uniform distribution on the circle
-=============================== ==============================================================================
+=============================== ===============================================================
+``numbers``                     K
+``config()``                    the keyword arguments that rebuild it: numbers and strings only
+``normalize(h, x)``             u, log du/dx (nats), and a cache for ``backward``
+``generate(h, u)``              x and log dx/du (nats)
+``backward(cache, d_u, d_log)`` d_h and d_x, of ``normalize`` through both its results
+``support``                     (low, high): the interval that x and u live in
+``periodic``                    whether its ends are one point, as for angles: then the noise
+                                should know no ends either, as uniform on the circle
+=============================== ===============================================================
 
 float32 stays float32, and complex steps (an imaginary part of 1e-30) come out as derivatives.
 """

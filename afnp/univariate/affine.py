@@ -4,15 +4,14 @@ r"""The affine univariate: shift and scale, x = mu + u e^alpha; and the additive
 
 The conditioner gives h = (m, a). How they become mu and alpha is the ``scale``:
 
-=========== ================================== ============= =================================================
-scale       alpha                              mu            why
-=========== ================================== ============= =================================================
-"tanh"      B tanh(a / B)                      m             the default: bounded both ways, without
-corners "exp"       a                                  m             the scale of MAF's formula,
-e^a; without bound "softplus"  log softplus(a + log(e - 1))       m             the scale grows like
-a, not like e^a "sigmoid"   log sigma, sigma = sigmoid(a + 2)  (1 - sigma) m IAF's gate: x = sigma u
-+ (1 - sigma) m
-=========== ================================== ============= =================================================
+=========== ================================ ============= ====================================
+scale       alpha                            mu            why
+=========== ================================ ============= ====================================
+"tanh"      B tanh(a / B)                    m             the default: bounded, no corners
+"exp"       a                                m             MAF's formula; without bound
+"softplus"  log softplus(a + log(e - 1))     m             the scale grows like a, not like e^a
+"sigmoid"   log sigma, sigma(a + 2)          (1 - sigma) m IAF: x = sigma u + (1 - sigma) m
+=========== ================================ ============= ====================================
 
 With Gaussian noise u this is the MADE of Gaussian conditionals that MAF stacks (arXiv 1705.07057,
 eq. 3 to 5); the gate is IAF's (arXiv 1606.04934), open at first, and only ever shrinks u. One
