@@ -1,6 +1,7 @@
 r"""The chain rule of probability, exactly: two families whose factors are known without training.
 
-.. math:: p(x) = \prod_{r=1}^{D} p(x_{o_r} \mid x_{o_1}, \dots, x_{o_{r-1}}) \qquad \text{in any order } o
+.. math:: p(x) = \prod_{r=1}^{D} p(x_{o_r} \mid x_{o_1}, \dots, x_{o_{r-1}})
+          \qquad \text{in any order } o
 
 Every distribution is autoregressive, in every order (arXiv 1502.03509, section 3; 1912.02762,
 section 2.2): a flow only has to learn the factors. A discrete table gives them by division; for a
@@ -18,12 +19,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["DiscreteChain", "GaussianChain", "factorize", "joint"]
-
-SUM_TOLERANCE = (
-    1e-9  # rounding in float64 stays far below, a table rounded to float32 usually above
+from afnp.inputs import (
+    finite_array,
+    generator,
+    integer,
+    permutation,
+    probabilities,
+    require,
+    symmetric,
 )
-SYMMETRY_TOLERANCE = 1e-12  # in units of the two standard deviations
+
+__all__ = ["DiscreteChain", "GaussianChain", "factorize", "joint"]
 
 
 def factorize(table: ArrayLike, order: Sequence[int] | None = None) -> list[np.ndarray]:
@@ -57,8 +63,8 @@ def factorize(table: ArrayLike, order: Sequence[int] | None = None) -> list[np.n
     array([[0.857, 0.143],
            [0.   , 1.   ]])
     """
-    marginal = _probabilities(table, "table", axis=None)
-    marginal = marginal.transpose(_permutation(order, marginal.ndim))
+    marginal = probabilities(table, "table", axis=None)
+    marginal = marginal.transpose(permutation(order, marginal.ndim))
     conditionals: list[np.ndarray] = []
     while marginal.ndim:
         before = np.asarray(marginal.sum(axis=-1))
@@ -89,9 +95,9 @@ def joint(conditionals: Sequence[ArrayLike], order: Sequence[int] | None = None)
     """
     table = np.ones(())
     for r, given in enumerate(conditionals):
-        p = _array(given, f"conditionals[{r}]", shape=(*table.shape, "K"))
-        table = table[..., None] * _probabilities(p, f"conditionals[{r}]", axis=-1)
-    return table.transpose(np.argsort(_permutation(order, table.ndim)))
+        p = finite_array(given, f"conditionals[{r}]", shape=(*table.shape, "K"))
+        table = table[..., None] * probabilities(p, f"conditionals[{r}]", axis=-1)
+    return table.transpose(np.argsort(permutation(order, table.ndim)))
 
 
 class DiscreteChain:
@@ -115,19 +121,20 @@ class DiscreteChain:
     def __init__(self, table: ArrayLike, order: Sequence[int] | None = None):
         self.conditionals = tuple(_frozen(p) for p in factorize(table, order))
         self.levels = np.shape(table)
-        self.order = _frozen(_permutation(order, len(self.levels)))
+        self.order = _frozen(permutation(order, len(self.levels)))
 
     def log_prob(self, x: ArrayLike) -> np.ndarray:
         """Return the log-probabilities (N,) of rows x (N, D): -inf where impossible, never NaN."""
-        x = _array(x, "x[row, feature]", ("N", len(self.levels)), "biu")
-        _require((x >= 0) & (x < self.levels), x, f"0 <= x[row, feature] < {self.levels}[feature]")
+        x = finite_array(x, "x[row, feature]", ("N", len(self.levels)), "biu")
+        require((x >= 0) & (x < self.levels), x, f"0 <= x[row, feature] < {self.levels}[feature]")
         factors = [p[self._first(r + 1, x)] for r, p in enumerate(self.conditionals)]
         with np.errstate(divide="ignore"):
             return np.log(factors).sum(axis=0)
 
     def sample(self, n: int, rng: int | np.random.Generator = 0) -> np.ndarray:
-        """Draw n rows (n, D) of integers, each feature given those before it; none is impossible."""
-        v = _generator(n, rng).random((n, len(self.levels), 1))
+        """Draw n possible rows (n, D) of integers, each feature given those before it."""
+        n = integer("n", n, least=0)
+        v = generator("rng", rng).random((n, len(self.levels), 1))
         x = np.zeros((n, len(self.levels)), dtype=np.intp)
         for r, p in enumerate(self.conditionals):
             cdf = p[self._first(r, x)].cumsum(axis=-1)
@@ -142,12 +149,13 @@ class DiscreteChain:
 class GaussianChain:
     r"""The multivariate normal N(m, S) as an affine autoregressive flow: the Cholesky factor.
 
-    .. math:: x_i = \mu_i(x_{<i}) + \sigma_i u_i, \qquad \mu_i(x_{<i}) = m_i + \sum_{j < i} A_{ij} (x_j - m_j)
+    .. math:: x_i = \mu_i(x_{<i}) + \sigma_i u_i, \qquad
+              \mu_i(x_{<i}) = m_i + \sum_{j < i} A_{ij} (x_j - m_j)
 
     Permute S into the order, factor it as :math:`L L^\top`: the scales :math:`\sigma` are L's
-    diagonal, and
-    :math:`A = I - \mathrm{diag}(\sigma) L^{-1}`. It is the affine flow of arXiv 1912.02762, section 3.1,
-    with linear means and constant scales. Rows may be complex, for complex-step derivatives.
+    diagonal, and :math:`A = I - \mathrm{diag}(\sigma) L^{-1}`. It is the affine flow of arXiv
+    1912.02762, section 3.1, with linear means and constant scales. Rows may be complex, for
+    complex-step derivatives.
 
     Parameters
     ----------
@@ -181,9 +189,9 @@ class GaussianChain:
     """
 
     def __init__(self, mean: ArrayLike, covariance: ArrayLike, order: Sequence[int] | None = None):
-        self.mean = _frozen(_array(mean, "mean[feature]", ("D",)).astype(np.float64))
-        self.covariance = _frozen(_symmetric(covariance, len(self.mean)))
-        self.order = _frozen(_permutation(order, len(self.mean)))
+        self.mean = _frozen(finite_array(mean, "mean[feature]", ("D",)).astype(np.float64))
+        self.covariance = _frozen(symmetric(covariance, len(self.mean)))
+        self.order = _frozen(permutation(order, len(self.mean)))
         self.cholesky = _frozen(_cholesky(self.covariance, self.order))
         A, sigma = np.zeros_like(self.covariance), np.zeros_like(self.mean)
         A[np.ix_(self.order, self.order)] = _regressions(self.cholesky)
@@ -191,8 +199,8 @@ class GaussianChain:
         self.coefficients, self.scales = _frozen(A), _frozen(sigma)
 
     def conditional_means(self, x: ArrayLike) -> np.ndarray:
-        """Return the means mu_i(x_<i), (N, D), of all features given those before them in x (N, D)."""
-        x = _array(x, "x[row, feature]", ("N", len(self.mean)), "biufc")
+        """Return the means mu_i(x_<i), (N, D), of all features given those before, at x (N, D)."""
+        x = finite_array(x, "x[row, feature]", ("N", len(self.mean)), "biufc")
         return self.mean + (x - self.mean) @ self.coefficients.T
 
     def normalize(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -202,10 +210,8 @@ class GaussianChain:
 
     def generate(self, u: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Map noise u (N, D) to data x (N, D), log|det dx/du| (N,): one feature after the other."""
-        z = _array(u, "u[row, feature]", ("N", len(self.mean)), "biufc") * self.scales
-        for i in (
-            self.order
-        ):  # z becomes x - m: features to come still hold noise, but A has zeros for them
+        z = finite_array(u, "u[row, feature]", ("N", len(self.mean)), "biufc") * self.scales
+        for i in self.order:  # z becomes x - m; what is still noise meets zeros of A
             z[:, i] += z @ self.coefficients[i]
         return self.mean + z, np.full(len(z), np.log(self.scales).sum())
 
@@ -216,24 +222,26 @@ class GaussianChain:
 
     def sample(self, n: int, rng: int | np.random.Generator = 0) -> np.ndarray:
         """Draw n rows (n, D)."""
-        return self.generate(_generator(n, rng).standard_normal((n, len(self.mean))))[0]
+        shape = integer("n", n, least=0), len(self.mean)
+        return self.generate(generator("rng", rng).standard_normal(shape))[0]
 
 
 def _cholesky(S: np.ndarray, order: np.ndarray) -> np.ndarray:
     r"""Factor the permuted S column by column; every column is a conditional covariance, c.
 
-    .. math:: c = \mathrm{Cov}(x_{o_r}, x_{o_{\ge r}} \mid x_{o_{<r}}), \qquad L_{\ge r,\, r} = c / \sqrt{c_0}
+    .. math:: c = \mathrm{Cov}(x_{o_r}, x_{o_{\ge r}} \mid x_{o_{<r}}), \qquad
+              L_{\ge r,\, r} = c / \sqrt{c_0}
     """
     S = S[np.ix_(order, order)]
     L = np.zeros_like(S)
     for r in range(len(S)):
         c = S[r:, r] - L[r:, :r] @ L[r, :r]
-        if (
-            not c[0] > len(S) * np.finfo(np.float64).eps * S[r, r]
-        ):  # what rounding alone could leave
+        rounding = len(S) * np.finfo(np.float64).eps * S[r, r]
+        if not c[0] > rounding:
             raise ValueError(
-                f"expected a positive definite covariance, got a leading minor of order {r + 1} that is not "
-                f"positive: variance {c[0]:.3g} of feature {order[r]} given features {order[:r].tolist()}"
+                f"expected a positive definite covariance, got a leading minor of order {r + 1} "
+                f"that is not positive: variance {c[0]:.3g} of feature {order[r]} given features "
+                f"{order[:r].tolist()}"
             )
         L[r:, r] = c / np.sqrt(c[0])
     return L
@@ -246,68 +254,6 @@ def _regressions(L: np.ndarray) -> np.ndarray:
         A[r] = L[r, :r] @ inverse[:r]
         inverse[r] = (unit - A[r]) / L[r, r]
     return A
-
-
-def _require(ok: np.ndarray, got: np.ndarray, expected: str) -> None:
-    """Raise for the first entry that is not ok: what was expected, what came, and where."""
-    if not np.all(ok):
-        at = np.argwhere(~ok)[0].tolist()
-        raise ValueError(f"expected {expected}, got {got[tuple(at)]}" + (f" at {at}" if at else ""))
-
-
-def _array(
-    values: ArrayLike, name: str, shape: Sequence | None = None, kinds: str = "biuf"
-) -> np.ndarray:
-    """Return finite numbers of these dtype kinds; a letter in ``shape`` stands for any length."""
-    array = np.asarray(values)
-    if array.dtype.kind not in kinds:
-        raise ValueError(f"{name}: expected a dtype of kind {'/'.join(kinds)}, got {array.dtype}")
-    shape = array.shape if shape is None else shape
-    lengths = tuple(
-        k if isinstance(s, str) else s for s, k in zip(shape, array.shape, strict=False)
-    )
-    if len(shape) != array.ndim or lengths != array.shape:
-        raise ValueError(
-            f"{name}: expected shape ({', '.join(map(str, shape))}), got {array.shape}"
-        )
-    _require(np.isfinite(array), array, f"{name} to be finite")
-    return array
-
-
-def _probabilities(values: ArrayLike, name: str, axis: int | None) -> np.ndarray:
-    p = _array(values, name).astype(np.float64)
-    _require(p >= 0, p, f"{name} >= 0")
-    total = np.asarray(p.sum(axis=axis))
-    _require(abs(total - 1) <= SUM_TOLERANCE, total, f"{name} to sum to 1")
-    return p
-
-
-def _permutation(order: Sequence[int] | None, features: int) -> np.ndarray:
-    if features == 0:
-        raise ValueError("expected at least one feature, got none")
-    given = np.arange(features) if order is None else np.asarray(order)
-    if (
-        given.shape != (features,)
-        or given.dtype.kind not in "iu"
-        or set(given) != set(range(features))
-    ):
-        raise ValueError(f"order: expected a permutation of 0..{features - 1}, got {order}")
-    return given.astype(np.intp)
-
-
-def _symmetric(covariance: ArrayLike, features: int) -> np.ndarray:
-    S = _array(covariance, "covariance[row, column]", (features, features)).astype(np.float64)
-    scale = np.sqrt(abs(S.diagonal()))
-    _require(abs(S - S.T) <= SYMMETRY_TOLERANCE * np.outer(scale, scale), S, "covariance symmetric")
-    return (S + S.T) / 2
-
-
-def _generator(n: int, rng: int | np.random.Generator) -> np.random.Generator:
-    if not isinstance(n, (int, np.integer)) or n < 0:
-        raise ValueError(f"n: expected a whole number >= 0, got {n!r}")
-    if not isinstance(rng, (int, np.integer, np.random.Generator)):
-        raise ValueError(f"rng: expected an int seed or a numpy Generator, got {rng!r}")
-    return np.random.default_rng(rng)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -11,19 +11,25 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = [
     "check_angles",
     "check_rows",
     "choose",
+    "finite_array",
     "flag",
     "frame_of",
     "frame_names",
     "frame_values",
     "generator",
     "integer",
+    "permutation",
     "plain_array",
+    "probabilities",
     "real",
+    "require",
+    "symmetric",
 ]
 
 
@@ -164,6 +170,91 @@ def _by_name(frame, columns: Sequence[str], name: str):
     return frame.iloc[:, [found.index(column) for column in columns]]
 
 
+# ---- arrays of any shape -------------------------------------------------------------------------
+
+SUM_TOLERANCE = 1e-9
+"""Rounding in float64 stays far below, a table rounded to float32 usually above."""
+SYMMETRY_TOLERANCE = 1e-12
+"""In units of the two standard deviations."""
+
+
+def require(ok: np.ndarray, got: np.ndarray, expected: str) -> None:
+    """Raise a ValueError for the first entry that is not ok: what was expected, what came, and where."""
+    if not np.all(ok):
+        at = np.argwhere(~ok)[0].tolist()
+        raise ValueError(f"expected {expected}, got {got[tuple(at)]}" + (f" at {at}" if at else ""))
+
+
+def finite_array(
+    values: ArrayLike, name: str, shape: Sequence | None = None, kinds: str = "biuf"
+) -> np.ndarray:
+    """Return finite numbers of these dtype kinds; a letter in ``shape`` stands for any length.
+
+    Examples
+    --------
+    >>> finite_array([[1, 2, 3]], "x", ("N", 2))
+    Traceback (most recent call last):
+        ...
+    ValueError: x: expected shape (N, 2), got (1, 3)
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name}: expected a dtype of kind {'/'.join(kinds)}, got {array.dtype}")
+    shape = array.shape if shape is None else shape
+    pairs = zip(shape, array.shape, strict=False)
+    lengths = tuple(length if isinstance(asked, str) else asked for asked, length in pairs)
+    if len(shape) != array.ndim or lengths != array.shape:
+        asked = ", ".join(map(str, shape))
+        raise ValueError(f"{name}: expected shape ({asked}), got {array.shape}")
+    require(np.isfinite(array), array, f"{name} to be finite")
+    return array
+
+
+def probabilities(values: ArrayLike, name: str, axis: int | None) -> np.ndarray:
+    """Return probabilities that sum to 1 along an axis, or all together where it is None.
+
+    Examples
+    --------
+    >>> probabilities([0.5, 0.4], "p", axis=None)
+    Traceback (most recent call last):
+        ...
+    ValueError: expected p to sum to 1, got 0.9
+    """
+    p = finite_array(values, name).astype(np.float64)
+    require(p >= 0, p, f"{name} >= 0")
+    total = np.asarray(p.sum(axis=axis))
+    require(abs(total - 1) <= SUM_TOLERANCE, total, f"{name} to sum to 1")
+    return p
+
+
+def permutation(order: Sequence[int] | None, features: int) -> np.ndarray:
+    """Return an order of D > 0 features as indices, the natural one where it is None.
+
+    Examples
+    --------
+    >>> permutation([0, 2], 2)
+    Traceback (most recent call last):
+        ...
+    ValueError: order: expected a permutation of 0..1, got [0, 2]
+    """
+    if features == 0:
+        raise ValueError("expected at least one feature, got none")
+    given = np.arange(features) if order is None else np.asarray(order)
+    sound = given.shape == (features,) and given.dtype.kind in "iu"
+    if not sound or set(given) != set(range(features)):
+        raise ValueError(f"order: expected a permutation of 0..{features - 1}, got {order}")
+    return given.astype(np.intp)
+
+
+def symmetric(covariance: ArrayLike, features: int) -> np.ndarray:
+    """Return a covariance (D, D), made symmetric where rounding alone is in the way."""
+    S = finite_array(covariance, "covariance[row, column]", (features, features)).astype(np.float64)
+    scale = np.sqrt(abs(S.diagonal()))
+    tolerance = SYMMETRY_TOLERANCE * np.outer(scale, scale)
+    require(abs(S - S.T) <= tolerance, S, "covariance symmetric")
+    return (S + S.T) / 2
+
+
 # ---- single values -------------------------------------------------------------------------------
 
 
@@ -251,9 +342,9 @@ def generator(name: str, value) -> np.random.Generator:
         ...
     ValueError: rng: expected a seed (an integer of at least 0) or a numpy.random.Generator, got -1
     """
-    if isinstance(value, (bool, np.bool_)):
-        value = str(value)  # a mistake, not the seeds 0 and 1
     try:
+        if value is None or isinstance(value, (bool, np.bool_)):
+            raise TypeError  # hidden randomness; a mistake, not the seeds 0 and 1
         return np.random.default_rng(value)
     except (TypeError, ValueError):
         raise ValueError(

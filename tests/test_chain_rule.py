@@ -252,7 +252,7 @@ def test_the_flow_is_the_cholesky_factor(case):
 
 
 def jacobian(function, point):
-    """Complex step: exact to rounding, and exactly zero where nothing is heard."""
+    """Complex step: exact to rounding, and exactly zero where nothing depends."""
     h = 1e-100
     rows, _ = function(point + 1j * h * np.eye(len(point)))
     return rows.imag.T / h
@@ -270,7 +270,7 @@ def test_jacobians_are_triangular_in_the_order_and_log_det_is_theirs(case):
     for function in (chain.normalize, chain.generate):
         J = jacobian(function, point)
         assert not J[~allowed].any()
-        assert J[allowed].all()  # and everything legal is heard
+        assert J[allowed].all()  # and all that may depend does
         log_det = function(point[None])[1]
         assert log_det.shape == (1,)
         np.testing.assert_allclose(log_det, np.linalg.slogdet(J)[1], atol=1e-9)

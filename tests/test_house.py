@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = {
     "atomic": 0,
-    "chain_rule": 0,
+    "chain_rule": 1,
     "compiled": 2,
     "inputs": 0,
     "minimal": 0,
