@@ -417,6 +417,26 @@ def test_a_number_of_jobs_that_makes_no_sense_is_answered_in_one_line(jobs, caps
     assert error == f"--jobs: expected a positive number, got {jobs}\n"
 
 
+# 32: density and samples
+
+
+def test_samples_fill_the_cells_as_their_own_density_says():
+    numbers = quick("32_density_and_samples")["numbers"]
+    assert abs(numbers["chi_square_in_standard_deviations"]) < 4 and numbers["cells"] > 100
+
+
+def test_samples_of_another_density_do_not():
+    """A tenth wider, and the chi-square is far away."""
+    compared = module("32_density_and_samples")._compared
+    flow = afnp.made(2, hidden=(4,))
+    wider = SimpleNamespace(
+        log_prob=flow.log_prob, sample=lambda n, rng: 1.1 * flow.sample(n, rng=rng)
+    )
+    right, wrong = (compared(one, 20_000) for one in (flow, wider))
+    assert right[0] < right[1] + 4 * (2 * right[1]) ** 0.5
+    assert wrong[0] > wrong[1] + 10 * (2 * wrong[1]) ** 0.5
+
+
 # The gallery in git
 
 
