@@ -42,7 +42,6 @@ from afnp.transforms import (
 )
 from afnp.transforms.attention import Attentive
 from afnp.transforms.convolution import CausalConvolution
-from afnp.transforms.support import is_periodic
 
 __all__ = [
     "BETWEEN",
@@ -184,7 +183,7 @@ def iaf(
 
     Examples
     --------
-    >>> iaf(3, hidden=(8,), transforms=2).layers[0].passes.generate
+    >>> iaf(3, hidden=(8,), transforms=2).layers[0].cost.generate
     Work(passes=1, depth=1, multiply_adds=36)
     """
     return _autoregressive(Inverse, features, transforms, order, hidden=hidden, **kwargs)
@@ -440,7 +439,7 @@ def _flow(
     stacked = layers[:1]
     for layer in layers[1:]:
         stacked += [*(BETWEEN[name](features, rng) for name in names), layer]
-    if base is None and any(map(is_periodic, layers)):
+    if base is None and any(layer.periodic for layer in layers):
         base = UniformTorus(features)
     return Flow([*preprocess, *stacked, *last], base=base, **kwargs)
 

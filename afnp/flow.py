@@ -14,30 +14,21 @@ Letters: N rows, D features, C context inputs, P parameters.
 from __future__ import annotations
 
 import functools
-import itertools
 import operator
 from collections.abc import Sequence
 
 import numpy as np
 
 from afnp import batches
-from afnp.applications.linear_prediction import LinearPrediction
 from afnp.bases import BASES, StandardNormal
 from afnp.compiled.threads import in_threads, row_blocks
 from afnp.inputs import check_angles, check_rows, flag, generator, integer
 from afnp.params import Parts
 from afnp.sampling.fixed_point import Sweeps, method_of
-from afnp.transforms import KINDS, PassTable
-from afnp.transforms.fused import fuse
-from afnp.transforms.preprocess import Dequantize, Logit, Standardize
+from afnp.transforms import TRANSFORMS, CostTable, Transform
 from afnp.transforms.support import check_support
 
 __all__ = ["Flow"]
-
-TRANSFORMS = {
-    cls.__name__: cls for cls in (*KINDS, Standardize, Dequantize, Logit, LinearPrediction)
-}
-"""What a flow may be made of, by the name that model files use."""
 
 
 class Flow:
@@ -72,13 +63,18 @@ class Flow:
     """
 
     def __init__(
-        self, layers: Sequence, context: int = 0, dtype=np.float64, seed: int = 0, base=None
+        self,
+        layers: Sequence[Transform],
+        context: int = 0,
+        dtype=np.float64,
+        seed: int = 0,
+        base=None,
     ):
         self.layers = list(layers)
         widths = [layer.features for layer in self.layers]
         if len(set(widths)) != 1:
             raise ValueError(f"layers: expected one or more of equal width, got widths {widths}")
-        contexts = {layer.context for layer in self.layers if hasattr(layer, "context")}
+        contexts = {layer.context for layer in self.layers if layer.conditioner is not None}
         if not contexts <= {context}:
             raise ValueError(
                 f"context: expected that of the layers, {sorted(contexts)}, got {context!r}"
@@ -101,7 +97,7 @@ class Flow:
         self._theta = np.zeros(
             sum(part.layout.size for part in (*self.layers, self.base)), dtype=dtype
         )
-        rng, p = np.random.default_rng(seed), self._split(self._theta)
+        rng, p = np.random.default_rng(seed), self.split(self._theta)
         for layer, p_layer in zip(self.layers, p, strict=True):
             layer.initialize(p_layer, rng)
         self.base.initialize(p.base, rng)
@@ -139,7 +135,7 @@ class Flow:
         """Build the flow that ``config()`` describes, with fresh parameters."""
         layers, base = [dict(layer) for layer in config["layers"]], dict(config["base"])
         return cls(
-            [TRANSFORMS[layer.pop("type")](**layer) for layer in layers],
+            [TRANSFORMS[layer.pop("type")].from_config(layer) for layer in layers],
             config["context"],
             config["dtype"],
             base=BASES[base.pop("type")](**base),
@@ -155,9 +151,9 @@ class Flow:
         return "\n".join([head, *rows, f"  {'parameters':63s} {self.theta.size:>10,}"])
 
     @property
-    def passes(self) -> PassTable:
+    def cost(self) -> CostTable:
         """What each direction costs, layer by layer: network passes, steps that wait for each other, arithmetic."""
-        return PassTable(self.layers)
+        return CostTable(self.layers)
 
     # ---- public: checked input -------------------------------------------------------------------
 
@@ -177,7 +173,7 @@ class Flow:
     def normalize(self, x, context=None, backend="auto") -> tuple[np.ndarray, np.ndarray]:
         """Map data x (N, D) to noise u (N, D); also return log|det du/dx| (N,), nats."""
         u, log_det = self._streamed(
-            lambda p, x, c, backend: self._normalize(p, x, c, backend, keep=False)[:2],
+            self._evaluate,
             x,
             context,
             backend,
@@ -200,13 +196,28 @@ class Flow:
         """
         method = method_of(method, backend)
         x, log_det = self._streamed(
-            lambda p, u, c, backend: self._generate(p, u, c, method, backend),
+            lambda p, u, c, backend: self._generate(p, u, c, method, backend)[:2],
             u,
             context,
             backend,
             name="u",
         )
         return x, log_det
+
+    def generate_counting(self, u, context, method: Sweeps, backend="auto") -> tuple:
+        """Do as ``generate`` does by iteration; also give iterations and multiply-adds, (N, T) each.
+
+        T are the transforms that are solved, from the data to the noise;
+        :func:`afnp.sampling.fixed_point.sweep` says more.
+        """
+
+        def work(p, u, context, backend) -> tuple:
+            u, log_det, counts = self._generate(p, u, context, method, backend)
+            none = np.empty((len(u), 0), dtype=np.int64)
+            columns = [(none, none), *(count for count in reversed(counts) if count)]
+            return u, log_det, *(np.column_stack(kept) for kept in zip(*columns, strict=True))
+
+        return tuple(self._streamed(work, u, context, backend, name="u"))
 
     def sample(
         self, n, rng=0, context=None, method="substitution", backend="auto", each=False
@@ -260,12 +271,12 @@ class Flow:
         FloatingPointError
             If the loss of a row, or the gradient, is not a number.
         """
-        x, context = self._check(x, context)
+        x, context = self.check(x, context)
         if not len(x):
             raise ValueError("x: expected at least one row, got an empty batch")
         backend = self._backend(backend, len(x))
         grads = [
-            self._split(np.zeros_like(self._theta)) for _ in self._gradient_blocks(len(x), backend)
+            self.split(np.zeros_like(self._theta)) for _ in self._gradient_blocks(len(x), backend)
         ]
         log_prob, square = self._gradient_in_blocks(x, context, grads, backend)
         batches.refuse_nan(log_prob, "x")
@@ -275,8 +286,21 @@ class Flow:
 
     # ---- trusted: dtype-generic arithmetic -------------------------------------------------------
 
-    def _split(self, theta: np.ndarray) -> Parts:
-        """Return each layer's views of a vector laid out like ``theta``, and the base's."""
+    def normalize_with(self, p: Parts, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u with parameters of any type, complex too; also give log|det du/dx| (N,).
+
+        The definition in NumPy, without a check: p comes from ``split``, and context is (N, C).
+        """
+        return self._evaluate(p, x, context)
+
+    def generate_with(
+        self, p: Parts, u: np.ndarray, context: np.ndarray, method="substitution"
+    ) -> tuple:
+        """Map u (N, D) to x with parameters of any type, complex too; also give log|det dx/du| (N,)."""
+        return self._generate(p, u, context, method)[:2]
+
+    def split(self, theta: np.ndarray) -> Parts:
+        """Return each layer's named views of a vector laid out like ``theta``, and the base's as ``.base``."""
         parts = [*self.layers, self.base]
         cuts = np.cumsum([0, *(part.layout.size for part in parts)])
         *layers, base = (
@@ -287,12 +311,14 @@ class Flow:
     @functools.cached_property
     def _size(self) -> int:
         """Parameters, or multiply-adds a row where there are more: how much work a row is."""
-        return max(self._theta.size, self.passes.total.normalize.multiply_adds)
+        return max(
+            self._theta.size, sum(layer.cost.normalize.multiply_adds for layer in self.layers)
+        )
 
     @functools.cached_property
     def _own(self) -> Parts:
         """Return the views of ``theta``, made once."""
-        return self._split(self._theta)
+        return self.split(self._theta)
 
     def __getstate__(self) -> dict:
         """Leave out what is made on demand: copies of views would see the memory that they came from no more."""
@@ -301,7 +327,9 @@ class Flow:
     @functools.cached_property
     def _fused(self) -> list:
         """The layers as compiled code takes them, with stacks for runs of one shape."""
-        return fuse(self.layers)
+        from afnp.compiled.stages import stages_of
+
+        return stages_of(self.layers)
 
     def _stages(self, p: Parts, backend: str) -> list[tuple]:
         """Return what runs in turn on a backend, each with its parameters."""
@@ -316,107 +344,85 @@ class Flow:
         return list(zip(self._fused, p.fused, strict=True))
 
     def _normalize(
-        self,
-        p: Parts,
-        x: np.ndarray,
-        context: np.ndarray,
-        backend: str = "numpy",
-        keep: bool = True,
-        training: bool = False,
+        self, p: Parts, x, context, backend: str = "numpy", training: bool = False
     ) -> tuple:
-        if backend == "cuda":
-            raise ValueError("backend: 'cuda' only generates; expected 'auto', 'numpy' or 'numba'")
         log_det, caches = 0, []
-        for layer, p_layer in self._stages(p, backend):
-            if training and hasattr(layer, "normalize_training"):
-                x, log_det_layer, cache = layer.normalize_training(p_layer, x, context)
-            else:
-                x, log_det_layer, cache = layer.normalize(p_layer, x, context, backend, keep)
-            log_det = log_det + log_det_layer
+        for stage, p_stage in self._stages(p, backend):
+            normalize = stage.normalize_training if training else stage.normalize
+            x, log_det_stage, cache = normalize(p_stage, x, context)
+            log_det = log_det + log_det_stage
             caches.append(cache)
         return x, log_det, caches
+
+    def _evaluate(self, p: Parts, x, context, backend: str = "numpy") -> tuple:
+        log_det = 0
+        for stage, p_stage in self._stages(p, backend):
+            x, log_det_stage = stage.evaluate(p_stage, x, context)
+            log_det = log_det + log_det_stage
+        return x, log_det
 
     def _generate(
         self, p: Parts, u, context, method="substitution", backend: str = "numpy"
     ) -> tuple:
+        """Map u to x; also give log|det| and, of each stage, what an iteration took."""
         if backend == "cuda":
-            return self._generate_cuda(p, u, context, method)
-        log_det = 0
-        for layer, p_layer in reversed(self._stages(p, "numpy" if method == "naive" else backend)):
-            u, log_det_layer = layer.generate(p_layer, u, context, method, backend)
-            log_det = log_det + log_det_layer
-        return u, log_det
+            from afnp.compiled.stages import generate_on_gpu
 
-    def _generate_cuda(self, p: Parts, u, context, method: str | Sweeps) -> tuple:
-        """Take transforms that follow each other to the GPU together; the fixed ones stay in NumPy."""
-        from afnp.compiled.cuda import causal_conv as cuda_queues
-        from afnp.compiled.cuda import fixed_point as cuda_sweeps
-        from afnp.compiled.cuda import staircase as cuda
-
-        solve = (
-            functools.partial(cuda_sweeps.solve_all, method=method)
-            if isinstance(method, Sweeps)
-            else cuda.solve_all
-        )
-        solvers = {
-            cuda.StaircaseStep: solve,
-            cuda_queues.ConvolutionStep: functools.partial(cuda_queues.walk_all, method=method),
-        }
-        pairs, log_det = (
-            zip(reversed(self.layers), reversed(p), strict=True),
-            np.zeros(len(u), u.dtype),
-        )
-        stages: list[tuple] = [
-            (a, p_a, a.step(p_a) if hasattr(a, "step") else None) for a, p_a in pairs
-        ]
-        for kind, run in itertools.groupby(stages, lambda stage: type(stage[-1])):
-            if kind in solvers:
-                u, log_det_run = solvers[kind]([step for *_, step in run], context, u)
-                log_det = log_det + log_det_run
-                continue
-            for layer, p_layer, _ in run:
-                u, log_det_layer = layer.generate(p_layer, u, context)
-                log_det = log_det + log_det_layer
-        return u, log_det
+            return generate_on_gpu(self.layers, p, u, context, method)
+        log_det, counts = 0, []
+        for stage, p_stage in reversed(self._stages(p, "numpy" if method == "naive" else backend)):
+            u, log_det_stage, *taken = stage.sampler(method)(p_stage, u, context)
+            log_det = log_det + log_det_stage
+            counts.append(taken)
+        return u, log_det, counts
 
     def _log_prob(self, p: Parts, x, context, backend: str = "numpy") -> tuple[np.ndarray]:
-        u, log_det, _ = self._normalize(p, x, context, backend, keep=False)
+        u, log_det = self._evaluate(p, x, context, backend)
         return (self.base.log_prob(p.base, u) + log_det,)
 
     def _gradient(
-        self, p: Parts, x, context, g: Parts, backend: str = "numpy", of: int = 0
+        self,
+        p: Parts,
+        x,
+        context,
+        g: Parts,
+        backend: str = "numpy",
+        of: int = 0,
+        kept: list | None = None,
     ) -> np.ndarray:
-        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,)."""
-        training = g.updates is not None
-        u, log_det, caches = self._normalize(p, x, context, backend, training=training)
+        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,).
+
+        In a training step, statistics are those of these rows; ``kept`` gets what updates them.
+        """
+        u, log_det, caches = self._normalize(p, x, context, backend, training=kept is not None)
         d_log_det = np.full(len(x), -1 / (of or len(x)), dtype=u.dtype)
         d_u = self.base.backward(p.base, u, d_log_det, g.base)
         stages = zip(self._stages(p, backend), self._stages(g, backend), caches, strict=True)
         for (layer, p_layer), (_, g_layer), cache in reversed(list(stages)):
             d_u = layer.backward(p_layer, cache, d_u, d_log_det, g_layer)
-            if training and hasattr(layer, "update"):
-                g.updates.append((layer, p_layer, cache))  # type: ignore[union-attr]
+            if kept is not None and layer.takes_statistics:
+                kept.append((layer, p_layer, cache))
         return self.base.log_prob(p.base, u) + log_det
 
     def _begin(self, x: np.ndarray, context: np.ndarray) -> None:
         """Let layers that start from data (ActNorm, BatchNorm) take the statistics of x (N, D)."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for layer, p_layer in zip(self.layers, self._own, strict=True):
-                if hasattr(layer, "begin"):
-                    layer.begin(p_layer, x)
-                x = layer.normalize(p_layer, x, context, keep=False)[0]
+                layer.start_from_data(p_layer, x)
+                x = layer.evaluate(p_layer, x, context)[0]
 
     # ---- checks and batches ----------------------------------------------------------------------
 
-    def _check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
+    def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
+        """Return x (N, D) and the context (N, C) in the flow's type, or raise a ValueError."""
         x = check_rows(x, self.features, self.dtype, name)
-        if getattr(self.layers[-1 if name == "u" else 0], "periodic", False):
+        if self.layers[-1 if name == "u" else 0].periodic:
             check_angles(x, name)
         return x, batches.check_context(context, self.context, len(x), self.dtype)
 
     def _streamed(self, function, x, context, backend: str, name: str = "x") -> list[np.ndarray]:
         """Apply ``function(p, x, context, backend)``, which returns arrays of N rows, to blocks of rows."""
-        x, context = self._check(x, context, name)
+        x, context = self.check(x, context, name)
         backend = self._backend(backend, len(x))
         p = self._own
 
@@ -435,14 +441,14 @@ class Flow:
         return results
 
     def _gradient_in_blocks(
-        self, x, context, grads: list[Parts], backend: str
+        self, x, context, grads: list[Parts], backend: str, kept: list | None = None
     ) -> tuple[np.ndarray, float]:
         """Write the mean loss's gradient into grads[0], one vector a block; return log p (N,), |grad|²."""
         p, blocks = self._own, self._gradient_blocks(len(x), backend)
 
         def work(rows: slice, g: Parts) -> np.ndarray:
             g.flat[:] = 0
-            return self._gradient(p, x[rows], context[rows], g, backend, of=len(x))
+            return self._gradient(p, x[rows], context[rows], g, backend, of=len(x), kept=kept)
 
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             if backend == "numpy":
@@ -456,21 +462,25 @@ class Flow:
 
     def _backend(self, backend: str, n: int) -> str:
         """Return who works on n rows: the backend that was asked for, or the better one for this size."""
-        return batches.choose_backend(backend, n, self._size)
+        chosen = batches.choose_backend(backend, n, self._size)
+        if chosen == "numba":
+            from afnp.compiled.stages import uncompiled
+
+            if found := uncompiled(self.layers):
+                if backend == "numba":
+                    raise ValueError(
+                        f"backend: 'numba' has no compiled code for {found}; 'auto' and 'numpy' run it"
+                    )
+        return chosen
 
     def _blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
-        rows = [sum(shape[0] for shape in layer.layout.shapes.values()) for layer in self.layers]
-        kept = [
-            getattr(layer, "activations", size)
-            for layer, size in zip(self.layers, rows, strict=True)
-        ]
-        widest = max([self.features, *kept])
+        widest = max(self.features, *(layer.activations for layer in self.layers))
         return batches.blocks_of_rows(n, backend, widest, self._size)
 
     def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
         """Cut n rows into one block for NumPy, one a thread for compiled code; statistics need all rows at once."""
-        whole = backend == "numpy" or any(hasattr(layer, "update") for layer in self.layers)
+        whole = backend == "numpy" or any(layer.takes_statistics for layer in self.layers)
         return (
             [slice(0, n)]
             if whole

@@ -31,8 +31,6 @@ class Parts(list):
         self.base, self.flat = base, flat
         self.fused: list[Views] | None = None
         """The same numbers as compiled code takes them, once asked for."""
-        self.updates: list[tuple] | None = None
-        """In a training pass: the layers that keep statistics, with their parameters and caches."""
 
 
 class Layout:

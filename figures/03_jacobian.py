@@ -76,7 +76,7 @@ def jacobian(flow: afnp.Flow, x: np.ndarray) -> np.ndarray:
 def product_error(flow: afnp.Flow, x: np.ndarray, J: np.ndarray) -> float:
     """Return how far the product of the layers' Jacobians is from J, over J's largest entry."""
     product = np.eye(flow.features)
-    for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
+    for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
 
         def normalize(z, layer=layer, p=p):
             return layer.normalize(p, z, np.empty((len(z), 0)))[0]

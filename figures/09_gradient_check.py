@@ -64,7 +64,7 @@ def estimates(
     def loss(k: int, step: complex):
         moved = theta.astype(type(step))
         moved[k] += step
-        return -flow._log_prob(flow._split(moved), x, no_context)[0].mean()
+        return -flow._log_prob(flow.split(moved), x, no_context)[0].mean()
 
     here = loss(0, 0.0)
     up, down = (np.array([loss(k, step) for k in chosen]) for step in (h, -h))

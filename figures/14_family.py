@@ -85,14 +85,14 @@ def pattern(name: str, way: str) -> tuple[np.ndarray, np.ndarray]:
     function = getattr(Subject.of_flow(flow), DIRECTIONS[way])
     moved = dependency_pattern(lambda z: function(z, np.empty((len(z), 0)))[0], points, rng=2)
     (layer,) = flow.layers
-    depth = getattr(layer.passes, DIRECTIONS[way]).depth
+    depth = getattr(layer.cost, DIRECTIONS[way]).depth
     steps = np.arange(1, SMALL + 1) if depth > 1 else np.ones(SMALL, dtype=int)
     return moved, np.where(getattr(layer, "passing", False), 0, steps)
 
 
 def passes(flow: afnp.Flow) -> dict[str, dict[str, int]]:
     """Return the flow's own account: network passes, steps in a chain, multiply-adds a row."""
-    total = flow.passes.total
+    total = flow.cost.total
     return {way: getattr(total, direction)._asdict() for way, direction in DIRECTIONS.items()} | {
         "textbook loop": total.naive._asdict()
     }

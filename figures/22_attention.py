@@ -74,7 +74,7 @@ def measure(T: int, quick: bool) -> dict:
     """Return the seconds of each way for T tokens of one feature, and the samples' difference."""
     layer, rng = Attentive(T, **SHAPE), np.random.default_rng(0)
     p = layer.layout.views(np.zeros(layer.layout.size))
-    layer.initialize(p, rng, last=0.3)
+    layer.conditioner.initialize(p, rng, last=0.3)
     u, nothing = rng.standard_normal((N, T)), np.empty((N, 0))
     shorter, sampled = [Attentive(t, **SHAPE).conditioner for t in range(1, T + 1)], {}
 
@@ -90,7 +90,7 @@ def measure(T: int, quick: bool) -> dict:
         fast, 7
     )
     difference = float(np.abs(sampled["cached"] - sampled["prefix"]).max())
-    return {**seconds, "difference": difference, "work": layer.passes.generate.multiply_adds}
+    return {**seconds, "difference": difference, "work": layer.cost.generate.multiply_adds}
 
 
 def every_prefix(layer: Attentive, shorter: list, p: dict, u: np.ndarray) -> np.ndarray:

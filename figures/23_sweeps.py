@@ -84,7 +84,9 @@ def made(D: int, options: dict) -> afnp.Flow:
     hidden = max(64, D)
     flow = afnp.made(D, hidden=(hidden, hidden), dtype=np.float32, seed=1)
     (layer,) = flow.layers
-    layer.initialize(layer.layout.views(flow.theta), np.random.default_rng(1), **options)
+    layer.conditioner.initialize(
+        layer.layout.views(flow.theta), np.random.default_rng(1), **options
+    )
     return flow
 
 
@@ -95,7 +97,7 @@ def noise(D: int) -> np.ndarray:
 def count(D: int, options: dict) -> dict:
     """Return the sweeps that samples need, and the arithmetic in density passes."""
     flow, u = made(D, options), noise(D)
-    one_pass = flow.passes.total.normalize.multiply_adds
+    one_pass = flow.cost.total.normalize.multiply_adds
     result = {}
     for name, method in (("jacobi", Jacobi()), ("gauss_seidel", GaussSeidel())):
         record = sweep(flow, u, method=method, backend="numba")[2]

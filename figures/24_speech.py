@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
-from afnp.applications.linear_prediction import LinearPrediction, LinearPredictor, adapted_log_prob
+from afnp.applications.linear_prediction import LinearPredictor, adapted_log_prob
 from afnp.bases import Logistic
 from afnp.constructors import wavenet_flow
 from afnp.data import bits_per_dim, speech_waveform
@@ -149,7 +149,7 @@ class Stack(NamedTuple):
     def of_length(self, n: int) -> afnp.Flow:
         """Return the flow of n samples, in quantisation steps."""
         flow = self.network(n)
-        whole = afnp.Flow([LinearPrediction.of(self.first, n), *flow.layers], base=flow.base)
+        whole = afnp.Flow([self.first.layer(n), *flow.layers], base=flow.base)
         whole.theta = flow.theta
         return whole
 
@@ -161,7 +161,7 @@ def network(n: int, size: dict, dtype) -> afnp.Flow:
 
 def train(sound: Clips, first: LinearPredictor, size: dict, quick: bool) -> tuple[Stack, dict]:
     """Train the network on windows of the residual of the predictor, which is fixed."""
-    left = LinearPrediction.of(first, len(sound.whole)).normalize({}, sound.whole[None], None)[0][0]
+    left = first.layer(len(sound.whole)).normalize({}, sound.whole[None], None)[0][0]
     W, cut = size["window"], len(sound.train)
     x_train, x_val = (
         part[: len(part) // W * W].reshape(-1, W) for part in (left[:cut], left[cut:])
@@ -238,7 +238,7 @@ def inverse(flow: afnp.Flow, speech: np.ndarray, u: np.ndarray) -> dict:
 
 def reading(stack: Stack, x: np.ndarray) -> dict:
     """Time the network in both directions, and see how far they are inverse to each other."""
-    left = LinearPrediction.of(stack.first, len(x)).normalize({}, x[None], None)[0]
+    left = stack.first.layer(len(x)).normalize({}, x[None], None)[0]
     flow = stack.network(len(x))
     u, _ = flow.normalize(left, backend="numpy")
     with one_thread():
@@ -250,7 +250,7 @@ def reading(stack: Stack, x: np.ndarray) -> dict:
         }
         seconds = median_seconds(fast, 5) | median_seconds(slow, 2, warm=False)
         computer = common.machine()
-    total = flow.passes.total
+    total = flow.cost.total
     return {
         "steps": len(x),
         "milliseconds": {way: round(1e3 * time["minimum"], 2) for way, time in seconds.items()},

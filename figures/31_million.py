@@ -42,7 +42,7 @@ MOST = {"loop": GATE, "numpy_queues": 100_000}
 def flow_of(D: int) -> Flow:
     """Return the flow of D steps, moved well away from the identity."""
     flow = Flow([CausalConvolution(D, CHANNELS, [2**l for l in range(LAYERS)])])
-    flow._split(flow.theta)[0]["H"] *= 30
+    flow.split(flow.theta)[0]["H"] *= 30
     return flow
 
 

@@ -47,8 +47,8 @@ def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
     ``last``; ``garbage`` is the size of what is written where the masks forbid to read.
     """
     rng = np.random.default_rng([seed, 99])
-    for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
-        for linear in getattr(getattr(layer, "conditioner", None), "linears", []):
+    for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
+        for linear in layer.conditioner.linears if layer.conditioner is not None else ():
             W, prefix = p[linear.W], linear.prefix[:, None]
             size = last if linear is layer.conditioner.linears[-1] else gain * np.sqrt(2)
             heard = masks.mask(linear.prefix, W.shape[1])

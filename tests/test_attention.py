@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import complex_step, norm_error
 
+from afnp.compiled.stages import gpu_step
 from afnp.constructors import tarflow
 from afnp.networks.attention import (
     CausalAttention,
@@ -20,7 +21,7 @@ from afnp.networks.transformer import EXPANSION, Block, CausalTransformer
 from afnp.params import Layout
 from afnp.train import fit
 from afnp.transforms.attention import Attentive, image_order
-from afnp.transforms.cost import PassTable
+from afnp.transforms.cost import CostTable
 from afnp.univariate import UNIVARIATES
 from afnp.verify import check_flow, dependency_pattern
 
@@ -165,7 +166,7 @@ def test_there_and_back_by_cache_and_by_loop(D, P, C):
     u, log_det, _ = layer.normalize(p, x, context)
     back, log_det_back = layer.generate(p, u, context)
     assert norm_error(back, x) < 1e-11 and np.abs(log_det + log_det_back).max() < 1e-11
-    drawn, naive = layer.generate(p, x, context), layer.generate(p, x, context, "naive")
+    drawn, naive = layer.generate(p, x, context), layer.naive(p, x, context)
     assert norm_error(drawn[0], naive[0]) < CACHED and norm_error(drawn[1], naive[1]) < CACHED
 
 
@@ -199,7 +200,7 @@ def test_every_univariate_serves(univariate, P):
     x, layout = 0.9 * x, layer.layout
     u, log_det, cache = layer.normalize(p, x, context)
     for method in ("substitution", "naive"):
-        back, log_det_back = layer.generate(p, u, context, method)
+        back, log_det_back = layer.sampler(method)(p, u, context)
         assert norm_error(back, x) < 1e-9 and np.abs(log_det + log_det_back).max() < 1e-9
     d_u, d_log_det = np.cos(u), np.sin(log_det)
     d_x = layer.backward(p, cache, d_u, d_log_det, layout.views(np.zeros(layout.size)))
@@ -267,7 +268,7 @@ def test_each_key_is_computed_once(monkeypatch):
     layer.generate(p, x, context)
     assert counted == [3] * 4 * 2  # tokens, blocks
     counted.clear()
-    layer.generate(p, x, context, "naive")
+    layer.naive(p, x, context)
     assert counted == [3 * 4] * 4 * 2
 
 
@@ -276,9 +277,9 @@ def test_the_cost_that_is_printed():
     T, M = 4, 8
     block = T * ((3 + 1) * M * M + 2 * EXPANSION * M * M) + 2 * (T * (T + 1) // 2) * M
     work = 5 * M + (T - 1) * 3 * M + 2 * block + T * M * 3 * 2
-    assert layer.passes.normalize == (1, 1, work) and layer.passes.generate == (1, T, work)
-    assert layer.passes.naive == (T, T, T * work)
-    assert "1 pass, 4 steps" in repr(PassTable([layer])) and "4 passes" in repr(PassTable([layer]))
+    assert layer.cost.normalize == (1, 1, work) and layer.cost.generate == (1, T, work)
+    assert layer.cost.naive == (T, T, T * work)
+    assert "1 pass, 4 steps" in repr(CostTable([layer])) and "4 passes" in repr(CostTable([layer]))
 
 
 @pytest.mark.parametrize("D, P", [(1, 1), (6, 2)])
@@ -295,7 +296,7 @@ def test_no_rows_single_precision_and_nothing_changed(D, P):
     np.testing.assert_array_equal(first, again)
     assert (p.flat == theta).all() and (x == kept[0]).all() and (context == kept[1]).all()
     for way in ("substitution", "naive"):
-        assert layer.generate(p, x[:0], context[:0], way)[0].shape == (0, D)
+        assert layer.sampler(way)(p, x[:0], context[:0])[0].shape == (0, D)
     assert layer.normalize(p, x[:0], context[:0])[0].shape == (0, D)
     single = layer.layout.views(theta.astype(np.float32))
     x, context = x.astype(np.float32), context.astype(np.float32)
@@ -339,8 +340,8 @@ def test_what_makes_no_sense_is_refused(arguments, words):
 
 def test_there_is_no_gpu_rendering_and_it_says_so():
     flow = tarflow(4, width=8, heads=2, blocks=1, transforms=1)
-    with pytest.raises(ValueError, match="attention is sampled by 'numpy'"):
-        flow.layers[0].step(flow._split(flow.theta)[0])
+    with pytest.raises(ValueError, match="'cuda' has no Attentive"):
+        gpu_step(flow.layers[0], flow.split(flow.theta)[0])
     with pytest.raises(ValueError, match="^transform: the inverse of an Attentive"):
         flow.layers[0].solve_backward({}, None, np.zeros((1, 4)), np.zeros(1))
 

@@ -159,7 +159,7 @@ def test_large_values_give_their_density_without_warning(flow, large, backend):
 def test_parameters_that_are_no_numbers_never_give_a_number(where, activation, dtype, backend):
     """A NaN anywhere on a path to some result is an error that names the row."""
     flow = lively(afnp.made(D, hidden=(6, 6), activation=activation, dtype=dtype))
-    flow._split(flow.theta)[0][where][...] = np.nan
+    flow.split(flow.theta)[0][where][...] = np.nan
     x = rows_of(70)
     for f in (flow.log_prob, flow.normalize):
         with pytest.raises(
@@ -181,7 +181,7 @@ def test_the_row_without_a_result_is_named(place, backend, monkeypatch):
     """Infinity minus infinity, in one row, in whichever batch it lies."""
     monkeypatch.setattr("afnp.batches.BATCH_NUMBERS", 1)
     flow = afnp.made(2, hidden=(2,))
-    p = flow._split(flow.theta)[0]
+    p = flow.split(flow.theta)[0]
     p["W0"][:, 0], p["W1"][2] = 1e10, [1e10, -1e10]
     x = np.ones((200, 2))
     x[place] = 1e300

@@ -9,7 +9,7 @@ import pytest
 from conftest import complex_step, norm_error
 
 import afnp
-from afnp import flow as flows
+from afnp.compiled.stages import compiled
 from afnp.constructors import wavenet_flow
 from afnp.flow import Flow
 from afnp.networks.causal_conv import CausalConv
@@ -39,7 +39,7 @@ def alive(config="gated", D=8, C=0, seed=0, channels=3):
     layer = CausalConvolution(D, channels, context=C, **CONFIGS[config])
     rng = np.random.default_rng([seed, 5])
     p = layer.layout.views(np.zeros(layer.layout.size))
-    layer.initialize(p, rng, last=0.3)
+    layer.conditioner.initialize(p, rng, last=0.3)
     for name in ("e", "b", "s", "h"):
         p[name] += 0.3 * rng.standard_normal(p[name].shape)
     return layer, p
@@ -89,17 +89,18 @@ def test_the_jacobian_is_the_band_that_it_says(config, D, C):
         assert J[layer.allowed()].all()
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("render", [lambda layer: layer, compiled], ids=["numpy", "numba"])
 @pytest.mark.parametrize("n", [1, 12])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_nothing_outside_the_band_moves_by_a_bit(config, n, backend):
+def test_nothing_outside_the_band_moves_by_a_bit(config, n, render):
     layer, p = alive(config, 33, 1)
+    evaluate = render(layer).evaluate
     x, c, allowed = rows(33, n), rows(1, n), layer.allowed()
-    u = layer.normalize(p, x, c, backend, keep=False)[0]
+    u = evaluate(p, x, c)[0]
     for j in (0, 4, 17, 32):
         moved = x.copy()
         moved[:, j] += 0.7
-        same = layer.normalize(p, moved, c, backend, keep=False)[0] == u
+        same = evaluate(p, moved, c)[0] == u
         assert same[:, ~allowed[:, j]].all() and not same[:, j].any()
 
 
@@ -181,7 +182,7 @@ def test_the_density_in_chunks_is_the_whole(config, D, C, n):
     x, c = rows(D, n), rows(C, n)
     u, log_det, _ = layer.normalize(p, x, c)
     for chunk in (0, 1, 3, 7, D):
-        for got, true in zip(layer._chunks(p, x, c, chunk), (u, log_det), strict=True):
+        for got, true in zip(layer.evaluate(p, x, c, chunk), (u, log_det), strict=True):
             assert norm_error(got, true) < SAME
 
 
@@ -192,11 +193,11 @@ def test_queues_are_the_naive_loop(config, D, C, n):
     Angles stay within [-pi, pi]."""
     layer, p = alive(config, D, C)
     u, c = rows(D, n) / (2 if layer.periodic else 1), rows(C, n)
-    x, log_det = layer.generate(p, u, c, "naive")
-    for backend in ("numpy", "numba"):
-        for got, true in zip(layer.generate(p, u, c, backend=backend), (x, log_det), strict=True):
+    x, log_det = layer.naive(p, u, c)
+    for stage in (layer, compiled(layer)):
+        for got, true in zip(stage.generate(p, u, c), (x, log_det), strict=True):
             assert norm_error(got, true) < SAME
-        back, back_log_det, _ = layer.normalize(p, x, c, backend, keep=False)
+        back, back_log_det = stage.evaluate(p, x, c)
         assert norm_error(back, u) < SAME and norm_error(back_log_det, -log_det) < 10 * SAME
 
 
@@ -206,8 +207,8 @@ def test_single_precision_stays_single(n):
     q = layer.layout.views(p.flat.astype(np.float32))
     u, c = rows(33, n), rows(2, n)
     x, log_det = layer.generate(p, u, c)
-    for backend in ("numpy", "numba"):
-        got = layer.generate(q, u.astype(np.float32), c.astype(np.float32), backend=backend)
+    for stage in (layer, compiled(layer)):
+        got = stage.generate(q, u.astype(np.float32), c.astype(np.float32))
         assert got[0].dtype == got[1].dtype == np.float32
         # 33 steps that feed on each other lose a digit or two of seven
         assert norm_error(got[0], x) < 1e-4 and norm_error(got[1], log_det) < 1e-4
@@ -222,7 +223,7 @@ def test_the_queues_evaluate_each_unit_once():
     once = 4 * 33 * net.gates * len(net.dilations)
     assert sum(seen) == once
     seen.clear()
-    layer.generate(p, rows(33, 4), rows(1, 4), "naive")
+    layer.naive(p, rows(33, 4), rows(1, 4))
     assert sum(seen) == 33 * once
 
 
@@ -231,11 +232,12 @@ def test_rows_do_not_hear_each_other(n):
     """Neither through lanes nor through a queue that was not emptied."""
     layer, p = alive("gated", 33, 1)
     u, c = rows(33, n), rows(1, n)
-    x = layer.generate(p, u, c, backend="numba")[0]
+    stage = compiled(layer)
+    x = stage.generate(p, u, c)[0]
     for kept in (2, n - 1):  # in the first tile, and after others
         others = np.arange(n) != kept
         v, d = np.where(others[:, None], -9, u), np.where(others[:, None], 1, c)
-        np.testing.assert_array_equal(layer.generate(p, v, d, backend="numba")[0][kept], x[kept])
+        np.testing.assert_array_equal(stage.generate(p, v, d)[0][kept], x[kept])
 
 
 def test_a_longer_series_begins_like_a_shorter_one():
@@ -243,11 +245,10 @@ def test_a_longer_series_begins_like_a_shorter_one():
     short, p = alive("gated", 33)
     long = CausalConvolution(500, 3, **CONFIGS["gated"])
     u, none = rows(500, 2), np.empty((2, 0))
-    for backend in ("numpy", "numba"):
-        x = long.generate(p, u, none, backend=backend)[0]
-        np.testing.assert_array_equal(
-            x[:, :33], short.generate(p, u[:, :33], none, backend=backend)[0]
-        )
+    for render in (lambda layer: layer, compiled):
+        x = render(long).generate(p, u, none)[0]
+        y = render(short).generate(p, u[:, :33], none)[0]
+        np.testing.assert_array_equal(x[:, :33], y)
 
 
 def test_chunks_keep_memory_small():
@@ -256,7 +257,7 @@ def test_chunks_keep_memory_small():
     layer, p = alive("gated", 200_000)
     x, none = rows(200_000, 1), np.empty((1, 0))
     tracemalloc.start()
-    layer.normalize(p, x, none, keep=False)
+    layer.evaluate(p, x, none)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     buffers = 12 * 2**18 * 8
@@ -266,13 +267,8 @@ def test_chunks_keep_memory_small():
 # ---- flows ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def registered(monkeypatch):
-    monkeypatch.setitem(flows.TRANSFORMS, "CausalConvolution", CausalConvolution)
-
-
 @pytest.mark.parametrize("D, C", [(5, 0), (3, 2)])
-def test_the_verifier_finds_nothing(registered, D, C):
+def test_the_verifier_finds_nothing(D, C):
     flow = wavenet_flow(
         D, channels=4, layers=3, transforms=2, context=C, univariate="affine", activation="gated"
     )
@@ -280,7 +276,7 @@ def test_the_verifier_finds_nothing(registered, D, C):
     assert report.passed, str(report)
 
 
-def test_flows_are_saved_rebuilt_and_repeated(registered, tmp_path):
+def test_flows_are_saved_rebuilt_and_repeated(tmp_path):
     flow = wavenet_flow(
         6, channels=4, layers=3, cycle=2, transforms=3, context=1, activation="tanh", seed=3
     )
@@ -317,8 +313,8 @@ def test_a_flow_learns_an_autoregressive_process():
 def test_costs_are_told():
     layer = alive("gated", 33)[0]
     work = layer.conditioner.multiply_adds
-    assert layer.passes.normalize == (1, 1, work) and layer.passes.generate == (1, 33, work)
-    assert layer.passes.naive == (33, 33, 33 * work)
+    assert layer.cost.normalize == (1, 1, work) and layer.cost.generate == (1, 33, work)
+    assert layer.cost.naive == (33, 33, 33 * work)
 
 
 BAD = [
@@ -370,7 +366,7 @@ def long_flow(D):
     """Ten layers of sixteen channels, moved well away from the identity:
     log-scales are of order 1."""
     flow = Flow([CausalConvolution(D, 16, [2**l for l in range(10)])])
-    p = flow._split(flow.theta)[0]
+    p = flow.split(flow.theta)[0]
     p["H"] *= 30
     return flow, flow.layers[0], p
 

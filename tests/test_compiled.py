@@ -39,8 +39,8 @@ def flow_and_rows(name, rows, dtype):
     and rows from its own density's neighbourhood."""
     flow = afnp.maf(**SHAPES[name], dtype=dtype, seed=3)
     rng = np.random.default_rng(4)
-    for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
-        layer.initialize(p, rng, gain=1.0, last=0.1)
+    for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
+        layer.conditioner.initialize(p, rng, gain=1.0, last=0.1)
         for linear in layer.conditioner.linears:
             beyond = np.arange(p[linear.W].shape[1]) >= linear.prefix[:, None]
             p[linear.W][beyond] = 1e3
@@ -84,7 +84,7 @@ def test_gradients_equal_the_numpy_rendering_and_vanish_beyond_the_masks(name, d
         expected_loss, expected = flow.loss_and_grad(x, context, backend="numpy")
         assert loss == pytest.approx(expected_loss, rel=10 * TOLERANCE[dtype])
         assert_close(grad, expected, dtype)
-        for layer, g in zip(flow.layers, flow._split(grad), strict=True):
+        for layer, g in zip(flow.layers, flow.split(grad), strict=True):
             for linear in layer.conditioner.linears:
                 beyond = np.arange(g[linear.W].shape[1]) >= linear.prefix[:, None]
                 assert not g[linear.W][beyond].any()

@@ -59,8 +59,8 @@ def flow_of(layers, dtype, last=1.0):
     """A flow with parameters of gain 1, in the last layer as told, and biases that are not 0."""
     flow = Flow(layers, context=getattr(layers[0], "context", 0), dtype=dtype)
     rng = np.random.default_rng(7)
-    for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
-        layer.initialize(p, rng, gain=1.0, last=last)
+    for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
+        layer.conditioner.initialize(p, rng, gain=1.0, last=last)
         for linear in getattr(layer, "transform", layer).conditioner.linears:
             p[linear.b][:] = 0.3 * rng.normal(size=p[linear.b].shape)
     return flow
@@ -162,7 +162,7 @@ def with_numbers(case, dtype, h=None, seed=3):
     flow = Flow([Autoregressive(1, (), **univariate(case))], dtype=dtype)
     K = flow.layers[0].univariate.numbers
     h = np.random.default_rng(seed).normal(size=K) if h is None else h
-    flow._split(flow.theta)[0]["b0"][:] = h
+    flow.split(flow.theta)[0]["b0"][:] = h
     return flow, h
 
 
@@ -218,7 +218,7 @@ def test_angles_may_be_turned_and_come_out_in_the_circle(dtype):
             1,
             5,
         ):  # which only the phase may do: from outside, angles come unturned
-            flow._split(flow.theta)[0]["b0"][-1] = h[-1] + 2 * math.pi * turns
+            flow.split(flow.theta)[0]["b0"][-1] = h[-1] + 2 * math.pi * turns
             got, got_log_det = method(x, backend="numba")
             atol = 300 * np.finfo(dtype).eps  # a turn is rounded, and slopes here are below 10
             np.testing.assert_allclose(

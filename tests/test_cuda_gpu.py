@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def steps(flow):
-    pairs = zip(reversed(flow.layers), reversed(flow._split(flow.theta)), strict=True)
+    pairs = zip(reversed(flow.layers), reversed(flow.split(flow.theta)), strict=True)
     return [
         cuda.StaircaseStep(
             p.flat, cuda.device_plan(layer.conditioner), layer.univariate.bound, layer.order
@@ -54,9 +54,11 @@ def check(flow, n):
     x, log_det = cuda.solve_all(steps(flow), context, u)
     exact = afnp.Flow.from_config({**flow.config(), "dtype": "float64"})
     exact.theta = flow.theta
-    p, p_exact = flow._split(flow.theta), exact._split(exact.theta)
-    true = exact._generate(p_exact, u.astype(np.float64), context.astype(np.float64))
-    for got, numpy, truth in zip((x, log_det), flow._generate(p, u, context), true, strict=True):
+    p, p_exact = flow.split(flow.theta), exact.split(exact.theta)
+    true = exact.generate_with(p_exact, u.astype(np.float64), context.astype(np.float64))
+    for got, numpy, truth in zip(
+        (x, log_det), flow.generate_with(p, u, context), true, strict=True
+    ):
         assert got.dtype == flow.dtype
         assert (
             norm_error(got, truth) <= 10 * norm_error(numpy, truth) + 20 * np.finfo(flow.dtype).eps

@@ -22,6 +22,7 @@ from afnp.compiled.cuda import causal_conv as cuda_queues
 from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda import fixed_point as cuda_sweeps
 from afnp.compiled.cuda import staircase as cuda
+from afnp.compiled.stages import gpu_step
 from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
 from afnp.transforms import Attentive, Autoregressive, CausalConvolution
 
@@ -52,10 +53,10 @@ if not SIMULATED:
         )
         for options in (spline, scale):
             with pytest.raises(ValueError, match=message):
-                CausalConvolution(3, **options).step({})
+                gpu_step(CausalConvolution(3, **options), {})
             with pytest.raises(ValueError, match=message):
-                Autoregressive(3, (4,), **options).step({})
-        with pytest.raises(ValueError, match="attention is sampled by 'numpy'"):
+                gpu_step(Autoregressive(3, (4,), **options), {})
+        with pytest.raises(ValueError, match="'cuda' has no Attentive"):
             afnp.Flow([Attentive(4, patch=2, width=4, heads=1)]).sample(
                 2, method=method, backend="cuda"
             )
@@ -108,7 +109,7 @@ else:
         monkeypatch.setattr(cuda.cuda, "device_array", spoiled)
 
     def steps(flow):
-        pairs = zip(reversed(flow.layers), reversed(flow._split(flow.theta)), strict=True)
+        pairs = zip(reversed(flow.layers), reversed(flow.split(flow.theta)), strict=True)
         return [
             cuda.StaircaseStep(
                 p.flat, cuda.device_plan(layer.conditioner), layer.univariate.bound, layer.order
@@ -122,7 +123,7 @@ else:
         u = rng.standard_normal((n, flow.features)).astype(flow.dtype)
         context = rng.standard_normal((n, flow.context)).astype(flow.dtype)
         x, log_det = cuda.solve_all(steps(flow), context, u)
-        true_x, true_log_det = flow._generate(flow._split(flow.theta), u, context)
+        true_x, true_log_det = flow.generate_with(flow.split(flow.theta), u, context)
         assert x.dtype == log_det.dtype == flow.dtype
         assert norm_error(x, true_x) < TOLERANCE[flow.dtype.type]
         assert norm_error(log_det, true_log_det) < TOLERANCE[flow.dtype.type]
@@ -217,7 +218,7 @@ else:
         u.flags.writeable = False
         (step,) = steps(flow)
         x, log_det = cuda.solve_all([step], np.empty((4, 0)), u)
-        expected = flow._generate(flow._split(flow.theta), u, np.empty((4, 0)))
+        expected = flow.generate_with(flow.split(flow.theta), u, np.empty((4, 0)))
         assert norm_error(x, expected[0]) < 1e-12 and norm_error(log_det, expected[1]) < 1e-12
 
     # ---- queues ----------------------------------------------------------------------------------
@@ -282,7 +283,7 @@ else:
         monkeypatch.setattr(cuda_queues, "LANES", 1)
         flow = series(4, dilations=(1,), context=1)
         u, context = noise(flow, 3)
-        steps = [layer.step(p) for layer, p in zip(flow.layers, flow._own, strict=True)][::-1]
+        steps = [gpu_step(layer, p) for layer, p in zip(flow.layers, flow._own, strict=True)][::-1]
         x, log_det = np.empty_like(u), np.zeros(len(u))
         cuda_queues._walk_batch(steps, 1, context, u, x, log_det)
         expected = flow.generate(u, context, method="naive")
@@ -295,7 +296,9 @@ else:
         monkeypatch.setattr(
             cuda_queues, "_walk_batch", lambda steps, T, *arrays: launches.append(T)
         )
-        cuda_queues.walk_all([flow.layers[0].step(flow._own[0])], np.empty((4, 0)), np.ones((4, 3)))
+        cuda_queues.walk_all(
+            [gpu_step(flow.layers[0], flow._own[0])], np.empty((4, 0)), np.ones((4, 3))
+        )
         assert launches == [1]
         monkeypatch.setattr(gpu, "SHARED_BYTES", (2 * 3 + 1) * 8 - 1)
         with pytest.raises(

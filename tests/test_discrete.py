@@ -91,8 +91,8 @@ def test_the_conditionals_are_those_of_the_joint_table(name):
     """The table, divided by hand in the model's order, gives back what the network said."""
     model = model_of(name)
     x, D, K = states(model), model.features, model.levels
-    _, context = model._check(x, None if not model.context else context_of(model, 1))
-    log_p, _ = model.net.log_conditionals(model._split(model.theta), x[:, model.order], context)
+    _, context = model.check(x, None if not model.context else context_of(model, 1))
+    log_p, _ = model.net.log_conditionals(model.split(model.theta), x[:, model.order], context)
     for r, truth in enumerate(factorize(table_of(model), model.order)):
         before = tuple(x[:, model.order[:r]].T)
         np.testing.assert_allclose(
@@ -114,7 +114,7 @@ def test_log_prob_by_definition(name):
     """Dense products under masks made of degrees, one indicator after the other,
     and softmax as it is written."""
     model = model_of(name)
-    net, p, x = model.net, model._split(model.theta), states(model)
+    net, p, x = model.net, model.split(model.theta), states(model)
     D, K = model.features, model.levels
     phi = {"relu": lambda z: np.where(z > 0, z, 0), "tanh": np.tanh}[net.activation]
     ordered = x[:, model.order]
@@ -142,7 +142,7 @@ def test_a_model_can_be_any_table_of_its_order():
     p_first, p_second = factorize(table)
     model = DiscreteMADE(2, hidden=())
     logit = np.log(p_second[:, 1] / p_second[:, 0])
-    p = model._split(model.theta)
+    p = model.split(model.theta)
     p["W0"][1, 0], p["b0"][:] = logit[1] - logit[0], [math.log(p_first[1] / p_first[0]), logit[0]]
     np.testing.assert_allclose(table_of(model), table, rtol=1e-14)
 
@@ -168,10 +168,10 @@ def test_in_each_order_a_feature_depends_on_those_before_it_alone(name):
     model = model_of(name)
     x, context = states(model), context_of(model, 1)
     K, D = model.levels, model.features
-    inputs, context_rows = model._check(x, context)
+    inputs, context_rows = model.check(x, context)
     for order, log_prob in zip(model.orders, model.log_prob_by_order(x, context), strict=True):
         table = np.exp(log_prob).reshape((K,) * D)
-        p = model._permuted(model._split(model.theta), order)
+        p = model._permuted(model.split(model.theta), order)
         log_p, _ = model.net.log_conditionals(p, inputs[:, order], context_rows)
         for r, truth in enumerate(factorize(table, order)):
             before = tuple(x[:, order[:r]].T)
@@ -186,7 +186,7 @@ def test_an_ensemble_shares_weights_by_feature():
     model = model_of("ensemble, categorical", orders=[[1, 0, 2]])
     renamed = model_of("ensemble, categorical", orders=[[0, 1, 2]])
     swap = [1, 0, 2]
-    p, q = model._split(model.theta), renamed._split(renamed.theta)
+    p, q = model.split(model.theta), renamed.split(renamed.theta)
     q["W0"][:] = p["W0"].reshape(-1, 3, 3)[:, swap].reshape(-1, 9)
     q["W1"][:] = p["W1"].reshape(3, 2, -1)[swap].reshape(6, -1)
     q["b1"][:] = p["b1"].reshape(3, 2)[swap].ravel()
@@ -211,8 +211,8 @@ def test_gradients_are_the_derivatives(name, n):
     x = np.random.default_rng(2).integers(model.levels, size=(n, model.features))
     context = context_of(model, n)
     loss, grad = model.loss_and_grad(x, context)
-    rows, c = model._check(x, context)
-    truth = complex_step(lambda t: -model._log_prob(model._split(t), rows, c).mean(), model.theta)
+    rows, c = model.check(x, context)
+    truth = complex_step(lambda t: -model._log_prob(model.split(t), rows, c).mean(), model.theta)
     assert norm_error(grad, truth) < GRADIENT
     assert loss == pytest.approx(-model.log_prob(x, context).mean(), rel=1e-13)
 
@@ -220,12 +220,12 @@ def test_gradients_are_the_derivatives(name, n):
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_a_training_step_follows_one_order_that_the_rows_choose(name):
     model, n = model_of(name, seed=2), 6
-    p = model._split(model.theta)
+    p = model.split(model.theta)
     chosen = set()
     for seed in range(12):
         x = np.random.default_rng(seed).integers(model.levels, size=(n, model.features))
-        x, context = model._check(x, context_of(model, n))
-        grads = [model._split(np.full_like(model.theta, np.nan))]
+        x, context = model.check(x, context_of(model, n))
+        grads = [model.split(np.full_like(model.theta, np.nan))]
         log_prob, square = model._gradient_in_blocks(x, context, grads, "numpy")
         by_order = np.stack([model._log_prob_in(order, p, x, context) for order in model.orders])
         (k,) = np.flatnonzero((by_order == log_prob).all(axis=1))
@@ -234,7 +234,7 @@ def test_a_training_step_follows_one_order_that_the_rows_choose(name):
             order = model.orders[k]
             truth = complex_step(
                 lambda t, order=order, x=x, c=context: (
-                    -model._log_prob_in(order, model._split(t), x, c).mean()
+                    -model._log_prob_in(order, model.split(t), x, c).mean()
                 ),
                 model.theta,
             )
@@ -253,7 +253,7 @@ def test_float32_keeps_its_type_and_agrees(name):
     assert norm_error(grad, double.loss_and_grad(x, context)[1]) < 1e-4
     v = np.random.default_rng(0).random((3, single.features), dtype=np.float32)
     c = np.zeros((3, single.context), dtype=np.float32)
-    assert single.net.generate(single._split(single.theta), v, c)[1].dtype == np.float32
+    assert single.net.generate(single.split(single.theta), v, c)[1].dtype == np.float32
 
 
 # Sampling
@@ -273,7 +273,7 @@ def test_substitution_and_the_naive_loop_draw_the_same_rows(name):
 @pytest.mark.parametrize("name", MODELS_OF)
 def test_generate_gives_the_log_probability_of_what_it_drew(name, method):
     model, n = model_of(name, seed=3), 40
-    net, p = model.net, model._split(model.theta)
+    net, p = model.net, model.split(model.theta)
     v, c = (
         np.random.default_rng(0).random((n, model.features)),
         np.random.default_rng(1).random((n, model.context)),
@@ -313,7 +313,7 @@ def test_each_row_meets_its_own_context(options):
     decided = (
         0 if "order" in options else 1
     )  # whose rows of weights: of the first place, or of the feature itself
-    model._split(model.theta)["W0"][decided, 0] = 50.0
+    model.split(model.theta)["W0"][decided, 0] = 50.0
     sign = np.random.default_rng(1).choice([-1.0, 1.0], size=(40, 1))
     np.testing.assert_array_equal(model.sample(40, rng=0, context=sign)[:, 1], sign[:, 0] > 0)
 
@@ -427,7 +427,7 @@ def test_every_weight_of_an_ensemble_is_drawn_with_the_variance_of_its_row():
     """Any weight is heard in some order: none starts at zero.
     24,000 numbers tell a variance to 1 %."""
     model = OrderEnsemble(40, levels=3, hidden=(200,), seed=1)
-    p, prefix = model._split(model.theta), [linear.prefix[:, None] for linear in model.net.linears]
+    p, prefix = model.split(model.theta), [linear.prefix[:, None] for linear in model.net.linears]
     for W, heard, size in ((p["W0"], prefix[0], 1.0), (p["W1"], prefix[1], 0.01)):
         assert W.all()
         assert (W * np.sqrt(3 * np.maximum(heard, 1)) / size).var() == pytest.approx(1, rel=0.05)

@@ -142,7 +142,7 @@ def test_masks_are_recomputed_not_loaded(tmp_path):
     flow = afnp.made(3, hidden=(4,))
     x = rows[:5]
     before = flow.log_prob(x)
-    layer, p = flow.layers[0], flow._split(flow.theta)[0]
+    layer, p = flow.layers[0], flow.split(flow.theta)[0]
     for linear in layer.conditioner.linears:
         W = p[linear.W]
         W[np.arange(W.shape[1]) >= linear.prefix[:, None]] = 1e3

@@ -72,8 +72,8 @@ def trusted(context, n):
 
 def jacobian(flow, x, context):
     """du/dx of one row, (D, D), by complex step."""
-    p, c = flow._split(flow.theta), trusted(context, 1)
-    return complex_step(lambda x: flow._normalize(p, x[None], c)[0][0], x)
+    p, c = flow.split(flow.theta), trusted(context, 1)
+    return complex_step(lambda x: flow.normalize_with(p, x[None], c)[0][0], x)
 
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -122,9 +122,9 @@ def test_generate_inverts_and_log_dets_cancel(kind, backend):
 def test_log_det_of_generate_is_that_of_its_own_jacobian(kind):
     flow = flow_of(kind)
     _, context = rows(flow, 1)
-    u, p = np.random.default_rng(3).standard_normal(D), flow._split(flow.theta)
+    u, p = np.random.default_rng(3).standard_normal(D), flow.split(flow.theta)
     for method in ("substitution", "naive"):
-        f = lambda u: flow._generate(p, u[None], trusted(context, 1), method)[0][0]  # noqa: B023, E731
+        f = lambda u: flow.generate_with(p, u[None], trusted(context, 1), method)[0][0]  # noqa: B023, E731
         truth = np.linalg.slogdet(complex_step(f, u))[1]
         assert flow.generate(u[None], context, method)[1][0] == pytest.approx(
             truth, rel=1e-10, abs=1e-10
@@ -171,7 +171,7 @@ def test_context_reaches_every_output_also_the_first(net, backend):
     """Both numbers of every feature move, in both directions, with every column of the context."""
     flow = lively(afnp.maf(D, transforms=2, order=TURNED, context=3, activation="tanh", **net))
     x, context = rows(flow, 1)
-    layer, p = flow.layers[0], flow._split(flow.theta)[0]
+    layer, p = flow.layers[0], flow.split(flow.theta)[0]
     for column in range(flow.context):
         moved = context.copy()
         moved[0, column] += 0.3
@@ -211,7 +211,7 @@ def gaussian(order, seed=0):
     A = rng.standard_normal((D, D + 2))
     chain = GaussianChain(rng.standard_normal(D), A @ A.T, order)
     flow = afnp.made(D, hidden=(), order=order)
-    layer, p = flow.layers[0], flow._split(flow.theta)[0]
+    layer, p = flow.layers[0], flow.split(flow.theta)[0]
     a, m, B = chain.coefficients[np.ix_(order, order)], chain.mean[order], layer.univariate.bound
     p["W0"][:] = 0
     p["W0"][0::2], p["b0"][0::2] = a, m - a @ m
@@ -387,7 +387,7 @@ def test_gradients_of_the_loss(kind, n, backend):
     loss, grad = flow.loss_and_grad(x, context, backend=backend)
 
     def by_definition(theta):
-        return -flow._log_prob(flow._split(theta), x.astype(theta.dtype), trusted(context, n))[
+        return -flow._log_prob(flow.split(theta), x.astype(theta.dtype), trusted(context, n))[
             0
         ].mean()
 
@@ -395,7 +395,7 @@ def test_gradients_of_the_loss(kind, n, backend):
     assert grad.shape == flow.theta.shape and loss == pytest.approx(
         by_definition(flow.theta), rel=1e-12
     )
-    for g, t in zip(flow._split(grad), flow._split(truth), strict=True):
+    for g, t in zip(flow.split(grad), flow.split(truth), strict=True):
         for name in g:
             assert norm_error(g[name], t[name]) < GRADIENT, name
 
@@ -406,7 +406,7 @@ def test_gradients_of_every_input(kind):
     from any gradient of u and of log|det|."""
     flow = flow_of(kind)
     x, context = rows(flow, 3)
-    rng, p, c = np.random.default_rng(2), flow._split(flow.theta), trusted(context, 3)
+    rng, p, c = np.random.default_rng(2), flow.split(flow.theta), trusted(context, 3)
     d_u, d_log_det = rng.standard_normal((3, D)), rng.standard_normal(3)
 
     def weighted(x):
@@ -414,7 +414,7 @@ def test_gradients_of_every_input(kind):
         return (d_u * u).sum() + (d_log_det * log_det).sum()
 
     d_x, caches = d_u, flow._normalize(p, x, c)[2]
-    g = flow._split(np.zeros_like(flow.theta))
+    g = flow.split(np.zeros_like(flow.theta))
     for layer, p_layer, cache, g_layer in list(zip(flow.layers, p, caches, g, strict=True))[::-1]:
         d_x = layer.backward(p_layer, cache, d_x, d_log_det, g_layer)
     assert norm_error(d_x, complex_step(weighted, x)) < GRADIENT

@@ -17,36 +17,36 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "atomic": 0,
     "chain_rule": 1,
-    "compiled": 2,
     "inputs": 0,
     "minimal": 0,
-    "progress": 6,
     "params": 0,
     "bases": 1,
-    "batches": 3,
     "univariate": 1,
-    "networks": 3,
     "sampling": 1,
+    "networks": 3,
     "transforms": 4,
-    "discrete": 5,
-    "flow": 5,
-    "constructors": 6,
-    "data": 6,
-    "files": 6,
-    "applications": 4,
-    "train": 7,
-    "verify": 7,
-    "interop": 8,
-    "__init__": 9,
-    "cli": 10,
-    "__main__": 11,
+    "compiled": 5,
+    "batches": 6,
+    "discrete": 7,
+    "flow": 7,
+    "data": 8,
+    "files": 8,
+    "progress": 8,
+    "constructors": 8,
+    "train": 9,
+    "applications": 7,
+    "verify": 9,
+    "interop": 10,
+    "__init__": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 """Imports go strictly downward. Modules of one package may import each other,
 but never in a circle."""
 
 FILES = sorted((ROOT / "afnp").rglob("*.py"))
 MATHEMATICS = [
-    f for f in FILES if FLOORS.get(f.relative_to(ROOT / "afnp").with_suffix("").parts[0], 9) <= 5
+    f for f in FILES if FLOORS.get(f.relative_to(ROOT / "afnp").with_suffix("").parts[0], 9) <= 7
 ]
 
 

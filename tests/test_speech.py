@@ -18,7 +18,6 @@ sys.path.insert(0, str(ROOT))
 
 import afnp  # noqa: E402
 from afnp.applications.linear_prediction import (  # noqa: E402
-    LinearPrediction,
     LinearPredictor,
     adapted_log_prob,
     autocovariance,
@@ -27,6 +26,7 @@ from afnp.applications.linear_prediction import (  # noqa: E402
 from afnp.bases import Logistic  # noqa: E402
 from afnp.constructors import wavenet_flow  # noqa: E402
 from afnp.data import audio, wav  # noqa: E402
+from afnp.transforms import LinearPrediction  # noqa: E402
 from afnp.verify import check_flow  # noqa: E402
 from figures import building, common  # noqa: E402
 
@@ -270,7 +270,7 @@ def test_bad_input_says_what_is_wrong(call, message):
 
 def test_the_layer_alone_is_the_predictor_with_zeros_before_the_start():
     x = AR2.sample(30, rng=9)
-    flow = afnp.Flow([LinearPrediction.of(AR2, 30)])
+    flow = afnp.Flow([AR2.layer(30)])
     y = np.concatenate([np.zeros(2), x - MEAN])
     e = np.array([y[t + 2] - A1 * y[t + 1] - A2 * y[t] for t in range(30)])
     assert flow.log_prob(x[None])[0] == pytest.approx(log_normal(e, VARIANCE).sum(), rel=1e-13)
@@ -339,9 +339,7 @@ def loud_and_quiet(rows, D, seed):
 def test_a_short_training_beats_the_best_stationary_gaussian_where_loudness_changes():
     (train, _), (test, truth) = loud_and_quiet(64, 256, seed=0), loud_and_quiet(32, 256, seed=1)
     predictor = LinearPredictor.fit(train.ravel(), 8)
-    flow = wavenet_flow(
-        256, channels=6, layers=5, transforms=1, preprocess=[LinearPrediction.of(predictor, 256)]
-    )
+    flow = wavenet_flow(256, channels=6, layers=5, transforms=1, preprocess=[predictor.layer(256)])
     afnp.fit(flow, train, epochs=12, batch_size=8, learning_rate=0.01, progress=False)
     gaussian = np.mean([predictor.log_prob(x).sum() for x in test]) / 256
     nats, best = flow.log_prob(test).mean() / 256, truth.mean() / 256

@@ -164,14 +164,14 @@ def test_rows_do_not_know_each_other(backend):
 def test_substitution_takes_complex_numbers_as_the_loop_does(net):
     flow = flow_of(5, net, "turned", context=2)
     u, context = noise(flow, 3)
-    p = flow._split(flow.theta)
+    p = flow.split(flow.theta)
     for method in ("substitution", "naive"):
-        x, log_det = flow._generate(p, u + 1e-30j, context.astype(complex), method)
+        x, log_det = flow.generate_with(p, u + 1e-30j, context.astype(complex), method)
         moved = (
-            flow._generate(p, u + 1e-7, context, method)[0]
-            - flow._generate(p, u - 1e-7, context, method)[0]
+            flow.generate_with(p, u + 1e-7, context, method)[0]
+            - flow.generate_with(p, u - 1e-7, context, method)[0]
         )
-        assert norm_error(x.real, flow._generate(p, u, context, method)[0]) < SAME
+        assert norm_error(x.real, flow.generate_with(p, u, context, method)[0]) < SAME
         assert norm_error(x.imag / 1e-30, moved / 2e-7) < 1e-6  # central differences
 
 
@@ -179,7 +179,7 @@ def test_substitution_takes_complex_numbers_as_the_loop_does(net):
 def test_each_hidden_unit_is_evaluated_once(net):
     """The work of one density pass: as many activations as hidden units, not D times as many."""
     flow = flow_of(7, net, context=1)
-    layer, p = flow.layers[0], flow._split(flow.theta)[0]
+    layer, p = flow.layers[0], flow.split(flow.theta)[0]
     u, context = noise(flow, 3)
     evaluated = []
 

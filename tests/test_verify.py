@@ -253,8 +253,8 @@ def stale_copy(flow):
 
     def generate(u, context=None, method="substitution", backend="auto"):
         if not p:
-            p.append(flow._split(flow.theta.copy()))
-        return flow._generate(p[0], u, context, method)
+            p.append(flow.split(flow.theta.copy()))
+        return flow.generate_with(p[0], u, context, method)
 
     flow.generate = generate
 
@@ -563,7 +563,7 @@ def test_random_parameters_fill_what_is_masked_and_nobody_reads_it():
     x, context = np.ones((2, 3)), np.ones((2, 1))
     before = flow.log_prob(x, context)
     _, gradient = flow.loss_and_grad(x, context)
-    for layer, p in zip(flow.layers, flow._split(flow.theta), strict=True):
+    for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
         for linear in layer.conditioner.linears:
             W = p[linear.W]
             W[~masks.mask(linear.prefix, W.shape[1])] = 1e6

@@ -165,7 +165,7 @@ def test_a_plateau_between_modes_is_no_standstill():
     digit."""
     mixture = Autoregressive(1, (), univariate="gaussian_mixture", options={"components": 2})
     flow = Flow([preprocess.Standardize([0.0], [8.0]), mixture], dtype=np.float32)
-    flow._split(flow.theta)[1]["b0"][:] = [0.0, -2.0, 0.5, 0.5, -1.5, -1.5]
+    flow.split(flow.theta)[1]["b0"][:] = [0.0, -2.0, 0.5, 0.5, -1.5, -1.5]
     result = check_flow(flow, checks=["monotone"], parameters="own")["monotone"]
     assert result.status == "passed", result
 

@@ -32,9 +32,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from afnp.inputs import choose, generator, integer
-from afnp.params import Layout
+from afnp.transforms.linear_filter import LinearPrediction, filter_rows
 
-__all__ = ["LinearPrediction", "LinearPredictor", "adapted_log_prob", "autocovariance", "levinson"]
+__all__ = ["LinearPredictor", "adapted_log_prob", "autocovariance", "levinson"]
 
 
 def _series(x, name: str = "x", least: int = 1) -> np.ndarray:
@@ -196,10 +196,14 @@ class LinearPredictor:
             variances.insert(0, variances[0] / (1 - kappa * kappa))
         return ladder, np.array(variances)
 
+    def layer(self, features: int) -> LinearPrediction:
+        """Return the predictor as a layer of a flow of so many steps: its coefficients, mean and σ."""
+        return LinearPrediction(features, self.coefficients, self.variance**0.5, self.mean)
+
     def errors(self, x) -> np.ndarray:
         """Return e_t = x_t minus its prediction from the t < P or P samples before it, (T,)."""
         y, (ladder, _) = _series(x) - self.mean, self.ladder()
-        e = _filter(y[None], self.coefficients)[0]
+        e = filter_rows(y[None], self.coefficients)[0]
         for t in range(min(self.order, len(y))):
             e[t] = y[t] - ladder[t] @ y[:t][::-1]
         return e
@@ -247,103 +251,3 @@ def adapted_log_prob(predictor: LinearPredictor, x, memory: float, floor: float)
         w[t] = w_t
         w_t = memory * w_t + (1 - memory) * square
     return _log_normal(e, w + floor)
-
-
-# ---- the layer -----------------------------------------------------------------------------------
-
-
-def _filter(y: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Return y_t - Σ_k a_k y_{t-k} of rows (N, D), with zeros before the first step."""
-    e = y.copy()
-    for k in range(1, min(len(a), y.shape[1] - 1) + 1):
-        e[:, k:] -= a[k - 1] * y[:, :-k]
-    return e
-
-
-class LinearPrediction:
-    r"""Fixed layer of a flow: what linear prediction leaves, in units of its size.
-
-    .. math:: u_t = \frac1s \Big(x_t - m - \sum_{k=1}^{P} a_k (x_{t-k} - m)\Big), \qquad
-              \log\left|\det \frac{\partial u}{\partial x}\right| = -D \log s
-
-    Its Jacobian is a banded triangle with 1/s on the diagonal: a linear predictor *is* an
-    autoregressive flow, of one transform that does not listen for the scale. Before the first step
-    x is taken for m. No parameters: the constants come from training data alone.
-
-    Parameters
-    ----------
-    features : int
-        D.
-    coefficients : sequence of P floats
-        a.
-    scale, mean : float
-        s and m.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite, or the scale not positive.
-
-    Examples
-    --------
-    >>> layer = LinearPrediction(3, [1.0], scale=2.0)
-    >>> u, log_det, _ = layer.normalize({}, np.array([[1.0, 3.0, 3.0]]), None)
-    >>> u.tolist(), layer.generate({}, u, None)[0].tolist(), log_det.round(3).tolist()
-    ([[0.5, 1.0, 0.0]], [[1.0, 3.0, 3.0]], [-2.079])
-    """
-
-    layout = Layout({})
-
-    def __init__(self, features: int, coefficients, scale: float = 1.0, mean: float = 0.0):
-        self.features = integer("features", features, least=1)
-        self.coefficients = _series(
-            np.asarray(coefficients, dtype=np.float64), "coefficients", least=0
-        )
-        if not (0 < scale < np.inf and np.isfinite(mean)):
-            raise ValueError(f"expected a scale > 0 and a finite mean, got {scale} and {mean}")
-        self.scale, self.mean = float(scale), float(mean)
-
-    @classmethod
-    def of(cls, predictor: LinearPredictor, features: int) -> LinearPrediction:
-        """Take a predictor's coefficients, mean and σ."""
-        return cls(features, predictor.coefficients, predictor.variance**0.5, predictor.mean)
-
-    def config(self) -> dict:
-        """Return the keyword arguments that rebuild this layer."""
-        constants = {
-            "coefficients": self.coefficients.tolist(),
-            "scale": self.scale,
-            "mean": self.mean,
-        }
-        return {"features": self.features, **constants}
-
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
-        """Do nothing: there is nothing to draw."""
-
-    def allowed(self) -> np.ndarray:
-        """Return which u_t may depend on which x_j, (D, D) bool: itself and the P before."""
-        t = np.arange(self.features)
-        back = t[:, None] - t
-        return (back >= 0) & (back <= len(self.coefficients))
-
-    def _log_det(self, x: np.ndarray) -> np.ndarray:
-        return np.full(len(x), self.features * np.log(self.scale), dtype=x.dtype)
-
-    def _a(self, x: np.ndarray) -> np.ndarray:
-        return self.coefficients.astype(x.real.dtype)
-
-    def normalize(self, p, x, context, backend="numpy", keep=True):
-        """Map x (N, D) to u; also give log|det du/dx| (N,)."""
-        return _filter(x - self.mean, self._a(x)) / self.scale, -self._log_det(x), None
-
-    def generate(self, p, u, context, method="substitution", backend="numpy"):
-        """Map u (N, D) back to x, step by step; also give log|det dx/du| (N,)."""
-        P, last_first = len(self.coefficients), self._a(u)[::-1]
-        y = np.concatenate([np.zeros((len(u), P), dtype=u.dtype), self.scale * u], axis=1)
-        for t in range(self.features):
-            y[:, t + P] += y[:, t : t + P] @ last_first
-        return self.mean + y[:, P:], self._log_det(u)
-
-    def backward(self, p, cache, d_u, d_log_det, g):
-        """Return d_x: the same filter, running back in time."""
-        return _filter(d_u[:, ::-1], self._a(d_u))[:, ::-1] / self.scale

@@ -51,7 +51,7 @@ class DiscreteModel:
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
         self._theta = np.zeros(net.layout.size, dtype=dtype)
-        self._initialize(self._split(self._theta), np.random.default_rng(seed))
+        self._initialize(self.split(self._theta), np.random.default_rng(seed))
 
     @property
     def theta(self) -> np.ndarray:
@@ -124,12 +124,12 @@ class DiscreteModel:
         FloatingPointError
             If the loss of a row, or the gradient, is not a number.
         """
-        x, context = self._check(x, context)
+        x, context = self.check(x, context)
         if not len(x):
             raise ValueError("x: expected at least one row, got an empty batch")
         grad = np.zeros_like(self._theta)
         with np.errstate(over="ignore", invalid="ignore"):
-            log_prob = self._gradient(self._split(self._theta), x, context, self._split(grad))
+            log_prob = self._gradient(self.split(self._theta), x, context, self.split(grad))
         refuse_nan(log_prob, "x")
         if np.isnan(grad).any():
             raise FloatingPointError("the gradient of the loss is not a number")
@@ -160,7 +160,7 @@ class DiscreteModel:
             check_context(context, self.context, n, self.dtype),
             np.random.default_rng(rng),
         )
-        p, x = self._split(self._theta), np.empty((n, self.features), dtype=np.intp)
+        p, x = self.split(self._theta), np.empty((n, self.features), dtype=np.intp)
         for rows in self._blocks(n):
             with np.errstate(over="ignore", invalid="ignore"):
                 x[rows], log_prob = self._sample(p, len(x[rows]), context[rows], rng, method)
@@ -192,20 +192,22 @@ class DiscreteModel:
 
     # ---- checks, batches, and what ``fit`` asks for
 
-    def _split(self, theta: np.ndarray) -> Views:
+    def split(self, theta: np.ndarray) -> Views:
+        """Return the named views of a vector laid out like ``theta``."""
         return self.net.layout.views(theta)
 
     def _streamed(self, function: Callable, x, context) -> np.ndarray:
         """Apply ``function(p, x, context)``, which returns (..., N), to blocks of rows."""
-        x, context = self._check(x, context)
-        p = self._split(self._theta)
+        x, context = self.check(x, context)
+        p = self.split(self._theta)
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [function(p, x[rows], context[rows]) for rows in self._blocks(len(x))]
         result = np.concatenate(parts, axis=-1)
         refuse_nan(result.T, "x")
         return result
 
-    def _check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
+    def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
+        """Return x as levels (N, D) and the context as (N, C), or raise a ValueError that says what is wrong."""
         x = check_rows(x, self.features, np.float64, name)
         wrong = np.argwhere((x < 0) | (x >= self.levels) | (x != np.floor(x)))
         if len(wrong):
@@ -217,7 +219,7 @@ class DiscreteModel:
         return x.astype(np.intp), check_context(context, self.context, len(x), self.dtype)
 
     def _blocks(self, n: int) -> list[slice]:
-        widest = sum(W.shape[1] for W in self._split(self._theta).values() if W.ndim == 2)
+        widest = sum(W.shape[1] for W in self.split(self._theta).values() if W.ndim == 2)
         most = max(1, BATCH_NUMBERS // (widest + self.features * self.levels))
         return [slice(start, start + most) for start in range(0, max(n, 1), most)]
 
@@ -232,13 +234,13 @@ class DiscreteModel:
         return [slice(0, n)]
 
     def _gradient_in_blocks(
-        self, x, context, grads: list[Views], backend: str
+        self, x, context, grads: list[Views], backend: str, kept: list | None = None
     ) -> tuple[np.ndarray, float]:
         """Write a training step's gradient into grads[0]; return log p (N,) and |grad|²."""
         g = grads[0]
         g.flat[:] = 0
         with np.errstate(over="ignore", invalid="ignore"):
-            log_prob = self._step_gradient(self._split(self._theta), x, context, g)
+            log_prob = self._step_gradient(self.split(self._theta), x, context, g)
             return log_prob, float(g.flat @ g.flat)
 
     def _step_gradient(self, p: Views, x: np.ndarray, context: np.ndarray, g: Views) -> np.ndarray:

@@ -55,11 +55,8 @@ class Sweeps:
         B = self.block or D
         return [(first, min(first + B, D)) for first in range(0, D, B)]
 
-    def note(self, sweeps: np.ndarray, multiply_adds: np.ndarray) -> None:
-        """Forget what one transform took, (N,) each or (N, M) of M transforms; :func:`sweep` keeps it."""
-
-    def solve(self, network, generate: Callable, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Map u (N, D), in generation order, to x (N, D) and log|det dx/du| (N,)."""
+    def solve(self, network, generate: Callable, u: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Map u (N, D), in generation order, to x (N, D), log|det dx/du|, sweeps and multiply-adds, (N,) each."""
         x = u.astype(np.result_type(u, network.dtype))
         log_det = np.zeros(len(u), x.dtype)
         sweeps, work = np.zeros(len(u), dtype=np.int64), np.zeros(len(u), dtype=np.int64)
@@ -73,8 +70,7 @@ class Sweeps:
             log_det += log
             sweeps += taken
             work += once + passes * each
-        self.note(sweeps, work)
-        return x, log_det
+        return x, log_det, sweeps, work
 
 
 @dataclass(frozen=True)
@@ -203,30 +199,6 @@ class Record(NamedTuple):
         return np.bincount(self.sweeps[:, transform], minlength=1).cumsum()
 
 
-class _Recorder(Sweeps):
-    """A method that keeps what it notes; transforms are sampled from the noise to the data."""
-
-    def __init__(self, method: Sweeps):
-        self.block, self.tolerance = method.block, method.tolerance
-        self.sweeps: list[np.ndarray] = []
-        self.multiply_adds: list[np.ndarray] = []
-
-    def note(self, sweeps: np.ndarray, multiply_adds: np.ndarray) -> None:
-        self.sweeps.append(sweeps)
-        self.multiply_adds.append(multiply_adds)
-
-    def columns(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what was noted, (N, T) each, from the data to the noise."""
-        none = np.empty((n, 0), dtype=np.int64)
-        sweeps, work = (
-            np.concatenate(
-                [none, *(a[:, None] if a.ndim == 1 else a for a in reversed(kept))], axis=1
-            )
-            for kept in (self.sweeps, self.multiply_adds)
-        )
-        return sweeps, work
-
-
 def sweep(
     flow, u, context=None, method: str | Sweeps = "jacobi", backend: str = "auto"
 ) -> tuple[np.ndarray, np.ndarray, Record]:
@@ -257,7 +229,7 @@ def sweep(
     >>> import afnp
     >>> flow = afnp.maf(8, hidden=(16,), transforms=2, seed=0)
     >>> x, log_det, record = sweep(flow, np.zeros((5, 8)), method=GaussSeidel(block=1))
-    >>> record.sweeps.tolist()[0], record.multiply_adds[0].sum() == flow.passes.total.generate.multiply_adds
+    >>> record.sweeps.tolist()[0], record.multiply_adds[0].sum() == flow.cost.total.generate.multiply_adds
     ([8, 8], np.True_)
     """
     solver = method_of(method, backend)
@@ -266,9 +238,5 @@ def sweep(
             f"method: expected one that sweeps, {METHODS[2]!r} or {METHODS[3]!r}, got {method!r}"
         )
 
-    def work(p, u, context, backend) -> tuple:
-        recorder = _Recorder(solver)
-        return *flow._generate(p, u, context, recorder, backend), *recorder.columns(len(u))
-
-    x, log_det, sweeps, multiply_adds = flow._streamed(work, u, context, backend, name="u")
-    return x, log_det, Record(sweeps, multiply_adds)
+    x, log_det, *taken = flow.generate_counting(u, context, solver, backend)
+    return x, log_det, Record(*taken)

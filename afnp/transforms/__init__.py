@@ -2,34 +2,36 @@
 
 from afnp.transforms.attention import Attentive, image_order
 from afnp.transforms.autoregressive import Autoregressive
+from afnp.transforms.base import TRANSFORMS, Transform
 from afnp.transforms.convolution import CausalConvolution
-from afnp.transforms.cost import Passes, PassTable, Work
+from afnp.transforms.cost import Cost, CostTable, Work
 from afnp.transforms.coupling import SPLITS, Coupling, split_of
 from afnp.transforms.inverse import Inverse
-from afnp.transforms.linear import ActNorm, LULinear, Permutation
-from afnp.transforms.normalization import BatchNorm
+from afnp.transforms.linear import LULinear, Permutation
+from afnp.transforms.linear_filter import LinearPrediction
+from afnp.transforms.normalization import ActNorm, BatchNorm
+from afnp.transforms.preprocess import Dequantize, Logit, Standardize
 
 __all__ = [
-    "KINDS",
     "SPLITS",
+    "TRANSFORMS",
     "ActNorm",
     "Attentive",
     "Autoregressive",
     "BatchNorm",
     "CausalConvolution",
     "Coupling",
+    "Dequantize",
     "Inverse",
     "LULinear",
-    "PassTable",
-    "Passes",
+    "LinearPrediction",
+    "Logit",
+    "CostTable",
+    "Cost",
     "Permutation",
+    "Standardize",
+    "Transform",
     "Work",
     "image_order",
     "split_of",
 ]
-
-KINDS = (
-    *(Autoregressive, Inverse, Coupling, Attentive, CausalConvolution),
-    *(Permutation, ActNorm, BatchNorm, LULinear),
-)
-"""All of them: what a flow may be made of, besides preprocessing."""

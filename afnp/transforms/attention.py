@@ -28,7 +28,7 @@ from afnp.networks.transformer import CausalTransformer
 from afnp.params import Views
 from afnp.sampling.sweeps import Whole
 from afnp.transforms.autoregressive import Autoregressive, univariate_of
-from afnp.transforms.cost import Passes, Work
+from afnp.transforms.cost import Cost, Work
 
 __all__ = ["Attentive", "image_order"]
 
@@ -84,7 +84,7 @@ class Attentive(Autoregressive):
            [0, 1, 0, 0],
            [1, 1, 1, 0],
            [1, 1, 0, 1]])
-    >>> layer.passes.generate
+    >>> layer.cost.generate
     Work(passes=1, depth=2, multiply_adds=1664)
     """
 
@@ -137,10 +137,10 @@ class Attentive(Autoregressive):
         return (token[None, :] < token[:, None]) | np.eye(self.features, dtype=bool)
 
     @property
-    def passes(self) -> Passes:
+    def cost(self) -> Cost:
         """What each direction costs: one pass there; back the same work in T steps, or T passes."""
         T, work = self.conditioner.tokens, Work(1, 1, self.conditioner.work)
-        return Passes(work, work._replace(depth=T), work.repeated(T))
+        return Cost(work, work._replace(depth=T), work.repeated(T))
 
     @property
     def activations(self) -> int:
@@ -148,12 +148,6 @@ class Attentive(Autoregressive):
         net = self.conditioner
         each = 22 * net.width + 3 * net.heads * net.tokens
         return net.tokens * (net.depth * each + net.patch * net.numbers)
-
-    def step(self, p: Views):
-        """Refuse: attention has no GPU rendering."""
-        raise ValueError(
-            "backend: attention is sampled by 'numpy' (also as 'auto' or 'numba'), got 'cuda'"
-        )
 
     def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
         """Refuse: keys are heard by all later tokens, and their reverse substitution is not written."""

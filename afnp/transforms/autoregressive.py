@@ -8,16 +8,14 @@ r"""The autoregressive transform: a conditioner and a univariate, read in a chos
 Jacobian are the features, and it is triangular once both are sorted by the order (arXiv 1912.02762,
 section 3.1).
 
-Every transform of a flow has the same face: ``layout``, ``config()``, ``normalize``, ``generate``,
-``backward``.
-
 Letters: N rows, D features, C context inputs.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,10 +26,11 @@ from afnp.params import Views
 from afnp.sampling.fixed_point import Sweeps
 from afnp.sampling.substitution import substitute, substitute_back
 from afnp.sampling.sweeps import Staircases
-from afnp.transforms.cost import Passes, network_work
+from afnp.transforms.base import Transform
+from afnp.transforms.cost import Cost, network_work
 from afnp.univariate import UNIVARIATES
 
-__all__ = ["Autoregressive", "bound_on_gpu", "univariate_of"]
+__all__ = ["Autoregressive", "univariate_of"]
 
 
 def univariate_of(name: str, options: dict | None = None):
@@ -43,18 +42,7 @@ def univariate_of(name: str, options: dict | None = None):
     return UNIVARIATES[name](**(options or {}))
 
 
-def bound_on_gpu(name: str, univariate) -> float:
-    """Return the bound of the one univariate that the GPU's kernels know; refuse any other."""
-    options = univariate.config()
-    if (name, options.get("scale")) != ("affine", "tanh"):
-        got = f"{name!r} with {options}"
-        raise ValueError(
-            f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}"
-        )
-    return univariate.bound
-
-
-class Autoregressive:
+class Autoregressive(Transform):
     """Masked autoregressive transform: density in one network pass, sampling by substitution.
 
     Parameters
@@ -106,29 +94,22 @@ class Autoregressive:
             "residual": net.residual,
         }
 
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+    def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Draw the conditioner's parameters in place."""
-        self.conditioner.initialize(p, rng, **kwargs)
+        self.conditioner.initialize(p, rng)
 
     def allowed(self) -> np.ndarray:
         """Return which u_i may depend on which x_j, (D, D) bool: j not later than i in the order."""
         return self.rank[None, :] <= self.rank[:, None]
 
     @property
-    def passes(self) -> Passes:
+    def cost(self) -> Cost:
         """What each direction costs: one pass there, back one triangular solve or D passes."""
         work = network_work(self.conditioner)
-        return Passes(work, work._replace(depth=self.features), work.repeated(self.features))
+        return Cost(work, work._replace(depth=self.features), work.repeated(self.features))
 
-    def normalize(
-        self,
-        p: Views,
-        x: np.ndarray,
-        context: np.ndarray,
-        backend: str = "numpy",
-        keep: bool = True,
-    ) -> tuple:
-        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
         ordered = x[:, self.order]
         h, cache = self.conditioner.forward(p, self.conditioner.hear(context, ordered))
         u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
@@ -166,29 +147,27 @@ class Autoregressive:
         )
         return d_u[:, self.rank]
 
-    def generate(
-        self,
-        p: Views,
-        u: np.ndarray,
-        context: np.ndarray,
-        method: str | Sweeps = "substitution",
-        backend: str = "numpy",
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
-        ordered = u[:, self.order]
-        if isinstance(method, Sweeps):
-            x, log_det = method.solve(self._blocks(p, context), self.univariate.generate, ordered)
-        else:
-            sampler = self._substitution if method == "substitution" else self._naive
-            x, log_det = sampler(p, ordered, context)
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D) by substitution; also give log|det dx/du| (N,)."""
+        x, log_det = self._substitution(p, u[:, self.order], context)
         return x[:, self.rank], log_det
 
-    def step(self, p: Views):
-        """Return what :func:`afnp.compiled.cuda.staircase.solve_all` takes of this transform."""
-        from afnp.compiled.cuda import staircase as cuda
+    def naive(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do the same by the textbook loop of D full network passes."""
+        x, log_det = self._naive(p, u[:, self.order], context)
+        return x[:, self.rank], log_det
 
-        bound = bound_on_gpu(self.name, self.univariate)
-        return cuda.StaircaseStep(p.flat, cuda.device_plan(self.conditioner), bound, self.order)
+    def iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do the same by fixed-point iteration; also give iterations and multiply-adds of each row, (N,)."""
+        blocks, ordered = self._blocks(p, context), u[:, self.order]
+        x, log_det, *taken = method.solve(blocks, self.univariate.generate, ordered)
+        return x[:, self.rank], log_det, *taken
+
+    def sampler(self, method: str | Sweeps) -> Callable:
+        """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
+        if isinstance(method, Sweeps):
+            return functools.partial(self.iterate, method)
+        return {"substitution": self.generate, "naive": self.naive}[method]
 
     def _substitution(
         self, p: dict, u: np.ndarray, context: np.ndarray

@@ -18,16 +18,15 @@ each unit once (Fast WaveNet, arXiv 1611.09482) sampling     "jacobi": passes un
 work O(D) a sweep, at most D sweeps (afnp.sampling.fixed_point)
 ===========  ====================================  ================================================================
 
-Compiled walks are :mod:`afnp.compiled.causal_conv` and, on a GPU for sampling alone,
-:mod:`afnp.compiled.cuda.causal_conv`. Gradients keep all activations, in NumPy, on any backend: cut
-long series into rows for training.
+Gradients keep all activations: cut long series into rows for training.
 
 Letters: N rows, D features (steps), C context inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -35,8 +34,9 @@ from afnp.networks.causal_conv import CausalConv
 from afnp.params import Views
 from afnp.sampling.fixed_point import Sweeps
 from afnp.sampling.sweeps import Whole
-from afnp.transforms.autoregressive import bound_on_gpu, univariate_of
-from afnp.transforms.cost import Passes, Work
+from afnp.transforms.autoregressive import univariate_of
+from afnp.transforms.base import Transform
+from afnp.transforms.cost import Cost, Work
 
 __all__ = ["CausalConvolution"]
 
@@ -44,7 +44,7 @@ CHUNK_NUMBERS = 2**18
 """The density walks in chunks of about so many activations a layer: they stay in the cache, and memory small."""
 
 
-class CausalConvolution:
+class CausalConvolution(Transform):
     """Autoregressive transform whose conditioner is a stack of causal dilated convolutions.
 
     Parameters
@@ -108,9 +108,9 @@ class CausalConvolution:
             "activation": net.activation,
         }
 
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+    def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Draw the conditioner's parameters in place."""
-        self.conditioner.initialize(p, rng, **kwargs)
+        self.conditioner.initialize(p, rng)
 
     @property
     def order(self) -> np.ndarray:
@@ -128,31 +128,21 @@ class CausalConvolution:
         return before[self._way, self._way]
 
     @property
-    def passes(self) -> Passes:
+    def cost(self) -> Cost:
         """What each direction costs: one pass there, back one walk along the queues or D passes."""
         work = Work(1, 1, self.conditioner.multiply_adds)
-        return Passes(work, work._replace(depth=self.features), work.repeated(self.features))
+        return Cost(work, work._replace(depth=self.features), work.repeated(self.features))
 
     # ---- density ---------------------------------------------------------------------------------
 
-    def normalize(
-        self,
-        p: Views,
-        x: np.ndarray,
-        context: np.ndarray,
-        backend: str = "numpy",
-        keep: bool = True,
-    ) -> tuple:
-        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
-        if not keep:
-            walk = self._compiled if backend == "numba" else self._chunks
-            return *walk(p, x, context), None
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
         ordered = x[:, self._way]
         h, cache = self.conditioner.forward(p, self.conditioner.hear(context, ordered))
         u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
         return u[:, self._way], log_derivative.sum(axis=1), (cache, univariate_cache)
 
-    def _chunks(self, p: Views, x: np.ndarray, context: np.ndarray, chunk: int = 0) -> tuple:
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray, chunk: int = 0) -> tuple:
         """Do the same without a cache, chunk by chunk: the same numbers to rounding, whatever the chunk."""
         net, x, dtype = self.conditioner, x[:, self._way], np.result_type(x, context, p["E"])
         steps = chunk or max(1, CHUNK_NUMBERS // (net.gates * max(1, len(x))))
@@ -176,32 +166,27 @@ class CausalConvolution:
 
     # ---- sampling --------------------------------------------------------------------------------
 
-    def generate(
-        self,
-        p: Views,
-        u: np.ndarray,
-        context: np.ndarray,
-        method: str | Sweeps = "substitution",
-        backend: str = "numpy",
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
-        if method == "substitution" and backend == "numba":
-            return self._compiled(p, u, context, sampling=True)
-        if isinstance(method, Sweeps):
-            whole = Whole(self.conditioner, p, context, self.conditioner.multiply_adds)
-            x, log_det = method.solve(whole, self.univariate.generate, u[:, self._way])
-            return x[:, self._way], log_det
-        sampler = self._queues if method == "substitution" else self._naive
-        x, log_derivative = sampler(p, u[:, self._way], context)
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D), a walk along the queues; also give log|det dx/du| (N,)."""
+        x, log_derivative = self._queues(p, u[:, self._way], context)
         return x[:, self._way], log_derivative.sum(axis=1)
 
-    def step(self, p: Views):
-        """Return what :func:`afnp.compiled.cuda.causal_conv.walk_all` takes of this transform."""
-        from afnp.compiled.cuda import causal_conv as cuda_queues
+    def naive(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do the same by the textbook loop of D full network passes."""
+        x, log_derivative = self._naive(p, u[:, self._way], context)
+        return x[:, self._way], log_derivative.sum(axis=1)
 
-        return cuda_queues.ConvolutionStep(
-            p, self.conditioner, bound_on_gpu(self.name, self.univariate), self.reverse
-        )
+    def iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do the same by fixed-point iteration; also give iterations and multiply-adds of each row, (N,)."""
+        whole = Whole(self.conditioner, p, context, self.conditioner.multiply_adds)
+        x, log_det, *taken = method.solve(whole, self.univariate.generate, u[:, self._way])
+        return x[:, self._way], log_det, *taken
+
+    def sampler(self, method: str | Sweeps) -> Callable:
+        """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
+        if isinstance(method, Sweeps):
+            return functools.partial(self.iterate, method)
+        return {"substitution": self.generate, "naive": self.naive}[method]
 
     def _queues(
         self, p: Views, u: np.ndarray, context: np.ndarray
@@ -224,14 +209,3 @@ class CausalConvolution:
             h, _ = self.conditioner.forward(p, self.conditioner.hear(context, x))
             x[:, t], log_derivative[:, t] = self.univariate.generate(h[:, t], u[:, t])
         return x, log_derivative
-
-    def _compiled(
-        self, p: Views, rows: np.ndarray, context: np.ndarray, sampling: bool = False
-    ) -> tuple:
-        from afnp.compiled import causal_conv as queues
-        from afnp.compiled.univariate import (
-            dispatch as univariate,  # numba takes half a second to import: only when needed
-        )
-
-        tau = univariate.form(self.name, self.univariate.config(), rows.dtype)
-        return queues.walk(p, self.conditioner, tau, context, rows, sampling, self.reverse)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["NOTHING", "Passes", "PassTable", "Work", "network_work"]
+__all__ = ["FREE", "Cost", "CostTable", "Work", "elementwise", "network_work"]
 
 
 class Work(NamedTuple):
@@ -46,7 +46,7 @@ class Work(NamedTuple):
         return Work(*(times * number for number in self))
 
 
-class Passes(NamedTuple):
+class Cost(NamedTuple):
     """Both directions of a transform or of a flow; ``naive`` is the slower one by the textbook loop."""
 
     normalize: Work
@@ -55,10 +55,16 @@ class Passes(NamedTuple):
 
     def __add__(self, other):
         """Return the costs of two transforms in a row."""
-        return Passes(*(one.followed_by(two) for one, two in zip(self, other, strict=True)))
+        return Cost(*(one.followed_by(two) for one, two in zip(self, other, strict=True)))
 
 
-NOTHING = Passes(Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0))
+def elementwise(features: int) -> Cost:
+    """Return the costs of a map of each feature for itself."""
+    work = Work(0, 0, features)
+    return Cost(work, work, work)
+
+
+FREE = Cost(Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0))
 
 
 def network_work(network) -> Work:
@@ -73,23 +79,22 @@ def network_work(network) -> Work:
     return Work(1, 1, sum(int(linear.prefix.sum()) for linear in network.linears))
 
 
-class PassTable:
+class CostTable:
     """The costs of a flow, transform by transform; prints as a table.
 
     Parameters
     ----------
     layers : sequence of transforms
-        Those without ``passes`` cost nothing.
 
     Attributes
     ----------
-    rows : list of (str, Passes)
-    total : Passes
+    rows : list of (str, Cost)
+    total : Cost
 
     Examples
     --------
     >>> from afnp.transforms import Autoregressive, Inverse
-    >>> PassTable([Autoregressive(3, (4,)), Inverse(Autoregressive(3, (4,)))])
+    >>> CostTable([Autoregressive(3, (4,)), Inverse(Autoregressive(3, (4,)))])
     transform       normalize (data to noise)       generate (noise to data)
     Autoregressive  1 pass, 1 step, 18 mul-adds     1 pass, 3 steps, 18 mul-adds
     Inverse         1 pass, 3 steps, 18 mul-adds    1 pass, 1 step, 18 mul-adds
@@ -98,8 +103,8 @@ class PassTable:
     """
 
     def __init__(self, layers: Sequence):
-        self.rows = [(type(layer).__name__, getattr(layer, "passes", NOTHING)) for layer in layers]
-        self.total = sum((passes for _, passes in self.rows), NOTHING)
+        self.rows = [(type(layer).__name__, layer.cost) for layer in layers]
+        self.total = sum((cost for _, cost in self.rows), FREE)
 
     def __repr__(self) -> str:
         head = ("transform", "normalize (data to noise)", "generate (noise to data)")

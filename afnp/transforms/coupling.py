@@ -27,7 +27,8 @@ from afnp.inputs import choose, integer
 from afnp.networks import MLP
 from afnp.params import Views
 from afnp.transforms.autoregressive import univariate_of
-from afnp.transforms.cost import Passes, network_work
+from afnp.transforms.base import Transform
+from afnp.transforms.cost import Cost, network_work
 
 __all__ = ["SPLITS", "Coupling", "split_of"]
 
@@ -106,7 +107,7 @@ def _explicit_split(split, features: int) -> np.ndarray:
     return passing
 
 
-class Coupling:
+class Coupling(Transform):
     """Coupling transform: some features pass through and say how the others are transformed.
 
     Parameters
@@ -178,49 +179,35 @@ class Coupling:
             "residual": net.residual,
         }
 
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+    def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Draw the conditioner's parameters in place."""
-        self.conditioner.initialize(p, rng, **kwargs)
+        self.conditioner.initialize(p, rng)
 
     def allowed(self) -> np.ndarray:
         """Return which u_i may depend on which x_j, (D, D) bool: block triangular, diagonal within the blocks."""
         return np.eye(self.features, dtype=bool) | (~self.passing[:, None] & self.passing[None, :])
 
-    def listens(self) -> np.ndarray:
-        """Return which u_i hear the context, (D,) bool: those of the second block."""
-        return ~self.passing if self.context else np.zeros(self.features, dtype=bool)
+    def allowed_context(self) -> np.ndarray:
+        """Return which u_i may depend on which context input, (D, C) bool: those of the second block."""
+        return np.repeat(~self.passing[:, None], self.context, axis=1)
 
     @property
-    def passes(self) -> Passes:
+    def cost(self) -> Cost:
         """What each direction costs: one pass, always."""
         work = network_work(self.conditioner)
-        return Passes(work, work, work)
+        return Cost(work, work, work)
 
     def _inputs(self, values: np.ndarray, context: np.ndarray) -> np.ndarray:
         return self.conditioner.hear(context, values[:, self.A])
 
-    def normalize(
-        self,
-        p: Views,
-        x: np.ndarray,
-        context: np.ndarray,
-        backend: str = "numpy",
-        keep: bool = True,
-    ) -> tuple:
-        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
         h, cache = self.conditioner.forward(p, self._inputs(x, context))
         u_B, log_derivative, univariate_cache = self.univariate.normalize(h, x[:, self.B])
         return self._put(x, u_B), log_derivative.sum(axis=1), (cache, univariate_cache)
 
-    def generate(
-        self,
-        p: Views,
-        u: np.ndarray,
-        context: np.ndarray,
-        method: str = "substitution",
-        backend: str = "numpy",
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Map u (N, D) to x (N, D) in one pass, whatever the method; also give log|det dx/du| (N,)."""
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D) in one pass; also give log|det dx/du| (N,)."""
         h, _ = self.conditioner.forward(p, self._inputs(u, context))
         x_B, log_derivative = self.univariate.generate(h, u[:, self.B])
         return self._put(u, x_B), log_derivative.sum(axis=1)

@@ -25,18 +25,17 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from afnp.params import Views
 from afnp.transforms.autoregressive import Autoregressive
-from afnp.transforms.cost import Passes
+from afnp.transforms.base import Transform
+from afnp.transforms.cost import Cost
 
 __all__ = ["Inverse"]
 
 
-class Inverse:
+class Inverse(Transform):
     """Inverse autoregressive transform: sampling in one network pass, density by substitution.
 
     Parameters
@@ -78,57 +77,34 @@ class Inverse:
         """Return the keyword arguments that rebuild this transform: those of the one inside."""
         return self.transform.config()
 
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+    def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Draw the conditioner's parameters in place."""
-        self.transform.initialize(p, rng, **kwargs)
+        self.transform.initialize(p, rng)
 
     def allowed(self) -> np.ndarray:
         """Return which u_i may depend on which x_j, (D, D) bool: the inverse of a triangle is one."""
         return self.transform.allowed()
 
     @property
-    def passes(self) -> Passes:
+    def cost(self) -> Cost:
         """What each direction costs: those of the transform inside, exchanged."""
-        inner = self.transform.passes
-        return Passes(inner.generate, inner.normalize, inner.naive)
+        inner = self.transform.cost
+        return Cost(inner.generate, inner.normalize, inner.naive)
 
-    @functools.cached_property
-    def _fused(self):
-        from afnp.transforms.fused import fuse
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
+        u, log_det = self.transform.generate(p, x, context)
+        return u, log_det, (u, context)
 
-        return fuse([self.transform])[0]
-
-    def _stage(self, backend: str):
-        """Return f as the backend runs it: compiled where its univariate is."""
-        return self._fused if backend == "numba" else self.transform
-
-    def normalize(
-        self,
-        p: Views,
-        x: np.ndarray,
-        context: np.ndarray,
-        backend: str = "numpy",
-        keep: bool = True,
-    ) -> tuple:
-        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and, to ``keep``, the cache of ``backward``."""
-        u, log_det = self._stage(backend).generate(p, x, context, "substitution", backend)
-        return u, log_det, self.transform.normalize(p, u, context)[2] if keep else None
-
-    def generate(
-        self,
-        p: Views,
-        u: np.ndarray,
-        context: np.ndarray,
-        method: str = "substitution",
-        backend: str = "numpy",
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Map u (N, D) to x (N, D) in one pass, whatever the method; also give log|det dx/du| (N,)."""
-        return self._stage(backend).normalize(p, u, context, backend, keep=False)[:2]
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D) in one pass; also give log|det dx/du| (N,)."""
+        return self.transform.evaluate(p, u, context)
 
     def backward(
         self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
     ) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
-        d_x = -self.transform.solve_backward(p, cache, -d_u, -d_log_det)
-        self.transform.backward(p, cache, -d_x, -d_log_det, g)
+        inner = self.transform.normalize(p, *cache)[2]
+        d_x = -self.transform.solve_backward(p, inner, -d_u, -d_log_det)
+        self.transform.backward(p, inner, -d_x, -d_log_det, g)
         return d_x

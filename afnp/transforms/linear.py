@@ -1,8 +1,7 @@
-r"""Between layers: transforms without a network that mix or scale the features.
+r"""Linear transforms without a network, which mix the features: permutations and whole matrices.
 
 .. math::
     \text{Permutation:} \;\; u_r = x_{\mathrm{order}[r]}, \qquad
-    \text{ActNorm:} \;\; u = (x - m) \odot e^{-s}, \qquad
     \text{LULinear:} \;\; u = P L U x
 
 Letters: N rows, D features.
@@ -17,12 +16,13 @@ import numpy as np
 from afnp.inputs import integer
 from afnp.networks import masks
 from afnp.params import Layout, Views
-from afnp.transforms.cost import NOTHING, Passes, Work
+from afnp.transforms.base import Transform
+from afnp.transforms.cost import Cost, Work
 
-__all__ = ["ActNorm", "LULinear", "Permutation"]
+__all__ = ["LULinear", "Permutation"]
 
 
-class Permutation:
+class Permutation(Transform):
     r"""Reorder the features.
 
     .. math:: u_r = x_{\mathrm{order}[r]}, \qquad \log\left|\det \frac{\partial u}{\partial x}\right| = 0
@@ -40,8 +40,6 @@ class Permutation:
     (array([[12., 10., 11.]]), array([[10., 11., 12.]]))
     """
 
-    layout, passes = Layout({}), NOTHING
-
     def __init__(self, order: Sequence[int] | np.ndarray):
         if isinstance(order, str) or np.ndim(order) != 1:
             raise ValueError(f"order: expected a permutation of 0..D-1, got {order!r}")
@@ -53,18 +51,15 @@ class Permutation:
         """Return the keyword arguments that rebuild this transform."""
         return {"order": self.order.tolist()}
 
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
-        """Do nothing: there is nothing to draw."""
-
     def allowed(self) -> np.ndarray:
         """Return which u_i may depend on which x_j, (D, D) bool."""
         return np.arange(self.features) == self.order[:, None]
 
-    def normalize(self, p, x, context, backend="numpy", keep=True):
+    def normalize(self, p, x, context):
         """Map x (N, D) to u; the log-determinant is 0."""
         return x[:, self.order], np.zeros(len(x), dtype=x.dtype), ()
 
-    def generate(self, p, u, context, method="substitution", backend="numpy"):
+    def generate(self, p, u, context):
         """Map u (N, D) back to x; the log-determinant is 0."""
         return u[:, self.rank], np.zeros(len(u), dtype=u.dtype)
 
@@ -73,79 +68,7 @@ class Permutation:
         return d_u[:, self.rank]
 
 
-class ActNorm:
-    r"""Shift and scale every feature, beginning with the statistics of the first batch (Glow, arXiv 1807.03039).
-
-    .. math:: u_i = (x_i - m_i)\, e^{-s_i}, \qquad
-              \log\left|\det \frac{\partial u}{\partial x}\right| = -\sum_i s_i
-
-    m and s are trained like any parameter. While they are untouched, exactly zero, ``begin`` sets
-    them so that the batch gets mean 0 and standard deviation 1; :func:`afnp.fit` calls it before
-    the first step.
-
-    Examples
-    --------
-    >>> layer = ActNorm(1)
-    >>> p = layer.layout.views(np.zeros(2))
-    >>> layer.begin(p, np.array([[1.0], [5.0]]))
-    >>> layer.normalize(p, np.array([[7.0]]), None)[0]
-    array([[2.]])
-    """
-
-    def __init__(self, features: int):
-        self.features = integer("features", features, least=1)
-        self.layout = Layout({"m": (self.features,), "s": (self.features,)})
-        self.passes = _elementwise(self.features)
-
-    def config(self) -> dict:
-        """Return the keyword arguments that rebuild this transform."""
-        return {"features": self.features}
-
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
-        """Start as the identity."""
-        p["m"][:] = p["s"][:] = 0.0
-
-    def begin(self, p: Views, x: np.ndarray) -> None:
-        """Take mean and standard deviation of x (N, D), unless something was there; constants keep their scale."""
-        if p["m"].any() or p["s"].any():
-            return
-        p["m"][:], std = x.mean(axis=0), x.std(axis=0)
-        p["s"][:] = np.log(np.where(std > 1e-6 * np.abs(x).max(axis=0), std, 1.0))
-
-    def allowed(self) -> np.ndarray:
-        """Return which output may depend on which input, (D, D) bool: each on its own."""
-        return np.eye(self.features, dtype=bool)
-
-    def normalize(self, p, x, context, backend="numpy", keep=True):
-        """Map x (N, D) to u; also give log|det du/dx| (N,) and the cache of ``backward``."""
-        scale = np.exp(-p["s"])
-        u = (x - p["m"]) * scale
-        return u, np.full(len(x), -p["s"].sum(), dtype=u.dtype), (u, scale)
-
-    def generate(self, p, u, context, method="substitution", backend="numpy"):
-        """Map u (N, D) back to x; also give log|det dx/du| (N,)."""
-        x = p["m"] + u * np.exp(p["s"])
-        return x, np.full(len(u), p["s"].sum(), dtype=x.dtype)
-
-    def backward(self, p, cache, d_u, d_log_det, g):
-        r"""Return d_x; add the parameters' gradients into g.
-
-        .. math:: d_x = d_u\, e^{-s}, \qquad d_m = -\sum_n d_x, \qquad
-                  d_s = -\sum_n (d_u\, u + d_{\log\det})
-        """
-        u, scale = cache
-        d_x = d_u * scale
-        g["m"] -= d_x.sum(axis=0)
-        g["s"] -= (d_u * u).sum(axis=0) + d_log_det.sum()
-        return d_x
-
-
-def _elementwise(features: int) -> Passes:
-    work = Work(0, 0, features)
-    return Passes(work, work, work)
-
-
-class LULinear:
+class LULinear(Transform):
     r"""Invertible matrix, held by its triangles (Glow, arXiv 1807.03039, section 3.2).
 
     .. math:: u = W x, \qquad W = P L (N + \mathrm{diag}(\sigma_i e^{s_i})), \qquad
@@ -194,7 +117,7 @@ class LULinear:
         self.layout = Layout({"L": (len(self.below[0]),), "N": (len(self.above[0]),), "s": (D,)})
         self._first = {name: np.zeros(shape) for name, shape in self.layout.shapes.items()}
         product = Work(0, 0, D * D)
-        self.passes = Passes(product, product, product)
+        self.cost = Cost(product, product, product)
 
     @classmethod
     def rotation(cls, features: int, rng: np.random.Generator) -> LULinear:
@@ -214,7 +137,7 @@ class LULinear:
             "signs": self.signs.tolist(),
         }
 
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
+    def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Start as the rotation that was drawn, or as the signed permutation P σ."""
         for name, first in self._first.items():
             p[name][:] = first
@@ -229,14 +152,14 @@ class LULinear:
         L[self.below], U[self.above] = p["L"], p["N"]
         return L, U
 
-    def normalize(self, p, x, context, backend="numpy", keep=True):
+    def normalize(self, p, x, context):
         """Map x (N, D) to u; also give log|det du/dx| (N,) and the cache of ``backward``."""
         L, U = self._triangles(p)
         y = x @ U.T
         u = (y @ L.T)[:, self.order]
         return u, np.full(len(x), p["s"].sum(), dtype=u.dtype), (x, y)
 
-    def generate(self, p, u, context, method="substitution", backend="numpy"):
+    def generate(self, p, u, context):
         """Map u (N, D) back to x by two triangular solves; also give log|det dx/du| (N,)."""
         L, U = self._triangles(p)
         y = _solve_lower(L, u[:, self.rank].T)

@@ -1,9 +1,12 @@
-r"""Batch normalisation as a transform, with its exact gradient in both modes (MAF, arXiv 1705.07057, section 3.4).
+r"""Normalisation: a shift and a scale of each feature, trained (ActNorm) or taken from the batch (BatchNorm).
 
 .. math::
-    u = (x - m) \odot (v + \epsilon)^{-1/2} \odot e^{\gamma} + \beta, \qquad
+    \text{ActNorm:} \;\; u &= (x - m) \odot e^{-s}
+
+    \text{BatchNorm:} \;\; u &= (x - m) \odot (v + \epsilon)^{-1/2} \odot e^{\gamma} + \beta, \qquad
     \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_i \gamma_i - \tfrac12 \log(v_i + \epsilon)
 
+Batch normalisation has an exact gradient in both of its modes (MAF, arXiv 1705.07057, section 3.4).
 Evaluation takes m and v from running averages, which are constants: densities are normalised, rows
 do not know each other. Training takes mean and variance of the batch. Its log-determinant is that
 of each row's map with m and v held fixed, the density that this row would get if they were the
@@ -12,25 +15,84 @@ below, of all parameters before this layer.
 
 The running averages are state that model files and checkpoints must keep, so they lie in theta, as
 the mean and
-:math:`w = \log(v + \epsilon)`, which any real number may be. In training their gradient is zero; ``begin`` and
-``update``, which only training calls, write them. In evaluation they are parameters like others,
-and ``backward`` gives their gradients.
+:math:`w = \log(v + \epsilon)`, which any real number may be. In training their gradient is zero;
+``start_from_data`` and ``update_statistics``, which only training calls, write them. In evaluation
+they are parameters like others, and ``backward`` gives their gradients.
 
 Letters: N rows, D features.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from afnp.inputs import integer
 from afnp.params import Layout, Views
-from afnp.transforms.cost import Passes, Work
+from afnp.transforms.base import Transform
+from afnp.transforms.cost import elementwise
 
-__all__ = ["BatchNorm"]
+__all__ = ["ActNorm", "BatchNorm"]
 
 
-class BatchNorm:
+class ActNorm(Transform):
+    r"""Shift and scale every feature, beginning with the statistics of the first batch (Glow, arXiv 1807.03039).
+
+    .. math:: u_i = (x_i - m_i)\, e^{-s_i}, \qquad
+              \log\left|\det \frac{\partial u}{\partial x}\right| = -\sum_i s_i
+
+    m and s are trained like any parameter. While they are untouched, exactly zero, ``start_from_data``
+    sets
+    them so that the batch gets mean 0 and standard deviation 1; :func:`afnp.fit` calls it before
+    the first step.
+
+    Examples
+    --------
+    >>> layer = ActNorm(1)
+    >>> p = layer.layout.views(np.zeros(2))
+    >>> layer.start_from_data(p, np.array([[1.0], [5.0]]))
+    >>> layer.normalize(p, np.array([[7.0]]), None)[0]
+    array([[2.]])
+    """
+
+    def __init__(self, features: int):
+        self.features = integer("features", features, least=1)
+        self.layout = Layout({"m": (self.features,), "s": (self.features,)})
+        self.cost = elementwise(self.features)
+
+    def start_from_data(self, p: Views, x: np.ndarray) -> None:
+        """Take mean and standard deviation of x (N, D), unless something was there; constants keep their scale."""
+        if p["m"].any() or p["s"].any():
+            return
+        p["m"][:], std = x.mean(axis=0), x.std(axis=0)
+        p["s"][:] = np.log(np.where(std > 1e-6 * np.abs(x).max(axis=0), std, 1.0))
+
+    def normalize(self, p, x, context):
+        """Map x (N, D) to u; also give log|det du/dx| (N,) and the cache of ``backward``."""
+        scale = np.exp(-p["s"])
+        u = (x - p["m"]) * scale
+        return u, np.full(len(x), -p["s"].sum(), dtype=u.dtype), (u, scale)
+
+    def generate(self, p, u, context):
+        """Map u (N, D) back to x; also give log|det dx/du| (N,)."""
+        x = p["m"] + u * np.exp(p["s"])
+        return x, np.full(len(u), p["s"].sum(), dtype=x.dtype)
+
+    def backward(self, p, cache, d_u, d_log_det, g):
+        r"""Return d_x; add the parameters' gradients into g.
+
+        .. math:: d_x = d_u\, e^{-s}, \qquad d_m = -\sum_n d_x, \qquad
+                  d_s = -\sum_n (d_u\, u + d_{\log\det})
+        """
+        u, scale = cache
+        d_x = d_u * scale
+        g["m"] -= d_x.sum(axis=0)
+        g["s"] -= (d_u * u).sum(axis=0) + d_log_det.sum()
+        return d_x
+
+
+class BatchNorm(Transform):
     """Batch normalisation: running statistics in evaluation, those of the batch in training.
 
     Parameters
@@ -38,7 +100,7 @@ class BatchNorm:
     features : int
         D.
     momentum : float
-        ρ in (0, 1], see ``update``.
+        ρ in (0, 1], of a full batch; see ``update_statistics``.
     epsilon : float
         Added to variances, above 0.
 
@@ -58,6 +120,8 @@ class BatchNorm:
            [ 1.]]))
     """
 
+    takes_statistics = True
+
     def __init__(self, features: int, momentum: float = 0.1, epsilon: float = 1e-5):
         self.features = integer("features", features, least=1)
         if not 0 < momentum <= 1:
@@ -66,26 +130,17 @@ class BatchNorm:
             raise ValueError(f"epsilon: expected a number in (0, 1), got {epsilon!r}")
         self.momentum, self.epsilon = float(momentum), float(epsilon)
         self.layout = Layout({name: (self.features,) for name in ("beta", "gamma", "mean", "w")})
-        work = Work(0, 0, self.features)
-        self.passes = Passes(work, work, work)
+        self.cost = elementwise(self.features)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
         return {"features": self.features, "momentum": self.momentum, "epsilon": self.epsilon}
 
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
-        """Start as the identity: everything 0."""
-        for part in p.values():
-            part[:] = 0.0
-
-    def begin(self, p: Views, x: np.ndarray) -> None:
-        """Let untouched running statistics, exactly zero, begin with those of x (N, D)."""
-        if not (p["mean"].any() or p["w"].any()):
-            p["mean"][:], p["w"][:] = x.mean(axis=0), np.log(x.var(axis=0) + self.epsilon)
-
-    def allowed(self) -> np.ndarray:
-        """Return which output may depend on which input, (D, D) bool: each on its own, in evaluation."""
-        return np.eye(self.features, dtype=bool)
+    def start_from_data(self, p: Views, x: np.ndarray) -> None:
+        """Let untouched running statistics, exactly zero, begin with those of x (N, D), two rows or more."""
+        if len(x) > 1 and not (p["mean"].any() or p["w"].any()):
+            p["mean"][:] = x.mean(axis=0)
+            p["w"][:] = np.log(x.var(axis=0) + self.epsilon)
 
     def _scaled(self, p: Views, x: np.ndarray, m: np.ndarray, w: np.ndarray) -> tuple:
         s = np.exp(-0.5 * w)
@@ -97,19 +152,23 @@ class BatchNorm:
             (x_hat, s, scale),
         )
 
-    def normalize(self, p, x, context, backend="numpy", keep=True):
+    def normalize(self, p, x, context):
         """Map x (N, D) to u with the running statistics; also give log|det du/dx| and the cache of ``backward``."""
         u, log_det, cache = self._scaled(p, x, p["mean"], p["w"])
         return u, log_det, (cache, None)
 
     def normalize_training(self, p, x, context):
-        """Map x (N, D) to u with the statistics of x itself; the cache also holds what ``update`` needs."""
-        m = x.mean(axis=0)
-        w = np.log(((x - m) ** 2).mean(axis=0) + self.epsilon)
+        """Map x (N, D) to u with the statistics of x itself; one row has none, and takes the running ones."""
+        taken = len(x) > 1
+        m, w = p["mean"].copy(), p["w"].copy()
+        before = m, w
+        if taken:
+            m = x.mean(axis=0)
+            w = np.log(((x - m) ** 2).mean(axis=0) + self.epsilon)
         u, log_det, cache = self._scaled(p, x, m, w)
-        return u, log_det, (cache, (m, w, p["mean"].copy(), p["w"].copy()))
+        return u, log_det, (cache, Batch(taken, m, w, *before))
 
-    def generate(self, p, u, context, method="substitution", backend="numpy"):
+    def generate(self, p, u, context):
         """Map u (N, D) back to x with the running statistics; also give log|det dx/du| (N,)."""
         x = (u - p["beta"]) * np.exp(0.5 * p["w"] - p["gamma"]) + p["mean"]
         return x, np.full(len(u), (0.5 * p["w"] - p["gamma"]).sum(), dtype=x.dtype)
@@ -135,21 +194,37 @@ class BatchNorm:
         d_gamma = (d_hat * x_hat).sum(axis=0) + d_log_det.sum()
         g["beta"] += d_u.sum(axis=0)
         g["gamma"] += d_gamma
-        if batch is not None:
-            return s * (d_hat - d_hat.mean(axis=0) - x_hat * d_gamma / len(d_u))
-        g["mean"] -= s * d_hat.sum(axis=0)
-        g["w"] -= 0.5 * d_gamma
+        if batch is None:
+            g["mean"] -= s * d_hat.sum(axis=0)
+            g["w"] -= 0.5 * d_gamma
+        elif batch.taken:
+            d_hat = d_hat - d_hat.mean(axis=0) - x_hat * d_gamma / len(d_u)
         return s * d_hat
 
-    def update(self, p: Views, cache) -> None:
+    def update_statistics(self, p: Views, cache, share: float) -> None:
         r"""Move the running statistics towards those of the training pass that left the cache.
 
-        .. math:: m \leftarrow (1 - \rho)\, m + \rho\, m_{\mathrm{batch}}, \qquad
-                  v \leftarrow (1 - \rho)\, v + \rho\, v_{\mathrm{batch}}
+        .. math:: m \leftarrow k\, m + (1 - k)\, m_{\mathrm{batch}}, \qquad
+                  v \leftarrow k\, v + (1 - k)\, v_{\mathrm{batch}}, \qquad k = (1 - \rho)^{\mathrm{share}}
 
-        They move from where they were *then*: whatever an optimiser did to theta since, decay too,
-        is undone.
+        A batch weighs as its rows do: the last and small one of an epoch is a ``share`` of a full
+        one, and two halves move the mean as far as one whole. They move from where they were
+        *then*: whatever an optimiser did to theta since, decay too, is undone.
         """
-        (m, w, mean, w_before), rho = cache[1], self.momentum
-        p["mean"][:] = (1 - rho) * mean + rho * m
-        p["w"][:] = np.log((1 - rho) * np.exp(w_before) + rho * np.exp(w))
+        batch = cache[1]
+        keep = (1 - self.momentum) ** share
+        p["mean"][:], p["w"][:] = batch.mean_before, batch.w_before
+        if batch.taken:
+            p["mean"] += (1 - keep) * (batch.mean - batch.mean_before)
+            p["w"][:] = np.log(keep * np.exp(batch.w_before) + (1 - keep) * np.exp(batch.w))
+
+
+class Batch(NamedTuple):
+    """What a training pass knows of its batch: its statistics, and the running ones before it."""
+
+    taken: bool
+    """Whether these rows have statistics; one row alone has none."""
+    mean: np.ndarray
+    w: np.ndarray
+    mean_before: np.ndarray
+    w_before: np.ndarray

@@ -16,28 +16,12 @@ import math
 import numpy as np
 
 from afnp.inputs import check_rows, integer
-from afnp.params import Layout
+from afnp.transforms.base import Transform
 
 __all__ = ["Dequantize", "Logit", "Standardize", "preprocessing"]
 
 
-class Fixed:
-    """What the fixed elementwise transforms share: no parameters, and diagonal Jacobians."""
-
-    layout = Layout({})
-
-    def __init__(self, features: int):
-        self.features = integer("features", features, least=1)
-
-    def initialize(self, p: dict, rng: np.random.Generator, **kwargs: float) -> None:
-        """Do nothing: there is nothing to draw."""
-
-    def allowed(self) -> np.ndarray:
-        """Return which output may depend on which input, (D, D) bool: each on its own."""
-        return np.eye(self.features, dtype=bool)
-
-
-class Standardize(Fixed):
+class Standardize(Transform):
     r"""Subtract a mean and divide by a standard deviation, feature by feature.
 
     .. math:: y_i = (x_i - m_i) / s_i, \qquad \log\left|\det \frac{\partial y}{\partial x}\right| = -\sum_i \log s_i
@@ -72,7 +56,7 @@ class Standardize(Fixed):
             raise ValueError(
                 f"feature {i}: expected a finite mean and std > 0, got {self.mean[i]}, {self.std[i]}"
             )
-        super().__init__(len(self.mean))
+        self.features = integer("features", len(self.mean), least=1)
 
     @classmethod
     def of(cls, x: np.ndarray) -> Standardize:
@@ -89,12 +73,12 @@ class Standardize(Fixed):
         m, s = self.mean.astype(x.real.dtype), self.std.astype(x.real.dtype)
         return m, s, np.full(len(x), np.log(self.std).sum(), dtype=x.dtype)
 
-    def normalize(self, p, x, context, backend="numpy", keep=True):
+    def normalize(self, p, x, context):
         """Map x (N, D) to y; also give log|det dy/dx| (N,)."""
         m, s, log_s = self._constants(x)
         return (x - m) / s, -log_s, s
 
-    def generate(self, p, y, context, method="substitution", backend="numpy"):
+    def generate(self, p, y, context):
         """Map y (N, D) back to x; also give log|det dx/dy| (N,)."""
         m, s, log_s = self._constants(y)
         return m + y * s, log_s
@@ -124,7 +108,7 @@ class Dequantize(Standardize):
         return {"features": self.features, "levels": self.levels}
 
 
-class Logit(Fixed):
+class Logit(Transform):
     r"""Spread [0, 1] over the real line, keeping α clear of the ends.
 
     .. math:: s = \alpha + (1 - 2\alpha) x, \qquad y = \log s - \log(1 - s), \qquad
@@ -137,14 +121,14 @@ class Logit(Fixed):
     def __init__(self, features: int, alpha: float = 1e-6):
         if not 0 < alpha < 0.5:
             raise ValueError(f"alpha: expected a number in (0, 0.5), got {alpha}")
-        super().__init__(features)
+        self.features = integer("features", features, least=1)
         self.alpha = float(alpha)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
         return {"features": self.features, "alpha": self.alpha}
 
-    def normalize(self, p, x, context, backend="numpy", keep=True):
+    def normalize(self, p, x, context):
         """Map x (N, D) to y; also give log|det dy/dx| (N,), -inf outside the support."""
         # r = 1 - s = alpha + (1 - 2 alpha)(1 - x): both ends keep their digits
         s, r = self.alpha + (1 - 2 * self.alpha) * x, self.alpha + (1 - 2 * self.alpha) * (1 - x)
@@ -155,7 +139,7 @@ class Logit(Fixed):
         log_det[outside.any(axis=1)] = -np.inf
         return log_s - log_r, log_det, (s, r)
 
-    def generate(self, p, y, context, method="substitution", backend="numpy"):
+    def generate(self, p, y, context):
         """Map y (N, D) back to x; also give log|det dx/dy| (N,)."""
         # sigmoid and its log-derivative from e = exp(-|y|), which cannot overflow
         positive = y.real > 0

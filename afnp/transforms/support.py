@@ -12,17 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afnp.bases import Base
+from afnp.transforms.base import Transform
 from afnp.transforms.linear import Permutation
 
-__all__ = ["check_support", "is_periodic"]
+__all__ = ["check_support"]
 
 
-def is_periodic(layer) -> bool:
-    """Return whether a layer maps angles to angles, and so needs angles."""
-    return getattr(layer, "periodic", False)
-
-
-def check_support(layers: Sequence, base: Base) -> None:
+def check_support(layers: Sequence[Transform], base: Base) -> None:
     """Raise a ValueError if a layer of angles stands beside a layer or noise of the line.
 
     Noise on the torus at the end of layers of the line is a box, and sound.
@@ -36,10 +32,10 @@ def check_support(layers: Sequence, base: Base) -> None:
         ...
     ValueError: base: layers of angles need noise on the circle, afnp.bases.UniformTorus(2), got StandardNormal
     """
-    if not any(map(is_periodic, layers)):
+    if not any(layer.periodic for layer in layers):
         return
     for k, layer in enumerate(layers):
-        if not (is_periodic(layer) or isinstance(layer, Permutation)):
+        if not (layer.periodic or isinstance(layer, Permutation)):
             raise ValueError(
                 f"layers: layer {k}, {type(layer).__name__}, does not map angles to angles, as "
                 "those beside it need; circular flows take angles in [-pi, pi] as they are, "

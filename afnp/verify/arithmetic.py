@@ -87,11 +87,10 @@ def flow_arithmetic(
         return x, log_det
 
     there = [
-        (layer.normalize, p)
-        for layer, p in zip(flow.layers, flow._split(moved(theta)), strict=True)
+        (layer.normalize, p) for layer, p in zip(flow.layers, flow.split(moved(theta)), strict=True)
     ]
     back = [
-        (layer.generate, p) for layer, p in zip(flow.layers, flow._split(moved(theta)), strict=True)
+        (layer.generate, p) for layer, p in zip(flow.layers, flow.split(moved(theta)), strict=True)
     ][::-1]
     return Arithmetic(lambda x, c: through(there, x, c), lambda u, c: through(back, u, c), dtype)
 

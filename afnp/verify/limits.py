@@ -100,7 +100,7 @@ def _bounds(subject: Subject) -> set[float]:
     """Return the ends of every spline of a flow."""
     if subject.flow is None:
         return set()
-    splines = [layer.univariate for layer in subject.flow.layers if hasattr(layer, "univariate")]
+    splines = [layer.univariate for layer in subject.flow.layers if layer.univariate is not None]
     return {univariate.bound for univariate in splines if isinstance(univariate, RationalQuadratic)}
 
 
@@ -189,11 +189,11 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
 def _wrong_univariates(subject: Subject, rng: np.random.Generator) -> list[str]:
     """Ask each layer's univariate, with its conditioner's numbers, in float64 and in the flow's type."""
     flow = subject.flow
-    p = flow._split(flow.theta.astype(np.float64))  # type: ignore[union-attr]
+    p = flow.split(flow.theta.astype(np.float64))  # type: ignore[union-attr]
     problems = []
     for k, layer in enumerate(flow.layers):  # type: ignore[union-attr]
         inner = layer.transform if isinstance(layer, Inverse) else layer
-        if hasattr(inner, "univariate"):
+        if inner.univariate is not None:
             u, c = (a.astype(np.float64) for a in subject.noise(rng, 8))
             x = u if inner is not layer else layer.generate(p[k], u, c)[0]
             h = _numbers(inner, p[k], x, c)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.networks import masks
+from afnp.networks import MaskedMLP, masks
 from afnp.params import Views
 
 __all__ = ["randomize", "randomize_layer", "restored"]
@@ -44,7 +44,7 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
     """
     rng = np.random.default_rng([seed, 2])
     theta = np.zeros(flow.theta.size)
-    p = flow._split(theta)
+    p = flow.split(theta)
     depth = sum(layer.layout.size > 0 for layer in flow.layers)
     for layer, p_layer in zip(flow.layers, p, strict=True):
         randomize_layer(
@@ -63,13 +63,13 @@ def randomize_layer(
 
     What has no masked linear layers starts where it likes, and is stirred.
     """
-    layer.initialize(
-        p, rng, **({"gain": gain, "last": last} if hasattr(layer, "conditioner") else {})
-    )
-    linears = getattr(getattr(layer, "conditioner", None), "linears", None)
-    if linears is None:
+    if layer.conditioner is None:
+        layer.initialize(p, rng)
         return _stir(p, rng)
-    for linear in linears:
+    layer.conditioner.initialize(p, rng, gain=gain, last=last)
+    if not isinstance(layer.conditioner, MaskedMLP):
+        return _stir(p, rng)
+    for linear in layer.conditioner.linears:
         p[linear.b][:] = 0.5 * rng.standard_normal(p[linear.b].shape)
         masked = ~masks.mask(linear.prefix, p[linear.W].shape[1])
         p[linear.W][masked] = 1e3 * rng.standard_normal(masked.sum())

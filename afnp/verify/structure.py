@@ -12,14 +12,15 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from afnp.compiled.stages import compiled
 from afnp.params import Views
-from afnp.transforms import Autoregressive
-from afnp.transforms.inverse import Inverse
+from afnp.transforms import Autoregressive, CausalConvolution, Inverse
 from afnp.verify.arithmetic import shake
 from afnp.verify.derivatives import complex_step_jacobian, moved
 from afnp.verify.parameters import randomize, randomize_layer, restored
@@ -75,9 +76,8 @@ def _with_context(allowed: np.ndarray, context: int, listens) -> np.ndarray:
 
 
 def _listens(layer) -> np.ndarray:
-    """Return which features of a layer hear the context, (D,) bool: not those that a coupling lets pass."""
-    deaf = getattr(layer, "passing", np.zeros(layer.features, dtype=bool))
-    return ~deaf if getattr(layer, "context", 0) else np.zeros(layer.features, dtype=bool)
+    """Return which features of a layer depend on the context, (D,) bool."""
+    return layer.allowed_context().any(axis=1)
 
 
 def _hears(subject: Subject) -> np.ndarray:
@@ -129,20 +129,17 @@ def _layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends
     inverse = _with_context(_closure(layer.allowed()), C, _closure(layer.allowed()) @ listens)
     data, noise = np.hstack([c, x]), np.hstack([c, u])
     must = inverse & layer.allowed().diagonal().all()
-    for backend in backends:
-        yield View(
-            k,
-            "u",
-            _joint(lambda x, c, b=backend: layer.normalize(p, x, c, b), C),
-            legal,
-            legal,
-            data,
-        )
-    for way in [("substitution", b) for b in backends] + [("naive", "numpy")] * (
-        D <= NAIVE_FEATURES
-    ):
-        sampler = _joint(lambda u, c, way=way: layer.generate(p, u, c, *way), C)
-        yield View(k, "x", sampler, inverse, must, noise)
+    stages = [layer]
+    if "numba" in backends and isinstance(layer, Inverse | CausalConvolution):
+        stages.append(compiled(layer))
+    for stage in stages:
+        normalize = functools.partial(stage.evaluate, p)
+        yield View(k, "u", _joint(normalize, C), legal, legal, data)
+    samplers = [stage.sampler("substitution") for stage in stages]
+    if D <= NAIVE_FEATURES:
+        samplers.append(layer.sampler("naive"))
+    for sampler in samplers:
+        yield View(k, "x", _joint(functools.partial(sampler, p), C), inverse, must, noise)
     inner, rows = (layer.transform, noise) if isinstance(layer, Inverse) else (layer, data)
     if isinstance(inner, Autoregressive):
         strict = legal & ~np.hstack([np.zeros((D, C), bool), np.eye(D, dtype=bool)])
@@ -160,7 +157,7 @@ def _parameters(layer: Autoregressive, p: dict, x: np.ndarray, context: np.ndarr
 def _views(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
     """View every layer, if there are layers, in float64, which hides less; and the whole as it is."""
     if subject.flow is not None:
-        p = subject.flow._split(subject.flow.theta.astype(np.float64))
+        p = subject.flow.split(subject.flow.theta.astype(np.float64))
         for k, layer in enumerate(subject.flow.layers):
             u, c = (a.astype(np.float64) for a in subject.noise(rng, n))
             yield from _layer_views(layer, p[k], k, u, c, subject.backends)
@@ -290,7 +287,7 @@ def _redraw(subject: Subject, rng: np.random.Generator) -> None:
     """Give the flow random parameters, not tamed for depth: every layer is looked at alone."""
     flow = randomize(subject.flow, int(rng.integers(2**31)))  # type: ignore[arg-type]
     theta = np.zeros(flow.theta.size)
-    for layer, p in zip(flow.layers, flow._split(theta), strict=True):
+    for layer, p in zip(flow.layers, flow.split(theta), strict=True):
         randomize_layer(layer, p, rng, last=0.5)
     flow.theta = theta
 
@@ -312,8 +309,8 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
     flow, errors, tolerances, leaks = subject.flow, [], [], 0
     n = int(np.clip(4096 // subject.features, 2, 12))
     theta = flow.theta.astype(np.float64)
-    shaken = [flow._split(shake(theta, rng, subject.delta)) for _ in range(SHAKES)]
-    for k, (layer, p) in enumerate(zip(flow.layers, flow._split(theta), strict=True)):
+    shaken = [flow.split(shake(theta, rng, subject.delta)) for _ in range(SHAKES)]
+    for k, (layer, p) in enumerate(zip(flow.layers, flow.split(theta), strict=True)):
         u, c = (a.astype(np.float64) for a in subject.noise(rng, n))
         x = layer.generate(p, u, c)[0]
         J = _layer_jacobian(layer, p, x, c)

@@ -144,7 +144,7 @@ class Subject:
 
         def base(n, rng):
             return flow.base.sample(
-                flow._split(flow.theta.astype(np.float64)).base, n, rng, np.float64
+                flow.split(flow.theta.astype(np.float64)).base, n, rng, np.float64
             )
 
         generators = {
@@ -161,9 +161,9 @@ class Subject:
             generators=generators,
             log_prob=lambda x, c: flow.log_prob(x, optional(c), backend=usual),
             sample=lambda n, rng, c: flow.sample(n, rng=rng, context=optional(c), backend=usual),
-            analytic=lambda x, c: flow._normalize(flow._split(flow.theta.astype(np.float64)), x, c)[
-                :2
-            ],
+            analytic=lambda x, c: flow.normalize_with(
+                flow.split(flow.theta.astype(np.float64)), x, c
+            )[:2],
             allowed=_composite(flow),
             flow=flow,
             base=None if isinstance(flow.base, StandardNormal) else base,
@@ -304,7 +304,7 @@ class Subject:
         """Return the log-density (N,) that noise and log-determinants stand for; a stranger's up to a constant."""
         if self.flow is None:
             return log_det - np.square(u).sum(axis=1) / 2
-        base = self.flow._split(self.flow.theta.astype(np.float64)).base
+        base = self.flow.split(self.flow.theta.astype(np.float64)).base
         return self.flow.base.log_prob(base, np.asarray(u, dtype=np.float64)) + log_det
 
     def rows(
@@ -400,7 +400,7 @@ def _widest(flow: Flow) -> int:
 
 def _univariates(flow: Flow) -> list:
     """Return the univariate of every layer that has one."""
-    return [layer.univariate for layer in flow.layers if hasattr(layer, "univariate")]
+    return [layer.univariate for layer in flow.layers if layer.univariate is not None]
 
 
 def _bounds(flow: Flow) -> tuple[float, float] | None:

@@ -149,7 +149,7 @@ def _sweeps(subject: Subject, whole: bool, rng: np.random.Generator) -> Iterator
     """Sweep every layer whose features follow an order, in float64; and the ``whole`` if it does."""
     lines = subject.level.points
     if subject.flow is not None:
-        p = subject.flow._split(subject.flow.theta.astype(np.float64))
+        p = subject.flow.split(subject.flow.theta.astype(np.float64))
         for k, layer in enumerate(subject.flow.layers):
             if acyclic(layer.allowed()):
                 u, c = (a.astype(np.float64) for a in subject.noise(rng, lines))

@@ -49,7 +49,7 @@ class Afnp:
         same: dict = {"hidden": (H, H), "transforms": T, "dtype": self.np.float32, "seed": seed}
         if bins:
             self.flow = self.make.nsf(D, bins=bins, bound=BOUND, **same)
-            for p in self.flow._split(self.flow.theta):
+            for p in self.flow.split(self.flow.theta):
                 p["W2"] *= 100
         else:
             self.flow = self.make.maf(D, **same)
@@ -81,7 +81,7 @@ class Afnp:
     def networks(self) -> list[dict]:
         """Return each transform's weights, masks, biases, and features' places before and after."""
         found = []
-        for layer, p in zip(self.flow.layers, self.flow._split(self.flow.theta), strict=True):
+        for layer, p in zip(self.flow.layers, self.flow.split(self.flow.theta), strict=True):
             linears = layer.conditioner.linears
             found.append(
                 {
@@ -98,7 +98,7 @@ class Afnp:
 
     def raw(self, k: int, x):
         """Return transform k's raw conditioner outputs, (N, n D), from features in its order."""
-        p = self.flow._split(self.flow.theta)[k]
+        p = self.flow.split(self.flow.theta)[k]
         return self.flow.layers[k].conditioner.forward(p, x)[0].reshape(len(x), -1)
 
     def threads(self) -> dict[str, int]:

@@ -276,11 +276,11 @@ def _solve_batch(
     arrays[2].copy_to_host(log_det)
 
 
-def solve_all(steps: Sequence[StaircaseStep], context, u, method) -> tuple[np.ndarray, np.ndarray]:
+def solve_all(steps: Sequence[StaircaseStep], context, u, method) -> tuple[np.ndarray, ...]:
     """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
 
-    ``method`` is one of :mod:`afnp.sampling.fixed_point`, and notes what the steps took, from the
-    data to the noise.
+    ``method`` is one of :mod:`afnp.sampling.fixed_point`. Last come iterations and multiply-adds of
+    each row and step, (N, M) each, from the data to the noise.
 
     Raises
     ------
@@ -294,5 +294,4 @@ def solve_all(steps: Sequence[StaircaseStep], context, u, method) -> tuple[np.nd
         for batch in gpu.batches(context, u):
             results = (a[batch] for a in (x, log_det, sweeps, work))
             _solve_batch(steps, method, T, context[batch], u[batch], *results)
-    method.note(sweeps[:, ::-1], work[:, ::-1])
-    return x, log_det
+    return x, log_det, sweeps[:, ::-1], work[:, ::-1]

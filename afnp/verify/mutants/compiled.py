@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from afnp.compiled.stages import stages_of
 from afnp.params import Layout
-from afnp.transforms.fused import fuse
 from afnp.verify.mutants.registry import mutant, replace
 
 BOTH = ("numpy", "numba")
@@ -25,7 +25,7 @@ def in_stage(flow, name: str):
         class Planted(type(flow)):
             @functools.cached_property
             def _fused(self) -> list:
-                stages = fuse(self.layers)
+                stages = stages_of(self.layers)
                 replace(stages[0], name)(function)
                 return stages
 

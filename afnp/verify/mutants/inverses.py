@@ -75,9 +75,9 @@ def layers_in_the_same_order(flow):
     def generate(p, u, context, method="substitution", backend="numpy"):
         log_det = 0
         for layer, p_layer in zip(flow.layers, p, strict=True):
-            u, more = layer.generate(p_layer, u, context, method, backend)
+            u, more = layer.sampler(method)(p_layer, u, context)
             log_det = log_det + more
-        return u, log_det
+        return u, log_det, []
 
     flow._generate = generate
 
@@ -87,7 +87,7 @@ def sampler_hears_noise(flow):
     """The sampler's network hears u where it should hear x: an inverse autoregressive flow, by mistake."""
     layer = flow.layers[0]
 
-    def generate(p, u, context, method="substitution", backend="numpy"):
+    def generate(p, u, context):
         ordered = u[:, layer.order]
         h, _ = layer.conditioner.forward(p, np.concatenate([context, ordered], axis=1))
         x, log_derivative = layer.univariate.generate(h, ordered)

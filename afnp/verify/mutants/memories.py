@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.verify.mutants.compiled import BOTH
+from afnp.verify.mutants.compiled import BOTH, in_stage
 from afnp.verify.mutants.registry import mutant, replace
 
 
@@ -207,6 +207,6 @@ def older_tap_without_gradient(flow):
 def compiled_walk_without_context(flow):
     """The compiled sampler forgets the context."""
 
-    @replace(flow.layers[0], "_compiled")
-    def compiled(compiled, p, rows, context, sampling=False):
-        return compiled(p, rows, 0 * context if sampling else context, sampling)
+    @in_stage(flow, "_walk")
+    def walk(walk, p, rows, context, sampling=False):
+        return walk(p, rows, 0 * context if sampling else context, sampling)

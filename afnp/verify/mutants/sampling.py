@@ -18,7 +18,7 @@ def _noise(flow, change) -> None:
 
     def sample(n, rng=0, context=None, **way):
         rng = np.random.default_rng(rng)
-        u = flow.base.sample(flow._split(flow.theta).base, n, rng, flow.dtype)
+        u = flow.base.sample(flow.split(flow.theta).base, n, rng, flow.dtype)
         return flow.generate(change(u, rng), context, **way)[0]
 
     flow.sample = sample
@@ -66,7 +66,7 @@ def log_det_subtracted(flow):
     """The likelihood subtracts its log-determinant: that of the other direction."""
 
     def log_prob(p, x, context, backend="numpy"):
-        u, log_det, _ = flow._normalize(p, x, context, backend, keep=False)
+        u, log_det = flow._evaluate(p, x, context, backend)
         return (flow.base.log_prob(p.base, u) - log_det,)
 
     flow._log_prob = log_prob
@@ -77,7 +77,7 @@ def log_det_forgotten(flow):
     """The likelihood is the base's alone."""
 
     def log_prob(p, x, context, backend="numpy"):
-        return (flow.base.log_prob(p.base, flow._normalize(p, x, context, backend, keep=False)[0]),)
+        return (flow.base.log_prob(p.base, flow._evaluate(p, x, context, backend)[0]),)
 
     flow._log_prob = log_prob
 
@@ -123,8 +123,8 @@ def layer_skipped_in_the_sampler(flow):
 
     def sample(n, rng=0, context=None, **way):
         u = flow.base.sample({}, n, np.random.default_rng(rng), flow.dtype)
-        x, context = flow._check(u, context)
-        for layer, p in list(zip(flow.layers, flow._split(flow.theta), strict=True))[1::-1][1:]:
+        x, context = flow.check(u, context)
+        for layer, p in list(zip(flow.layers, flow.split(flow.theta), strict=True))[1::-1][1:]:
             x = layer.generate(p, x, context)[0]
         return x
 

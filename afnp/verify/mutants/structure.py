@@ -209,7 +209,12 @@ def context_counted_as_a_feature(flow):
         u, log_det, caches = normalize(p, x, context, *way, **options)
         return u, log_det + 0.1 * context.sum(axis=1), caches
 
+    @replace(flow, "_evaluate")
+    def evaluate(evaluate, p, x, context, *way):
+        u, log_det = evaluate(p, x, context, *way)
+        return u, log_det + 0.1 * context.sum(axis=1)
+
     @replace(flow, "_generate")
     def generate(generate, p, u, context, *way, **options):
-        x, log_det = generate(p, u, context, *way, **options)
-        return x, log_det - 0.1 * context.sum(axis=1)
+        x, log_det, counts = generate(p, u, context, *way, **options)
+        return x, log_det - 0.1 * context.sum(axis=1), counts

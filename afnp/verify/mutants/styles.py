@@ -81,7 +81,7 @@ def _passes(flow: Any, backend: str, seed: int, jacobian: bool) -> bool:
     if passed and jacobian:
         passed = jacobian_style(normalize, generate, rows, context)
         for layer, p in (
-            zip(flow.layers, flow._split(flow.theta), strict=True) if hasattr(flow, "theta") else ()
+            zip(flow.layers, flow.split(flow.theta), strict=True) if hasattr(flow, "theta") else ()
         ):
             passed = passed and triangular_style(layer, p, rows, context)
     return passed

@@ -1,0 +1,274 @@
+r"""Stages: the one place that turns the layers of a flow into compiled ones.
+
+.. math:: u = (f_M \circ \dots \circ f_1)(x)
+
+A stage has the face of a transform (:mod:`afnp.transforms.base`) and the same numbers; the
+definition is each transform's own NumPy rendering. Masked transforms of one shape in a row become
+one :class:`Stack`, a single call into the kernels: a call from Python costs some microseconds, as
+much as the arithmetic of a small flow, and samples that leave the kernels must be transposed out of
+their tiles and back. Layers without a network stay as they are. What has a network, or a
+univariate, that nobody has compiled runs in NumPy too, unless compiled code was asked for by name.
+
+Letters: N rows, D features, M transforms.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from afnp.compiled import causal_conv, fixed_point, gradient, small_batch, staircase, tiles
+from afnp.compiled.threads import FEW
+from afnp.compiled.univariate import dispatch
+from afnp.params import Layout, Parts, Views
+from afnp.sampling.fixed_point import Sweeps
+from afnp.transforms.autoregressive import Autoregressive
+from afnp.transforms.base import Transform
+from afnp.transforms.convolution import CausalConvolution
+from afnp.transforms.coupling import Coupling
+from afnp.transforms.inverse import Inverse
+
+__all__ = ["compiled", "generate_on_gpu", "gpu_step", "stages_of", "uncompiled"]
+
+
+# ---- from layers to stages -----------------------------------------------------------------------
+
+
+def stages_of(layers: Sequence[Transform]) -> list:
+    """Return the layers as compiled code runs them, in turn; what it does not know stays as it is."""
+    stages: list = []
+    for shape, run in itertools.groupby(layers, _shape):
+        together = list(run)
+        stages += map(compiled, together) if shape is None else [Stack(together)]
+    return stages
+
+
+def compiled(layer: Transform):
+    """Return one layer as a stage of its own, or the layer itself if it is not compiled."""
+    if not _known(layer):
+        return layer
+    kinds = {Inverse: CompiledInverse, CausalConvolution: CompiledConvolution}
+    return kinds[type(layer)](layer) if type(layer) in kinds else Stack([layer])
+
+
+def uncompiled(layers: Sequence[Transform]) -> str:
+    """Say which layers have a network that is not compiled, or a univariate; nothing if there is none."""
+    found = [
+        f"layer {k}, {type(layer).__name__} of {type(layer.univariate).__name__}"
+        for k, layer in enumerate(layers)
+        if layer.conditioner is not None and not _known(layer)
+    ]
+    return ", ".join(found)
+
+
+def _known(layer: Transform) -> bool:
+    """Return whether the kernels have this network, and this univariate."""
+    kinds = (Autoregressive, Coupling, Inverse, CausalConvolution)
+    inner = layer.transform if isinstance(layer, Inverse) else layer
+    return type(layer) in kinds and dispatch.known(inner.name, inner.univariate.config())
+
+
+def _shape(layer: Transform) -> tuple | None:
+    """Return what must be equal for transforms to be one stack, or None where there is no stack."""
+    if type(layer) not in (Autoregressive, Coupling) or not _known(layer):
+        return None
+    net = layer.conditioner
+    kind = type(layer).__name__, layer.name, str(layer.univariate.config())
+    return *kind, net.features, net.hidden, net.activation, net.residual
+
+
+def _tau(layer: Transform, dtype: np.dtype):
+    return dispatch.form(layer.name, layer.univariate.config(), dtype)
+
+
+# ---- the stages ----------------------------------------------------------------------------------
+
+
+class Stage:
+    """What compiled stages share: they take no statistics, and in training do as always."""
+
+    takes_statistics = False
+
+    def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Do as ``normalize`` does."""
+        return self.normalize(p, x, context)
+
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
+        raise NotImplementedError
+
+
+class Stack(Stage):
+    """Masked transforms of one shape in a row; ``p.flat`` holds the parameters of all, in their order."""
+
+    def __init__(self, layers: Sequence[Transform]):
+        self.layers = list(layers)
+        self.layout = Layout({"theta": (sum(layer.layout.size for layer in layers),)})
+        networks = [layer.conditioner for layer in layers]
+        orders = [layer.order for layer in layers]
+        fixed = layers[0].fixed if isinstance(layers[0], Coupling) else 0
+        self.stack = tiles.stack_of(networks, orders, layers[0].context, fixed)
+
+    def _tau(self, dtype: np.dtype):
+        return _tau(self.layers[0], dtype)
+
+    def _run(self, direction: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
+        kernels = {"product": (staircase.product, small_batch.product)}
+        kernels["solve"] = (staircase.solve, small_batch.solve)
+        run = kernels[direction][len(values) <= FEW]
+        return run(p.flat, self.stack, self._tau(values.dtype), context, values)
+
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
+        return staircase.product_keeping_tiles(p.flat, self.stack, self._tau(x.dtype), context, x)
+
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
+        return self._run("product", p, x, context)
+
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        return self._run("solve", p, u, context)
+
+    def sampler(self, method: str | Sweeps) -> Callable:
+        """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
+        iterates = isinstance(method, Sweeps) and not self.stack.fixed
+        return functools.partial(self._iterate, method) if iterates else self.generate
+
+    def _iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do the same by fixed-point iteration; also give iterations and multiply-adds, (N, M) each."""
+        tau, network = self._tau(u.dtype), self.layers[0].conditioner
+        return fixed_point.solve(p.flat, self.stack, tau, network, method, context, u)
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        tau = self._tau(d_u.dtype)
+        return gradient.stack_backward(p.flat, self.stack, tau, cache, d_u, d_log_det, g.flat)
+
+
+class CompiledInverse(Stage):
+    """An inverse transform whose inside is compiled; its derivative stays in NumPy."""
+
+    def __init__(self, layer: Inverse):
+        self.layer, self.layout = layer, layer.layout
+        self.inside = Stack([layer.transform])
+
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
+        u, log_det = self.inside.generate(p, x, context)
+        return u, log_det, (u, context)
+
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
+        return self.inside.generate(p, x, context)
+
+    def sampler(self, method: str | Sweeps) -> Callable:
+        """Return the inside's product, whatever the method."""
+        return self.inside.evaluate
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        return self.layer.backward(p, cache, d_u, d_log_det, g)
+
+
+class CompiledConvolution(Stage):
+    """A convolutional transform that walks along queues in both directions; its gradient stays in NumPy."""
+
+    def __init__(self, layer: CausalConvolution):
+        self.layer, self.layout = layer, layer.layout
+
+    def _walk(
+        self, p: Views, rows: np.ndarray, context: np.ndarray, sampling: bool = False
+    ) -> tuple:
+        layer = self.layer
+        tau = _tau(layer, rows.dtype)
+        return causal_conv.walk(p, layer.conditioner, tau, context, rows, sampling, layer.reverse)
+
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
+        return self.layer.normalize(p, x, context)
+
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
+        return self._walk(p, x, context)
+
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        return self._walk(p, u, context, sampling=True)
+
+    def sampler(self, method: str | Sweeps) -> Callable:
+        """Return the walk for substitution; iterations run in NumPy."""
+        return self.generate if method == "substitution" else self.layer.sampler(method)
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        return self.layer.backward(p, cache, d_u, d_log_det, g)
+
+
+# ---- on a GPU, sampling alone --------------------------------------------------------------------
+
+
+def generate_on_gpu(layers: Sequence[Transform], p: Parts, u, context, method) -> tuple:
+    """Take transforms that follow each other to the GPU together; those without a network stay in NumPy.
+
+    Returns x (N, D), log|det dx/du| (N,) and, for each run of iterated transforms from the noise to
+    the data, their iterations and multiply-adds.
+
+    Raises
+    ------
+    ValueError
+        If a network or a univariate has no GPU rendering.
+    """
+    from afnp.compiled.cuda import causal_conv as cuda_causal_conv  # numba-cuda may be missing
+    from afnp.compiled.cuda import fixed_point as cuda_fixed_point
+    from afnp.compiled.cuda import staircase as cuda_staircase
+
+    solve: Callable = cuda_staircase.solve_all
+    if isinstance(method, Sweeps):
+        solve = functools.partial(cuda_fixed_point.solve_all, method=method)
+    walk = functools.partial(cuda_causal_conv.walk_all, method=method)
+    solvers = {cuda_staircase.StaircaseStep: solve, cuda_causal_conv.ConvolutionStep: walk}
+    steps = [
+        (layer, p_layer, gpu_step(layer, p_layer)) for layer, p_layer in zip(layers, p, strict=True)
+    ]
+    log_det, counts = np.zeros(len(u), u.dtype), []
+    for kind, run in itertools.groupby(reversed(steps), lambda step: type(step[-1])):
+        if kind in solvers:
+            u, log_det_run, *taken = solvers[kind]([step for *_, step in run], context, u)
+            log_det = log_det + log_det_run
+            counts.append(taken)
+            continue
+        for layer, p_layer, _ in run:
+            u, log_det_layer = layer.generate(p_layer, u, context)
+            log_det = log_det + log_det_layer
+    return u, log_det, counts
+
+
+def gpu_step(layer: Transform, p: Views):
+    """Return what the GPU's kernels take of a transform; None for what has no network to be solved."""
+    from afnp.compiled.cuda import causal_conv as cuda_causal_conv
+    from afnp.compiled.cuda import staircase as cuda_staircase
+
+    if type(layer) is Autoregressive:
+        plan = cuda_staircase.device_plan(layer.conditioner)
+        return cuda_staircase.StaircaseStep(p.flat, plan, _bound_on_gpu(layer), layer.order)
+    if type(layer) is CausalConvolution:
+        bound = _bound_on_gpu(layer)
+        return cuda_causal_conv.ConvolutionStep(p, layer.conditioner, bound, layer.reverse)
+    if isinstance(layer, Autoregressive):
+        raise ValueError(f"backend: 'cuda' has no {type(layer).__name__}; 'auto' and 'numpy' do")
+    return None
+
+
+def _bound_on_gpu(layer: Transform) -> float:
+    """Return the bound of the one univariate that the GPU's kernels know; refuse any other."""
+    options = layer.univariate.config()
+    if (layer.name, options.get("scale")) != ("affine", "tanh"):
+        got = f"{layer.name!r} with {options}"
+        raise ValueError(
+            f"backend 'cuda' samples the univariate 'affine' with the scale 'tanh', got {got}"
+        )
+    return layer.univariate.bound

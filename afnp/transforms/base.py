@@ -1,0 +1,126 @@
+r"""Transforms: what a flow is made of, and the one face that all of them have.
+
+.. math::
+    u = f(x), \qquad \log\left|\det \frac{\partial u}{\partial x}\right|, \qquad x = f^{-1}(u)
+
+A transform holds shapes and constants. Parameters ``p``, gradients ``g`` and caches travel as
+arguments, so that one transform serves any theta, float32, float64, and the complex numbers with
+which :mod:`afnp.verify` differentiates. It knows no engine: :mod:`afnp.compiled.stages` stands
+above, and turns transforms into compiled ones.
+
+A new transform is a subclass with ``features``, ``layout``, ``config``, ``normalize``, ``generate``
+and ``backward``; whatever the defaults below do not say, it overrides. Its name enters
+``TRANSFORMS``, from which model files are rebuilt.
+
+Letters: N rows, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from afnp.params import Layout, Views
+from afnp.transforms.cost import FREE, Cost
+
+__all__ = ["TRANSFORMS", "Transform"]
+
+TRANSFORMS: dict[str, type[Transform]] = {}
+"""Every transform by the name of its class, which is the name that model files use."""
+
+
+class Transform:
+    """A bijection of rows (N, D), with log-determinant and hand-written derivative.
+
+    Subclasses register themselves by name. The defaults are those of a layer without a network: it
+    has no parameters, begins as the identity, each output depends on its own input alone, there is
+    no context, and it costs nothing.
+    """
+
+    features: int
+    """D."""
+    context: int = 0
+    """C, the width of the condition; 0 where there is none to depend on."""
+    layout: Layout = Layout({})
+    """Names and shapes of the parameters."""
+    periodic: bool = False
+    """Whether features are angles."""
+    conditioner: Any = None
+    """The network, where there is one; see :mod:`afnp.networks`."""
+    univariate: Any = None
+    """What is applied to each feature, where there is a network to steer it; see :mod:`afnp.univariate`."""
+    takes_statistics: bool = False
+    """Whether training needs statistics of a whole batch, as batch normalisation does."""
+    cost: Cost = FREE
+    """What each direction costs a row."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        TRANSFORMS[cls.__name__] = cls
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this transform: numbers, strings and lists only."""
+        return {"features": self.features}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Transform:
+        """Rebuild a transform from what ``config()`` returned."""
+        return cls(**config)
+
+    def initialize(self, p: Views, rng: np.random.Generator) -> None:
+        """Write the parameters to begin with, in place: zeros, which make most layers the identity."""
+        for values in p.values():
+            values[:] = 0.0
+
+    def allowed(self) -> np.ndarray:
+        """Return which u_i may depend on which x_j, (D, D) bool: each on its own."""
+        return np.eye(self.features, dtype=bool)
+
+    def allowed_context(self) -> np.ndarray:
+        """Return which u_i may depend on which context input, (D, C) bool: all on all."""
+        return np.ones((self.features, self.context), dtype=bool)
+
+    @property
+    def activations(self) -> int:
+        """Numbers a row that one pass keeps, for cutting long inputs into blocks."""
+        return sum(shape[0] for shape in self.layout.shapes.values())
+
+    # ---- the two directions, and the derivative --------------------------------------------------
+
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map data x (N, D) to u (N, D); also give log|det du/dx| (N,), and the cache of ``backward``."""
+        raise NotImplementedError
+
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Do the same where no derivative is asked for: u and log|det du/dx|, and nothing is kept."""
+        return self.normalize(p, x, context)[:2]
+
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map noise u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        raise NotImplementedError
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        raise NotImplementedError
+
+    def sampler(self, method) -> Callable:
+        """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|.
+
+        Only a transform that is solved has a choice. An iteration returns two arrays more: how many
+        iterations each row took, and how many multiply-adds, (N,) each.
+        """
+        return lambda p, u, context: self.generate(p, u, context)
+
+    # ---- statistics of the data ------------------------------------------------------------------
+
+    def start_from_data(self, p: Views, x: np.ndarray) -> None:
+        """Let parameters that begin as statistics of the data take those of x (N, D): there are none."""
+
+    def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Do as ``normalize`` does, in a training step: with statistics of these rows, if any are taken."""
+        return self.normalize(p, x, context)
+
+    def update_statistics(self, p: Views, cache, share: float) -> None:
+        """Move running statistics by those of a training step, after it; ``share`` is its part of a full batch."""
