@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
-__all__ = ["Silent", "bar"]
+__all__ = ["Lines", "Silent", "bar", "steps_bar"]
 
 
 def bar(things: Iterable | None = None, *, show: bool = True, **options):
@@ -32,6 +33,57 @@ def bar(things: Iterable | None = None, *, show: bool = True, **options):
         else:
             return tqdm(things, **options)
     return Silent(things)
+
+
+def steps_bar(what: str, unit: str, total: int, done: int, *, show: bool = True):
+    """Return a bar that ``update`` moves by one; where there is no terminal, a line for each.
+
+    Parameters
+    ----------
+    what, unit : str
+        What is going on, and what is counted.
+    total, done : int
+        How many there shall be, and how many there are.
+    show : bool
+        Whether anything is wanted.
+    """
+    if show and not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        return Lines(what, unit, total, done)
+    return bar(total=total, initial=done, desc=what, unit=unit, leave=None, show=show)
+
+
+class Lines:
+    """A bar for log files: each step is a line on stderr.
+
+    Parameters
+    ----------
+    what, unit, total, done
+        As in :func:`steps_bar`.
+    """
+
+    def __init__(self, what: str, unit: str, total: int, done: int):
+        self.what, self.unit, self.total, self.done = what, unit, total, done
+        self.text = ""
+
+    def __enter__(self) -> Lines:
+        """Return the bar itself."""
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Do nothing."""
+
+    def set_postfix_str(self, text: str) -> None:
+        """Say what the next line shall say."""
+        self.text = text
+
+    def update(self) -> None:
+        """Write a line."""
+        self.done += 1
+        print(
+            f"{self.what}: {self.unit} {self.done}/{self.total}: {self.text}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Silent:

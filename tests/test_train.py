@@ -841,7 +841,8 @@ CHANGES = {
     "clip": {"clip": 4.0},
     "weight_decay": {"weight_decay": 0.0},
     "seed": {"seed": 6},
-    "epochs": {"epochs": 5},
+    "epochs": {"epochs": 3},
+    "freeze": {"freeze": [0]},
     "patience": {"patience": None},
     "data": {"x_train": banana(seed=2)},
     "data (validation)": {"x_val": banana(seed=2)},
@@ -929,9 +930,179 @@ def test_numpy_numbers_as_options(tmp_path, option):
     assert len(fit(small(), banana(), resume=True, **run).train_loss) == 2
 
 
+# ---- going on for longer, and with other rows ----------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped_at", [4, 7, 12])
+def test_more_epochs_than_before(tmp_path, at_step, stopped_at):
+    """With rates that do not depend on the end, going on for longer is the longer run, bit for bit."""
+    run = dict(batch_size=30, schedule="constant", progress=False)
+    flows = [small(), small(), small()]
+    whole = fit(flows[0], banana(), banana(seed=1), epochs=6, **run)
+    at_step(stopped_at, ctrl_c)
+    fit(flows[1], banana(), banana(seed=1), epochs=3, checkpoint=tmp_path / "c", **run)
+    history = fit(
+        flows[2], banana(), banana(seed=1), epochs=6, checkpoint=tmp_path / "c", resume=True, **run
+    )
+    assert losses(history) == losses(whole) and history.stopped == "epochs"
+    assert np.array_equal(flows[0].theta, flows[2].theta)
+    with pytest.raises(ModelFileError, match="epochs differs: 6 there, 5 here"):
+        fit(
+            flows[2],
+            banana(),
+            banana(seed=1),
+            epochs=5,
+            checkpoint=tmp_path / "c",
+            resume=True,
+            **run,
+        )
+
+
+def test_the_cosine_of_a_longer_run_begins_where_it_stands(tmp_path):
+    run = dict(batch_size=30, learning_rate=1.0, clip=1e-9, progress=False)
+    run["checkpoint"] = tmp_path / "c"
+    fit(small(), banana(), epochs=3, **run)
+    history = fit(small(), banana(), epochs=6, resume=True, **run)
+    wave = 0.5 * (1 + np.cos(np.pi * np.array([1 / 3, 2 / 3, 1, 4 / 6, 5 / 6, 1])))
+    np.testing.assert_allclose(history.learning_rate, wave, atol=1e-15)
+
+
+@pytest.mark.parametrize("between", [(), "actnorm", "batchnorm"])
+def test_training_goes_on_from_where_the_flow_is(between):
+    """New rows: a flow that has learnt some goes on from there, also in layers begun by statistics."""
+    flow = small(between=between)
+    fit(flow, banana(400), epochs=40, learning_rate=0.01, progress=False)
+    before = flow.theta.copy()
+    history = fit(flow, banana(400, seed=1), epochs=1, learning_rate=1e-4, progress=False)
+    assert np.abs(flow.theta - before).max() < 0.05  # running statistics move by a tenth
+    fresh = fit(small(between=between), banana(400, seed=1), epochs=1, progress=False)
+    assert history.train_loss[0] < fresh.train_loss[0] - 0.2
+
+
+# ---- schedules, callbacks, frozen layers, lines --------------------------------------------------
+
+
+def test_a_schedule_of_ones_own(steps):
+    fit(
+        small(),
+        banana(60),
+        epochs=3,
+        batch_size=20,
+        learning_rate=0.5,
+        schedule=lambda done: 1 - done,
+        progress=False,
+    )
+    np.testing.assert_allclose([step["rate"] for step in steps], 0.5 * (1 - np.arange(9) / 9))
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, None, "fast"])
+def test_a_schedule_that_makes_no_sense(value):
+    with pytest.raises(ValueError, match="schedule: expected a finite number of at least 0 for 0"):
+        fit(small(), banana(), epochs=3, schedule=lambda done: value, progress=False)
+
+
+def test_a_schedule_is_part_of_the_recipe(tmp_path):
+    def mine(done):
+        return 1.0
+
+    run = dict(epochs=2, progress=False, checkpoint=tmp_path / "c")
+    fit(small(), banana(), schedule=mine, **run)
+    fit(small(), banana(), schedule=mine, resume=True, **run)
+    with pytest.raises(ValueError, match="schedule differs.*mine there, constant here"):
+        fit(small(), banana(), schedule="constant", resume=True, **run)
+
+
+def test_callbacks_are_told_each_epoch():
+    seen, order = [], []
+    callbacks = [seen.append, lambda record: order.append(len(seen))]
+    history = fit(small(), banana(), banana(seed=1), epochs=4, progress=False, callbacks=callbacks)
+    assert [record.epoch for record in seen] == [0, 1, 2, 3] and order == [1, 2, 3, 4]
+    assert [record.train_loss for record in seen] == history.train_loss
+    assert [record.val_loss for record in seen] == history.val_loss
+    assert [record.learning_rate for record in seen] == history.learning_rate
+    assert max(k for k, record in enumerate(seen) if record.best) == history.best_epoch
+    assert {record.epochs for record in seen} == {4} and seen[-1].seconds == history.seconds
+    fit(small(), banana(), epochs=1, progress=False, callbacks=[seen.append])
+    assert seen[-1].val_loss is None and not seen[-1].best
+
+
+def test_a_callback_may_stop_and_the_run_be_resumed(tmp_path):
+    expected, whole = whole_run()
+    run = {**RUN, "checkpoint": tmp_path / "c"}
+    flow = small()
+    history = fit(
+        flow, banana(), banana(seed=1), callbacks=[lambda record: record.epoch == 1], **run
+    )
+    assert history.stopped == "callback" and len(history.train_loss) == 2
+    resumed = fit(flow, banana(), banana(seed=1), resume=True, **run)
+    assert losses(resumed) == losses(whole) and np.array_equal(flow.theta, expected.theta)
+
+
+def test_what_a_callback_raises_loses_nothing(tmp_path):
+    def failing(record):
+        raise RuntimeError("mine")
+
+    run = {**RUN, "checkpoint": tmp_path / "c"}
+    flow = small()
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(flow, banana(), banana(seed=1), callbacks=[failing], **run)
+    expected, whole = whole_run()
+    resumed = fit(flow, banana(), banana(seed=1), resume=True, **run)
+    assert losses(resumed) == losses(whole) and np.array_equal(flow.theta, expected.theta)
+
+
+@pytest.mark.parametrize("freeze", [[0], [1], [-1], [0, 2], np.array([2])])
+@pytest.mark.parametrize("between", ["lu", "batchnorm"])
+def test_frozen_layers_keep_their_parameters(freeze, between):
+    flow = small(between=between)
+    fit(flow, banana(), epochs=1, progress=False)
+    before = [p.flat.copy() for p in flow.split(flow.theta)]
+    fit(flow, banana(), epochs=2, weight_decay=0.1, freeze=freeze, progress=False)
+    frozen = {k % len(flow.layers) for k in freeze}
+    for k, (p, old) in enumerate(zip(flow.split(flow.theta), before, strict=True)):
+        assert np.array_equal(p.flat, old) == (k in frozen)
+
+
+def test_the_gradient_of_frozen_layers_does_not_count(steps):
+    """The length that ``clip`` looks at is that of what moves."""
+    x, flow = banana(40), small()
+    _, g = flow.loss_and_grad(x)
+    start = flow.layers[0].layout.size
+    clip = 0.5 * np.linalg.norm(g[start:])
+    fit(flow, x, epochs=1, batch_size=40, clip=clip, freeze=[0], progress=False)
+    assert not steps[0]["g"][:start].any()
+    np.testing.assert_allclose(steps[0]["g"][start:], 0.5 * g[start:], rtol=1e-9, atol=1e-15)
+
+
+def test_a_line_an_epoch_where_there_is_no_terminal(capsys):
+    fit(small(), banana(), banana(seed=1), epochs=3)
+    out, err = capsys.readouterr()
+    assert out == "" and [line[:16] for line in err.splitlines()] == [
+        f"fit: epoch {k}/3: " for k in (1, 2, 3)
+    ]
+    assert "\r" not in err and all(", val " in line for line in err.splitlines())
+
+
+def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fit(small(), banana(), epochs=2)
+    assert "2/2" in (err := capsys.readouterr().err) and "\r" in err
+
+
 # ---- options that make no sense ------------------------------------------------------------------
 
 REFUSED = {
+    "callbacks that are none": ({"callbacks": 3}, "callbacks: expected a sequence of callables"),
+    "a callback that is none": ({"callbacks": [3]}, "callbacks: expected a sequence of callables"),
+    "a layer that is not there": ({"freeze": [2]}, "freeze: expected numbers of 2 layers, got 2"),
+    "a layer by name": ({"freeze": "first"}, "freeze: expected a sequence of integers"),
+    "a layer in part": ({"freeze": [0.5]}, "freeze: expected an integer"),
+    "a layer of a model without": (
+        {"flow": afnp.DiscreteMADE(2, hidden=(3,)), "x_train": [[0, 1]], "freeze": [0]},
+        "freeze: expected numbers of 0 layers, got 0",
+    ),
+    "a schedule that is none": ({"schedule": 3}, "schedule: expected one of"),
     "epochs 0": ({"epochs": 0}, "epochs: expected an integer of at least 1, got 0"),
     "batch_size 0": ({"batch_size": 0}, "batch_size: expected an integer of at least 1, got 0"),
     "batch_size -3": ({"batch_size": -3}, "batch_size: expected an integer of at least 1, got -3"),

@@ -2,6 +2,6 @@
 
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History
-from afnp.train.fit import fit
+from afnp.train.fit import Epoch, fit
 
-__all__ = ["Adam", "History", "fit"]
+__all__ = ["Adam", "Epoch", "History", "fit"]

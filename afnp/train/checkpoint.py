@@ -31,7 +31,7 @@ class History:
     """Index of the epoch whose parameters were kept (the lowest validation loss)."""
     seconds: float = 0.0
     stopped: str = ""
-    """Why training ended: "epochs", "patience" or "interrupted"."""
+    """Why training ended: "epochs", "patience", "callback" or "interrupted"."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ def load(
     ----------
     path : str
     recipe : dict
-        What the checkpoint's own must be equal to.
+        What the checkpoint's own must be equal to; but ``epochs`` may be more.
     arrays : dict of str to array
         Written only after all has been verified.
     steps : int
@@ -92,7 +92,7 @@ def load(
         run = _run(header["run"])
     except (TypeError, KeyError) as error:
         raise files.ModelFileError(f"{path}: expected a run, as fit writes it: {error}") from error
-    limits = {"epochs": recipe["epochs"], "steps": steps, "validated": validated}
+    limits = {"epochs": header["recipe"]["epochs"], "steps": steps, "validated": validated}
     for fault in (
         *_faults_of_run(run, recipe["seed"], **limits),
         *_faults_of_arrays(found, arrays),
@@ -108,6 +108,8 @@ def _compare(path: str, saved: dict, mine: dict) -> None:
     for name in (*mine, *saved):
         if name in saved and name in mine and saved[name] == mine[name]:
             continue
+        if name == "epochs" and _is_count(saved.get(name)) and saved[name] < mine[name]:
+            continue  # a run may go on for longer
         got = f": {saved.get(name)} there, {mine.get(name)} here"
         raise files.ModelFileError(
             f"checkpoint: {path} was made with another recipe; {name} differs"
@@ -176,6 +178,10 @@ def _faults_of_arrays(found: dict, arrays: dict) -> Iterator[str]:
 
 def _finite(value) -> bool:
     return type(value) is float and math.isfinite(value)
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _is_state(state, seed: int) -> bool:

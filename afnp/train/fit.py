@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import FunctionType
 
 import numpy as np
 
@@ -23,10 +28,28 @@ from afnp.train.adam import Adam
 from afnp.train.checkpoint import History, Run
 from afnp.train.interruption import Interruption
 
-__all__ = ["fit"]
+__all__ = ["Epoch", "fit"]
 
 FIRST_LOOK = 1024
 """Rows from which layers that start from statistics take them."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a callback of :func:`fit` is told after each epoch; losses in nats."""
+
+    epoch: int
+    """Counted from 0, as ``History.best_epoch`` is."""
+    epochs: int
+    """How many there shall be."""
+    train_loss: float
+    val_loss: float | None
+    """None without validation rows."""
+    learning_rate: float
+    best: bool
+    """Whether this epoch's parameters are the ones to be kept, so far."""
+    seconds: float
+    """Of training so far."""
 
 
 def fit(
@@ -39,7 +62,7 @@ def fit(
     epochs: int = 100,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
-    schedule: str = "cosine",
+    schedule: str | Callable[[float], float] = "cosine",
     weight_decay: float = 1e-5,
     clip: float = 5.0,
     patience: int | None = None,
@@ -47,6 +70,8 @@ def fit(
     progress: bool = True,
     checkpoint: str | bytes | os.PathLike | None = None,
     resume: bool = False,
+    callbacks: Sequence[Callable[[Epoch], object]] = (),
+    freeze: Sequence[int] = (),
 ) -> History:
     r"""Fit a flow by maximum likelihood; ``flow.theta`` changes in place.
 
@@ -56,14 +81,18 @@ def fit(
     after the step it finds under way, as if that had been the last one: the history so far is
     returned. Before the first epoch ends there is no result, and KeyboardInterrupt is raised.
 
+    Training goes on from the parameters that the flow has: fit it again for more epochs or with new
+    rows. Layers that start from statistics of the rows do so only while they are untouched.
+
     Parameters
     ----------
     x_train, x_val : (N, D) arrays
     context, context_val : (N, C) arrays, optional
     epochs, batch_size : int
     learning_rate : float
-    schedule : {"cosine", "constant"}
-        The rate at step t of T: half a cosine wave down to zero, or always the same.
+    schedule : {"cosine", "constant"} or callable
+        The rate at step t of T: half a cosine wave down to zero, or always the same, or
+        ``learning_rate`` times what the callable returns for t / T.
     weight_decay : float
         λ, decoupled.
     clip : float
@@ -73,12 +102,18 @@ def fit(
     seed : int
         For the order of the rows.
     progress : bool
-        Show a bar with losses and rate.
+        Show a bar with losses and rate; where there is no terminal, a line an epoch.
     checkpoint : path, optional
         Written atomically after every epoch and at an interruption.
     resume : bool
         Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit
-        for bit (with as many threads: compiled gradients are summed thread by thread).
+        for bit (with as many threads: compiled gradients are summed thread by thread). ``epochs``
+        may be more than before; the rate then follows the longer schedule from where the run stands.
+    callbacks : sequence of callables
+        Each is called after every epoch with an :class:`Epoch`; if one returns something true,
+        training stops. What one raises ends training too, after the checkpoint has been written.
+    freeze : sequence of int
+        Which of ``flow.layers`` keep their parameters.
 
     Returns
     -------
@@ -108,14 +143,16 @@ def fit(
     recipe = {
         "batch_size": integer("batch_size", batch_size, least=1),
         "learning_rate": real("learning_rate", learning_rate, 0.0),
-        "schedule": schedule,
+        "schedule": _name(schedule),
         "clip": real("clip", clip, 0.0, math.inf, "(]"),
         "weight_decay": real("weight_decay", weight_decay, 0.0, math.inf, "[)"),
         "seed": integer("seed", seed, least=0),
         "epochs": integer("epochs", epochs, least=1),
         "patience": None if patience is None else integer("patience", patience, least=1),
+        "freeze": _layers_to_freeze(flow, freeze),
     }
-    choose("schedule", schedule, ("cosine", "constant"))
+    shape = schedule if callable(schedule) else SCHEDULES[schedule]
+    callbacks = _checked_callbacks(callbacks)
     flag("progress", progress)
     flag("resume", resume)
     for name, given in (("patience", patience), ("context_val", context_val)):
@@ -124,24 +161,30 @@ def fit(
     data = _Data(flow, x_train, context, x_val, context_val)
     path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
     _check_checkpoint(path, resume)
-    if path is None:
-        history = _train(flow, data, recipe, progress, None)
-    else:
-        with locked(path):
-            history = _train(flow, data, recipe, progress, path)
+    with nullcontext() if path is None else locked(path):
+        history = _train(flow, data, recipe, shape, callbacks, progress, path)
     if not history.train_loss:
         kept = "" if path is None else f"; {path} can be resumed"
         raise KeyboardInterrupt(f"interrupted before the first epoch ended; no result{kept}")
     return history
 
 
-def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | None) -> History:
+def _train(
+    flow: Flow,
+    data: _Data,
+    recipe: dict,
+    shape: Callable[[float], float],
+    callbacks: Sequence[Callable[[Epoch], object]],
+    progress: bool,
+    path: str | None,
+) -> History:
     """Take the steps that a recipe still needs, from the top to the bottom of this page."""
     epochs = recipe["epochs"]
     batch = min(recipe["batch_size"], data.n)
     steps = math.ceil(data.n / batch)
     rng = np.random.default_rng(recipe["seed"])
-    gradient = _Gradient(flow, batch)
+    frozen = _slices(flow, recipe["freeze"])
+    gradient = _Gradient(flow, batch, frozen)
     adam = Adam(flow.theta.size, flow.dtype, backend=gradient.backend)
     best = flow.theta.copy()
     state = {"theta": flow.theta, "best": best, "m": adam.m, "v": adam.v}
@@ -160,12 +203,14 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
     good = flow.theta.copy()
     clock = _Clock(history.seconds)
 
-    bar = bars.bar(
-        total=epochs, initial=run.epoch, desc="fit", unit="epoch", leave=None, show=progress
-    )
+    def rate() -> float:
+        return recipe["learning_rate"] * _factor(shape, adam.t / (steps * epochs))
+
+    stopped = ""
+    bar = bars.steps_bar("fit", "epoch", epochs, run.epoch, show=progress)
     with Interruption() as interruption, bar:
         try:
-            while run.epoch < epochs and not run.out_of_patience(recipe["patience"]):
+            while not (stopped := _reason_to_stop(run, recipe)):
                 run.rng_state = rng.bit_generator.state
                 order = rng.permutation(data.n)
                 while run.step < steps and not interruption.asked:
@@ -177,9 +222,10 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
                     if norm > recipe["clip"]:
                         grad *= recipe["clip"] / norm
                     good[:] = flow.theta
-                    rate = _rate(recipe, adam.t / (steps * epochs))
-                    adam.step(flow.theta, grad, rate, recipe["weight_decay"])
+                    adam.step(flow.theta, grad, rate(), recipe["weight_decay"])
                     gradient.update_statistics()
+                    for part in frozen:
+                        flow.theta[part] = good[part]
                     run.loss_sum += loss_sum
                     run.step += 1
                     run.adam_t = adam.t
@@ -187,7 +233,7 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
                 finished = run.step == steps
                 if finished:
                     history.train_loss.append(run.loss_sum / data.n)
-                    history.learning_rate.append(_rate(recipe, adam.t / (steps * epochs)))
+                    history.learning_rate.append(rate())
                     if data.validated:
                         history.val_loss.append(data.validation_loss(flow, run.epoch))
                         if history.best_epoch is None or (
@@ -203,9 +249,14 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
                 if path is not None:
                     checkpoints.save(path, run, full_recipe, state)
                 if not finished:
+                    stopped = "interrupted"
                     break
                 bar.set_postfix_str(_line(history))
                 bar.update()
+                record = _record(history, epochs)
+                if any([callback(record) for callback in callbacks]):
+                    stopped = "callback"
+                    break
         except FloatingPointError:
             flow.theta = good
             raise
@@ -213,13 +264,65 @@ def _train(flow: Flow, data: _Data, recipe: dict, progress: bool, path: str | No
             if history.best_epoch is not None:
                 flow.theta = best
 
-    if run.epoch == epochs:
-        history.stopped = "epochs"
-    elif run.out_of_patience(recipe["patience"]):
-        history.stopped = "patience"
-    else:
-        history.stopped = "interrupted"
+    history.stopped = stopped
     return history
+
+
+def _reason_to_stop(run: Run, recipe: dict) -> str:
+    """Return why a run has ended, "" where it has not."""
+    if run.epoch == recipe["epochs"]:
+        return "epochs"
+    return "patience" if run.out_of_patience(recipe["patience"]) else ""
+
+
+def _checked_callbacks(callbacks) -> tuple:
+    sound = isinstance(callbacks, Iterable)
+    found = tuple(callbacks) if sound else ()
+    if not sound or not all(map(callable, found)):
+        raise ValueError(f"callbacks: expected a sequence of callables, got {callbacks!r}")
+    return found
+
+
+def _name(schedule) -> str:
+    """Return what stands in the recipe for a schedule."""
+    if isinstance(schedule, str) or not callable(schedule):
+        choose("schedule", schedule, tuple(SCHEDULES))
+        return schedule
+    kind = schedule if isinstance(schedule, FunctionType) else type(schedule)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _layers_to_freeze(flow: Flow, freeze) -> list[int]:
+    """Return the numbers of the layers that shall keep their parameters, from 0, in order."""
+    if isinstance(freeze, str) or not isinstance(freeze, Iterable):
+        raise ValueError(f"freeze: expected a sequence of integers, got {freeze!r}")
+    numbers = [integer("freeze", k, least=-sys.maxsize) for k in freeze]
+    count = len(flow.layers) if isinstance(flow, Flow) else 0
+    for k in numbers:
+        if not -count <= k < count:
+            raise ValueError(f"freeze: expected numbers of {count} layers, got {k}")
+    return sorted({k % count for k in numbers})
+
+
+def _slices(flow: Flow, layers: list[int]) -> list[slice]:
+    """Return where the parameters of some layers lie in theta."""
+    if not layers:
+        return []
+    ends = np.cumsum([layer.layout.size for layer in flow.layers]).tolist()
+    return [slice(ends[k] - flow.layers[k].layout.size, ends[k]) for k in layers]
+
+
+def _record(history: History, epochs: int) -> Epoch:
+    epoch = len(history.train_loss) - 1
+    return Epoch(
+        epoch,
+        epochs,
+        history.train_loss[-1],
+        history.val_loss[-1] if history.val_loss else None,
+        history.learning_rate[-1],
+        history.best_epoch == epoch,
+        history.seconds,
+    )
 
 
 def _check_checkpoint(path: str | None, resume: bool) -> None:
@@ -277,8 +380,8 @@ class _Data:
 class _Gradient:
     """The gradient of the mean loss of a batch, with memory and threads arranged once a run."""
 
-    def __init__(self, flow: Flow, batch: int):
-        self.flow = flow
+    def __init__(self, flow: Flow, batch: int, frozen: list[slice]):
+        self.flow, self.frozen = flow, frozen
         self.backend = flow._backend("auto", batch)
         blocks = flow._gradient_blocks(batch, self.backend)
         self.grads = [flow.split(np.zeros_like(flow.theta)) for _ in blocks]
@@ -290,7 +393,12 @@ class _Gradient:
         self.kept.clear()
         log_prob, square = self.flow._gradient_in_blocks(x, c, self.grads, self.backend, self.kept)
         self.share = len(x) / self.batch
-        return log_prob, self.grads[0].flat, math.sqrt(square)
+        grad = self.grads[0].flat
+        if self.frozen:
+            for part in self.frozen:
+                grad[part] = 0
+            square = float(grad @ grad)
+        return log_prob, grad, math.sqrt(square)
 
     def update_statistics(self) -> None:
         """Move the running statistics of layers that take them by those of the last batch."""
@@ -312,10 +420,21 @@ class _Clock:
         return self.total
 
 
-def _rate(recipe: dict, done: float) -> float:
-    """Return the learning rate when a part ``done`` of all steps has been taken."""
-    wave = 0.5 * (1 + math.cos(math.pi * done)) if recipe["schedule"] == "cosine" else 1.0
-    return recipe["learning_rate"] * wave
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "constant": lambda done: 1.0,
+}
+"""The learning rate, in units of the first, when a part ``done`` of all steps has been taken."""
+
+
+def _factor(shape: Callable[[float], float], done: float) -> float:
+    factor = shape(done)
+    try:
+        return real("schedule", factor, 0.0, math.inf, "[)")
+    except ValueError:
+        raise ValueError(
+            f"schedule: expected a finite number of at least 0 for {done}, got {factor!r}"
+        ) from None
 
 
 def _not_finite(run: Run, log_prob: np.ndarray, rows: np.ndarray) -> FloatingPointError:
