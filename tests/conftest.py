@@ -69,6 +69,19 @@ def norm_error(got, true):
 
 
 @pytest.fixture(scope="session")
+def trained_flows(tmp_path_factory):
+    """A folder for what figures train: one for all tests and processes, never the figures' own."""
+    from figures import common
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "CACHE", folder / "trained_flows")
+        yield common.CACHE
+
+
+@pytest.fixture(scope="session")
 def browser():
     """A chromium: Debian's, installed if it can be; one for all tests,
     because its driver allows no second."""

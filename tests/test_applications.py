@@ -30,11 +30,8 @@ series, outliers, bounds = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fresh_cache(tmp_path_factory):
-    """Train here, whatever the figures' own cache holds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "CACHE", tmp_path_factory.mktemp("flows"))
-        yield
+def cache(trained_flows):
+    """Train for all tests once, whatever the figures' own cache holds."""
 
 
 def drawn(module, data):

@@ -42,12 +42,9 @@ each_drawn = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """Keep trained flows out of the real cache, and share them between the tests here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "CACHE", tmp_path_factory.mktemp("cache"))
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def cache(trained_flows):
+    """Train for all tests once, whatever the figures' own cache holds."""
 
 
 def module(name):

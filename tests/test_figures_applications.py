@@ -37,12 +37,9 @@ digits, galaxies, torus, conditional, redshift, orders = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """Train here, whatever the figures' own cache holds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "CACHE", tmp_path_factory.mktemp("cache"))
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def cache(trained_flows):
+    """Train for all tests once, whatever the figures' own cache holds."""
 
 
 # ---- what can be read ----------------------------------------------------------------------------

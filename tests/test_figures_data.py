@@ -14,11 +14,8 @@ NAMES = ("06_two_moons", "07_digits", "08_galaxies", "10_training")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fresh_cache(tmp_path_factory):
-    """Train here, once for all tests, whatever the figures' own cache holds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "CACHE", tmp_path_factory.mktemp("flows"))
-        yield
+def cache(trained_flows):
+    """Train for all tests once, whatever the figures' own cache holds."""
 
 
 def compute(name, quick=True):

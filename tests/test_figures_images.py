@@ -24,10 +24,8 @@ patches, mnist = import_module("figures.27_patches"), import_module("figures.30_
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "CACHE", tmp_path_factory.mktemp("cache"))
-        yield
+def cache(trained_flows):
+    """Train for all tests once, whatever the figures' own cache holds."""
 
 
 def drawn(module, found):

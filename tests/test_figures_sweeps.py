@@ -20,11 +20,9 @@ SINGLE = 1e-3
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """The figure's data, at its quick settings with fewer samples;
-    trained flows go to a folder of their own."""
+def quick(trained_flows):
+    """The figure's data, at its quick settings with fewer samples."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr(figure, "N", 20)
         yield figure.data(quick=True)
 

@@ -282,10 +282,8 @@ def test_the_factor_of_rigid_bonds_hardly_varies(frames):
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "CACHE", tmp_path_factory.mktemp("cache"))
-        yield molecules.data(quick=True)
+def quick(trained_flows):
+    return molecules.data(quick=True)
 
 
 def test_hydrogens_are_handed_on_without_a_mirror(frames):
