@@ -126,7 +126,7 @@ def fitted(name: str, known: Dataset, quick: bool) -> tuple[afnp.Flow, float]:
     """Train one flow on the first rows of a target; return it and the seconds that this took."""
     x = known.train[: rows(quick)]
     flow = build(2, name, preprocess=afnp.preprocessing(x))
-    epochs = 3 if quick else 60
+    epochs = 3 if quick else 40
     _, history = trained(
         flow, x, known.val, epochs=epochs, batch_size=200, learning_rate=5e-3, progress=False
     )
@@ -134,7 +134,9 @@ def fitted(name: str, known: Dataset, quick: bool) -> tuple[afnp.Flow, float]:
 
 
 def build(features: int, name: str, **kwargs) -> afnp.Flow:
-    return FLOWS[name](features, hidden=HIDDEN, activation="tanh", **kwargs)
+    return FLOWS[name](
+        features, hidden=HIDDEN, activation="tanh", dtype=np.float32, **kwargs
+    )
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -34,7 +34,7 @@ ORDERS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 MEMORIES = (0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 FLOORS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 SHAPE = {"window": 2048, "batch": 2, "channels": 32, "layers": 9, "rate": 3e-3}
-FULL = SHAPE | {"epochs": 50, "steps": 16_000}
+FULL = SHAPE | {"epochs": 25, "steps": 16_000}
 QUICK = SHAPE | {"window": 1024, "channels": 8, "layers": 6, "epochs": 2, "steps": 1_000}
 
 

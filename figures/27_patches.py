@@ -49,7 +49,7 @@ LOOKS = {
     "MAF": ("green", "-."),
     "spline flow": ("blue", "-"),
 }
-EPOCHS = {"MADE": 15, "MAF": 12, "spline flow": 9}
+EPOCHS = {"MADE": 8, "MAF": 8, "spline flow": 6}
 PARTS = ("train", "val", "test")
 
 

@@ -119,41 +119,35 @@ def test_every_module_has_a_floor():
     assert {unit(module) for module in MODULES} == set(FLOORS)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_strictly_downward(module):
-    for imported in GRAPH[module]:
-        below = FLOORS[unit(imported)] < FLOORS[unit(module)]
-        assert below or unit(imported) == unit(module), f"{module} imports {imported}"
+def test_imports_go_strictly_downward():
+    for module, known in GRAPH.items():
+        for imported in known:
+            below = FLOORS[unit(imported)] < FLOORS[unit(module)]
+            assert below or unit(imported) == unit(module), f"{module} imports {imported}"
 
 
 def test_no_circle_of_imports():
     graphlib.TopologicalSorter(GRAPH).prepare()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_only_the_kernels_know_numba(path):
-    if "compiled" not in path.parts:
-        assert not {i.split(".")[0] for i in imports_of(path)} & {"numba", "llvmlite", "numba_cuda"}
+def roots_of(path):
+    """The first words of all imports of a file."""
+    return {imported.split(".")[0] for imported in imports_of(path)}
 
 
-@pytest.mark.parametrize("path", MATHEMATICS, ids=name_of)
-def test_the_mathematics_needs_numpy_alone(path):
-    if "compiled" not in path.parts:
-        assert {i.split(".")[0] for i in imports_of(path)} <= {
-            "afnp",
-            "numpy",
-            *sys.stdlib_module_names,
-        }
+def test_only_the_kernels_know_numba():
+    engines = {"numba", "llvmlite", "numba_cuda"}
+    assert not [f for f in FILES if "compiled" not in f.parts and roots_of(f) & engines]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_the_package_never_imports_its_visitors(path):
-    assert not {i.split(".")[0] for i in imports_of(path)} & {
-        "figures",
-        "lessons",
-        "tests",
-        "conftest",
-    }
+def test_the_mathematics_needs_numpy_alone():
+    allowed = {"afnp", "numpy", *sys.stdlib_module_names}
+    assert not [f for f in MATHEMATICS if "compiled" not in f.parts and roots_of(f) - allowed]
+
+
+def test_the_package_never_imports_its_visitors():
+    visitors = {"figures", "lessons", "tests", "conftest"}
+    assert not [f for f in FILES if roots_of(f) & visitors]
 
 
 SHARED = tuple(f"figures.{room}" for room in "common recipes building thumbnails bench".split())
@@ -194,27 +188,34 @@ def test_lessons_import_the_package_and_no_other_visitor():
 # Randomness, validation, size
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_randomness_comes_from_explicit_generators(path):
-    """Legacy RandomState objects are explicit too: published splits need their bits."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in (
-            "np.random",
-            "numpy.random",
-        ):
-            assert node.attr in ("default_rng", "Generator", "RandomState"), (
-                f"line {node.lineno}: np.random.{node.attr}"
-            )
-    assert not {
-        i for i in imports_of(path) if i == "random" or i.startswith(("random.", "numpy.random"))
-    }
+RANDOM = ("default_rng", "Generator", "RandomState")
+"""Legacy RandomState objects are explicit too: published splits need their bits."""
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_is_validated_by_assert(path):
+def global_randomness(source):
+    """What a source uses that is no explicit generator."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr not in RANDOM:
+            if ast.unparse(node.value) in ("np.random", "numpy.random"):
+                yield f"line {node.lineno}: np.random.{node.attr}"
+    for imported in imports(source):
+        if imported == "random" or imported.startswith(("random.", "numpy.random")):
+            yield f"import {imported}"
+
+
+def test_randomness_comes_from_explicit_generators():
+    for path in FILES:
+        assert not list(global_randomness(path.read_text(encoding="utf-8"))), path
+    source = "import random\nimport numpy as np\nnp.random.seed(1)\nnp.random.default_rng(1)\n"
+    assert list(global_randomness(source)) == ["line 3: np.random.seed", "import random"]
+
+
+def test_nothing_is_validated_by_assert():
     """python -O removes assert statements."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+        assert not lines, f"{path}: {lines}"
 
 
 # The public face
