@@ -14,9 +14,8 @@ import pytest
 
 from afnp.networks import masks
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a job in the background; children would inherit it
+# a job in the background ignores Ctrl-C, and its children would too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = ["numpy", "numba"]
@@ -68,47 +67,55 @@ def norm_error(got, true):
     return difference / largest if largest else difference
 
 
+def shared_by_processes(tmp_path_factory):
+    """A temporary folder that is one and the same for all processes of a test run."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
 def trained_flows(tmp_path_factory):
     """A folder for what figures train: one for all tests and processes, never the figures' own."""
     from figures import common
 
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
+    folder = shared_by_processes(tmp_path_factory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "CACHE", folder / "trained_flows")
         yield common.CACHE
 
 
-@pytest.fixture(scope="session")
-def browser():
-    """A chromium: Debian's, installed if it can be; one for all tests,
-    because its driver allows no second."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found and os.geteuid() == 0 and shutil.which("apt-get"):
-        quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (
-            ["apt-get", "update", "-qq"],
-            ["apt-get", "install", "-y", "-qq", "chromium"],
-        ):
+def chromium():
+    """Where it is, or None."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def install_chromium(folder):
+    """Install Debian's, in one process; others wait for it."""
+    import fcntl
+
+    quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    update = ["apt-get", "update", "-qq"]
+    install = ["apt-get", "install", "-y", "-qq", "chromium"]
+    with (folder / "chromium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (update, install) if chromium() is None else ():
             subprocess.run(command, env=quietly, check=False, timeout=600)
-        found = shutil.which("chromium")
-    if not found:
-        who = (
-            "apt-get could not install it"
-            if os.geteuid() == 0
-            else "not root, so it cannot be installed here"
-        )
-        pytest.skip(
-            f"NO BROWSER TEST WAS RUN: chromium is missing; {who}: apt-get install chromium"
-        )
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A chromium, installed if it can be; one a process, because its driver allows no second."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if chromium() is None and root and shutil.which("apt-get"):
+        install_chromium(shared_by_processes(tmp_path_factory))
+    if (found := chromium()) is None:
+        who = "apt-get could not install it" if root else "not root, so it cannot be installed here"
+        missing = f"chromium is missing; {who}: apt-get install chromium"
+        pytest.skip(f"NO BROWSER TEST WAS RUN: {missing}")
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="NO BROWSER TEST WAS RUN: pip install playwright"
     )
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(
-            executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else []
-        )
+        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
         yield browser
         browser.close()

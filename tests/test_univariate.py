@@ -133,7 +133,8 @@ def test_the_sampler_follows_its_parameters_in_complex_steps(tau):
 # Gradients
 
 
-PATHS = pytest.mark.parametrize("paths", ["value", "log-derivative", "both"])
+PATHS = pytest.mark.parametrize("paths", ["value", "log-derivative"])
+"""Gradients are linear in both, so that each alone says everything."""
 
 
 def gradients_and_truth(tau, h, x, d_u, d_log):
@@ -150,9 +151,7 @@ def gradients_and_truth(tau, h, x, d_u, d_log):
 
 
 def on_path(paths, d_u, d_log):
-    return (d_u if paths != "log-derivative" else 0 * d_u), (
-        d_log if paths != "value" else 0 * d_log
-    )
+    return (d_u, 0 * d_log) if paths == "value" else (0 * d_u, d_log)
 
 
 @over([*AFFINES, Additive()])
