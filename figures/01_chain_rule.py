@@ -2,7 +2,7 @@ r"""Every joint distribution is a product of conditionals, and any order gives t
 
 .. math:: p(x_1, \dots, x_4) = \prod_{r=1}^{4} p(x_{o_r} \mid x_{o_1}, \dots, x_{o_{r-1}})
 
-The graph is complete: every variable hears all that come before it. Nothing is assumed, so nothing
+The graph is complete: every variable depends on all before it. Nothing is assumed, so nothing
 is lost; only the factors change with the order. The numbers come from a random table of 48 entries.
 """
 

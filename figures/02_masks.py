@@ -3,9 +3,9 @@ r"""Sorted by degree, masks are staircases, and the product of all is strictly t
 .. math:: P = M^{(3)} M^{(2)} M^{(1)}, \qquad
           P_{ij} = \text{number of paths from input } j \text{ to output } i
 
-Output i may hear inputs 1 to i - 1, and P is positive exactly there, if the hidden layers are wide
-enough. A network too narrow loses dependencies that were legal. A context is known from the start:
-it reaches every output.
+Output i may depend on inputs 1 to i - 1, and P is positive exactly there, if the hidden layers are
+wide enough. A network too narrow loses dependencies that were legal. A context is known from the
+start: it reaches every output.
 """
 
 from __future__ import annotations

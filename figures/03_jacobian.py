@@ -152,7 +152,7 @@ def draw_symbolic(axes) -> None:
         )
     lines = (
         r"$u_i = (x_i - \mu_i)\, e^{-\alpha_i}$",
-        r"$\mu_i, \alpha_i$ hear only $x_1, \dots, x_{i-1}$",
+        r"$\mu_i, \alpha_i$ depend only on $x_1, \dots, x_{i-1}$",
         r"$\log|\det J| = -(\alpha_1 + \alpha_2 + \alpha_3)$",
     )
     for k, line in enumerate(lines):

@@ -7,8 +7,8 @@ r"""MAF waits when it samples, IAF when it scores, couplings never; waiting cost
 Left: one transform of D = 8 features with random parameters, in both directions. A filled square
 says that an output moves when an input does, bit by bit; the number is the step in which the output
 becomes known. Whoever computes h from what is given is done in one step; whoever computes it from
-what is being computed waits for the feature before. A coupling's network hears half of the features
-and writes to the others, so nobody waits, and each transform can do less.
+what is being computed waits for the feature before. A coupling's network receives half of the
+features and writes to the others, so nobody waits, and each transform can do less.
 
 Right: six transforms of D = 64 features, timed in turn. By substitution the waiting direction
 evaluates each hidden unit once, as the other does; the textbook loop evaluates all of them D times

@@ -134,9 +134,7 @@ def fitted(name: str, known: Dataset, quick: bool) -> tuple[afnp.Flow, float]:
 
 
 def build(features: int, name: str, **kwargs) -> afnp.Flow:
-    return FLOWS[name](
-        features, hidden=HIDDEN, activation="tanh", dtype=np.float32, **kwargs
-    )
+    return FLOWS[name](features, hidden=HIDDEN, activation="tanh", dtype=np.float32, **kwargs)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -217,9 +217,9 @@ def inverse(flow: afnp.Flow, speech: np.ndarray, u: np.ndarray) -> dict:
     """Return how well the directions undo each other.
 
     ``u`` is the noise of ``speech`` (1, D). Walk, then pass: each step has its own inverse, and
-    errors stay where they were made. Pass, then walk: all later steps hear each error, and it may
-    grow, as recursions that are not linear do. So the error of the first is reported, and of the
-    second how many steps it lasts.
+    errors stay where they were made. Pass, then walk: all later steps receive each error, and it
+    may grow, as recursions that are not linear do. So the error of the first is reported, and of
+    the second how many steps it lasts.
     """
     noise = flow.base.sample({}, 1, np.random.default_rng(3), flow.dtype)
     walked, log_det = flow.generate(noise, backend="numba")
@@ -304,8 +304,8 @@ def draw(data: dict) -> Figure:
         f"parameters) on {numbers['seconds_of']['train']:.1f} s of speech. Times: float64, fastest "
         f"calls, one core: {cpu['cpu']}; {cpu['blas']}.\nSpectrograms: 32 ms windows, 10 to 90 dB "
         "over one quantisation step. The sounds lie beside this picture, as WAV files.\nInverse: "
-        "noise, walk, pass, noise. From speech to noise and back, the walk hears its own rounding "
-        f"errors: it stays within a millionth for {lasts:,} steps.",
+        "noise, walk, pass, noise. From speech to noise and back, the walk receives its own "
+        f"rounding errors: it stays within a millionth for {lasts:,} steps.",
     )
     return figure
 

@@ -4,10 +4,10 @@ r"""A flow that begins as a Gaussian AR model forecasts slightly better one step
           \text{(a Gaussian AR model is a flow)}
 
 The AR model, fitted with statsmodels, is an affine flow of the last W values without a hidden
-layer, whose scale hears nothing. "scale" is the same flow trained on: its scale may now depend on
-the window, log-linearly. "splines" puts a spline behind it, bent by a small network of the window:
-the density's shape may depend on the window too. Both start exactly at the AR model; training stops
-by validation. W is the AR model's order, also by validation.
+layer, whose scale depends on nothing. "scale" is the same flow trained on: its scale may now depend
+on the window, log-linearly. "splines" puts a spline behind it, bent by a small network of the
+window: the density's shape may depend on the window too. Both start exactly at the AR model;
+training stops by validation. W is the AR model's order, also by validation.
 
 Splits are in time: the first 60 % train, then 15 % validate, the last 25 % test. Nothing of the
 later parts is used before: not for means and scales, not for lags, not for filling gaps (a missing

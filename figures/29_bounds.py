@@ -61,17 +61,17 @@ class Network:
         }
 
     def forward(self, p: dict, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Map x (N, I) to y (N, J); the cache holds what each linear map heard."""
-        heard = [x]
+        """Map x (N, I) to y (N, J); the cache holds what each linear map received."""
+        inputs = [x]
         for linear in self.linears[:-1]:
-            heard.append(ACTIVATIONS["tanh"].forward(linear.forward(p, heard[-1])))
-        return self.linears[-1].forward(p, heard[-1]), heard
+            inputs.append(ACTIVATIONS["tanh"].forward(linear.forward(p, inputs[-1])))
+        return self.linears[-1].forward(p, inputs[-1]), inputs
 
-    def backward(self, p: dict, heard: list[np.ndarray], d_y: np.ndarray, g: dict) -> np.ndarray:
+    def backward(self, p: dict, inputs: list[np.ndarray], d_y: np.ndarray, g: dict) -> np.ndarray:
         """Add the gradients into g; return d_x (N, I)."""
-        d_a = self.linears[-1].backward(p, heard[-1], d_y, g)
+        d_a = self.linears[-1].backward(p, inputs[-1], d_y, g)
         for linear, a, before in zip(
-            self.linears[-2::-1], heard[:0:-1], heard[-2::-1], strict=True
+            self.linears[-2::-1], inputs[:0:-1], inputs[-2::-1], strict=True
         ):
             d_a = linear.backward(p, before, ACTIVATIONS["tanh"].backward(a, d_a), g)
         return d_a

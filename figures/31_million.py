@@ -5,7 +5,7 @@ r"""A million dimensions are sampled exactly in seconds: queues remember, and ti
 
 A flow of ten gated causal convolutions of 16 channels with dilations 1, 2, ..., 512 (WaveNet, arXiv
 1609.03499): its parameters do not know D. To draw x_t, the textbook loop runs the network over the
-whole series; a queue a layer (arXiv 1611.09482) keeps each activation until it is heard for the
+whole series; a queue a layer (arXiv 1611.09482) keeps each activation until it is read for the
 last time, so that each is computed once. The density takes the same walk, or one pass cut into
 chunks; neither keeps activations, and memory is what x takes.
 

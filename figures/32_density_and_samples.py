@@ -1,7 +1,8 @@
 r"""A flow is an exact density, and a sampler of exactly that density.
 
 .. math:: u \sim \mathcal N(0, 1), \quad x = f^{-1}(u), \qquad
-          \log p(x) = \log \mathcal N(f(x); 0, 1) + \log\left|\det \frac{\partial f}{\partial x}\right|
+          \log p(x) = \log \mathcal N(f(x); 0, 1) + \log\left|\det
+          \frac{\partial f}{\partial x}\right|
 
 Noise goes in, samples come out, every point in the colour that it had as noise; beside them the
 density of the same flow. That the two belong together is counted: a window is cut into cells, and

@@ -8,7 +8,7 @@ a rational-quadratic spline of K bins between linear tails (arXiv 1906.04032) n 
 with free slopes at the ends as well has n = 3 K + 1. The widths are those in use for the data sets
 that the configurations are named after.
 
-Letters: D features, H hidden units, T transforms, K bins, n numbers a feature, P parameters.
+Letters: D features, H hidden units, T transforms, K bins, n params a feature, P parameters.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Configuration(NamedTuple):
         return self.parameters_of(self.numbers)
 
     def parameters_of(self, numbers: int) -> int:
-        """Return P for so many numbers a feature, see the module's formula."""
+        """Return P for so many params a feature, see the module's formula."""
         D, H = self.features, self.hidden
         return self.transforms * ((D + 1) * H + (H + 1) * H + (H + 1) * numbers * D)
 

@@ -5,7 +5,7 @@ r"""The flow in JAX: flowjax.
 
 Every call is compiled by XLA, once a shape, at the first call.
 
-Letters: N rows, D features, H hidden units, T transforms, n numbers a feature.
+Letters: N rows, D features, H hidden units, T transforms, n params a feature.
 """
 
 from __future__ import annotations

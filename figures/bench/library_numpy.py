@@ -8,7 +8,7 @@ networks. Each class says in ``setup`` what had to be set right for its library 
 formula. Nothing is imported before ``load``: the file runs in a process that belongs to one
 library, see :mod:`figures.bench.worker`.
 
-Letters: N rows, D features, H hidden units, T transforms, n numbers a feature.
+Letters: N rows, D features, H hidden units, T transforms, n params a feature.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Afnp:
     package = "afnp"
     setup = "as it comes"
     spline = (
-        "nsf(bins=K, bound=5), 3 K - 1 numbers a feature; last layers' weights a hundred times as "
+        "nsf(bins=K, bound=5), 3 K - 1 params a feature; last layers' weights a hundred times as "
         "large as drawn, as large as the others': near the identity, a proof would prove little"
     )
 

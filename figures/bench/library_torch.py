@@ -5,7 +5,7 @@ r"""The flow in PyTorch: zuko, nflows and normflows.
 
 Each as its documentation has it, eager, on the CPU; densities and samples without gradients.
 
-Letters: N rows, D features, H hidden units, T transforms, n numbers a feature.
+Letters: N rows, D features, H hidden units, T transforms, n params a feature.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Zuko(Torch):
     setup = "as it comes (MAF, hidden_features=(H, H))"
     spline = (
         "NSF(bins=K), passes=None: autoregressive; its bound of 5 is not to be chosen; "
-        "3 K - 1 numbers a feature"
+        "3 K - 1 params a feature"
     )
 
     def imported(self):
@@ -220,9 +220,9 @@ class Normflows(Torch):
     )
     spline = (
         "AutoregressiveRationalQuadraticSpline takes one pass for log_prob as it comes. It fixes "
-        "residual blocks, and begins as the identity, its network deaf to its inputs: in place of "
-        "that network, the library's MADE without residual blocks, a ReLU put into it as above; 3 "
-        "K - 1 numbers a feature"
+        "residual blocks, and begins as the identity, its network independent of its inputs: in "
+        "place of that network, the library's MADE without residual blocks, a ReLU put into it as "
+        "above; 3 K - 1 params a feature"
     )
 
     def imported(self):

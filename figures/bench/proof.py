@@ -13,7 +13,7 @@ affine with the library's own scale, or a spline with its own knots (:mod:`figur
 and the same weights, hidden units sorted by degree, give the same raw outputs in afnp's network,
 whose staircases are then exactly the library's masks.
 
-Letters: N rows, D features, H hidden units, T transforms, n numbers a feature.
+Letters: N rows, D features, H hidden units, T transforms, n params a feature.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Network(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers a feature: n."""
+        """How many params a feature: n."""
         return len(self.b[-1]) // len(self.before)
 
 
@@ -245,11 +245,11 @@ def in_afnp(network: Network) -> tuple[MaskedMLP, dict[str, np.ndarray], list[np
 
 
 def _degrees(network: Network) -> list[np.ndarray]:
-    """Return how many features each unit of each layer hears, from the masks alone."""
-    degrees, heard = [], np.eye(len(network.before), dtype=np.float32)
+    """Return how many features each unit of each layer depends on, by its masks."""
+    degrees, reached = [], np.eye(len(network.before), dtype=np.float32)
     for mask in network.mask:
-        heard = (mask.astype(np.float32) @ heard > 0).astype(np.float32)
-        degrees.append(heard.sum(axis=1).astype(np.int64))
+        reached = (mask.astype(np.float32) @ reached > 0).astype(np.float32)
+        degrees.append(reached.sum(axis=1).astype(np.int64))
     return degrees
 
 

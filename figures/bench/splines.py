@@ -11,7 +11,7 @@ eq. 4 and 5), within [-B, B]; the identity outside. All libraries compute this c
 how widths and heights of the bins and slopes at the knots follow from the raw numbers; and one of
 them has slopes at -B and B too, where the others have 1.
 
-Letters: K bins, n numbers a feature; ``raw`` is (..., n), ``x`` and ``u`` are (...).
+Letters: K bins, n params a feature; ``raw`` is (..., n), ``x`` and ``u`` are (...).
 """
 
 from __future__ import annotations
