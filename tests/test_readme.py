@@ -1,5 +1,6 @@
-"""What the README shows runs as it stands."""
+"""What the README and the pages beside the code show runs as it stands, and is so."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -8,8 +9,37 @@ import pytest
 
 import afnp
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "afnp/README.md", "afnp/verify/README.md", "figures/README.md")
+PAGES += ("lessons/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def page(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def examples(name):
+    return re.findall(r"```python\n(.*?)```", page(name), flags=re.DOTALL)
+
+
+README = page("README.md")
+FIRST_SCREEN, _, REST = README.partition("\n## ")
+
+
+def test_the_first_screen_has_what_a_newcomer_needs():
+    """One sentence, a picture, an installation, six lines, two commands, four doors."""
+    assert "A **normalizing flow** turns" in FIRST_SCREEN and "pip install" in FIRST_SCREEN
+    assert re.search(r"!\[[^]]+\]\(figures/gallery/\S+\)", FIRST_SCREEN)
+    program = ast.parse(examples("README.md")[0])
+    assert len([line for line in program.body if not isinstance(line, ast.Import)]) == 6
+    assert len(re.findall(r"^python3 -m venv .*$", FIRST_SCREEN, flags=re.MULTILINE)) == 2
+    for door in ("Course", "Gallery", "Reference", "Verify your flow"):
+        assert re.search(rf"\[{door}[^]]*\]\(", FIRST_SCREEN), door
+
+
+def test_the_rest_is_read_in_five_minutes():
+    prose = re.sub(r"```.*?```", "", REST, flags=re.DOTALL)
+    assert len(prose.split()) <= 900
 
 
 @pytest.mark.slow
@@ -17,37 +47,80 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
     """Fewer epochs and samples, everything else to the letter."""
     monkeypatch.chdir(tmp_path)
     program = (
-        PYTHON[0].replace("epochs=60", "epochs=2, progress=False").replace("1_000_000", "10_000")
+        examples("README.md")[0]
+        .replace("epochs=60", "epochs=2, progress=False")
+        .replace("1_000_000", "10_000")
     )
     assert program.count("epochs=2") == program.count("10_000") == 1
     exec(compile(program, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "nats" in printed and " 0 failed" in printed
-    assert afnp.load(tmp_path / "galaxies.afnp").features == 7
 
 
-def test_the_second_example_checks_a_strangers_flow():
+def test_the_checks_of_an_external_flow_run():
     shift = afnp.made(3, hidden=(8,))
     names = {"afnp": afnp, "f": shift.normalize, "g": shift.generate, "their_flow": shift}
-    exec(compile("import afnp.verify\n" + PYTHON[1], "README.md", "exec"), names)
+    exec(
+        compile(examples("afnp/verify/README.md")[0], "README.md", "exec"),
+        names,
+    )
     assert names["report"].ok
 
 
-def test_every_file_that_is_named_exists():
-    root = Path(__file__).parents[1]
-    for name in re.findall(r"\]\(([^):]+)\)", README):
-        assert (root / name).exists(), name
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_that_is_named_exists(name):
+    for target in re.findall(r"\]\(([^):#]+)[^):]*\)", page(name)):
+        assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def test_every_module_that_a_lesson_names_exists():
+    for names in re.findall(
+        r"^\| \[\d\d\].*?\?.*?\| (.*?) \|", page("lessons/README.md"), re.MULTILINE
+    ):
+        for name in re.findall(r"`([^`]+)`", names):
+            assert (ROOT / "afnp" / name).exists(), name
+
+
+def test_every_figure_that_is_named_exists():
+    known = {path.stem[3:] for path in (ROOT / "figures").glob("[0-9][0-9]_*.py")}
+    named = {name for page_ in map(page, PAGES) for name in re.findall(r"-m figures (\w+)", page_)}
+    assert named and named - known <= {"NAME"}
+
+
+# ---- the map -------------------------------------------------------------------------------------
+
+
+def floors():
+    """The table that ``tests/test_house.py`` enforces."""
+    for node in ast.parse(page("tests/test_house.py")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS":
+            return ast.literal_eval(node.value)
+    raise AssertionError("no FLOORS")
+
+
+def test_the_map_is_the_house():
+    rows = re.findall(r"^\| (\d+) \| (`.*?`) \|", page("afnp/README.md"), flags=re.MULTILINE)
+    shown = {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert shown == floors()
+    assert [int(floor) for floor, _ in rows] == sorted(int(floor) for floor, _ in rows)
+
+
+def test_the_reading_order_is_a_path_down_from_two_pages():
+    order = re.findall(r"^\d\. \[`([^`]+)`\]", page("afnp/README.md"), flags=re.MULTILINE)
+    names = [Path(path).stem for path in order]
+    assert names == "chain_rule minimal flow autoregressive masked_mlp masks layers affine".split()
+
+
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 def test_the_speed_table_is_what_the_benchmark_recorded():
     """Median milliseconds, and the fastest other library's over them, to three digits."""
-    record = json.loads(
-        (Path(__file__).parents[1] / "figures" / "benchmark.json").read_text(encoding="utf-8")
-    )
+    record = json.loads(page("figures/benchmark.json"))
     for name, one in record["configurations"].items():
         row = re.search(
             rf"^\| {name}: D = {one['features']}\b.*|^\| {name}: splines.*",
-            README,
+            page("figures/README.md"),
             flags=re.MULTILINE,
         )
         cells = [cell.replace(",", "") for cell in row[0].split("|")[2:-1]]

@@ -20,7 +20,17 @@ from lessons.web import explainer, gallery, reference
 __all__ = ["lesson", "write"]
 
 ROOT = Path(__file__).parents[2]
-ABOUT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "afnp/verify/PEERS.md", "THIRD_PARTY.md")
+ABOUT = (
+    "README.md",
+    "lessons/README.md",
+    "figures/README.md",
+    "afnp/README.md",
+    "afnp/verify/README.md",
+    "afnp/verify/PEERS.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "THIRD_PARTY.md",
+)
 
 
 def write(folder: Path) -> None:
@@ -32,11 +42,22 @@ def write(folder: Path) -> None:
     gallery.write(folder / "figures")
     (folder / "index.md").write_text(front(names), encoding="utf-8")
     (folder / "explainer.md").write_text(explainer.page(), encoding="utf-8")
-    for name in (*ABOUT, "LICENSE"):
+    for name in (*ABOUT, *linked()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     kept = ROOT / "figures" / "gallery"
     shutil.copytree(kept, folder / "figures" / "gallery")
+
+
+def linked() -> list[str]:
+    """Return the files that the documents link to and that no other part of the site makes."""
+    found = set()
+    for name in ABOUT:
+        for target in re.findall(r"\]\(([\w/.-]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+            path = (ROOT / name).parent.joinpath(target).resolve()
+            if path.is_file() and path.suffix not in (".md", ".ipynb", ".png"):
+                found.add(path.relative_to(ROOT.resolve()).as_posix())
+    return sorted(found)
 
 
 def front(names: list[str]) -> str:
