@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp import __version__, data, files, train
-from afnp.atomic import check_regular
+from afnp.atomic import check_regular, write_bytes
 from afnp.constructors import maf
 from afnp.data.dataset import random_split
 from afnp.flow import Flow
@@ -187,7 +187,7 @@ def verify(args: argparse.Namespace) -> int:
     print(report)
     for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
         if path:
-            files.write_bytes(path, (text() + "\n").encode())
+            write_bytes(path, (text() + "\n").encode())
     return 0 if report.ok else 1
 
 
@@ -384,7 +384,7 @@ def _write_table(path: Path, x: np.ndarray) -> None:
         np.savez(buffer, x=x)
     else:
         np.savetxt(buffer, x, delimiter=",", fmt="%.17g" if x.dtype == np.float64 else "%.9g")
-    files.write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 # ---- arguments -----------------------------------------------------------------------------------

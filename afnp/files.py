@@ -40,7 +40,7 @@ from afnp.atomic import kind_of, named_errors, path_of, write_bytes
 from afnp.discrete import MODELS
 from afnp.flow import Flow
 
-__all__ = ["ModelFileError", "load", "read", "save", "write", "write_bytes"]
+__all__ = ["ModelFileError", "load", "read", "save", "write"]
 
 MAGIC = b"afnp\r\n\x1a\n"
 VERSION = 1

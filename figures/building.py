@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
-from afnp.files import write_bytes
+from afnp.atomic import write_bytes
 from figures import common
 
 __all__ = ["build", "claim", "cores", "find", "in_turn", "names", "side_by_side", "takes_folder"]

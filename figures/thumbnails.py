@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from afnp.files import write_bytes
+from afnp.atomic import write_bytes
 
 __all__ = ["GALLERY", "MOST", "keep", "small"]
 

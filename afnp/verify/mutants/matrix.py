@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from afnp.files import write_bytes
+from afnp.atomic import write_bytes
 from afnp.progress import bar
 from afnp.verify.levels import LEVELS
 from afnp.verify.mutants.clean import random_flow
