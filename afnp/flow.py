@@ -21,7 +21,7 @@ import numpy as np
 
 from afnp import batches
 from afnp.bases import BASES, StandardNormal
-from afnp.compiled.threads import in_threads, row_blocks
+from afnp.compiled.threads import in_threads
 from afnp.inputs import check_angles, check_rows, flag, generator, integer
 from afnp.params import Parts
 from afnp.sampling.fixed_point import Sweeps, method_of
@@ -479,13 +479,8 @@ class Flow:
         return batches.blocks_of_rows(n, backend, widest, self._size)
 
     def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
-        """Cut n rows into one block for NumPy, one a thread for compiled code; statistics need all rows at once."""
-        whole = backend == "numpy" or any(layer.takes_statistics for layer in self.layers)
-        return (
-            [slice(0, n)]
-            if whole
-            else row_blocks(n, batches.rows_worth_a_thread(self._size), most=n)
-        )
+        """Return one block: compiled code makes threads of its own, and statistics need all rows."""
+        return [slice(0, n)]
 
 
 def _summary(layer) -> str:

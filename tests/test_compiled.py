@@ -120,6 +120,40 @@ def test_samples_are_the_same_bits_whatever_the_thread_count():
     assert len(digests) == 1
 
 
+def test_gradients_are_the_same_bits_whatever_the_thread_count():
+    program = (
+        "import afnp, numpy as np, hashlib\n"
+        "flow = afnp.maf(20, hidden=(150, 130), transforms=3, dtype=np.float32, seed=1)\n"
+        "flow.theta[:] += 0.01 * np.random.default_rng(0).normal(size=flow.theta.size)\n"
+        "for n in (100, 1000, 5000):  # the last one in two chunks of tiles\n"
+        "    x = np.random.default_rng(n).normal(size=(n, 20))\n"
+        "    loss, grad = flow.loss_and_grad(x, backend='numba')\n"
+        "    print(loss, hashlib.sha256(grad.tobytes()).hexdigest())\n"
+    )
+    results = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "NUMBA_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+        if int(threads) <= max(2, os.cpu_count() or 1)
+    }
+    assert len(results) == 1 and next(iter(results))
+
+
+def test_a_long_batch_is_the_sum_of_its_chunks():
+    """More tiles than are kept at a time."""
+    flow, x, _ = flow_and_rows("two", 4500, np.float64)
+    (loss, grad), (expected_loss, expected) = (
+        flow.loss_and_grad(x, backend=backend) for backend in ("numba", "numpy")
+    )
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert_close(grad, expected, np.float64)
+
+
 def test_rows_do_not_influence_each_other():
     flow, x, _ = flow_and_rows("wide", 100, np.float64)
     others = x.copy()

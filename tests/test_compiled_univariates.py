@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from numba import njit
 
+from afnp.bases import UniformTorus
 from afnp.compiled.simd import vector
-from afnp.compiled.univariate.dispatch import FORMS, backward, form, generate, known, normalize
+from afnp.compiled.univariate.dispatch import FORMS, known
 from afnp.flow import Flow
 from afnp.transforms import Autoregressive, Coupling, Inverse
+from afnp.transforms.support import is_periodic
 from afnp.univariate import UNIVARIATES
 
 CASES = {
@@ -57,7 +58,8 @@ def univariate(case):
 
 def flow_of(layers, dtype, last=1.0):
     """A flow with parameters of gain 1, in the last layer as told, and biases that are not 0."""
-    flow = Flow(layers, context=getattr(layers[0], "context", 0), dtype=dtype)
+    base = UniformTorus(layers[0].features) if is_periodic(layers[0]) else None
+    flow = Flow(layers, context=getattr(layers[0], "context", 0), dtype=dtype, base=base)
     rng = np.random.default_rng(7)
     for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
         layer.conditioner.initialize(p, rng, gain=1.0, last=last)
@@ -159,7 +161,7 @@ def test_a_stack_keeps_what_the_gradient_needs_of_every_layer_and_tile(case, n):
 
 def with_numbers(case, dtype, h=None, seed=3):
     """A flow of one feature whose h is the bias of a linear conditioner; and h."""
-    flow = Flow([Autoregressive(1, (), **univariate(case))], dtype=dtype)
+    flow = flow_of([Autoregressive(1, (), **univariate(case))], dtype)
     K = flow.layers[0].univariate.numbers
     h = np.random.default_rng(seed).normal(size=K) if h is None else h
     flow.split(flow.theta)[0]["b0"][:] = h
@@ -318,25 +320,6 @@ def test_rows_do_not_influence_each_other(case):
     for method in (flow.normalize, flow.generate):
         first, second = (method(rows, backend="numba") for rows in (x, others))
         assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
-
-
-@njit
-def _call(which, tau, h, x, u, log_det):
-    if which == 0:
-        normalize(tau, h, x, u, log_det)
-    elif which == 1:
-        generate(tau, h, x, u, log_det)
-    else:
-        backward(tau, h, x, x, x, h, u)
-
-
-@pytest.mark.parametrize("which", range(3))
-def test_lanes_that_are_no_whole_vectors_are_refused_before_anything_is_written(which):
-    tau = form("spline", UNIVARIATES["spline"]().config(), np.dtype(np.float64))
-    h, (x, u, log_det) = np.zeros((23, 5)), np.zeros((3, 5))
-    with pytest.raises(ValueError, match="whole number of vectors"):
-        _call(which, tau, h, x, u, log_det)
-    assert not h.any() and not u.any()
 
 
 # ---- functions of vectors ------------------------------------------------------------------------

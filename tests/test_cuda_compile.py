@@ -41,7 +41,10 @@ fit."""
 
 def masked(types, real):
     """Parameters and tables of a masked network, as substitution and sweeps take them."""
-    return [real[::1], types.int32[:, ::1], types.int32[::1], types.int32[:, ::1], types.int32[::1]]
+    from numba import from_dtype
+
+    layers = from_dtype(cuda.DEVICE_LAYER)[::1]
+    return [real[::1], layers, types.int32[::1], types.int32[:, ::1], types.int32[::1]]
 
 
 def substitution(types, real):

@@ -7,25 +7,18 @@ memory traffic.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from afnp.compiled.compiler import kernel
 from afnp.compiled.threads import in_threads, row_blocks
 
 __all__ = ["add_up", "step"]
 
 BLOCK = 2**16
-"""Numbers worth a thread of their own."""
-
-jit = njit(
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz", "arcp", "afn"},
-    cache=True,
-    nogil=True,
-)
+"""Values worth a thread of their own."""
 
 
-@jit
-def _step(theta, g, m, v, beta1, beta2, rate, epsilon, keep):
+@kernel
+def adam_kernel(theta, g, m, v, beta1, beta2, rate, epsilon, keep):
     one = theta.dtype.type(1)
     for i in range(theta.size):
         m[i] += (one - beta1) * (g[i] - m[i])
@@ -40,13 +33,13 @@ def step(
     scalars = [theta.dtype.type(s) for s in (beta1, beta2, rate, epsilon, keep)]
 
     def work(part: slice) -> None:
-        _step(theta[part], g[part], m[part], v[part], *scalars)
+        adam_kernel(theta[part], g[part], m[part], v[part], *scalars)
 
     in_threads(work, row_blocks(theta.size, unit=BLOCK, most=theta.size))
 
 
-@jit
-def _add_up(total, other):
+@kernel
+def add_up_kernel(total, other):
     square = 0.0
     for i in range(total.size):
         total[i] += other[i]
@@ -54,8 +47,8 @@ def _add_up(total, other):
     return square
 
 
-@jit
-def _square(total):
+@kernel
+def square_kernel(total):
     square = 0.0
     for i in range(total.size):
         square += np.float64(total[i]) * np.float64(total[i])
@@ -69,6 +62,10 @@ def add_up(vectors: list[np.ndarray]) -> float:
     def work(part: slice) -> float:
         for other in vectors[1:-1]:
             total[part] += other[part]
-        return _add_up(total[part], vectors[-1][part]) if len(vectors) > 1 else _square(total[part])
+        return (
+            add_up_kernel(total[part], vectors[-1][part])
+            if len(vectors) > 1
+            else square_kernel(total[part])
+        )
 
     return sum(in_threads(work, row_blocks(total.size, unit=BLOCK, most=total.size)))

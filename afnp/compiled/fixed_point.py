@@ -1,11 +1,11 @@
-r"""Fixed-point sweeps compiled: a tile of samples iterates until all of its lanes have converged.
+r"""Fixed-point iterations compiled: a tile of samples iterates until all of its lanes have converged.
 
 .. math::
     z_r = \underbrace{b_r + \sum_{c < \mathrm{known}} W_{rc}\, a_c}_{\text{once a block}}
-        + \underbrace{\sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{each sweep}}
+        + \underbrace{\sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{each iteration}}
 
 The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition; tiles, tables and products are
-those of :mod:`afnp.compiled.staircase`. Tiles sweep independently of each other, so that a tile
+those of :mod:`afnp.compiled.staircase`. Tiles iterate independently of each other, so that a tile
 whose samples have converged costs nothing more. Within a tile a converged lane only waits. Every row of
 W is read up to its prefix and no further: unconverged values, infinite ones too, never
 reach what does not depend on them, and nothing needs repair.
@@ -17,117 +17,137 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.compiled.simd.register_tile import add_product, inline, jit, lanes, set_product
+from afnp.compiled.compiler import jit, kernel
+from afnp.compiled.simd.register_tile import lanes
+from afnp.compiled.staircase import copy_in, copy_out, load_all, store_all
 from afnp.compiled.tiles import (
-    FIRST,
-    Z_AT,
-    Stack,
+    START,
+    StackPlan,
+    add_rows,
     embed,
     finish,
     first_row_of_x,
-    layer_views,
     load,
-    params_of,
+    params_row,
     plain,
-    store,
+    set_rows,
     working_memory,
 )
-from afnp.compiled.univariate.dispatch import generate
+from afnp.compiled.univariate.dispatch import CompiledUnivariate, call
 from afnp.sampling.sweeps import block_work, places
 
 __all__ = ["solve"]
 
 SUM, TRIAL, NEW, MOVED, WAITING, SCRATCH_ROWS = range(6)
-"""Rows of a tile's scratch: log-derivatives of features that are right, with those of the others added, a feature's
-next value, whether a lane changed, and whether it still sweeps."""
+"""Rows of a tile's scratch: log-derivatives of features that are right, with those of the others
+added, a feature's next value, whether a lane changed, and whether it still iterates."""
 
 
 # ---- one tile, one block of features -------------------------------------------------------------
 
 
-@inline
+@jit
 def _known(stack, m, l, first):
     """Return how many inputs of layer l are known before the block that begins with ``first``."""
-    return stack.context + stack.embedding * first if l == 0 else stack.start[m, l - 1, first]
+    if l == 0:
+        return stack.context + stack.embedding * first
+    return stack.start[m, l - 1, first]
 
 
 @jit
-def _sum_known(theta, stack, m, tile, base, first, last):
-    """Write b + W a over what is known into the block's rows of ``base``."""
-    for l in range(stack.table.shape[1]):
-        row, start = stack.table[m, l], stack.start[m, l]
-        W, b, z, a = layer_views(theta, row, tile)
-        sums = base[row[Z_AT] : row[Z_AT] + len(z)]
-        set_product(sums, b, W, a, start[first], start[last], _known(stack, m, l, first))
+def _sum_known(theta, stack, m, memory, base, first, last):
+    """Write b + W a over what is known into the block's rows of ``base``, a tile of its own."""
+    for l in range(stack.layers.shape[1]):
+        layer, begin, end = stack.layers[m, l], stack.start[m, l, first], stack.start[m, l, last]
+        known = _known(stack, m, l, first)
+        set_rows(theta, layer, memory, START, base + layer["z_at"], begin, end, known)
 
 
 @jit
-def _pass(theta, stack, m, tile, base, first, last):
+def _pass(theta, stack, m, memory, base, first, last):
     """Run the block's rows of the network, each over its own prefix."""
-    table = stack.table[m]
-    for l in range(len(table)):
-        W, _, z, a = layer_views(theta, table[l], tile)
-        begin, end, known = (
-            stack.start[m, l, first],
-            stack.start[m, l, last],
-            _known(stack, m, l, first),
-        )
-        prefix = stack.prefix[m, table[l, FIRST] : table[l, FIRST] + len(z)]
-        z[begin:end] = base[table[l, Z_AT] + begin : table[l, Z_AT] + end]
+    for l in range(stack.layers.shape[1]):
+        layer, begin, end = stack.layers[m, l], stack.start[m, l, first], stack.start[m, l, last]
+        known, z = _known(stack, m, l, first), layer["z_at"]
+        for r in range(begin, end):
+            for n in range(memory.shape[1]):
+                memory[z + r, n] = memory[base + z + r, n]
         r = begin
         while r < end:
-            stop = min(r + 4, end)
-            add_product(z, W, a, r, stop, known, prefix[r])
+            stop = r + 4 if r + 4 < end else end
+            prefix = stack.prefix[m, layer["first"] + r]
+            add_rows(theta, layer, memory, START, r, stop, known, prefix)
             for riser in range(r + 1, stop):
-                add_product(z, W, a, riser, riser + 1, prefix[r], prefix[riser])
+                own = stack.prefix[m, layer["first"] + riser]
+                add_rows(theta, layer, memory, START, riser, riser + 1, prefix, own)
             r = stop
-        finish(table, l, tile, z, stack.activation, begin, end)
-
-
-@inline
-def _take(x, scratch, tolerance):
-    """Let the lanes that still sweep take their next value, and mark those that it moved."""
-    for n in range(x.size):
-        if scratch[WAITING, n] > 0:
-            if not abs(scratch[NEW, n] - x[n]) <= tolerance:
-                scratch[MOVED, n] = 1
-            x[n] = scratch[NEW, n]
+        finish(stack, m, l, memory, START, begin, end)
 
 
 @jit
-def _sweep(stack, m, tau, tile, u, scratch, i, last, tolerance):
+def _take(memory, x, scratch, tolerance):
+    """Let the lanes that still iterate take their next value, and mark those that it moved."""
+    for n in range(memory.shape[1]):
+        if memory[scratch + WAITING, n] > 0:
+            if not abs(memory[scratch + NEW, n] - memory[x, n]) <= tolerance:
+                memory[scratch + MOVED, n] = 1
+            memory[x, n] = memory[scratch + NEW, n]
+
+
+@jit
+def _iterate(stack, m, address, constants, memory, values, u, scratch, i, last, tolerance):
     """Give x_i for good, and the next guess of the features behind it."""
-    order, x_at = stack.order[m], first_row_of_x(stack)
-    scratch[MOVED] = 0
-    generate(tau, params_of(stack, m, tile, i), u[order[i]], scratch[NEW], scratch[SUM])
-    _take(tile[x_at + i], scratch, tolerance)
-    scratch[TRIAL] = scratch[SUM]
-    for j in range(i + 1, last):
-        generate(tau, params_of(stack, m, tile, j), u[order[j]], scratch[NEW], scratch[TRIAL])
-        _take(tile[x_at + j], scratch, tolerance)
-    embed(stack, tile, i, last)
+    x, K, T = first_row_of_x(stack), stack.params, memory.shape[1]
+    for n in range(T):
+        memory[scratch + MOVED, n] = 0
+    log = scratch + SUM
+    for j in range(i, last):
+        noise, h = u + stack.order[m, j], params_row(stack, m, j)
+        call(address, constants, memory, h, K, values, noise, memory, scratch + NEW, memory, log, T)
+        _take(memory, x + j, scratch, tolerance)
+        if j == i:
+            log = scratch + TRIAL
+            for n in range(T):
+                memory[log, n] = memory[scratch + SUM, n]
+    embed(stack, memory, START, i, last)
 
 
 @jit
 def _converge(
-    theta, stack, m, tau, tile, base, u, scratch, first, last, tolerance, log_det, sweeps
+    theta,
+    stack,
+    m,
+    address,
+    constants,
+    memory,
+    base,
+    values,
+    u,
+    scratch,
+    first,
+    last,
+    tolerance,
+    taken,
 ):
-    """Iterate a block of features; add to log_det (T,) and sweeps (T,), and return how often the network ran."""
-    T = log_det.size
-    _sum_known(theta, stack, m, tile, base, first, last)
-    scratch[SUM] = 0
+    """Iterate a block of features, and return how often the network ran.
+
+    Adds to the values' row of logarithms, and to each lane's count ``taken`` (T,).
+    """
+    T, log_det = memory.shape[1], u + stack.order.shape[1]
+    _sum_known(theta, stack, m, memory, base, first, last)
     for n in range(T):
-        scratch[WAITING, n] = sweeps[n] >= 0
+        memory[scratch + SUM, n] = 0
+        memory[scratch + WAITING, n] = 1 if taken[n] >= 0 else 0
     for i in range(first, last):
-        _pass(theta, stack, m, tile, base, first, last)
-        _sweep(stack, m, tau, tile, u, scratch, i, last, tolerance)
+        _pass(theta, stack, m, memory, base, first, last)
+        _iterate(stack, m, address, constants, memory, values, u, scratch, i, last, tolerance)
         waiting = 0
         for n in range(T):
-            if scratch[WAITING, n] > 0:
-                sweeps[n] += 1
-                if scratch[MOVED, n] == 0 or i + 1 == last:
-                    log_det[n] += scratch[TRIAL, n]
-                    scratch[WAITING, n] = 0
+            if memory[scratch + WAITING, n] > 0:
+                taken[n] += 1
+                if memory[scratch + MOVED, n] == 0 or i + 1 == last:
+                    values[log_det, n] += memory[scratch + TRIAL, n]
+                    memory[scratch + WAITING, n] = 0
                 else:
                     waiting += 1
         if not waiting:
@@ -138,73 +158,60 @@ def _converge(
 # ---- all tiles, all transforms -------------------------------------------------------------------
 
 
-@jit
-def _solve(
-    theta,
-    stack,
-    tau,
-    context,
-    u,
-    x,
-    log_det,
-    values,
-    tile,
-    base,
-    scratch,
-    tolerance,
-    cuts,
-    cost,
-    sweeps,
-    work,
-):
-    """Map u (N, D) to x (N, D); write log|det dx/du| (N, 1), sweeps and multiply-adds (N, M)."""
-    D, C, T, x_at = u.shape[1], stack.context, tile.shape[1], first_row_of_x(stack)
-    taken = np.empty(T, dtype=np.int64)
-    for k in range(len(values)):
-        load(values[k, :D], u, k * T)
-        values[k, D] = 0
-    for m in range(len(stack.table) - 1, -1, -1):
-        order = stack.order[m]
-        for k in range(len(values)):
-            count, spent = min(T, len(u) - k * T), 0
-            taken[:count], taken[count:] = 0, -1  # lanes past the end never sweep
-            load(tile[:C], context, k * T)
-            for i in range(D):
-                tile[x_at + i] = values[k, order[i]]
-            embed(stack, tile, 0, D)
-            for b in range(len(cuts) - 1):
+@kernel
+def fixed_point_kernel(
+    theta, stack, address, constants, context, u, x, log_det, values, memory,
+    tolerance, cuts, cost, taken, iterations, work,
+):  # fmt: skip
+    """Map u (N, D) to x (N, D); write log|det dx/du| (N, 1), iterations and multiply-adds (N, M).
+
+    ``memory`` is two tiles, the second of sums over the known, and the scratch rows.
+    """
+    (N, D), T = u.shape, memory.shape[1]
+    base, scratch = stack.tile_rows, 2 * stack.tile_rows
+    load_all(u, values)
+    for m in range(stack.layers.shape[0] - 1, -1, -1):
+        for k in range(values.shape[0] // (D + 1)):
+            value, spent = k * (D + 1), START
+            for n in range(T):
+                taken[n] = 0 if k * T + n < N else -1  # lanes past the end never iterate
+            load(memory, START, context, k * T)
+            copy_in(stack, m, memory, START, values, value, D)
+            for b in range(cuts.size - 1):
                 passes = _converge(
-                    *(theta, stack, m, tau, tile, base, values[k], scratch),
-                    *(cuts[b], cuts[b + 1], tolerance, values[k, D], taken),
+                    *(theta, stack, m, address, constants, memory, base, values, value, scratch),
+                    *(cuts[b], cuts[b + 1], tolerance, taken),
                 )
                 spent += cost[b, 0] + passes * cost[b, 1]
-            for i in range(D):
-                values[k, order[i]] = tile[x_at + i]
-            sweeps[k * T : k * T + count, m] = taken[:count]
-            work[k * T : k * T + count, m] = spent
-    for k in range(len(values)):
-        store(values[k, :D], x, k * T)
-        store(values[k, D:], log_det, k * T)
+            copy_out(stack, m, memory, START, values, value)
+            for n in range(T):
+                if k * T + n < N:
+                    iterations[k * T + n, m] = taken[n]
+                    work[k * T + n, m] = spent
+    store_all(values, x, log_det)
 
 
-def solve(theta, stack: Stack, tau, network, method, context, u) -> tuple[np.ndarray, ...]:
-    """Map noise u (N, D) to data x (N, D); also give log|det dx/du| (N,), sweeps and multiply-adds, (N, M) each."""
+def solve(
+    theta, stack: StackPlan, tau: CompiledUnivariate, network, method, context, u
+) -> tuple[np.ndarray, ...]:
+    """Map noise u (N, D) to data x (N, D); also give log|det dx/du| (N,), and costs.
+
+    These are the iterations and multiply-adds of each transform, (N, M) each.
+    """
     context, u, blocks = plain(context), plain(u), method.blocks(u.shape[1])
-    (N, D), T, M = u.shape, lanes(u.dtype), len(stack.table)
+    (N, D), T, M = u.shape, lanes(u.dtype), len(stack.layers)
     prefixes = [linear.prefix for linear in network.linears]
     cost = [
         block_work(places(network.starts, stack.context, stack.embedding, *cut), prefixes)
         for cut in blocks
     ]
     x, log_det = np.empty((N, D), dtype=u.dtype), np.empty((N, 1), dtype=u.dtype)
-    sweeps, work = np.empty((N, M), dtype=np.int64), np.empty((N, M), dtype=np.int64)
-    memory = working_memory("sweeps", (2 * stack.tile_rows + SCRATCH_ROWS, T), u.dtype)
-    tile, base, scratch = np.split(memory, [stack.tile_rows, 2 * stack.tile_rows])
-    values = working_memory("values", (-(-N // T), D + 1, T), u.dtype)
-    cuts = np.array([0, *(last for _, last in blocks)])
-    tolerance = u.dtype.type(method.tolerance)
-    _solve(
-        *(theta, stack, tau, context, u, x, log_det, values, tile, base, scratch),
-        *(tolerance, cuts, np.array(cost), sweeps, work),
+    iterations, work = np.empty((N, M), dtype=np.int64), np.empty((N, M), dtype=np.int64)
+    memory = working_memory("iterations", (2 * stack.tile_rows + SCRATCH_ROWS, T), u.dtype)
+    values = working_memory("values", (-(-N // T) * (D + 1), T), u.dtype)
+    fixed_point_kernel(
+        *(theta, stack, tau.generate, tau.constants, context, u, x, log_det, values, memory),
+        *(u.dtype.type(method.tolerance), np.array([0, *(last for _, last in blocks)])),
+        *(np.array(cost), np.empty(T, dtype=np.int64), iterations, work),
     )
-    return x, log_det[:, 0], sweeps, work
+    return x, log_det[:, 0], iterations, work

@@ -1,183 +1,377 @@
 r"""Compiled gradients on the staircase: the products of backpropagation, skipping what the masks forbid.
 
 .. math::
-    \frac{\partial \mathcal L}{\partial W_{rc}} = \sum_n d_{z, rn}\, a_{cn} \quad (c < \mathrm{prefix}_r), \qquad
-    d_{a, cn} = \sum_{r:\, \mathrm{prefix}_r > c} W_{rc}\, d_{z, rn}
+    d_{a, cn} = \sum_{r:\, \mathrm{prefix}_r > c} W_{rc}\, d_{z, rn}, \qquad
+    \frac{\partial \mathcal L}{\partial W_{rc}} = \sum_n d_{z, rn}\, a_{cn} \quad (c < \mathrm{prefix}_r)
 
-The definition is :class:`afnp.networks.layers.MaskedLinear`; this file does the same sums tile by
-tile, with the register tile of :mod:`afnp.compiled.staircase`, on the tiles that the forward
-product kept.
+The definition is :class:`afnp.networks.layers.MaskedLinear`; this file does the same sums with the
+register tile of :mod:`afnp.compiled.staircase`, on the tiles that the forward product kept.
 
-Letters: N rows, D features, C context inputs, K params a feature, T lanes a tile, M transforms; J
+The two sums run over different things, and so do the threads. First each thread takes some tiles of
+samples from the noise back to the data, and leaves d_z and the transposed activations. Then each
+thread takes some rows of W, and sums them over all samples: every weight's gradient is written once,
+by one thread and in one order, whatever the number of threads.
+
+Letters: N samples, D features, C context inputs, K params a feature, T lanes a tile, M transforms; J
 rows and I columns of a layer.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from afnp.compiled.simd.register_tile import fresh1, fresh4, jit, tile1, tile4
+from afnp.compiled.compiler import jit, kernel
+from afnp.compiled.simd.register_tile import add1, add4, lanes, set1, set4
+from afnp.compiled.staircase import product_kernel
+from afnp.compiled.threads import in_threads, workers
 from afnp.compiled.tiles import (
-    B_AT,
-    COLUMNS,
-    FIRST,
-    ROWS,
-    SKIP,
-    W_AT,
-    Z_AT,
-    Stack,
+    START,
+    StackPlan,
     first_row_of_x,
-    layer_views,
     load,
-    params_of,
+    params_row,
     plain,
+    reusable,
     store,
     working_memory,
 )
-from afnp.compiled.univariate.dispatch import backward
+from afnp.compiled.univariate.dispatch import CompiledUnivariate, call_backward
 
-__all__ = ["stack_backward"]
+__all__ = ["Kept", "product_keeping_tiles", "stack_backward"]
+
+WORTH_A_THREAD = 2**22
+"""Rows times parameters that make another thread worth waking."""
+CHUNK = 64
+"""Tiles whose d_z and transposed activations are kept at a time, so that memory stays bounded."""
+FRESH = np.bool_(True)
+"""No literal, which would be a type of its own."""
+
+
+# ---- forward, keeping every tile -----------------------------------------------------------------
+
+
+class Kept(NamedTuple):
+    """What ``backward`` needs of the forward product."""
+
+    tiles: np.ndarray
+    """(tiles M rows, T): all transforms of a tile below each other, and so all tiles."""
+    rows: int
+    """N."""
+
+
+def _parts(n: int, tiles: int, parameters: int) -> list[slice]:
+    """Cut tiles into one part a thread, if the work is worth it."""
+    threads = max(1, min(workers(), tiles, n * parameters // WORTH_A_THREAD))
+    cuts = [tiles * k // threads for k in range(threads + 1)]
+    return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def product_keeping_tiles(theta, stack: StackPlan, tau: CompiledUnivariate, context, x) -> tuple:
+    """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,), in threads; also return every tile."""
+    context, x = plain(context), plain(x)
+    (N, D), T = x.shape, lanes(x.dtype)
+    u, log_det = np.empty_like(x), np.empty((N, 1), dtype=x.dtype)
+    height = len(stack.layers) * stack.tile_rows
+    memory = reusable((-(-N // T) * height, T), x.dtype)
+
+    def work(part: slice) -> None:
+        rows, own = slice(part.start * T, part.stop * T), memory[part.start * height :]
+        values = working_memory("values", ((part.stop - part.start) * (D + 1), T), x.dtype)
+        product_kernel(
+            *(theta, stack, tau.normalize, tau.constants, context[rows], x[rows]),
+            *(u[rows], log_det[rows], own, True, values),
+        )
+
+    in_threads(work, _parts(N, -(-N // T), theta.size))
+    return u, log_det[:, 0], Kept(memory, N)
+
+
+# ---- from the noise back to the data: each thread some samples -----------------------------------
 
 
 @jit
-def _transpose(a, a_T):
-    """Write a (I, T) into a_T (T, >= I), a few columns at a time so that whole cache lines are written."""
-    for first in range(0, len(a), 16):
-        last = min(first + 16, len(a))
-        for n in range(a.shape[1]):
+def _transpose(memory, at, rows, a_T, place, width):
+    """Write rows of a tile as columns, a few at a time so that whole cache lines are written."""
+    first = START
+    while first < rows:
+        last = first + 16 if first + 16 < rows else rows
+        for n in range(memory.shape[1]):
             for c in range(first, last):
-                a_T[n, c] = a[c, n]
+                a_T[place + n * width + c] = memory[at + c, n]
+        first = last
 
 
 @jit
-def _weights(d_z, a_T, prefix, d_W, patch):
-    """Add d_z a^T into d_W: blocks of four rows and T columns, by way of ``patch`` where they stick out."""
-    T, no_bias, r = d_z.shape[1], d_z[0], 0
-    while r < len(d_z):
-        last = min(r + 4, len(d_z))
-        whole = r + 4 <= len(d_z)
-        for c in range(0, prefix[last - 1], T):
-            if whole and c + T <= prefix[r]:
-                tile4(d_W[r:, c:], no_bias, d_z[r:], a_T[:, c:], T)
-                continue
-            patch[:] = 0
-            if whole:
-                tile4(patch, no_bias, d_z[r:], a_T[:, c:], T)
-            else:
-                for row in range(r, last):
-                    tile1(patch[row - r :], no_bias, d_z[row:], a_T[:, c:], T)
-            for row in range(r, last):
-                for column in range(c, min(c + T, prefix[row])):
-                    d_W[row, column] += patch[row - r, column - c]
-        r = last
-
-
-@jit
-def _inputs(W, d_z, prefix, d_a):
-    """Do d_a = (M ⊙ W)^T d_z: four columns over the rows that hear them all, and singly over the few others."""
-    W_T, J, heard, zeros = W.T, len(W), 0, np.zeros(4, dtype=W.dtype)
-    c = 0
-    while c < len(d_a):
-        last = min(c + 4, len(d_a))
-        while heard < J and prefix[heard] < last:
-            heard += 1
+def _inputs(theta, stack, m, l, deltas, z, d_a, zeros):
+    """Do d_a = (M ⊙ W)^T d_z: four columns over the rows that see them all, and singly over the few others."""
+    layer, T, c = stack.layers[m, l], deltas.shape[1], START
+    J, I, first = layer["rows"], layer["columns"], layer["first"]
+    full = START
+    while c < I:
+        last = c + 4 if c + 4 < I else I
+        while full < J and stack.prefix[m, first + full] < last:
+            full += 1
+        out, w, a = (d_a + c) * T, layer["w_at"] + full * I + c, (z + full) * T
         if last - c == 4:
-            fresh4(d_a[c:], zeros, W_T[c:, heard:], d_z[heard:], J - heard)
+            set4(deltas, out, T, zeros, 0, theta, w, 1, I, deltas, a, T, J - full)
         else:
-            for column in range(c, last):
-                fresh1(d_a[column:], zeros, W_T[column:, heard:], d_z[heard:], J - heard)
+            for j in range(last - c):
+                set1(deltas, out + j * T, T, zeros, 0, theta, w + j, 1, I, deltas, a, T, J - full)
         for column in range(c, last):
-            riser = heard
-            while riser > 0 and prefix[riser - 1] > column:
-                riser -= 1
-            tile1(d_a[column:], zeros, W_T[column:, riser:], d_z[riser:], heard - riser)
+            r = full
+            while r > 0 and stack.prefix[m, first + r - 1] > column:
+                r -= 1
+            out, w, a = (d_a + column) * T, layer["w_at"] + r * I + column, (z + r) * T
+            add1(deltas, out, T, zeros, 0, theta, w, 1, I, deltas, a, T, full - r)
         c = last
 
 
 @jit
-def _activate_backward(kind, a, d_a):
+def _activate_backward(kind, memory, a, deltas, d, rows):
     """Turn d_a into d_z: relu lets pass where a > 0, tanh multiplies by 1 - a²."""
-    zero, one = a.dtype.type(0), a.dtype.type(1)
-    for r in range(len(a)):
+    zero, one = memory.dtype.type(0), memory.dtype.type(1)
+    for r in range(rows):
         if kind == 0:
-            for n in range(a.shape[1]):
-                d_a[r, n] = d_a[r, n] if a[r, n] > zero else zero
+            for n in range(memory.shape[1]):
+                deltas[d + r, n] = deltas[d + r, n] if memory[a + r, n] > zero else zero
         else:
-            for n in range(a.shape[1]):
-                d_a[r, n] *= one - a[r, n] * a[r, n]
+            for n in range(memory.shape[1]):
+                deltas[d + r, n] *= one - memory[a + r, n] * memory[a + r, n]
 
 
 @jit
-def _network_backward(theta, stack, m, tile, d, d_inputs, d_theta, a_T, patch):
-    """Run the layers from the last: ``d`` holds d_z of each in the rows where ``tile`` holds z."""
-    table = stack.table[m]
-    for l in range(len(table) - 1, -1, -1):
-        row = table[l]
-        W, _, _, a = layer_views(theta, row, tile)
-        d_W = d_theta[row[W_AT] : row[B_AT]].reshape(row[ROWS], row[COLUMNS])
-        d_z = d[row[Z_AT] : row[Z_AT] + row[ROWS]]
-        prefix = stack.prefix[m, row[FIRST] : row[FIRST] + row[ROWS]]
-        for r in range(len(d_z)):
-            d_theta[row[B_AT] + r] += d_z[r].sum()
-        _transpose(a, a_T)
-        _weights(d_z, a_T, prefix, d_W, patch)
+def _network_backward(theta, stack, m, memory, at, deltas, d, a_T, place, width, zeros):
+    """Run the layers from the last: ``deltas`` holds d_z of each in the rows where ``memory`` holds z."""
+    for l in range(stack.layers.shape[1] - 1, -1, -1):
+        layer = stack.layers[m, l]
+        z, a = d + layer["z_at"], at + layer["in_at"]
+        _transpose(memory, a, layer["columns"], a_T, place + layer["t_at"], width)
         if l == 0:
-            _inputs(W, d_z, prefix, d_inputs)
+            _inputs(theta, stack, m, l, deltas, z, d + layer["in_at"], zeros)
             break
-        below = table[l - 1]
-        d_below = d[below[Z_AT] : below[Z_AT] + below[ROWS]]
-        _inputs(W, d_z, prefix, d_below)
-        _activate_backward(stack.activation, a, d_below)
-        if l + 1 < len(table) and table[l + 1, SKIP]:
-            d_below += d[table[l + 1, Z_AT] : table[l + 1, Z_AT] + table[l + 1, ROWS]]
+        below = d + stack.layers[m, l - 1]["z_at"]
+        _inputs(theta, stack, m, l, deltas, z, below, zeros)
+        _activate_backward(stack.activation, memory, a, deltas, below, layer["columns"])
+        if l + 1 < stack.layers.shape[1] and stack.layers[m, l + 1]["skip_at"] >= 0:
+            carried = d + stack.layers[m, l + 1]["z_at"]
+            for r in range(layer["columns"]):
+                for n in range(deltas.shape[1]):
+                    deltas[below + r, n] += deltas[carried + r, n]
 
 
 @jit
-def _add_heard(stack, tile, d_inputs, order, d_x):
+def _add_inputs(stack, m, memory, at, deltas, d, values, value, D):
     """Add what came back through the network: d_x += d_input, for angles d_sin cos x - d_cos sin x."""
     C, E = stack.context, stack.embedding
-    for i in range((len(d_inputs) - C) // E):
-        if E == 1:
-            d_x[order[i]] += d_inputs[C + i]
-        else:
-            c, s = C + 2 * i, C + 2 * i + 1
-            d_x[order[i]] += d_inputs[s] * tile[c] - d_inputs[c] * tile[s]
+    for i in range((stack.layers[m, 0]["columns"] - C) // E):
+        to, c = value + stack.order[m, i], C + E * i
+        for n in range(memory.shape[1]):
+            if E == 1:
+                values[to, n] += deltas[d + c, n]
+            else:
+                values[to, n] += (
+                    deltas[d + c + 1, n] * memory[at + c, n]
+                    - deltas[d + c, n] * memory[at + c + 1, n]
+                )
+
+
+@kernel
+def samples_kernel(
+    theta,
+    stack,
+    address,
+    constants,
+    memory,
+    d_u,
+    d_log_det,
+    d_x,
+    deltas,
+    a_T,
+    width,
+    values,
+    direct,
+    zeros,
+):
+    """Take d_u (N, D) and d_log_det (N, 1) back to d_x (N, D), leaving d_z and transposed activations."""
+    D, K, T, M = d_u.shape[1], stack.params, memory.shape[1], stack.layers.shape[0]
+    x_at, fixed = first_row_of_x(stack), stack.fixed
+    for k in range(values.shape[0] // (D + 1)):
+        value = k * (D + 1)
+        load(values, value, d_u, k * T)
+        load(values, value + D, d_log_det, k * T)
+        for m in range(M - 1, -1, -1):
+            at, place = (k * M + m) * stack.tile_rows, (k * M + m) * T * width
+            for i in range(fixed, D):
+                h, d = at + params_row(stack, m, i), value + stack.order[m, i]
+                call_backward(
+                    *(address, constants, memory, h, K, memory, at + x_at + i),
+                    *(values, d, value + D, deltas, h, direct, i, T),
+                )
+            _network_backward(theta, stack, m, memory, at, deltas, at, a_T, place, width, zeros)
+            for i in range(fixed, D):
+                to = value + stack.order[m, i]
+                for n in range(T):
+                    values[to, n] = direct[i, n]
+            _add_inputs(stack, m, memory, at, deltas, at, values, value, D)
+        store(values, value, d_x, k * T)
+
+
+# ---- from d_z to the weights: each thread some rows of W -----------------------------------------
 
 
 @jit
-def _backward(theta, stack, tau, tiles, d_u, d_log_det, d_x, d_theta, d_values):
-    T, D, x_at, fixed = tiles.shape[3], d_u.shape[1], first_row_of_x(stack), stack.fixed
-    d, heard = np.empty_like(tiles[0, 0]), stack.table[0, 0, COLUMNS]
-    d_inputs, d_direct = np.empty((heard, T), dtype=d.dtype), np.empty((D, T), dtype=d.dtype)
-    a_T = np.zeros((T, stack.table[:, :, COLUMNS].max() + T), dtype=d.dtype)
-    patch = np.empty((4, T), dtype=d.dtype)
-    for k in range(len(d_values)):
-        load(d_values[k, :D], d_u, k * T)
-        load(d_values[k, D:], d_log_det, k * T)
-    for m in range(len(stack.table) - 1, -1, -1):
-        order = stack.order[m]
-        for k in range(len(d_values)):
-            tile, d_log = tiles[m, k], d_values[k, D]
-            for i in range(fixed, D):
-                h, d_h, d_out = (
-                    params_of(stack, m, tile, i),
-                    params_of(stack, m, d, i),
-                    d_values[k, order[i]],
-                )
-                backward(tau, h, tile[x_at + i], d_out, d_log, d_h, d_direct[i])
-            _network_backward(theta, stack, m, tile, d, d_inputs, d_theta, a_T, patch)
-            for i in range(fixed, D):
-                d_values[k, order[i]] = d_direct[i]
-            _add_heard(stack, tile, d_inputs, order, d_values[k])
-    for k in range(len(d_values)):
-        store(d_values[k, :D], d_x, k * T)
+def _block(N, fresh, deltas, z, height, out, place, o_row, four, a_T, a, step, width, zeros):
+    """Write one or four rows of d_z times T columns of a^T, summed over N samples, or add them."""
+    T, k = deltas.shape[1], START
+    if fresh and four:  # a product of no columns: zeros
+        set4(out, place, o_row, zeros, 0, deltas, 0, T, 1, a_T, 0, width, 0)
+    elif fresh:
+        set1(out, place, o_row, zeros, 0, deltas, 0, T, 1, a_T, 0, width, 0)
+    while k * T < N:
+        n, d = (T if N - k * T > T else N - k * T), (z + k * height) * T
+        if four:
+            add4(out, place, o_row, zeros, 0, deltas, d, T, 1, a_T, a + k * step, width, n)
+        else:
+            add1(out, place, o_row, zeros, 0, deltas, d, T, 1, a_T, a + k * step, width, n)
+        k += 1
 
 
-def stack_backward(theta, stack: Stack, tau, tiles, d_u, d_log_det, d_theta) -> np.ndarray:
-    """Add the parameters' gradient into d_theta (P,); return d_x (N, D)."""
+@jit
+def _bias(N, fresh, deltas, z, height, d_theta, place):
+    """Write the sum of a row of d_z over N samples, or add it."""
+    T, k, total = deltas.shape[1], START, deltas.dtype.type(0)
+    while k * T < N:
+        for n in range(T if N - k * T > T else N - k * T):
+            total += deltas[z + k * height, n]
+        k += 1
+    d_theta[place] = total if fresh else d_theta[place] + total
+
+
+@kernel
+def weights_kernel(stack, N, fresh, deltas, a_T, width, d_theta, begins, ends, patch, zeros):
+    """Sum d_z a^T over N samples into d_theta: of each layer (M, L) the rows from ``begins`` to ``ends``.
+
+    T columns at a time, so that their activations stay in the cache for all rows. A block that
+    sticks out of the staircase goes by way of ``patch`` (4, T).
+    """
+    T, M = deltas.shape[1], stack.layers.shape[0]
+    height, step, zero = M * stack.tile_rows, M * T * width, deltas.dtype.type(0)
+    for m in range(M):
+        for l in range(stack.layers.shape[1]):
+            layer, begin, end = stack.layers[m, l], begins[m, l], ends[m, l]
+            I, z, first = layer["columns"], m * stack.tile_rows + layer["z_at"], layer["first"]
+            for r in range(begin, end):
+                _bias(N, fresh, deltas, z + r, height, d_theta, layer["b_at"] + r)
+            c = START
+            while begin < end and c < stack.prefix[m, first + end - 1]:
+                a, r = m * T * width + layer["t_at"] + c, begin
+                while r < end:
+                    four = r + 4 <= end
+                    last = r + 4 if four else r + 1
+                    whole = c + T <= stack.prefix[m, first + r]
+                    w = layer["w_at"] + r * I + c
+                    if whole:
+                        _block(
+                            N,
+                            fresh,
+                            deltas,
+                            z + r,
+                            height,
+                            d_theta,
+                            w,
+                            I,
+                            four,
+                            a_T,
+                            a,
+                            step,
+                            width,
+                            zeros,
+                        )
+                    elif stack.prefix[m, first + last - 1] > c:
+                        _block(
+                            N,
+                            FRESH,
+                            deltas,
+                            z + r,
+                            height,
+                            patch,
+                            START,
+                            T,
+                            four,
+                            a_T,
+                            a,
+                            step,
+                            width,
+                            zeros,
+                        )
+                        for row in range(last - r):
+                            stop = stack.prefix[m, first + r + row] - c
+                            to = w + row * I
+                            target = d_theta[
+                                to : to + (T if stop > T else (stop if stop > 0 else 0))
+                            ]
+                            for n in range(target.size):
+                                target[n] = patch[row, n] + (zero if fresh else target[n])
+                    r = last
+                c += T
+
+
+def _shares(stack: StackPlan, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut all rows of all layers, in fours, into parts of equal work: where each begins and ends, (M, L)."""
+    M, L = stack.layers.shape
+    begins = (
+        stack.layers["first"]
+        + stack.layers["rows"].sum(axis=1, keepdims=True) * np.arange(M)[:, None]
+    )
+    ends = begins + stack.layers["rows"]
+    work = np.concatenate([[0], np.cumsum(stack.prefix.reshape(-1) + 1)])
+    cuts = np.searchsorted(work, work[-1] * np.arange(threads + 1) / threads)
+    shares = []
+    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+        rows = [np.clip(cut - begins, 0, stack.layers["rows"]) for cut in (a, b)]
+        # whole fours of a layer, so that every row is summed alike
+        shares.append(tuple(np.where(cut < ends - begins, cut // 4 * 4, cut) for cut in rows))
+    return shares
+
+
+def stack_backward(
+    theta, stack: StackPlan, tau: CompiledUnivariate, kept: Kept, d_u, d_log_det, d_theta
+) -> np.ndarray:
+    """Write the parameters' gradient into d_theta (P,), in threads; return d_x (N, D).
+
+    Gradients of masked weights are not written.
+    """
     d_u, d_log_det = plain(d_u), plain(d_log_det)[:, None]
-    (N, D), T = d_u.shape, tiles.shape[3]
-    d_x = np.empty_like(d_u)
-    d_values = working_memory("d_values", (-(-N // T), D + 1, T), d_u.dtype)
-    _backward(theta, stack, tau, tiles, d_u, d_log_det, d_x, d_theta, d_values)
+    (N, D), T = d_u.shape, kept.tiles.shape[1]
+    d_x, tiles, height = np.empty_like(d_u), -(-N // T), len(stack.layers) * stack.tile_rows
+    width = int(stack.layers["t_at"][0, -1] + -(-stack.layers["columns"][0, -1] // T) * T)
+    chunk = min(tiles, CHUNK)
+    deltas = reusable((chunk * height, T), d_u.dtype)
+    a_T = reusable((chunk * len(stack.layers) * T * width + T,), d_u.dtype)
+
+    for start in range(0, tiles, CHUNK):
+        stop = min(start + CHUNK, tiles)
+
+        def samples(part: slice, start=start) -> None:
+            first, last = start + part.start, start + part.stop
+            rows, own = slice(first * T, last * T), slice(part.start * height, None)
+            values = working_memory("values", ((last - first) * (D + 1), T), d_u.dtype)
+            samples_kernel(
+                *(theta, stack, tau.backward, tau.constants, kept.tiles[first * height :]),
+                *(d_u[rows], d_log_det[rows], d_x[rows], deltas[own]),
+                *(a_T[part.start * len(stack.layers) * T * width :], width, values),
+                *(working_memory("direct", (D, T), d_u.dtype), np.zeros(4, d_u.dtype)),
+            )
+
+        def weights(share: tuple, start=start, stop=stop) -> None:
+            weights_kernel(
+                *(stack, min(N, stop * T) - start * T, start == 0, deltas, a_T, width, d_theta),
+                *share,
+                *(working_memory("patch", (4, T), d_u.dtype), np.zeros(4, d_u.dtype)),
+            )
+
+        in_threads(samples, _parts(N, stop - start, theta.size))
+        in_threads(weights, _shares(stack, len(_parts(N, workers(), theta.size))))
     return d_x

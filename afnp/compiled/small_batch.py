@@ -4,7 +4,8 @@ r"""A handful of samples: the same product and solve, where the cost is reading 
 
 With one sample there is nothing to fill the lanes of a tile, but a row of W is contiguous: the sum
 itself runs through the vector registers. Every weight below the staircase is read once from memory,
-for all samples.
+for all samples. For the univariate the samples become lanes: in the product those of all features
+side by side, in the solve those of one feature.
 
 Letters: N samples, D features, C context inputs, K params a feature.
 """
@@ -13,23 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.compiled.simd.register_tile import fetch, jit, tanh
+from afnp.compiled.compiler import jit, kernel
+from afnp.compiled.simd.register_tile import fetch, sincos, tanh
+from afnp.compiled.simd.vector import width
 from afnp.compiled.threads import FEW
-from afnp.compiled.tiles import (
-    B_AT,
-    COLUMNS,
-    FIRST,
-    IN_AT,
-    ROWS,
-    SKIP,
-    W_AT,
-    Z_AT,
-    Stack,
-    embed,
-    first_row_of_x,
-    plain,
-)
-from afnp.compiled.univariate.dispatch import generate, normalize
+from afnp.compiled.tiles import START, StackPlan, first_row_of_x, params_row, plain
+from afnp.compiled.univariate.dispatch import CompiledUnivariate, call
 
 __all__ = ["FEW", "product", "solve"]
 
@@ -37,95 +27,133 @@ __all__ = ["FEW", "product", "solve"]
 @jit
 def _rows(theta, stack, m, l, a, first, last):
     """Compute rows first..last-1 of layer l for all samples: z, and its activation; ``a`` is (N, tile rows)."""
-    table = stack.table[m]
-    row, zero = table[l], a.dtype.type(0)
-    W = theta[row[W_AT] : row[B_AT]].reshape(row[ROWS], row[COLUMNS])
+    layer, zero = stack.layers[m, l], a.dtype.type(0)
+    begin, J, I = layer["first"], layer["rows"], layer["columns"]
+    deepest = l + 1 == stack.layers.shape[1]
     for r in range(first, last):
-        heard, following = W[r, : stack.prefix[m, row[FIRST] + r]], r + last - first
-        if following < len(W):
-            fetch(W[following], len(heard))  # type: ignore[call-arg]
-        for n in range(len(a)):
-            known = a[n, row[IN_AT] : row[IN_AT] + len(heard)]
+        w, prefix, following = layer["w_at"] + r * I, stack.prefix[m, begin + r], r + last - first
+        if following < J:
+            fetch(theta, layer["w_at"] + following * I, prefix)  # type: ignore[call-arg]
+        for n in range(a.shape[0]):
             total = zero
-            for c in range(len(heard)):
-                total += heard[c] * known[c]
-            total += theta[row[B_AT] + r]
-            if row[SKIP]:
-                total += a[n, table[l - 2, Z_AT] + r]
-            a[n, row[Z_AT] + r] = total
-            if l + 1 < len(table):
-                active = max(total, zero) if stack.activation == 0 else tanh(total)
-                a[n, table[l + 1, IN_AT] + r] = active
+            weights = theta[w : w + prefix]
+            known = a[n, layer["in_at"] : layer["in_at"] + prefix]
+            for c in range(weights.size):
+                total += weights[c] * known[c]
+            total += theta[layer["b_at"] + r]
+            if layer["skip_at"] >= 0:
+                total += a[n, layer["skip_at"] + r]
+            a[n, layer["z_at"] + r] = total
+            if not deepest:
+                if stack.activation == 0:
+                    active = zero if total < zero else total
+                else:
+                    active = tanh(total)
+                a[n, stack.layers[m, l + 1]["in_at"] + r] = active
 
 
 @jit
-def _params_of(stack, m, a, i):
-    """Return h (K, N) of the i-th feature."""
-    at = stack.table[m, -1, Z_AT] + (i - stack.fixed) * stack.params
-    return a[:, at : at + stack.params].T
+def _embed(stack, a, first, last):
+    """Write the network's inputs of features first..last-1: the cosine and sine of angles."""
+    if stack.embedding == 2:
+        x = first_row_of_x(stack)
+        for n in range(a.shape[0]):
+            for i in range(first, last):
+                sine, cosine = sincos(a[n, x + i])
+                a[n, stack.context + 2 * i], a[n, stack.context + 2 * i + 1] = cosine, sine
 
 
 @jit
-def _product(theta, stack, tau, context, x, log_det, a):
-    """Replace x (N, D) by u."""
-    C, D, x_at = stack.context, x.shape[1], first_row_of_x(stack)
-    a[:, :C] = context
-    log_det[:] = 0
-    for m in range(len(stack.table)):
-        order = stack.order[m]
-        for i in range(D):
-            a[:, x_at + i] = x[:, order[i]]
-        embed(stack, a.T, 0, D)
-        for l in range(stack.table.shape[1]):
-            _rows(theta, stack, m, l, a, 0, stack.table[m, l, ROWS])
+def _map(stack, m, address, constants, a, sources, first, last, rows):
+    """Map features first..last-1 of all samples as lanes; ``rows`` (K + 3, lanes) is h, point, image, log.
+
+    Lanes past the end repeat whatever was there.
+    """
+    K, N, lane = stack.params, a.shape[0], START
+    for i in range(first, last):
+        h = params_row(stack, m, i)
+        for n in range(N):
+            for k in range(K):
+                rows[k, lane] = a[n, h + k]
+            rows[K, lane] = sources[n, stack.order[m, i]]
+            rows[K + 2, lane] = 0
+            lane += 1
+    call(address, constants, rows, 0, K, rows, K, rows, K + 1, rows, K + 2, rows.shape[1])
+
+
+@kernel
+def few_product_kernel(theta, stack, address, constants, context, x, log_det, a, rows):
+    """Replace x (N, D) by u, and write log|det du/dx|."""
+    (N, D), x_at, K = x.shape, first_row_of_x(stack), stack.params
+    for n in range(N):
+        log_det[n] = 0
+        for c in range(context.shape[1]):
+            a[n, c] = context[n, c]
+    for m in range(stack.layers.shape[0]):
+        for n in range(N):
+            for i in range(D):
+                a[n, x_at + i] = x[n, stack.order[m, i]]
+        _embed(stack, a, START, D)
+        for l in range(stack.layers.shape[1]):
+            _rows(theta, stack, m, l, a, START, stack.layers[m, l]["rows"])
+        _map(stack, m, address, constants, a, x, stack.fixed, D, rows)
+        lane = START
         for i in range(stack.fixed, D):
-            normalize(tau, _params_of(stack, m, a, i), a[:, x_at + i], x[:, order[i]], log_det)
+            for n in range(N):
+                x[n, stack.order[m, i]] = rows[K + 1, lane]
+                log_det[n] += rows[K + 2, lane]
+                lane += 1
 
 
-@jit
-def _solve(theta, stack, tau, context, u, log_det, a):
-    """Replace u (N, D) by x."""
-    C, D, fixed, x_at = stack.context, u.shape[1], stack.fixed, first_row_of_x(stack)
-    a[:, :C] = context
-    log_det[:] = 0
-    for m in range(len(stack.table) - 1, -1, -1):
-        order, start = stack.order[m], stack.start[m]
-        for i in range(fixed):
-            a[:, x_at + i] = u[:, order[i]]
-        embed(stack, a.T, 0, fixed)
+@kernel
+def few_solve_kernel(theta, stack, address, constants, context, u, log_det, a, rows):
+    """Replace u (N, D) by x, and write log|det dx/du|."""
+    (N, D), x_at, K, fixed = u.shape, first_row_of_x(stack), stack.params, stack.fixed
+    for n in range(N):
+        log_det[n] = 0
+        for c in range(context.shape[1]):
+            a[n, c] = context[n, c]
+    for m in range(stack.layers.shape[0] - 1, -1, -1):
+        for n in range(N):
+            for i in range(fixed):
+                a[n, x_at + i] = u[n, stack.order[m, i]]
+        _embed(stack, a, START, fixed)
         for i in range(fixed, D):
-            for l in range(stack.table.shape[1]):
-                first, last = (
-                    (start[l, i], start[l, i + 1]) if fixed == 0 else (0, stack.table[m, l, ROWS])
-                )
-                if fixed == 0 or i == fixed:
-                    _rows(theta, stack, m, l, a, first, last)
-            generate(tau, _params_of(stack, m, a, i), u[:, order[i]], a[:, x_at + i], log_det)
+            if fixed == 0 or i == fixed:
+                for l in range(stack.layers.shape[1]):
+                    begin, end = stack.start[m, l, i], stack.start[m, l, i + 1]
+                    if fixed > 0:
+                        begin, end = START, stack.layers[m, l]["rows"]
+                    _rows(theta, stack, m, l, a, begin, end)
+            _map(stack, m, address, constants, a, u, i, i + 1, rows)
+            for n in range(N):
+                a[n, x_at + i] = rows[K + 1, n]
+                log_det[n] += rows[K + 2, n]
             if fixed == 0:
-                embed(stack, a.T, i, i + 1)
-        for i in range(fixed, D):
-            u[:, order[i]] = a[:, x_at + i]
+                _embed(stack, a, i, i + 1)
+        for n in range(N):
+            for i in range(fixed, D):
+                u[n, stack.order[m, i]] = a[n, x_at + i]
 
 
-def _run(kernel, theta, stack: Stack, tau, context, rows) -> tuple[np.ndarray, np.ndarray]:
+def _run(kernel, address: int, points: int, theta, stack: StackPlan, tau, context, rows) -> tuple:
     result, log_det = np.array(rows, order="C"), np.empty(len(rows), dtype=rows.dtype)
-    kernel(
-        theta,
-        stack,
-        tau,
-        plain(context),
-        result,
-        log_det,
-        np.empty((len(rows), stack.tile_rows), rows.dtype),
-    )
+    V = width(rows.dtype)
+    scratch = np.zeros((stack.params + 3, -(-points // V) * V), rows.dtype)
+    a = np.empty((len(rows), stack.tile_rows), rows.dtype)
+    kernel(theta, stack, address, tau.constants, plain(context), result, log_det, a, scratch)
     return result, log_det
 
 
-def product(theta, stack: Stack, tau, context, x) -> tuple[np.ndarray, np.ndarray]:
+def product(
+    theta, stack: StackPlan, tau: CompiledUnivariate, context, x
+) -> tuple[np.ndarray, np.ndarray]:
     """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,)."""
-    return _run(_product, theta, stack, tau, context, x)
+    return _run(few_product_kernel, tau.normalize, x.size, theta, stack, tau, context, x)
 
 
-def solve(theta, stack: Stack, tau, context, u) -> tuple[np.ndarray, np.ndarray]:
+def solve(
+    theta, stack: StackPlan, tau: CompiledUnivariate, context, u
+) -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) to data x (N, D) and log|det dx/du| (N,)."""
-    return _run(_solve, theta, stack, tau, context, u)
+    return _run(few_solve_kernel, tau.generate, len(u), theta, stack, tau, context, u)

@@ -123,7 +123,7 @@ class Stack(Stage):
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
-        return staircase.product_keeping_tiles(p.flat, self.stack, self._tau(x.dtype), context, x)
+        return gradient.product_keeping_tiles(p.flat, self.stack, self._tau(x.dtype), context, x)
 
     def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
@@ -144,7 +144,7 @@ class Stack(Stage):
         return fixed_point.solve(p.flat, self.stack, tau, network, method, context, u)
 
     def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
-        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        """Write the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         tau = self._tau(d_u.dtype)
         return gradient.stack_backward(p.flat, self.stack, tau, cache, d_u, d_log_det, g.flat)
 

@@ -33,172 +33,233 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.compiled.simd.register_tile import add_product, jit, lanes, set_product
+from afnp.compiled.compiler import jit, kernel
+from afnp.compiled.simd.register_tile import lanes
 from afnp.compiled.tiles import (
-    FIRST,
-    ROWS,
-    Stack,
+    START,
+    StackPlan,
+    add_rows,
     embed,
     finish,
     first_row_of_x,
-    layer_views,
     load,
-    params_of,
+    params_row,
     plain,
+    set_rows,
     store,
     working_memory,
 )
-from afnp.compiled.univariate.dispatch import generate, normalize
+from afnp.compiled.univariate.dispatch import CompiledUnivariate, call
 
-__all__ = ["product", "product_keeping_tiles", "solve"]
+__all__ = ["network", "product", "product_kernel", "solve"]
 
 
 # ---- one tile, one transform ---------------------------------------------------------------------
 
 
 @jit
-def _product_tile(theta, stack, m, tile):
+def network(theta, stack, m, memory, at):
     """Run the whole network on a tile, each row over its own prefix."""
-    table = stack.table[m]
-    for l in range(len(table)):
-        row = table[l]
-        W, b, z, a = layer_views(theta, row, tile)
-        prefix = stack.prefix[m, row[FIRST] : row[FIRST] + row[ROWS]]
-        r = 0
-        while r < len(z):
-            last = min(r + 4, len(z))
-            set_product(z, b, W, a, r, last, prefix[r])
+    for l in range(stack.layers.shape[1]):
+        layer, r = stack.layers[m, l], START
+        while r < layer["rows"]:
+            last = r + 4 if r + 4 < layer["rows"] else layer["rows"]
+            known = stack.prefix[m, layer["first"] + r]
+            set_rows(theta, layer, memory, at, at + layer["z_at"], r, last, known)
             for riser in range(r + 1, last):
-                add_product(z, W, a, riser, riser + 1, prefix[r], prefix[riser])
+                prefix = stack.prefix[m, layer["first"] + riser]
+                if prefix > known:
+                    add_rows(theta, layer, memory, at, riser, riser + 1, known, prefix)
             r = last
-        finish(table, l, tile, z, stack.activation, 0, len(z))
+        finish(stack, m, l, memory, at, START, layer["rows"])
 
 
 @jit
-def _solve_tile(theta, stack, m, tau, tile, u, log_det):
+def _solve_tile(theta, stack, m, address, constants, memory, at, values, u):
     """Run the network block by block of features, and give x_i as soon as its params are there."""
-    table, start, order, x_at = (
-        stack.table[m],
-        stack.start[m],
-        stack.order[m],
-        first_row_of_x(stack),
-    )
-    L, D, C, E = len(table), len(order), stack.context, stack.embedding
-    for first in range(0, D, stack.block):
-        last = min(first + stack.block, D)
+    L, D, C, E = stack.layers.shape[1], stack.order.shape[1], stack.context, stack.embedding
+    x, K, T = at + first_row_of_x(stack), stack.params, memory.shape[1]
+    first = START
+    while first < D:
+        last = first + stack.block if first + stack.block < D else D
         for l in range(L):
-            W, b, z, a = layer_views(theta, table[l], tile)
-            known = C + E * first if l == 0 else start[l - 1, first]
-            set_product(z, b, W, a, start[l, first], start[l, last], known)
+            layer = stack.layers[m, l]
+            known = C + E * first if l == 0 else stack.start[m, l - 1, first]
+            z, begin, end = at + layer["z_at"], stack.start[m, l, first], stack.start[m, l, last]
+            set_rows(theta, layer, memory, at, z, begin, end, known)
         for i in range(first, last):
             for l in range(L):
-                begin, end = start[l, i], start[l, i + 1]
-                if begin == end:
-                    continue
-                W, _, z, a = layer_views(theta, table[l], tile)
-                known = C + E * first if l == 0 else start[l - 1, first]
-                add_product(z, W, a, begin, end, known, stack.prefix[m, table[l, FIRST] + begin])
-                finish(table, l, tile, z, stack.activation, begin, end)
-            generate(tau, params_of(stack, m, tile, i), u[order[i]], tile[x_at + i], log_det)
-            embed(stack, tile, i, i + 1)
+                begin, end = stack.start[m, l, i], stack.start[m, l, i + 1]
+                if begin < end:
+                    layer = stack.layers[m, l]
+                    known = C + E * first if l == 0 else stack.start[m, l - 1, first]
+                    prefix = stack.prefix[m, layer["first"] + begin]
+                    if known < prefix:
+                        add_rows(theta, layer, memory, at, begin, end, known, prefix)
+                    finish(stack, m, l, memory, at, begin, end)
+            h, noise = at + params_row(stack, m, i), u + stack.order[m, i]
+            call(address, constants, memory, h, K, values, noise, memory, x + i, values, u + D, T)
+            embed(stack, memory, at, i, i + 1)
+        first = last
 
 
 # ---- all tiles, all transforms -------------------------------------------------------------------
 
 
 @jit
-def _product(theta, stack, tau, context, x, u, log_det, tiles, values):
-    """Map x (N, D) to u (N, D), and write log|det du/dx| into log_det (N, 1); use the tiles in turn."""
-    D, C, T, x_at = x.shape[1], stack.context, tiles.shape[3], first_row_of_x(stack)
-    for k in range(len(values)):
-        load(values[k, :D], x, k * T)
-        values[k, D] = 0
-    for m in range(len(stack.table)):
-        order = stack.order[m]
-        for k in range(len(values)):
-            tile = tiles[m % tiles.shape[0], k % tiles.shape[1]]
-            load(tile[:C], context, k * T)
-            for i in range(D):
-                tile[x_at + i] = values[k, order[i]]
-            embed(stack, tile, 0, D)
-            _product_tile(theta, stack, m, tile)
-            for i in range(stack.fixed, D):
-                normalize(
-                    tau,
-                    params_of(stack, m, tile, i),
-                    tile[x_at + i],
-                    values[k, order[i]],
-                    values[k, D],
-                )
-    for k in range(len(values)):
-        store(values[k, :D], u, k * T)
-        store(values[k, D:], log_det, k * T)
+def load_all(rows, values):
+    """Copy rows (N, D) into lanes, D + 1 rows a tile; the last one, of logarithms, becomes 0."""
+    D, T = rows.shape[1], values.shape[1]
+    for k in range(values.shape[0] // (D + 1)):
+        load(values, k * (D + 1), rows, k * T)
+        for n in range(T):
+            values[k * (D + 1) + D, n] = 0
 
 
 @jit
-def _solve(theta, stack, tau, context, u, x, log_det, tiles, values):
+def store_all(values, rows, log_det):
+    """Copy lanes into rows (N, D) and log_det (N, 1)."""
+    D, T = rows.shape[1], values.shape[1]
+    for k in range(values.shape[0] // (D + 1)):
+        store(values, k * (D + 1), rows, k * T)
+        store(values, k * (D + 1) + D, log_det, k * T)
+
+
+@jit
+def copy_in(stack, m, memory, at, values, value, count):
+    """Write the first ``count`` features, in the order of transform m, into a tile."""
+    x = at + first_row_of_x(stack)
+    for i in range(count):
+        source = value + stack.order[m, i]
+        for n in range(memory.shape[1]):
+            memory[x + i, n] = values[source, n]
+    embed(stack, memory, at, START, count)
+
+
+@jit
+def copy_out(stack, m, memory, at, values, value):
+    """Write a tile's features back."""
+    x = at + first_row_of_x(stack)
+    for i in range(stack.order.shape[1]):
+        target = value + stack.order[m, i]
+        for n in range(memory.shape[1]):
+            values[target, n] = memory[x + i, n]
+
+
+@kernel
+def product_kernel(theta, stack, address, constants, context, x, u, log_det, memory, kept, values):
+    """Map x (N, D) to u (N, D), and write log|det du/dx| into log_det (N, 1).
+
+    ``memory`` keeps every tile of every transform, or else is one tile for all.
+    """
+    D, K, T = x.shape[1], stack.params, memory.shape[1]
+    tiles, x_at = values.shape[0] // (D + 1), first_row_of_x(stack)
+    load_all(x, values)
+    for m in range(stack.layers.shape[0]):
+        for k in range(tiles):
+            value = k * (D + 1)
+            at = (k * stack.layers.shape[0] + m) * stack.tile_rows if kept else START
+            load(memory, at, context, k * T)
+            copy_in(stack, m, memory, at, values, value, D)
+            network(theta, stack, m, memory, at)
+            for i in range(stack.fixed, D):
+                h, to, point = (
+                    at + params_row(stack, m, i),
+                    value + stack.order[m, i],
+                    at + x_at + i,
+                )
+                call(
+                    address,
+                    constants,
+                    memory,
+                    h,
+                    K,
+                    memory,
+                    point,
+                    values,
+                    to,
+                    values,
+                    value + D,
+                    T,
+                )
+    store_all(values, u, log_det)
+
+
+@kernel
+def solve_kernel(theta, stack, address, constants, context, u, x, log_det, memory, values):
     """Map u (N, D) to x (N, D), and write log|det dx/du| into log_det (N, 1)."""
-    D, C, T, x_at, tile = (
-        u.shape[1],
-        stack.context,
-        tiles.shape[3],
-        first_row_of_x(stack),
-        tiles[0, 0],
-    )
-    for k in range(len(values)):
-        load(values[k, :D], u, k * T)
-        values[k, D] = 0
-    for m in range(len(stack.table) - 1, -1, -1):
-        order = stack.order[m]
-        for k in range(len(values)):
-            load(tile[:C], context, k * T)
+    D, K, T, x_at = u.shape[1], stack.params, memory.shape[1], first_row_of_x(stack)
+    load_all(u, values)
+    for m in range(stack.layers.shape[0] - 1, -1, -1):
+        for k in range(values.shape[0] // (D + 1)):
+            value = k * (D + 1)
+            load(memory, START, context, k * T)
             if stack.fixed:
-                for i in range(stack.fixed):
-                    tile[x_at + i] = values[k, order[i]]
-                embed(stack, tile, 0, stack.fixed)
-                _product_tile(theta, stack, m, tile)
+                copy_in(stack, m, memory, START, values, value, stack.fixed)
+                network(theta, stack, m, memory, START)
                 for i in range(stack.fixed, D):
-                    generate(
-                        tau,
-                        params_of(stack, m, tile, i),
-                        values[k, order[i]],
-                        tile[x_at + i],
-                        values[k, D],
+                    h, at, to = params_row(stack, m, i), value + stack.order[m, i], x_at + i
+                    call(
+                        address,
+                        constants,
+                        memory,
+                        h,
+                        K,
+                        values,
+                        at,
+                        memory,
+                        to,
+                        values,
+                        value + D,
+                        T,
                     )
             else:
-                _solve_tile(theta, stack, m, tau, tile, values[k], values[k, D])
-            for i in range(D):
-                values[k, order[i]] = tile[x_at + i]
-    for k in range(len(values)):
-        store(values[k, :D], x, k * T)
-        store(values[k, D:], log_det, k * T)
+                _solve_tile(theta, stack, m, address, constants, memory, START, values, value)
+            copy_out(stack, m, memory, START, values, value)
+    store_all(values, x, log_det)
 
 
-def _run(kernel, theta, stack: Stack, tau, context, rows, tiles) -> tuple[np.ndarray, np.ndarray]:
-    context, rows = plain(context), plain(rows)
+# ---- from Python ---------------------------------------------------------------------------------
+
+
+def _values(rows: np.ndarray) -> np.ndarray:
     (N, D), T = rows.shape, lanes(rows.dtype)
-    values = working_memory("values", (-(-N // T), D + 1, T), rows.dtype)
-    result, log_det = np.empty((N, D), dtype=rows.dtype), np.empty((N, 1), dtype=rows.dtype)
-    kernel(theta, stack, tau, context, rows, result, log_det, tiles, values)
-    return result, log_det[:, 0]
+    return working_memory("values", (-(-N // T) * (D + 1), T), rows.dtype)
 
 
-def _one_tile(stack: Stack, dtype: np.dtype) -> np.ndarray:
-    return working_memory("tile", (1, 1, stack.tile_rows, lanes(dtype)), dtype)
+def _results(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty(rows.shape, dtype=rows.dtype), np.empty((len(rows), 1), dtype=rows.dtype)
 
 
-def product(theta, stack: Stack, tau, context, x) -> tuple[np.ndarray, np.ndarray]:
+def _one_tile(stack: StackPlan, dtype: np.dtype) -> np.ndarray:
+    return working_memory("tile", (stack.tile_rows, lanes(dtype)), dtype)
+
+
+def product(
+    theta, stack: StackPlan, tau: CompiledUnivariate, context, x
+) -> tuple[np.ndarray, np.ndarray]:
     """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,)."""
-    return _run(_product, theta, stack, tau, context, x, _one_tile(stack, x.dtype))
+    return _product(theta, stack, tau, context, x, _one_tile(stack, x.dtype), False)
 
 
-def product_keeping_tiles(theta, stack: Stack, tau, context, x) -> tuple:
-    """Do the same, and also return every tile: the cache of :func:`afnp.compiled.gradient.backward`."""
-    T = lanes(x.dtype)
-    tiles = np.empty((len(stack.table), max(1, -(-len(x) // T)), stack.tile_rows, T), dtype=x.dtype)
-    return *_run(_product, theta, stack, tau, context, x, tiles), tiles
+def _product(theta, stack, tau, context, x, memory, kept: bool) -> tuple[np.ndarray, np.ndarray]:
+    context, x = plain(context), plain(x)
+    u, log_det = _results(x)
+    product_kernel(
+        *(theta, stack, tau.normalize, tau.constants, context, x, u, log_det),
+        *(memory, kept, _values(x)),
+    )
+    return u, log_det[:, 0]
 
 
-def solve(theta, stack: Stack, tau, context, u) -> tuple[np.ndarray, np.ndarray]:
+def solve(
+    theta, stack: StackPlan, tau: CompiledUnivariate, context, u
+) -> tuple[np.ndarray, np.ndarray]:
     """Map noise u (N, D) to data x (N, D) and log|det dx/du| (N,)."""
-    return _run(_solve, theta, stack, tau, context, u, _one_tile(stack, u.dtype))
+    context, u = plain(context), plain(u)
+    x, log_det = _results(u)
+    solve_kernel(
+        *(theta, stack, tau.generate, tau.constants, context, u, x, log_det),
+        *(_one_tile(stack, u.dtype), _values(u)),
+    )
+    return x, log_det[:, 0]

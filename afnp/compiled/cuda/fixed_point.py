@@ -27,19 +27,8 @@ import numpy as np
 from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda.causal_conv import lanes
 from afnp.compiled.cuda.device import activate, affine_generate, cuda, device, kernel
-from afnp.compiled.cuda.staircase import StaircaseStep
-from afnp.compiled.tiles import (
-    B_AT,
-    COLUMNS,
-    FIRST,
-    IN_AT,
-    ROWS,
-    SKIP,
-    W_AT,
-    Z_AT,
-    NetworkPlan,
-    plain,
-)
+from afnp.compiled.cuda.staircase import StaircaseStep, device_layers
+from afnp.compiled.tiles import NetworkPlan, plain
 from afnp.sampling.sweeps import block_work, places
 
 __all__ = ["DeviceNetwork", "solve_all"]
@@ -55,7 +44,7 @@ class DeviceNetwork(NamedTuple):
 
     theta: Any
     """Parameters, with every W transposed."""
-    table: Any
+    layers: Any
     prefix: Any
     start: Any
     """As in :class:`afnp.compiled.tiles.NetworkPlan`: where everything lies in theta and in the rows of a tile."""
@@ -83,14 +72,14 @@ class Lane(NamedTuple):
 @device
 def _known(net, l, first):
     """Return how many inputs of layer l are known before the block that begins with ``first``."""
-    return net.table[0, COLUMNS] - len(net.order) + first if l == 0 else net.start[l - 1, first]
+    return net.layers[0]["columns"] - len(net.order) + first if l == 0 else net.start[l - 1, first]
 
 
 @device
 def _add(net, l, r, first, last, a, z):
     """Return z plus the sum of W_rc a_c over first <= c < last."""
-    J = net.table[l, ROWS]
-    W, a = net.theta[net.table[l, W_AT] + first * J + r :: J], a[first:]
+    J = net.layers[l]["rows"]
+    W, a = net.theta[net.layers[l]["w_at"] + first * J + r :: J], a[first:]
     for c in range(last - first):
         z += W[c] * a[c]
     return z
@@ -99,38 +88,41 @@ def _add(net, l, r, first, last, a, z):
 @device
 def _sum_known(net, lane, first, last):
     """Write b + W a over what is known into the block's rows of ``base``."""
-    for l in range(len(net.table)):
+    for l in range(len(net.layers)):
         a, base, known = (
-            lane.tile[net.table[l, IN_AT] :],
-            lane.base[net.table[l, Z_AT] :],
+            lane.tile[net.layers[l]["in_at"] :],
+            lane.base[net.layers[l]["z_at"] :],
             _known(net, l, first),
         )
         for r in range(net.start[l, first] + cuda.threadIdx.y, net.start[l, last], cuda.blockDim.y):
-            base[r] = _add(net, l, r, 0, known, a, net.theta[net.table[l, B_AT] + r])
+            base[r] = _add(net, l, r, 0, known, a, net.theta[net.layers[l]["b_at"] + r])
     cuda.syncthreads()
 
 
 @device
 def _pass(net, lane, first, last):
     """Run the block's rows of the network, each over its own prefix."""
-    L, zero = len(net.table), net.theta.dtype.type(0)
+    L, zero = len(net.layers), net.theta.dtype.type(0)
     for l in range(L):
-        row, known = net.table[l], _known(net, l, first)
+        row, known = net.layers[l], _known(net, l, first)
         for r in range(net.start[l, first] + cuda.threadIdx.y, net.start[l, last], cuda.blockDim.y):
-            prefix, base = net.prefix[row[FIRST] + r], lane.base[row[Z_AT] + r]
-            z = _add(net, l, r, known, prefix, lane.tile[row[IN_AT] :], base)
-            if row[SKIP]:
-                z += lane.tile[net.table[l - 2, Z_AT] + r]
-            lane.tile[row[Z_AT] + r] = z
+            prefix, base = net.prefix[row["first"] + r], lane.base[row["z_at"] + r]
+            z = _add(net, l, r, known, prefix, lane.tile[row["in_at"] :], base)
+            if row["skip_at"] >= 0:
+                z += lane.tile[net.layers[l - 2]["z_at"] + r]
+            lane.tile[row["z_at"] + r] = z
             if l + 1 < L:
-                lane.tile[net.table[l + 1, IN_AT] + r] = activate(net.activation, z, zero)
+                lane.tile[net.layers[l + 1]["in_at"] + r] = activate(net.activation, z, zero)
         cuda.syncthreads()
 
 
 @device
 def _take(net, lane, i, last, tolerance):
-    """Let a lane that still sweeps take the next values of features i.., and mark it if they moved."""
-    h, x = lane.tile[net.table[-1, Z_AT] :], lane.tile[net.table[0, COLUMNS] - len(net.order) :]
+    """Let a lane that still iterates take the next values of features i.., and mark it if they moved."""
+    h, x = (
+        lane.tile[net.layers[len(net.layers) - 1]["z_at"] :],
+        lane.tile[net.layers[0]["columns"] - len(net.order) :],
+    )
     if lane.state[WAITING] > 0:
         for j in range(i + cuda.threadIdx.y, last, cuda.blockDim.y):
             new, lane.log[j] = affine_generate(h[2 * j], h[2 * j + 1], lane.u[j], net.bound)
@@ -231,7 +223,7 @@ def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, wo
 
 def _cost(plan: NetworkPlan, C: int, blocks: list[tuple[int, int]]) -> np.ndarray:
     """Return the multiply-adds a row of each block: over the known, once, and inside, in each sweep."""
-    prefixes = np.split(plan.prefix, plan.table[1:, FIRST])
+    prefixes = np.split(plan.prefix, plan.layers["first"][1:])
     return np.array(
         [block_work(places(list(plan.start), C, 1, *cut), prefixes) for cut in blocks],
         dtype=np.int64,
@@ -240,10 +232,13 @@ def _cost(plan: NetworkPlan, C: int, blocks: list[tuple[int, int]]) -> np.ndarra
 
 def _network(step: StaircaseStep, dtype: np.dtype) -> DeviceNetwork:
     plan = step.plan.host
-    integers = [plan.table, plan.prefix, plan.start, np.asarray(step.order)]
-    table, prefix, start, order = [cuda.to_device(a.astype(np.int32)) for a in integers]
+    layers = cuda.to_device(device_layers(plan))
+    integers = [plan.prefix, plan.start, np.asarray(step.order)]
+    prefix, start, order = [cuda.to_device(a.astype(np.int32)) for a in integers]
     theta, bound = step.plan.theta(step.theta), dtype.type(step.bound)
-    return DeviceNetwork(theta, table, prefix, start, order, plan.tile_rows, plan.activation, bound)
+    return DeviceNetwork(
+        theta, layers, prefix, start, order, plan.tile_rows, plan.activation, bound
+    )
 
 
 def _solve_batch(

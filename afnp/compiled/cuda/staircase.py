@@ -30,19 +30,7 @@ import numpy as np
 
 from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda.device import activate, affine_generate, cuda, device, kernel
-from afnp.compiled.tiles import (
-    B_AT,
-    COLUMNS,
-    FIRST,
-    IN_AT,
-    ROWS,
-    SKIP,
-    W_AT,
-    Z_AT,
-    NetworkPlan,
-    network_plan,
-    plain,
-)
+from afnp.compiled.tiles import LAYER, NetworkPlan, network_plan, plain
 
 __all__ = ["DevicePlan", "StaircaseStep", "device_plan", "fitting_window", "solve_all"]
 
@@ -54,9 +42,12 @@ BLOCKS = 2
 """Blocks a multiprocessor works on at a time: as many as their registers allow."""
 
 
-# ---- the network as tables of integers -----------------------------------------------------------
+# ---- the network as a table of layers -------------------------------------------------------------
 
-A_AT = SKIP + 1
+DEVICE_LAYER = np.dtype([(name, np.int32) for name in (*LAYER.names, "a_at")], align=True)
+"""A layer on the GPU, as in :data:`afnp.compiled.tiles.LAYER`, but ``in_at`` is the row of the known
+where a layer's inputs begin, ``z_at`` the row of the window where its z begins, and ``a_at`` the row
+of the window where those of its inputs begin that the block itself computes. Row 0 sums log|det|."""
 
 
 class DeviceStaircase(NamedTuple):
@@ -64,10 +55,8 @@ class DeviceStaircase(NamedTuple):
 
     theta: np.ndarray
     """Parameters, with every W transposed: R rows of W are neighbours. R values of no meaning follow."""
-    table: np.ndarray
-    """(L, 9), as in :class:`afnp.compiled.tiles.NetworkPlan`, but IN_AT is the row of the known where
-    a layer's inputs begin, Z_AT the row of the window where its z begins, and A_AT the row of the
-    window where those of its inputs begin that the block itself computes. Row 0 sums log|det|."""
+    layers: np.ndarray
+    """(L,) of :data:`DEVICE_LAYER`."""
     prefix: np.ndarray
     start: np.ndarray
     order: np.ndarray
@@ -77,39 +66,48 @@ class DeviceStaircase(NamedTuple):
     bound: float
 
 
+def device_layers(plan: NetworkPlan) -> np.ndarray:
+    """Return the layers of a plan as they go to the GPU."""
+    layers = np.zeros(len(plan.layers), DEVICE_LAYER)
+    for name in LAYER.names:
+        layers[name] = plan.layers[name]
+    return layers
+
+
 def _window(plan: NetworkPlan, block: int) -> tuple[np.ndarray, int]:
-    """Return ``DeviceStaircase.table`` for blocks of ``block`` features, and the rows of their window."""
-    L, D = len(plan.table), plan.start.shape[1] - 1
+    """Return ``DeviceStaircase.layers`` for blocks of ``block`` features, and the rows of their window."""
+    L, D = len(plan.layers), plan.start.shape[1] - 1
     firsts = np.arange(0, D, block)
     heights = (plan.start[:, np.minimum(firsts + block, D)] - plan.start[:, firsts]).max(axis=1)
-    table = np.column_stack([plan.table, np.ones(L, dtype=np.int64)])
-    table[:, IN_AT] = np.cumsum(table[:, COLUMNS]) - table[:, COLUMNS]
-    residual, at = plan.table[:, SKIP].any(), 1 + block
+    layers = device_layers(plan)
+    layers["in_at"] = np.cumsum(layers["columns"]) - layers["columns"]
+    layers["a_at"] = 1
+    residual, at = (plan.layers["skip_at"] >= 0).any(), 1 + block
     for l in range(L):
-        table[l, Z_AT], at = at, at + heights[l]
+        layers[l]["z_at"], at = at, at + heights[l]
         if l + 1 < L:
             # without residual blocks nobody needs z again, and its activation takes its place
-            table[l + 1, A_AT] = at if residual else table[l, Z_AT]
+            layers[l + 1]["a_at"] = at if residual else layers[l]["z_at"]
             at += heights[l] if residual else 0
-    return table, int(at)
+    return layers, int(at)
 
 
 def fitting_window(plan: NetworkPlan, row_bytes: int) -> tuple[np.ndarray, int, int, bool]:
-    """Return table, features a block and rows of the largest window in shared memory, and whether there is one."""
+    """Return layers, features a block and rows of the largest window in shared memory, and whether there is one."""
     for block in [*range(plan.block, 0, -1), plan.block]:
-        table, rows = _window(plan, block)
+        layers, rows = _window(plan, block)
         if fits := rows * row_bytes <= gpu.SHARED_BYTES:
             break
-    return table, block, rows, fits
+    return layers, block, rows, fits
 
 
 def _transposed(theta: np.ndarray, plan: NetworkPlan) -> np.ndarray:
     """Return ``DeviceStaircase.theta``."""
     result = np.zeros(theta.size + R, dtype=theta.dtype)
-    for row in plan.table:
-        W, (J, I) = slice(row[W_AT], row[B_AT]), row[[ROWS, COLUMNS]]
+    for row in plan.layers:
+        W, (J, I) = slice(row["w_at"], row["b_at"]), (row["rows"], row["columns"])
         result[W].reshape(I, J)[:] = theta[W].reshape(J, I).T
-        result[row[B_AT] : row[B_AT] + J] = theta[row[B_AT] : row[B_AT] + J]
+        result[row["b_at"] : row["b_at"] + J] = theta[row["b_at"] : row["b_at"] + J]
     return result
 
 
@@ -121,15 +119,15 @@ def _register_tile(samples: int):
 
     @device
     def tile(net, l, first, last, columns, known, window, z_at):
-        row, T = net.table[l], samples * LANES
+        row, T = net.layers[l], samples * LANES
         sums = cuda.local.array((R, samples), net.theta.dtype)
         for j in range(R):
             for s in range(samples):
-                sums[j, s] = net.theta[row[B_AT] + first + j]
-        W, a = net.theta[row[W_AT] + first :], known[row[IN_AT] * T + cuda.threadIdx.x :]
+                sums[j, s] = net.theta[row["b_at"] + first + j]
+        W, a = net.theta[row["w_at"] + first :], known[row["in_at"] * T + cuda.threadIdx.x :]
         # indices without a sign: Numba lets negative ones count from the end, which costs in the
         # inner loop
-        w_at, a_at, J = np.uint64(0), np.uint64(0), np.uint64(row[ROWS])
+        w_at, a_at, J = np.uint64(0), np.uint64(0), np.uint64(row["rows"])
         end = np.uint64(columns) * J
         while w_at < end:
             for j in range(R):
@@ -161,7 +159,7 @@ def _load(net, context, x, begin, first, last, known, window, zero):
         if i < C:
             known[i * net.samples * LANES + lane] = context[begin + lane, i] if inside else zero
         else:
-            at = (net.table[0, A_AT] + i - C) * net.samples * LANES + lane
+            at = (net.layers[0]["a_at"] + i - C) * net.samples * LANES + lane
             window[at] = x[begin + lane, net.order[first + i - C]] if inside else zero
 
 
@@ -169,11 +167,11 @@ def _load(net, context, x, begin, first, last, known, window, zero):
 def _product(net, C, first, last, known, window):
     """Sum the z of a block of features over all that is known before it, R rows a turn."""
     turn = cuda.threadIdx.y
-    for l in range(len(net.table)):
+    for l in range(len(net.layers)):
         columns = C + first if l == 0 else net.start[l - 1, first]
         top, bottom = net.start[l, first], net.start[l, last]
         while top + turn * R < bottom:
-            z_at = net.table[l, Z_AT] + turn * R
+            z_at = net.layers[l]["z_at"] + turn * R
             if net.samples == 1:
                 _tile1(net, l, top + turn * R, bottom, columns, known, window, z_at)
             else:
@@ -185,7 +183,7 @@ def _product(net, C, first, last, known, window):
 @device
 def _finish(net, C, l, i, first, known, window, zero):
     """Add what the block itself computed to the rows of layer l that only wait for feature i - 1; activate them."""
-    row, T = net.table[l], net.samples * LANES
+    row, T = net.layers[l], net.samples * LANES
     begun = C + first if l == 0 else net.start[l - 1, first]
     for item in range(
         cuda.threadIdx.y, (net.start[l, i + 1] - net.start[l, i]) * net.samples, cuda.blockDim.y
@@ -195,34 +193,34 @@ def _finish(net, C, l, i, first, known, window, zero):
             item % net.samples * LANES + cuda.threadIdx.x,
         )
         place = (r - net.start[l, first]) * T + lane
-        z = window[row[Z_AT] * T + place]
+        z = window[row["z_at"] * T + place]
         J, w_at, a_at = (
-            np.uint64(row[ROWS]),
-            np.uint64(row[W_AT] + r),
-            np.uint64(row[A_AT] * T + lane),
+            np.uint64(row["rows"]),
+            np.uint64(row["w_at"] + r),
+            np.uint64(row["a_at"] * T + lane),
         )
-        end = w_at + np.uint64(net.prefix[row[FIRST] + r]) * J
+        end = w_at + np.uint64(net.prefix[row["first"] + r]) * J
         w_at += np.uint64(begun) * J
         while w_at < end:
             z += net.theta[w_at] * window[a_at]
             w_at += J
             a_at += np.uint64(T)
-        if row[SKIP]:
-            z += window[net.table[l - 2, Z_AT] * T + place]
-        window[row[Z_AT] * T + place] = z
-        if l + 1 < len(net.table):
+        if row["skip_at"] >= 0:
+            z += window[net.layers[l - 2]["z_at"] * T + place]
+        window[row["z_at"] * T + place] = z
+        if l + 1 < len(net.layers):
             a = activate(net.activation, z, zero)
-            window[net.table[l + 1, A_AT] * T + place] = a
-            known[(net.table[l + 1, IN_AT] + r) * T + lane] = a
+            window[net.layers[l + 1]["a_at"] * T + place] = a
+            known[(net.layers[l + 1]["in_at"] + r) * T + lane] = a
 
 
 @device
 def _generate(net, C, i, first, x, begin, known, window):
     """Give x_i, and add its log-derivative to row 0 of the window."""
-    T, L = net.samples * LANES, len(net.table)
+    T, L = net.samples * LANES, len(net.layers)
     for lane in range(cuda.threadIdx.y * LANES + cuda.threadIdx.x, T, cuda.blockDim.y * LANES):
-        x_at = (net.table[0, A_AT] + i - first) * T + lane
-        h_at = (net.table[L - 1, Z_AT] + 2 * (i - first)) * T + lane
+        x_at = (net.layers[0]["a_at"] + i - first) * T + lane
+        h_at = (net.layers[L - 1]["z_at"] + 2 * (i - first)) * T + lane
         value, alpha = affine_generate(window[h_at], window[h_at + T], window[x_at], net.bound)
         window[x_at] = value
         window[lane] += alpha
@@ -240,7 +238,7 @@ def _solve_block(net, context, x, begin, first, known, window, zero):
     _product(net, C, first, last, known, window)
     cuda.syncthreads()
     for i in range(first, last):
-        for l in range(len(net.table)):
+        for l in range(len(net.layers)):
             if net.start[l, i] < net.start[l, i + 1]:
                 _finish(net, C, l, i, first, known, window, zero)
                 cuda.syncthreads()
@@ -283,7 +281,7 @@ class DevicePlan:
     """A network's tables, and what lies of it on the GPU: parameters stay there until any bit of them changes."""
 
     def __init__(self, plan: NetworkPlan):
-        self.host, self.known_rows = plan, int(plan.table[:, COLUMNS].sum())
+        self.host, self.known_rows = plan, int(plan.layers["columns"].sum())
         self._seen: Any = None
         self._theta: Any = None
         self._tables: dict[int, tuple] = {}
@@ -300,14 +298,12 @@ class DevicePlan:
         return self._theta
 
     def tables(self, row_bytes: int) -> tuple:
-        """Return table, prefix and start on the GPU, features a block, the window's rows, and whether they fit."""
+        """Return layers, prefix and start on the GPU, features a block, the window's rows, and whether they fit."""
         if row_bytes not in self._tables:
-            table, block, rows, fits = fitting_window(self.host, row_bytes)
-            integers = [
-                cuda.to_device(a.astype(np.int32))
-                for a in (table, self.host.prefix, self.host.start)
-            ]
-            self._tables[row_bytes] = *integers, block, rows, fits
+            layers, block, rows, fits = fitting_window(self.host, row_bytes)
+            integers = [self.host.prefix.astype(np.int32), self.host.start.astype(np.int32)]
+            on_gpu = [cuda.to_device(a) for a in (layers, *integers)]
+            self._tables[row_bytes] = *on_gpu, block, rows, fits
         return self._tables[row_bytes]
 
 
@@ -349,13 +345,15 @@ def _solve_batch(
     grid = min(-(-len(u) // T), BLOCKS * multiprocessors, gpu.room(sum(heights) * row_bytes))
     memories = [cuda.device_array((grid, max(1, height) * T), u.dtype) for height in heights]
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
-    for step, (table, prefix, start, block, rows, fits) in zip(steps, tables, strict=True):
+    for step, (layers, prefix, start, block, rows, fits) in zip(steps, tables, strict=True):
         theta, order = (
             step.plan.theta(step.theta),
             cuda.to_device(np.asarray(step.order, dtype=np.int32)),
         )
         activation, bound = step.plan.host.activation, u.dtype.type(step.bound)
-        net = DeviceStaircase(theta, table, prefix, start, order, activation, block, samples, bound)
+        net = DeviceStaircase(
+            theta, layers, prefix, start, order, activation, block, samples, bound
+        )
         kernel, shared = (_solve_shared, rows * row_bytes) if fits else (_solve_global, 0)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Grid size")  # few samples make few tiles

@@ -16,24 +16,17 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = [
-    *("add_product", "set_product", "tile1", "tile4", "fresh1", "fresh4"),
-    *("exp", "fetch", "inline", "jit", "lanes", "sincos", "tanh"),
-]
+__all__ = ["add1", "add4", "exp", "fetch", "lanes", "set1", "set4", "sincos", "tanh"]
 
 AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 VECTOR = 64 if AVX512 else 32
 """Bytes in a vector register."""
 VECTORS = 4
 """Registers a row of a tile: T = VECTORS * VECTOR / itemsize lanes."""
-FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
-"""Not "nnan" and "ninf": with them isnan would lie."""
-jit = njit(error_model="numpy", fastmath=FAST, cache=True, nogil=True)
-inline = njit(error_model="numpy", fastmath=FAST, cache=True, nogil=True, forceinline=True)
 
 
 def lanes(dtype: np.dtype) -> int:
@@ -44,162 +37,112 @@ def lanes(dtype: np.dtype) -> int:
 # ---- the register tile ---------------------------------------------------------------------------
 
 
-def _register_tile(R: int, fresh: bool = False):
-    """Build ``tile(O, b, W, A, n)``: O[:R] += W[:R, :n] @ A[:n], over T lanes, as one loop over n in registers.
+def _register_tile(R: int, fresh: bool):
+    """Build one loop over n, with its R * VECTORS sums in registers, over T lanes.
 
-    A ``fresh`` tile begins with b[:R], not with what O holds. LLVM does not keep arrays in
-    registers across a loop, so the loop is written in its own language: R * VECTORS running sums,
-    and in each turn VECTORS loads from A, R weights spread over a vector, R * VECTORS
-    multiply-adds.
+    ``tile(O, o, o_row, b, at, W, w, w_row, w_column, A, a, a_row, n)`` does O[:R] += W[:R, :n] @
+    A[:n]. Each matrix is any array in C order, the place where it begins there, and how far its
+    rows and columns are apart. A ``fresh`` tile begins with b[at : at + R], not with what O holds.
     """
 
     @intrinsic
-    def tile(typing, O, b, W, A, n):
+    def tile(typing, O, o, o_row, b, at, W, w, w_row, w_column, A, a, a_row, n):
         def build(context, builder, signature, args):
             i64, size = ir.IntType(64), O.dtype.bitwidth // 8
-            number = context.get_value_type(O.dtype)
-            vector = ir.VectorType(number, VECTOR // size)
-            zeros = ir.Constant(
-                ir.VectorType(ir.IntType(32), VECTOR // size), [0] * (VECTOR // size)
-            )
-            arrays = [
-                context.make_array(t)(context, builder, a)
-                for t, a in zip((O, b, W, A), args[:4], strict=True)
-            ]
-            o, bias, w, a = (
-                builder.bitcast(array.data, ir.IntType(8).as_pointer()) for array in arrays
-            )
-            (o_row, _), (b_row,), (w_row, w_column), (a_row, _) = (
-                cgutils.unpack_tuple(builder, array.strides) for array in arrays
-            )
+            number, V = context.get_value_type(O.dtype), VECTOR // size
+            vector = ir.VectorType(number, V)
+            nothing = ir.Constant(vector, ir.Undefined)
+            first_lane = ir.Constant(ir.VectorType(ir.IntType(32), V), [0] * V)
 
-            def at(base, row, stride, byte, kind):
-                offset = builder.add(builder.mul(row, stride), byte)
-                return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+            def pointer(kind, array, place):
+                start = context.make_array(kind)(context, builder, array).data
+                return builder.gep(start, [place])
 
-            def spread(weight):
-                one = builder.insert_element(
-                    ir.Constant(vector, ir.Undefined), weight, ir.IntType(32)(0)
-                )
-                return builder.shuffle_vector(one, one, zeros)
+            def part(row, v):
+                return builder.bitcast(builder.gep(row, [i64(v * V)]), vector.as_pointer())
 
-            cells = [
-                (r, at(o, i64(r), o_row, i64(VECTOR * v), vector), v)
-                for r in range(R)
-                for v in range(VECTORS)
-            ]
+            def spread(value):
+                one = builder.insert_element(nothing, value, ir.IntType(32)(0))
+                return builder.shuffle_vector(one, nothing, first_lane)
+
+            def multiply_add(total, weight, value):
+                product = builder.fmul(weight, value, flags=("contract",))
+                return builder.fadd(total, product, flags=("contract",))
+
+            out, bias = pointer(O, args[0], args[1]), pointer(b, args[3], args[4])
+            weights, inputs = pointer(W, args[5], args[6]), pointer(A, args[9], args[10])
+            (o_row, w_row, w_column), (a_row, n) = (args[k] for k in (2, 7, 8)), args[11:]
+            rows = [builder.gep(out, [builder.mul(o_row, i64(r))]) for r in range(R)]
+            cells = [(r, v, part(rows[r], v)) for r in range(R) for v in range(VECTORS)]
             if fresh:
-                initial = [
-                    spread(builder.load(at(bias, i64(r), b_row, i64(0), number)))
-                    for r, _, _ in cells
-                ]
+                each = [spread(builder.load(builder.gep(bias, [i64(r)]))) for r in range(R)]
+                initial = [each[r] for r, _, _ in cells]
             else:
-                initial = [builder.load(cell, align=size) for _, cell, _ in cells]
-            before, loop, after = (
-                builder.block,
-                builder.append_basic_block(),
-                builder.append_basic_block(),
-            )
-            builder.cbranch(builder.icmp_signed(">", args[4], i64(0)), loop, after)
+                initial = [builder.load(cell, align=size) for _, _, cell in cells]
+            before = builder.block
+            loop, after = builder.append_basic_block(), builder.append_basic_block()
+            builder.cbranch(builder.icmp_signed(">", n, i64(0)), loop, after)
 
             builder.position_at_end(loop)
-            k, sums = builder.phi(i64), [builder.phi(vector) for _ in cells]
-            heard = [
-                builder.load(at(a, k, a_row, i64(VECTOR * v), vector), align=size)
-                for v in range(VECTORS)
-            ]
-            weights = [
-                spread(builder.load(at(w, i64(r), w_row, builder.mul(k, w_column), number)))
-                for r in range(R)
-            ]
+            k, w_at, a_at = (builder.phi(kind) for kind in (i64, weights.type, inputs.type))
+            sums = [builder.phi(vector) for _ in cells]
+            known = [builder.load(part(a_at, v), align=size) for v in range(VECTORS)]
+            row_of_W = [builder.gep(w_at, [builder.mul(w_row, i64(r))]) for r in range(R)]
+            column = [spread(builder.load(weight)) for weight in row_of_W]
             added = [
-                builder.fadd(
-                    total,
-                    builder.fmul(weights[r], heard[v], flags=("contract",)),
-                    flags=("contract",),
-                )
-                for total, (r, _, v) in zip(sums, cells, strict=True)
+                multiply_add(total, column[r], known[v])
+                for total, (r, v, _) in zip(sums, cells, strict=True)
             ]
-            following = builder.add(k, i64(1))
-            builder.cbranch(builder.icmp_signed("<", following, args[4]), loop, after)
-
-            builder.position_at_end(after)
-            for phi, first, next_value in [
-                (k, i64(0), following),
+            turn = [
+                builder.add(k, i64(1)),
+                builder.gep(w_at, [w_column]),
+                builder.gep(a_at, [a_row]),
+            ]
+            builder.cbranch(builder.icmp_signed("<", turn[0], n), loop, after)
+            for phi, start, following in [
+                *zip((k, w_at, a_at), (i64(0), weights, inputs), turn, strict=True),
                 *zip(sums, initial, added, strict=True),
             ]:
-                phi.add_incoming(first, before)
-                phi.add_incoming(next_value, loop)
+                phi.add_incoming(start, before)
+                phi.add_incoming(following, loop)
+
+            builder.position_at_end(after)
             results = [builder.phi(vector) for _ in cells]
-            for result, first, total in zip(results, initial, added, strict=True):
-                result.add_incoming(first, before)
+            for result, start, total in zip(results, initial, added, strict=True):
+                result.add_incoming(start, before)
                 result.add_incoming(total, loop)
-            for result, (_, cell, _) in zip(results, cells, strict=True):
+            for result, (_, _, cell) in zip(results, cells, strict=True):
                 builder.store(result, cell, align=size)
             return context.get_dummy_value()
 
-        return types.void(O, b, W, A, types.int64), build
+        i = types.int64
+        return types.void(O, i, i, b, i, W, i, i, i, A, i, i, i), build
 
     return tile
 
 
-tile4, tile2, tile1 = _register_tile(4), _register_tile(2), _register_tile(1)
-fresh4, fresh2, fresh1 = (
-    _register_tile(4, fresh=True),
-    _register_tile(2, fresh=True),
-    _register_tile(1, fresh=True),
-)
-
-
-@inline
-def set_product(z, b, W, a, first, last, end):
-    """Do z[first:last] = b[first:last] + W[first:last, :end] @ a[:end]."""
-    r = first
-    while r + 4 <= last:
-        fresh4(z[r:], b[r:], W[r:], a, end)
-        r += 4
-    if r + 2 <= last:
-        fresh2(z[r:], b[r:], W[r:], a, end)
-        r += 2
-    if r < last:
-        fresh1(z[r:], b[r:], W[r:], a, end)
-
-
-@inline
-def add_product(z, W, a, first, last, begin, end):
-    """Do z[first:last] += W[first:last, begin:end] @ a[begin:end]."""
-    r, n, no_bias = first, end - begin, W[0]
-    if n <= 0:
-        return
-    while r + 4 <= last:
-        tile4(z[r:], no_bias, W[r:, begin:], a[begin:], n)
-        r += 4
-    if r + 2 <= last:
-        tile2(z[r:], no_bias, W[r:, begin:], a[begin:], n)
-        r += 2
-    if r < last:
-        tile1(z[r:], no_bias, W[r:, begin:], a[begin:], n)
+set4, set1 = _register_tile(4, fresh=True), _register_tile(1, fresh=True)
+add4, add1 = _register_tile(4, fresh=False), _register_tile(1, fresh=False)
 
 
 @intrinsic
-def fetch(typing, a, n):
-    """Ask for the first n numbers of a vector, so that they are in the cache when they are needed."""
+def fetch(typing, a, at, n):
+    """Ask for n values of an array from the at-th on: they are in the cache when they are needed."""
 
     def build(context, builder, signature, args):
         i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
         array = context.make_array(a)(context, builder, args[0])
-        start = builder.bitcast(array.data, byte)
+        start = builder.bitcast(builder.gep(array.data, [args[1]]), byte)
         hint = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
         prefetch = cgutils.get_or_insert_function(builder.module, hint, "llvm.prefetch.p0")
-        line, end = 64, builder.mul(args[1], i64(a.dtype.bitwidth // 8))
-        with cgutils.for_range_slice(builder, i64(0), end, i64(line)) as (at, _):
-            flags = [
-                ir.IntType(32)(flag) for flag in (0, 2, 1)
-            ]  # to read, into the second cache, data
-            builder.call(prefetch, [builder.gep(start, [at]), *flags])
+        line, end = 64, builder.mul(args[2], i64(a.dtype.bitwidth // 8))
+        with cgutils.for_range_slice(builder, i64(0), end, i64(line)) as (byte_at, _):
+            # to read, into the second cache, data
+            flags = [ir.IntType(32)(flag) for flag in (0, 2, 1)]
+            builder.call(prefetch, [builder.gep(start, [byte_at]), *flags])
         return context.get_dummy_value()
 
-    return types.void(a, types.int64), build
+    return types.void(a, types.int64, types.int64), build
 
 
 # ---- elementwise functions that vectorise --------------------------------------------------------
@@ -242,7 +185,7 @@ def _exp_implementation(x):
     log2_tail = real(-2.1219444005469058277e-4)
 
     def implementation(x):
-        x = min(max(x, low), high)
+        x = low if x < low else (high if x > high else x)
         n = np.floor(x * per_log2 + half)
         r = x - n * log2_head - n * log2_tail
         y = coefficients[0]

@@ -27,7 +27,8 @@ from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, lower_cast, models, overload, register_model
 
-from afnp.compiled.simd.register_tile import FAST, VECTOR
+from afnp.compiled.compiler import EXACT
+from afnp.compiled.simd.register_tile import VECTOR
 
 __all__ = [
     "any_of",
@@ -51,11 +52,9 @@ __all__ = [
 
 REGISTERS = 2
 """Registers a vector: while one waits for its sums, the other's run."""
-EXACT = FAST - {"reassoc"}
-"""(x - a) - b stays what it says, or the large parts of what ``exp`` subtracts would cancel no more."""
 INLINE: Any = {"error_model": "numpy", "fastmath": EXACT, "forceinline": True}
-jit = njit(error_model="numpy", fastmath=EXACT, cache=True, nogil=True)
-inline = njit(cache=True, nogil=True, **INLINE)
+jit = njit(error_model="numpy", fastmath=EXACT, nogil=True)
+inline = njit(nogil=True, **INLINE)
 intrinsic: Any = extending.intrinsic
 """Type checkers count the typing context among the arguments."""
 

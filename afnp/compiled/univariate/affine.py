@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from numba.extending import overload
 
-from afnp.compiled.simd import register_tile as tile
-from afnp.compiled.simd.register_tile import tanh
+from afnp.compiled.compiler import jit as plain_jit
+from afnp.compiled.simd import register_tile as scalar
 from afnp.compiled.simd.vector import INLINE, choose, exp, jit, load, log, softplus, store, width_of
 
 __all__ = ["Additive", "Affine", "AffineExp", "AffineSigmoid", "AffineSoftplus"]
@@ -54,36 +54,69 @@ class Additive(NamedTuple):
     """Nobody reads it: Numba knows no type for a named tuple without fields."""
 
 
+# ---- from constants to named tuples --------------------------------------------------------------
+
+
+@jit
+def make(c):
+    """Return an Affine."""
+    return Affine(c[0])
+
+
+@jit
+def make_exp(c):
+    """Return an AffineExp."""
+    return AffineExp(c[0])
+
+
+@jit
+def make_softplus(c):
+    """Return an AffineSoftplus."""
+    return AffineSoftplus(c[0])
+
+
+@jit
+def make_sigmoid(c):
+    """Return an AffineSigmoid."""
+    return AffineSigmoid(c[0])
+
+
+@jit
+def make_additive(c):
+    """Return an Additive."""
+    return Additive(c[0])
+
+
 # ---- the scale "tanh", lane by lane --------------------------------------------------------------
 
 
-@tile.jit
+@plain_jit
 def tanh_normalize(tau, h, x, u, log_det):
     """Do u = (x - mu) exp(-alpha), log_det -= alpha."""
     bound = tau.bound
     for n in range(x.size):
-        alpha = bound * tanh(h[1, n] / bound)
-        u[n] = (x[n] - h[0, n]) * tile.exp(-alpha)
+        alpha = bound * scalar.tanh(h[1, n] / bound)
+        u[n] = (x[n] - h[0, n]) * scalar.exp(-alpha)
         log_det[n] -= alpha
 
 
-@tile.jit
+@plain_jit
 def tanh_generate(tau, h, u, x, log_det):
     """Do x = mu + u exp(alpha), log_det += alpha."""
     bound = tau.bound
     for n in range(u.size):
-        alpha = bound * tanh(h[1, n] / bound)
-        x[n] = h[0, n] + u[n] * tile.exp(alpha)
+        alpha = bound * scalar.tanh(h[1, n] / bound)
+        x[n] = h[0, n] + u[n] * scalar.exp(alpha)
         log_det[n] += alpha
 
 
-@tile.jit
+@plain_jit
 def tanh_backward(tau, h, x, d_u, d_log, d_h, d_x):
     """Do d_x = d_u e^-alpha, d_mu = -d_x, d_a = (-d_u u - d_log)(1 - t²)."""
     bound, one = tau.bound, x.dtype.type(1)
     for n in range(x.size):
-        t = tanh(h[1, n] / bound)
-        s = tile.exp(-bound * t)
+        t = scalar.tanh(h[1, n] / bound)
+        s = scalar.exp(-bound * t)
         d_x[n] = d_u[n] * s
         d_h[0, n] = -d_x[n]
         d_h[1, n] = (-d_u[n] * (x[n] - h[0, n]) * s - d_log[n]) * (one - t * t)

@@ -2,112 +2,214 @@ r"""The univariates compiled: what :mod:`afnp.univariate` defines, over the lane
 
 .. math:: u_n = \tau^{-1}(x_n;\, h_n), \qquad \log\det{}_n \mathrel{+}= \log \frac{\partial u_n}{\partial x_n}
 
-A univariate travels to the kernels as a named tuple of its constants. Its *type* selects the code
-while Numba compiles, so that each kernel is compiled with its univariate inside, and kept on disk
-like any other.
+Each univariate is compiled apart, as three C functions over rows of lanes, and kernels call them by
+their addresses (:func:`call`, :func:`call_backward`): one kernel serves all univariates. The
+constants of a univariate travel as a vector of numbers, out of which its C functions make the named
+tuple that they read.
 
 h may be overwritten: the splines and mixtures keep in its memory what they have made of it.
 ``backward`` expects h as ``normalize`` left it, and to nobody else is it of use again.
 
-Letters: K numbers a feature, n runs over lanes; h is (K, lanes). In C order the lanes must be whole
-vectors, as those of a tile are; any other h is worked on in a padded copy.
+Letters: K params a feature, n runs over lanes; h is (K, lanes). The lanes must be whole vectors, as
+those of a tile are.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
 
-from afnp.compiled.simd.vector import INLINE, width_of
+from afnp.compiled.compiler import address_of
 from afnp.compiled.univariate import affine as affine
 from afnp.compiled.univariate import mixture as mixture
 from afnp.compiled.univariate import rational_quadratic as spline
 
-__all__ = ["FORMS", "backward", "form", "generate", "known", "normalize"]
+__all__ = ["CompiledUnivariate", "call", "call_backward", "form", "known"]
 
 
-# ---- one name for all ----------------------------------------------------------------------------
+# ---- calls by address ----------------------------------------------------------------------------
 
 
-def normalize(tau, h, points, images, log_det):
-    """Map x, the points, to u, their images, lane by lane; add log du/dx to ``log_det``."""
+def _call(context, builder, address, arguments):
+    """Emit a call of the function at an address."""
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in arguments])
+    builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+    return context.get_dummy_value()
 
 
-def generate(tau, h, points, images, log_det):
-    """Map u, the points, to x, their images, lane by lane; add log dx/du to ``log_det``."""
+def _row(context, builder, kind, array, place):
+    """Return the address of a row of a C-ordered matrix; a vector is a row 0."""
+    made = context.make_array(kind)(context, builder, array)
+    width = builder.extract_value(made.shape, 1) if kind.ndim == 2 else ir.IntType(64)(0)
+    return builder.gep(made.data, [builder.mul(place, width)])
 
 
-def backward(tau, h, x, d_u, d_log, d_h, d_x):
-    """Write d_h (K, lanes) and d_x, from d_u and the gradient of the log-derivative."""
+@intrinsic
+def call(typing, address, constants, h, h_at, K, points, at, images, to, log, l, lanes):
+    """Map rows: points[at] to images[to], with h[h_at : h_at + K], adding to log[l]."""
+
+    def build(context, builder, signature, args):
+        def row(k):
+            return _row(context, builder, signature.args[k], args[k], args[k + 1])
+
+        first = context.make_array(signature.args[1])(context, builder, args[1]).data
+        arguments = [first, row(2), args[4], row(5), row(7), row(9), args[11]]
+        return _call(context, builder, args[0], arguments)
+
+    i = types.int64
+    return types.void(i, constants, h, i, i, points, i, images, i, log, i, i), build
+
+
+@intrinsic
+def call_backward(
+    typing, address, constants, h, at, K, x, x_at, d, d_at, l, d_h, dh_at, d_x, to, lanes
+):
+    """Write d_h[dh_at : dh_at + K] and d_x[to] from rows d_at and l of d, the gradients by u and log."""
+
+    def build(context, builder, signature, args):
+        def row(k, place):
+            return _row(context, builder, signature.args[k], args[k], args[place])
+
+        first = context.make_array(signature.args[1])(context, builder, args[1]).data
+        rows = [row(5, 6), row(7, 8), row(7, 9), row(10, 11), row(12, 13)]
+        arguments = [first, row(2, 3), args[4], *rows, args[14]]
+        return _call(context, builder, args[0], arguments)
+
+    i = types.int64
+    signature = types.void(i, constants, h, i, i, x, i, d, i, i, d_h, i, d_x, i, i)
+    return signature, build
+
+
+CONSTANTS = 10
+"""Places for the fields of a named tuple."""
+
+
+# ---- C functions over rows -----------------------------------------------------------------------
+
+
+def _entry(make, code) -> Callable:
+    """Return the C function that maps points to images."""
+
+    def entry(constants, h, K, points, images, log_det, lanes):
+        tau = make(carray(constants, (CONSTANTS,)))
+        shape = (lanes,)
+        code(
+            tau,
+            carray(h, (K, lanes)),
+            carray(points, shape),
+            carray(images, shape),
+            carray(log_det, shape),
+        )
+
+    return entry
+
+
+def _entry_backward(make, code) -> Callable:
+    """Return the C function of the gradient."""
+
+    def entry(constants, h, K, x, d_u, d_log, d_h, d_x, lanes):
+        tau = make(carray(constants, (CONSTANTS,)))
+        shape = (lanes,)
+        code(
+            tau,
+            carray(h, (K, lanes)),
+            carray(x, shape),
+            carray(d_u, shape),
+            carray(d_log, shape),
+            carray(d_h, (K, lanes)),
+            carray(d_x, shape),
+        )
+
+    return entry
+
+
+class Code(NamedTuple):
+    """What makes a univariate's named tuple of its constants, and its three functions."""
+
+    make: Callable
+    normalize: Callable
+    generate: Callable
+    backward: Callable
 
 
 AFFINE = (affine.normalize, affine.generate, affine.backward)
-CODE: dict[type, tuple] = {
-    affine.Affine: (affine.tanh_normalize, affine.tanh_generate, affine.tanh_backward),
-    affine.AffineExp: AFFINE,
-    affine.AffineSoftplus: AFFINE,
-    affine.AffineSigmoid: AFFINE,
-    affine.Additive: (affine.shift_normalize, affine.shift_generate, affine.shift_backward),
-    spline.Spline: (spline.normalize, spline.generate, spline.backward),
-    mixture.Logistic: (mixture.normalize, mixture.generate, mixture.backward),
-    mixture.Gaussian: (mixture.normalize, mixture.generate, mixture.backward),
+CODE: dict[type, Code] = {
+    affine.Affine: Code(
+        affine.make, affine.tanh_normalize, affine.tanh_generate, affine.tanh_backward
+    ),
+    affine.AffineExp: Code(affine.make_exp, *AFFINE),
+    affine.AffineSoftplus: Code(affine.make_softplus, *AFFINE),
+    affine.AffineSigmoid: Code(affine.make_sigmoid, *AFFINE),
+    affine.Additive: Code(
+        affine.make_additive, affine.shift_normalize, affine.shift_generate, affine.shift_backward
+    ),
+    spline.Spline: Code(spline.make, spline.normalize, spline.generate, spline.backward),
+    mixture.Logistic: Code(
+        mixture.make_logistic, mixture.normalize, mixture.generate, mixture.backward
+    ),
+    mixture.Gaussian: Code(
+        mixture.make_gaussian, mixture.normalize, mixture.generate, mixture.backward
+    ),
 }
-ANY_LANES = (affine.Affine, affine.Additive)
-"""Whose code takes any number of lanes, and any strides. The others want whole vectors in C order."""
-PARTIAL = "lanes: expected a whole number of vectors"
 
 
-@overload(normalize, jit_options=INLINE)
-def _normalize(tau, h, points, images, log_det):
-    return _mapping(tau, h, CODE[tau.instance_class][0])
+@functools.cache
+def _entries(kind: type) -> dict[str, Callable]:
+    code = CODE[kind]
+    entries = {
+        "normalize": _entry(code.make, code.normalize),
+        "generate": _entry(code.make, code.generate),
+        "backward": _entry_backward(code.make, code.backward),
+    }
+    for name, entry in entries.items():
+        entry.__name__ = f"{kind.__name__}_{name}".lower()
+        entry.__qualname__ = entry.__name__  # names the file that it is kept in
+    return entries
 
 
-@overload(generate, jit_options=INLINE)
-def _generate(tau, h, points, images, log_det):
-    return _mapping(tau, h, CODE[tau.instance_class][1])
+@functools.cache
+def _address(kind: type, name: str, precision: str) -> int:
+    real = types.CPointer(types.float32 if precision == "float32" else types.float64)
+    size = types.int64
+    arguments = [real, real, size, *[real] * (5 if name == "backward" else 3), size]
+    return address_of(_entries(kind)[name], types.void(*arguments))
 
 
-@overload(backward, jit_options=INLINE)
-def _backward(tau, h, x, d_u, d_log, d_h, d_x):
-    code, any_lanes = CODE[tau.instance_class][2], tau.instance_class in ANY_LANES
+class CompiledUnivariate:
+    """A univariate as kernels take it: a vector of constants, and its functions' addresses.
 
-    def whole(tau, h, x, d_u, d_log, d_h, d_x):
-        if not any_lanes and x.size % width_of(x):
-            raise ValueError(PARTIAL)
-        code(tau, h, x, d_u, d_log, d_h, d_x)
+    Each function is compiled when its address is first asked for.
+    """
 
-    return whole
+    def __init__(self, tau: Any, dtype: np.dtype):
+        self.kind, self.precision = type(tau), dtype.name
+        self.constants = np.zeros(CONSTANTS, dtype)
+        """The fields of its named tuple."""
+        self.constants[: len(tau)] = tau
 
+    @functools.cached_property
+    def normalize(self) -> int:
+        """Of the function that maps x to u."""
+        return _address(self.kind, "normalize", self.precision)
 
-def _mapping(tau, h, code):
-    """Return how to call the code of either direction: with the arrays as they are, or with a padded copy."""
-    any_lanes = tau.instance_class in ANY_LANES
+    @functools.cached_property
+    def generate(self) -> int:
+        """Of the function that maps u to x."""
+        return _address(self.kind, "generate", self.precision)
 
-    def whole(tau, h, points, images, log_det):
-        if not any_lanes and points.size % width_of(points):
-            raise ValueError(PARTIAL)
-        code(tau, h, points, images, log_det)
-
-    def by_copy(tau, h, points, images, log_det):
-        K, N, V = h.shape[0], h.shape[1], width_of(points)
-        rows = np.zeros((K + 3, -(-N // V) * V), dtype=points.dtype)
-        for n in range(N):
-            rows[K, n] = points[n]
-            for k in range(K):
-                rows[k, n] = h[k, n]
-        code(tau, rows[:K], rows[K], rows[K + 1], rows[K + 2])
-        for n in range(N):
-            images[n] = rows[K + 1, n]
-            log_det[n] += rows[K + 2, n]
-
-    return whole if any_lanes or h.layout == "C" else by_copy
+    @functools.cached_property
+    def backward(self) -> int:
+        """Of the gradient of ``normalize``."""
+        return _address(self.kind, "backward", self.precision)
 
 
-# ---- from a univariate to its named tuple --------------------------------------------------------
+# ---- from a univariate to its compiled form ------------------------------------------------------
 
 
 def _affine(kind: type) -> Callable:
@@ -125,8 +227,8 @@ FORMS: dict[tuple[str, str | None], Callable] = {
     ("logistic_mixture", None): functools.partial(mixture.of, mixture.Logistic),
     ("gaussian_mixture", None): functools.partial(mixture.of, mixture.Gaussian),
 }
-"""What makes the named tuple from ``config()``, by the name in :data:`afnp.univariate.UNIVARIATES` and the scale of
-those that have several."""
+"""What makes the named tuple from ``config()``, by the name in
+:data:`afnp.univariate.UNIVARIATES` and the scale of those that have several."""
 
 
 def known(name: str, config: dict) -> bool:
@@ -134,7 +236,12 @@ def known(name: str, config: dict) -> bool:
     return (name, config.get("scale")) in FORMS
 
 
-def form(name: str, config: dict, dtype: np.dtype):
-    """Return a univariate as the kernels take it, its constants in the type of the tile; integers stay integers."""
-    tau: Any = FORMS[name, config.get("scale")](**config)
-    return type(tau)(*(value if isinstance(value, int) else dtype.type(value) for value in tau))
+def form(name: str, config: dict, dtype: np.dtype) -> CompiledUnivariate:
+    """Return a univariate as the kernels take it."""
+    return _form(name, tuple(config.items()), dtype)
+
+
+@functools.cache
+def _form(name: str, config: tuple, dtype: np.dtype) -> CompiledUnivariate:
+    options = dict(config)
+    return CompiledUnivariate(FORMS[name, options.get("scale")](**options), dtype)

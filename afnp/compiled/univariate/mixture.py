@@ -76,6 +76,18 @@ def of(kind: type, components: int, bound: float):
     )
 
 
+@jit
+def make_logistic(c):
+    """Return the mixture of logistics of a vector of its constants."""
+    return Logistic(int(c[0]), c[1], c[2], c[3])
+
+
+@jit
+def make_gaussian(c):
+    """Return the mixture of normal distributions of a vector of its constants."""
+    return Gaussian(int(c[0]), c[1], c[2], c[3])
+
+
 # ---- tails ---------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,12 @@ class Spline(NamedTuple):
         )
 
 
+@jit
+def make(c):
+    """Return the spline of a vector of its constants."""
+    return Spline(int(c[0]), c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8] > 0)
+
+
 class Bin(NamedTuple):
     """The bin that each point lies in: number, first corner and sizes, slopes and their derivatives by the logits.
 
@@ -176,9 +182,9 @@ def _wrap(v):
 
 @inline
 def _inside(tau, v):
-    """Return which points the spline bends."""
+    """Return which points the spline bends; what is not a number stays so in all that follows."""
     bound = math.inf if tau.circle else tau.bound
-    return (v > -bound) & (v < bound)
+    return ~((v <= -bound) | (v >= bound))
 
 
 @inline
