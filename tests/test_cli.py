@@ -631,18 +631,21 @@ def test_ctrl_c_elsewhere_is_no_traceback(cli, monkeypatch):
 # ---- the program ---------------------------------------------------------------------------------
 
 
+COMMANDS = ("fit", "score", "sample", "verify", "data", "lessons", "figures")
+
+
 def test_help_shows_examples_that_parse(cli):
     code, out, err = cli("--help")
     assert (code, err) == (0, "")
     examples = [
         line.split("   ")[0].split()[1:] for line in out.splitlines() if line.startswith("  afnp ")
     ]
-    assert {example[0] for example in examples} == {"fit", "score", "sample", "verify", "data"}
+    assert {example[0] for example in examples} == set(COMMANDS)
     for example in examples:
         _parser().parse_args(example)
 
 
-@pytest.mark.parametrize("command", ["fit", "score", "sample", "verify", "data"])
+@pytest.mark.parametrize("command", COMMANDS[:5])
 def test_every_command_has_help(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0 and out.startswith(f"usage: afnp {command}")
