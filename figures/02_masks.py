@@ -25,7 +25,9 @@ MASK_CELL, PATH_CELL, GAP = 0.185, 0.27, 0.75  # inches
 
 def data(quick: bool = False) -> dict:
     """Return three networks' masks and their products: wide, too narrow, and with a context."""
-    wide, narrow, context = network(WIDE), network(NARROW), network(D, context=C)
+    wide = network(WIDE)
+    narrow = network(NARROW)
+    context = network(D, context=C)
     legal, lost = masks.lost_dependencies(narrow["staircases"], D)
     numbers = {
         "legal": legal,
@@ -43,7 +45,8 @@ def data(quick: bool = False) -> dict:
 def network(width: int, features: int = D, context: int = 0) -> dict:
     """Return degrees, staircases, masks and number of paths of a network with two hidden layers."""
     hidden = masks.degrees_of_hidden(width, features, context)
-    inputs, outputs = masks.degrees_of_inputs(features, context), np.arange(1, features + 1)
+    inputs = masks.degrees_of_inputs(features, context)
+    outputs = np.arange(1, features + 1)
     degrees = [inputs, hidden, hidden, outputs]
     staircases = [masks.prefixes(hidden, inputs), masks.prefixes(hidden, hidden)]
     staircases.append(masks.prefixes(outputs, hidden, strict=True))
@@ -100,7 +103,9 @@ def draw_mask(figure, corner, net: dict, k: int, title: str, context: int = 0) -
 
 def draw_paths(figure, corner, net: dict, title: str, context: int = 0) -> float:
     """Draw the number of paths, mark legal pairs without any as lost; return where it ends."""
-    paths, rows, columns = net["paths"], net["degrees"][3], net["degrees"][0]
+    paths = net["paths"]
+    rows = net["degrees"][3]
+    columns = net["degrees"][0]
     lost = (columns[None, :] < rows[:, None]) & (paths == 0)
     shown = np.where(lost, 3, np.where(paths > 0, 1, 0))
     shown[:, :context] *= 2

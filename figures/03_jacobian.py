@@ -31,13 +31,17 @@ LINEAR = 1e-2  # below this the colour scale is linear
 def data(quick: bool = False) -> dict:
     """Train one MADE layer and a MAF on digits; return the Jacobians of both at one test image."""
     digits = load("digits", seed=0)
-    train, val, x = digits.train, digits.val, digits.test[:1]
+    train = digits.train
+    val = digits.val
+    x = digits.test[:1]
     made = fitted(1, train, val, quick)
     maf = fitted(5, train, val, quick)
-    J, J_maf = jacobian(made, x), jacobian(maf, x)
+    J = jacobian(made, x)
+    J_maf = jacobian(maf, x)
     D = made.features
     above = np.triu(np.ones((D, D), dtype=bool), 1)
-    log_det, log_det_maf = made.normalize(x)[1][0], maf.normalize(x)[1][0]
+    log_det = made.normalize(x)[1][0]
+    log_det_maf = maf.normalize(x)[1][0]
     numbers = {
         "features": D,
         "forbidden_entries": int(above.sum()),
@@ -90,7 +94,9 @@ def draw(data: dict) -> Figure:
     """Draw the symbolic Jacobian, the layer's and the whole flow's."""
     figure = Figure(figsize=(13.6, 5.8), layout="none")
     caption(figure, __doc__.split("\n")[0])
-    numbers, J, J_maf = data["numbers"], data["made"], data["maf"]
+    numbers = data["numbers"]
+    J = data["made"]
+    J_maf = data["maf"]
     symbolic, one, all_, bar = (
         figure.add_axes((left / 13.6, 1.1 / 5.8, width / 13.6, 3.9 / 5.8))
         for left, width in ((0.1, 3.1), (3.85, 3.9), (8.4, 3.9), (12.4, 0.15))
@@ -134,12 +140,14 @@ def draw_symbolic(axes) -> None:
     for i in range(3):
         for j in range(3):
             if j == i:
-                text, color = rf"$e^{{-\alpha_{i + 1}}}$", COLORS["blue"]
+                text = rf"$e^{{-\alpha_{i + 1}}}$"
+                color = COLORS["blue"]
             elif j < i:
                 text = rf"$\dfrac{{\partial u_{i + 1}}}{{\partial x_{j + 1}}}$"
                 color = COLORS["ink"]
             else:
-                text, color = "0", COLORS["grey"]
+                text = "0"
+                color = COLORS["grey"]
             axes.text(j, i, text, ha="center", va="center", fontsize=17, color=color)
     for x, inwards in ((-0.5, 0.12), (2.5, -0.12)):
         axes.plot(

@@ -23,7 +23,8 @@ def data(quick: bool = False) -> dict:
     """Time both over D."""
     D = 2 ** np.arange(4, 10 if quick else 13)
     with one_thread():
-        times, computer = [measure(int(d), quick) for d in D], machine()
+        times = [measure(int(d), quick) for d in D]
+        computer = machine()
     general, triangular = (
         np.array([1e6 * t[name]["minimum"] for t in times]) for name in ("general", "triangular")
     )
@@ -53,7 +54,8 @@ def data(quick: bool = False) -> dict:
 def measure(D: int, quick: bool) -> dict:
     """Return seconds a sample: of a matrix, and of the diagonals (BATCH, D) of triangular ones."""
     rng = np.random.default_rng(D)
-    J, diagonals = rng.standard_normal((D, D)), rng.uniform(0.5, 2, (BATCH, D))
+    J = rng.standard_normal((D, D))
+    diagonals = rng.uniform(0.5, 2, (BATCH, D))
     rivals = {
         "general": lambda: np.linalg.slogdet(J),
         "triangular": lambda: np.log(diagonals).sum(axis=1),
@@ -73,12 +75,15 @@ def draw(data: dict) -> Figure:
     """Draw both costs on logarithmic axes, each with its fitted slope."""
     figure = Figure(figsize=(8.6, 5.2))
     caption(figure, __doc__.split("\n")[0])
-    axes, numbers, D = figure.subplots(), data["numbers"], data["D"]
+    axes = figure.subplots()
+    numbers = data["numbers"]
+    D = data["D"]
     for name, label, color, marker, below in (
         ("general", "any matrix: slogdet", COLORS["red"], "s", False),
         ("triangular", "triangular: Σ log diagonal", COLORS["blue"], "o", True),
     ):
-        y, power = data[name], numbers[f"slope_{name}"]
+        y = data[name]
+        power = numbers[f"slope_{name}"]
         axes.loglog(D, y, color=color, marker=marker, linestyle="-")
         middle = len(D) // 2
         axes.annotate(

@@ -59,7 +59,8 @@ def data(quick: bool = False) -> dict:
 def measure(D: int, hidden: int, quick: bool) -> dict:
     """Return the milliseconds of each way for N rows, and how far apart the samples are."""
     flow = afnp.made(D, hidden=(hidden, hidden), dtype=np.float32, seed=1)
-    u, samples = np.random.default_rng(0).standard_normal((N, D), dtype=np.float32), {}
+    u = np.random.default_rng(0).standard_normal((N, D), dtype=np.float32)
+    samples = {}
 
     def generate(name, method, backend):
         samples[name] = flow.generate(u, method=method, backend=backend)[0]
@@ -86,7 +87,10 @@ def draw(data: dict) -> Figure:
     """Draw the costs on logarithmic axes, with the ratio of the two NumPy samplers."""
     figure = Figure(figsize=(10.4, 6))
     caption(figure, __doc__.split("\n")[0])
-    axes, numbers, D, times = figure.subplots(), data["numbers"], data["D"], data["times"]
+    axes = figure.subplots()
+    numbers = data["numbers"]
+    D = data["D"]
+    times = data["times"]
     for name, label, color, line, nudge in (
         ("naive", "textbook loop, NumPy", "red", "s-", 0),
         ("substitution", "substitution, NumPy", "blue", "o--", 0),

@@ -32,13 +32,17 @@ RARE = 1e-3
 
 def data(quick: bool = False) -> dict:
     recipe = recipes.two_moons(quick)
-    flow, history, x = recipe.flows["MAF"], recipe.histories["MAF"], recipe.data.test
+    flow = recipe.flows["MAF"]
+    history = recipe.histories["MAF"]
+    x = recipe.data.test
     step, parts = (0.04, 2) if quick else (0.02, 4)
     x1, x2 = (np.arange(low, high + step / 2, step) for low, high in GRID)
     log_p, log_q = (
         _on_grid(log_density, x1, x2) for log_density in (recipe.data.log_density, flow.log_prob)
     )
-    p, q, area = np.exp(log_p), np.exp(log_q), step**2
+    p = np.exp(log_p)
+    q = np.exp(log_q)
+    area = step**2
     fine = _refined(flow.log_prob, x1, x2, q, step, parts)
     excess = recipe.data.log_density(x) - flow.log_prob(x)
     return {
@@ -101,7 +105,8 @@ def _squared_distance(x: np.ndarray, curve) -> np.ndarray:
 
 
 def draw(data: dict) -> Figure:
-    figure, numbers = Figure(figsize=(12, 5.9)), data["numbers"]
+    figure = Figure(figsize=(12, 5.9))
+    numbers = data["numbers"]
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.75))
     _draw_stages(above, data)
     _draw_densities(below, data)
@@ -122,8 +127,10 @@ def _power(x: float) -> str:
 
 
 def _draw_stages(figure, data: dict) -> None:
-    stages, upper = data["stages"], data["upper"]
-    last, limit = len(stages) - 1, np.ceil(np.quantile(np.abs(stages), 0.999))
+    stages = data["stages"]
+    upper = data["upper"]
+    last = len(stages) - 1
+    limit = np.ceil(np.quantile(np.abs(stages), 0.999))
     for k, (ax, z) in enumerate(
         zip(figure.subplots(1, last + 1, sharex=True, sharey=True), stages, strict=True)
     ):
@@ -140,8 +147,11 @@ def _draw_stages(figure, data: dict) -> None:
 
 
 def _draw_densities(figure, data: dict) -> None:
-    p, q, numbers = data["p"], data["q"], data["numbers"]
-    top, off = max(p.max(), q.max()), abs(q - p).max()
+    p = data["p"]
+    q = data["q"]
+    numbers = data["numbers"]
+    top = max(p.max(), q.max())
+    off = abs(q - p).max()
     half = (data["x1"][1] - data["x1"][0]) / 2
     extent = [
         data["x1"][0] - half,

@@ -93,7 +93,8 @@ def _images(recipe: recipes.Recipe) -> dict[str, np.ndarray]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, images = data["numbers"], data["images"]
+    numbers = data["numbers"]
+    images = data["images"]
     figure = Figure(figsize=(14, 7))
     grid = figure.add_gridspec(len(images), 2, width_ratios=(1, 1))
     for k, (name, rows) in enumerate(images.items()):
@@ -144,7 +145,8 @@ def _draw_images(ax, name: str, rows: np.ndarray) -> None:
 
 def _draw_likelihoods(ax, numbers: dict) -> None:
     """Draw a line for each flow, random orders under raster order; numbers stand at the right."""
-    y, at = 0.0, ax.get_yaxis_transform()
+    y = 0.0
+    at = ax.get_yaxis_transform()
     for name, model in numbers["models"].items():
         random = name.endswith(RANDOM)
         y += 0.8 if random else 1.5

@@ -38,7 +38,8 @@ CRITICAL = 1.358
 def data(quick: bool = False) -> dict:
     recipe = recipes.galaxies_family(quick)
     everything = np.concatenate([getattr(recipe.data, split) for split in recipes.SPLITS])
-    galaxies, test = _quantities(everything), _quantities(recipe.data.test)
+    galaxies = _quantities(everything)
+    test = _quantities(recipe.data.test)
     scores = recipes.log_probs(recipe)
     best = max(recipe.flows, key=lambda name: scores[name]["val"][0].mean())
     samples = _quantities(recipe.flows[best].sample(len(galaxies), rng=0).astype(np.float64))
@@ -107,7 +108,8 @@ def _levels(plane: np.ndarray) -> list[float]:
 
 
 def draw(data: dict) -> Figure:
-    figure, D = Figure(figsize=(12, 11)), len(LABELS)
+    figure = Figure(figsize=(12, 11))
+    D = len(LABELS)
     axes = figure.subplots(D, D, sharex="col")
     for i in range(D):
         for j in range(D):
@@ -129,7 +131,8 @@ def draw(data: dict) -> Figure:
 
 def _claim(numbers: dict) -> str:
     nats = {name: model["nats"]["test"] for name, model in numbers["models"].items()}
-    best, flows = numbers["sampled"], [name for name in nats if name != "Gaussian"]
+    best = numbers["sampled"]
+    flows = [name for name in nats if name != "Gaussian"]
     worst = min(flows, key=nats.__getitem__)
     return (
         f"Test galaxies: {nats[best]:.2f} nats under a {best}, {nats[worst]:.2f} under a {worst}, "
@@ -157,7 +160,8 @@ def _draw_marginal(ax, data: dict, i: int) -> None:
 
 def _draw_plane(ax, data: dict, i: int, j: int) -> None:
     x, y = ((e[1:] + e[:-1]) / 2 for e in (data["edges"][j], data["edges"][i]))
-    plane, sampled = data["data"][i, j], data["samples"][i, j]
+    plane = data["data"][i, j]
+    sampled = data["samples"][i, j]
     ax.contourf(x, y, plane, [*_levels(plane), np.inf], colors=["#D9D9D9", "#ADADAD", "#7A7A7A"])
     ax.contour(x, y, sampled, _levels(sampled), colors=COLORS["red"], linewidths=0.8)
     ax.set(xlim=data["edges"][j][[0, -1]], ylim=data["edges"][i][[0, -1]])
@@ -167,7 +171,8 @@ def _draw_plane(ax, data: dict, i: int, j: int) -> None:
 
 def _draw_likelihoods(ax, numbers: dict) -> None:
     for y, (name, model) in enumerate(numbers["models"].items()):
-        nats, seconds = model["nats"]["test"], model.get("seconds")
+        nats = model["nats"]["test"]
+        seconds = model.get("seconds")
         ax.errorbar(
             nats, y, xerr=2 * model["test_standard_error"], fmt="s", color=COLORS["ink"], capsize=3
         )

@@ -39,7 +39,8 @@ def data(quick: bool = False) -> dict:
         for name, estimate in estimates(flow, x, chosen, step).items():
             difference = np.linalg.norm(estimate - gradient[chosen])
             errors[name][k] = difference / np.linalg.norm(gradient[chosen])
-    falling, rising = (h >= 1e-13) & (h <= 1e-9), (h >= 1e-6) & (h <= 1e-2)
+    falling = (h >= 1e-13) & (h <= 1e-9)
+    rising = (h >= 1e-6) & (h <= 1e-2)
     numbers = {
         "parameters": flow.theta.size,
         "parameters_checked": len(chosen),
@@ -59,7 +60,8 @@ def estimates(
     flow: afnp.Flow, x: np.ndarray, chosen: np.ndarray, h: float
 ) -> dict[str, np.ndarray]:
     """Return the three numerical derivatives by the chosen parameters."""
-    no_context, theta = np.empty((len(x), 0)), flow.theta
+    no_context = np.empty((len(x), 0))
+    theta = flow.theta
 
     def loss(k: int, step: complex):
         moved = theta.astype(type(step))
@@ -76,7 +78,10 @@ def draw(data: dict) -> Figure:
     """Draw the errors over the step size, the best of each, and the powers of h in theory."""
     figure = Figure(figsize=(9.4, 5.8))
     caption(figure, __doc__.split("\n")[0])
-    axes, h, errors, numbers = figure.subplots(), data["h"], data["errors"], data["numbers"]
+    axes = figure.subplots()
+    h = data["h"]
+    errors = data["errors"]
+    numbers = data["numbers"]
     for name, color, line in (
         ("complex", "blue", "-"),
         ("forward", "red", "--"),

@@ -22,7 +22,8 @@ INKS = {"MADE": "blue", "MAF": "red"}
 
 
 def data(quick: bool = False) -> dict:
-    numbers, curves = {}, {}
+    numbers = {}
+    curves = {}
     for name, function in RECIPES.items():
         recipe = function(quick)
         curves[name] = {model: _curves(recipe, model) for model in recipe.flows}
@@ -38,7 +39,8 @@ def data(quick: bool = False) -> dict:
 
 def _curves(recipe: recipes.Recipe, model: str) -> dict[str, np.ndarray]:
     """Return losses and learning rate, one entry an epoch; losses in the standardised space."""
-    history, flow = recipe.histories[model], recipe.flows[model]
+    history = recipe.histories[model]
+    flow = recipe.flows[model]
     log_det = {
         split: recipes.standardize(flow, getattr(recipe.data, split))[1].mean()
         for split in ("train", "val")
@@ -57,7 +59,9 @@ def _gaussian_loss(recipe: recipes.Recipe) -> float:
 
 def _summary(recipe: recipes.Recipe, model: str, curves: dict) -> dict:
     history = recipe.histories[model]
-    train, val, best = curves["train"], curves["val"], history.best_epoch
+    train = curves["train"]
+    val = curves["val"]
+    best = history.best_epoch
     return {
         "epochs": len(train),
         "best_epoch": best + 1,
@@ -71,7 +75,8 @@ def _summary(recipe: recipes.Recipe, model: str, curves: dict) -> dict:
 
 
 def draw(data: dict) -> Figure:
-    figure, numbers = Figure(figsize=(12, 6)), data["numbers"]
+    figure = Figure(figsize=(12, 6))
+    numbers = data["numbers"]
     axes = figure.subplots(2, 2, sharex="col", height_ratios=(3.2, 1))
     for (loss, rate), (name, curves) in zip(axes.T, data["curves"].items(), strict=True):
         _draw_losses(loss, curves, numbers[name])
@@ -97,11 +102,10 @@ def _claim(numbers: dict) -> str:
 def _draw_losses(ax, curves: dict, numbers: dict) -> None:
     top = max(c["train"][0] for c in curves.values())
     for model, c in curves.items():
-        color, best = COLORS[INKS[model]], numbers["models"][model]["best_epoch"]
-        epochs, note = (
-            np.arange(1, len(c["train"]) + 1),
-            {"color": color, "textcoords": "offset points"},
-        )
+        color = COLORS[INKS[model]]
+        best = numbers["models"][model]["best_epoch"]
+        epochs = np.arange(1, len(c["train"]) + 1)
+        note = {"color": color, "textcoords": "offset points"}
         ax.plot(epochs, c["train"], "--", color=color, linewidth=1.2)
         ax.plot(epochs, c["val"], "-", color=color)
         ax.plot(

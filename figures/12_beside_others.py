@@ -57,7 +57,8 @@ def data(quick: bool = False) -> dict:
 
 def configuration(found: dict) -> dict:
     """Return what is drawn of one configuration: microseconds a row, speed-ups, rivals."""
-    times, n = found["seconds"], rows(found)
+    times = found["seconds"]
+    n = rows(found)
     named = {"log_prob": f"log_prob {n}", "sample": f"sample {n}"}
     best = ratios(found)
     return {
@@ -97,7 +98,8 @@ def rows(found: dict) -> int:
 
 def draw(data: dict) -> Figure:
     """Draw sampling times over D, and how many times as fast afnp is as the next best."""
-    numbers, cpu = data["numbers"], data["machine"]
+    numbers = data["numbers"]
+    cpu = data["machine"]
     found = sorted(numbers["configurations"].items(), key=lambda item: item[1]["features"])
     figure = Figure(
         figsize=(12.4, max(5.0, 1.9 + 0.2 * sum(len(one["speedup"]) + 1 for _, one in found)))
@@ -106,7 +108,8 @@ def draw(data: dict) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     _times(left, [(name, one) for name, one in found if not one["bins"]])
     _speedups(right, found)
-    cores, threads = cpu["cores"], cpu["threads"]
+    cores = cpu["cores"]
+    threads = cpu["threads"]
     deep = " or ".join(map(str, sorted({one["transforms"] for _, one in found}, reverse=True)))
     text = (
         f"Medians, float32, {deep} transforms; {cpu['processor']}, {cores} cores, {threads} "
@@ -184,7 +187,9 @@ def _label_ends(axes, lines: dict[str, tuple]) -> None:
 
 def _speedups(axes, found: list[tuple[str, dict]]) -> None:
     """Draw a stem from 1 to each speed-up, by operation; mark the D-fold work of a loop."""
-    y, ticks, labels = 0.0, [], []
+    y = 0.0
+    ticks = []
+    labels = []
     factors = [factor for _, one in found for factor, _ in one["speedup"].values()]
     for operation, title in zip(OPERATIONS, NAMES, strict=True):
         group = [

@@ -48,7 +48,8 @@ LEFT, RIGHT = 0.3, 80
 
 def data(quick: bool = False) -> dict:
     """Time both passes and the roofs in turn for each configuration, then the ratio over D."""
-    computer, repeats = Roofs(), 3 if quick else 40
+    computer = Roofs()
+    repeats = 3 if quick else 40
     found = {}
     for name, rows in ROWS.items():
         computer.measure(2 if quick else 5)
@@ -129,7 +130,8 @@ def measure(
     flow: afnp.Flow, rows: tuple[int, ...], repeats: int, clock: Callable = median_seconds
 ) -> dict:
     """Return work, intensity, milliseconds and rates of both passes for every number of rows."""
-    D, every = flow.features, weights(flow)
+    D = flow.features
+    every = weights(flow)
     rivals = {}
     for n in rows:
         u = np.random.default_rng(0).standard_normal((n, D), dtype=np.float32)
@@ -172,7 +174,8 @@ class Roofs:
 
     def numbers(self) -> dict[str, float]:
         """Return the rates of the fastest calls, and those of the median of all rounds' medians."""
-        product, copied = 2 * SIDE**3 / 1e9, 2 * 4 * COPIED / 1e9
+        product = 2 * SIDE**3 / 1e9
+        copied = 2 * 4 * COPIED / 1e9
         work = {
             "product_gflops": product,
             "product_one_core_gflops": product,
@@ -193,7 +196,8 @@ def draw(data: dict) -> Figure:
     figure = Figure(figsize=(12.4, 5.6))
     caption(figure, __doc__.split("\n")[0])
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
-    numbers, cpu = data["numbers"], data["machine"]
+    numbers = data["numbers"]
+    cpu = data["machine"]
     _roofs(left, numbers)
     for name, one in numbers["configurations"].items():
         _passes(left, name, one)
@@ -283,7 +287,8 @@ def _rows_and_names(axes, numbers: dict) -> None:
     rates = [
         rate for one in configurations.values() for of in PASSES for rate in one[f"{of}_gflops"]
     ]
-    low, high = min(rates) / 2.6, 1.8 * max(*rates, numbers["product_gflops"])
+    low = min(rates) / 2.6
+    high = 1.8 * max(*rates, numbers["product_gflops"])
     axes.set_ylim(low, high)
     middle = configurations["bsds"]
     for x in middle["intensity"][:3]:
@@ -312,7 +317,9 @@ def _rows_and_names(axes, numbers: dict) -> None:
 
 def _ratio(axes, numbers: dict) -> None:
     """Draw the sampler's time over the density pass's."""
-    D, ratio, n = numbers["ratio_D"], numbers["ratio"], numbers["ratio_N"]
+    D = numbers["ratio_D"]
+    ratio = numbers["ratio"]
+    n = numbers["ratio_N"]
     axes.axhline(1, color=COLORS["ink"], linewidth=1, linestyle="-", marker="", zorder=0)
     axes.semilogx(D, ratio, "o-", color=COLORS["blue"])
     for k, (d, r) in enumerate(zip(D, ratio, strict=True)):

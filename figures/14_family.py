@@ -154,7 +154,8 @@ def draw(data: dict) -> Figure:
             draw_pattern(axes[row, column], moved, steps, way)
         axes[0, column].set_title(name, fontweight="bold")
     draw_times(right.subplots(), data["numbers"])
-    numbers, cpu = data["numbers"], data["machine"]
+    numbers = data["numbers"]
+    cpu = data["machine"]
     note(
         figure,
         "Left: one transform, D = 8. Filled: the output moves with the input. Number: the step in "

@@ -71,7 +71,8 @@ def curves_of(name: str, M: int, rng: np.random.Generator) -> dict:
     tau = UNIVARIATES[name](**OPTIONS.get(name, {}))
     h = GAIN.get(name, 1.2) * rng.standard_normal((DRAWS, 1, tau.numbers))
     end = np.pi if tau.periodic else 5.0
-    x, fine = np.linspace(-end, end, M), np.linspace(-end, end, 2 * M - 1)
+    x = np.linspace(-end, end, M)
+    fine = np.linspace(-end, end, 2 * M - 1)
     x, fine = (np.where(z < end, z, np.nextafter(end, 0)) for z in (x, fine))
     u, log = normalize(tau, h, x)
     moved = normalize(tau, h.astype(complex), x + 1e-30j)[0]
@@ -104,7 +105,8 @@ def jump(log: np.ndarray) -> float:
 
 def scale_of(name: str, a: np.ndarray, rows: int) -> dict:
     """Return alpha(a), and what a round trip from noise to data and back in float32 does to u."""
-    rng, tau = np.random.default_rng(0), Affine(scale=name)
+    rng = np.random.default_rng(0)
+    tau = Affine(scale=name)
     mu, u = (rng.standard_normal((rows, 1)).astype(np.float32) for _ in range(2))
     h = np.stack(np.broadcast_arrays(mu, a.astype(np.float32)), axis=-1)
     x, _ = tau.generate(h, np.broadcast_to(u, h.shape[:2]))

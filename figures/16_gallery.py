@@ -97,8 +97,10 @@ def rows(quick: bool) -> int:
 
 def gallery(name: str, quick: bool) -> dict[str, dict]:
     """Return the truth and each flow for one target: a picture, and what is said under it."""
-    known, new = load(name), fresh(name)
-    grid, log_p = grid_of(name, 60 if quick else 160), known.log_density(new)
+    known = load(name)
+    new = fresh(name)
+    grid = grid_of(name, 60 if quick else 160)
+    log_p = known.log_density(new)
     entropy = mean_and_error(-log_p)
     p = density(known.log_density, grid)
     found: dict[str, dict] = {"truth": {"picture": p, "entropy": entropy, "rows": len(new)}}
@@ -158,7 +160,8 @@ def density(log_density: Callable, grid: Grid) -> np.ndarray:
 
 def draw(data: dict) -> Figure:
     """Draw a row of densities for each target; KL in nats stands under each."""
-    pictures, numbers = data["pictures"], data["numbers"]
+    pictures = data["pictures"]
+    numbers = data["numbers"]
     figure = Figure(figsize=(13, 1.2 + 2.05 * len(pictures)))
     caption(figure, __doc__.split("\n")[0])
     all_axes = figure.subplots(len(pictures), 1 + len(FLOWS), squeeze=False)

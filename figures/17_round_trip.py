@@ -137,7 +137,9 @@ def growth(trips: list[Trip], kind: str, dtype: str) -> float:
 
 def draw(data: dict) -> Figure:
     """Draw errors over depth and over D, then all of them over what was predicted."""
-    figure, numbers, trips = Figure(figsize=(13.8, 5.6)), data["numbers"], data["trips"]
+    figure = Figure(figsize=(13.8, 5.6))
+    numbers = data["numbers"]
+    trips = data["trips"]
     caption(figure, __doc__.split("\n")[0])
     depth, width, both = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 1))
     draw_lines(depth, [one for one in trips if one.D == TYPICAL_WIDTH], "T")

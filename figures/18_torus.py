@@ -91,7 +91,8 @@ def _scores(known: Dataset, circular: afnp.Flow, plane: afnp.Flow) -> dict:
 
 def _seams(circular: afnp.Flow, plane: afnp.Flow, places: int) -> dict:
     """Return integrals over the torus, jumps where it closes, and the mass where φ > 0."""
-    at, few = lattice(places), lattice(places // 4)
+    at = lattice(places)
+    few = lattice(places // 4)
     p = np.exp(circular.log_prob(at))
     return {
         "places": len(at),
@@ -151,7 +152,8 @@ def integral(p: np.ndarray) -> float:
 
 def jump(log_prob: Callable, places: int = 720) -> float:
     """Return the largest jump of log p across the lines φ = ±π and ψ = ±π, nats."""
-    along, sides = _angles(places), (-np.pi, np.nextafter(np.pi, 0))
+    along = _angles(places)
+    sides = (-np.pi, np.nextafter(np.pi, 0))
     jumps = []
     for swap in (1, -1):
         first, second = (
@@ -198,13 +200,16 @@ def _von_mises(x: np.ndarray) -> Callable:
               \frac{I_1(\kappa_i)}{I_0(\kappa_i)} = \Big|\frac1N \sum_n e^{\mathrm{i} x_{ni}}\Big|
     """
     centre = np.exp(1j * x).mean(axis=0)
-    mu, kappa = np.angle(centre), np.array([_concentration(length) for length in np.abs(centre)])
+    mu = np.angle(centre)
+    kappa = np.array([_concentration(length) for length in np.abs(centre)])
     return lambda y: (kappa * np.cos(y - mu) - np.log(2 * np.pi * np.i0(kappa))).sum(axis=1)
 
 
 def _concentration(length: float) -> float:
     """Solve I₁(κ) / I₀(κ) = length by bisection; the ratio is the mean of cos, and grows with κ."""
-    cos, low, high = np.cos(_angles(2000)), 0.0, 500.0
+    cos = np.cos(_angles(2000))
+    low = 0.0
+    high = 500.0
     while high - low > 1e-9:
         kappa = (low + high) / 2
         weight = np.exp(kappa * (cos - 1))
@@ -222,7 +227,8 @@ def _blocked(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(13, 9))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(13, 9))
     axes = figure.subplots(2, 3, width_ratios=(1, 1, 0.9))
     for row, (name, found), one in zip(axes, numbers.items(), data["maps"].values(), strict=True):
         filled = [
@@ -285,7 +291,8 @@ def _draw_scores(ax, found: dict) -> None:
 
 
 def _small_print(name: str, found: dict) -> str:
-    phi, off = found["phi_positive"], abs(found["integral"] - 1)
+    phi = found["phi_positive"]
+    off = abs(found["integral"] - 1)
     return (
         f"{name}: p integrates to 1 within {off:.0e}; log p jumps at ±180° by at most "
         f"{found['jump_at_the_seam']:.0e} nats (on the plane by "

@@ -40,13 +40,15 @@ def data(quick: bool = False) -> dict:
     known = load("digits")
     without, history = _fitted(known, quick, context=0)
     given, history_given = _fitted(known, quick, context=CLASSES)
-    by_class, truth = class_log_probs(given, known.test), known.context_test.argmax(axis=1)
+    by_class = class_log_probs(given, known.test)
+    truth = known.context_test.argmax(axis=1)
     log_p = {
         WITHOUT: without.log_prob(known.test).astype(np.float64),
         SUM: logsumexp(by_class, axis=0) - math.log(CLASSES),
         GIVEN: by_class[truth, np.arange(len(truth))],
     }
-    read, samples = by_class.argmax(axis=0), _samples(given, known)
+    read = by_class.argmax(axis=0)
+    samples = _samples(given, known)
     numbers = {
         "rows": {"train": len(known.train), "val": len(known.val), "test": len(known.test)},
         **_likelihoods(log_p, recipes.standardize(given, known.test)[1]),
@@ -146,7 +148,8 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(13, 5.6))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(13, 5.6))
     samples, confusion, scores = figure.subplots(1, 3, width_ratios=(1.15, 1, 0.95))
     _draw_samples(samples, data["samples"])
     _draw_confusion(confusion, np.asarray(numbers["confusion"]))
@@ -157,7 +160,8 @@ def draw(data: dict) -> Figure:
 
 
 def _claim(numbers: dict) -> str:
-    drawn, read = numbers["samples_read_as_given"], numbers["accuracy"]
+    drawn = numbers["samples_read_as_given"]
+    read = numbers["accuracy"]
     return (
         f"Given the class, a flow draws that digit in {100 * drawn:.0f} % of samples; "
         f"Bayes' rule reads {100 * read:.1f} % of {numbers['rows']['test']} unseen digits"

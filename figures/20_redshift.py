@@ -55,7 +55,8 @@ def data(quick: bool = False) -> dict:
     train, val, test = _parts(1500 if quick else None)
     raw, history = _fitted(train, val, quick)
     flow = calibrated(raw, val)
-    q, z = _quantiles(flow, test.m), test.z[:, 0]
+    q = _quantiles(flow, test.m)
+    z = test.z[:, 0]
     shown = _by_width(q)
     curves, checks = _curves(flow, Part(test.z[shown], test.m[shown]))
     numbers = {
@@ -82,7 +83,8 @@ def _parts(rows: int | None) -> list[Part]:
     """Split redshift from the rest, which is standardised by the training rows."""
     known = load("galaxies")
     pairs = [(x[:, :1], _colours(x[:, 1:])) for x in (known.train[:rows], known.val, known.test)]
-    centre, scale = pairs[0][1].mean(axis=0), pairs[0][1].std(axis=0)
+    centre = pairs[0][1].mean(axis=0)
+    scale = pairs[0][1].std(axis=0)
     return [Part(z, (m - centre) / scale) for z, m in pairs]
 
 
@@ -134,7 +136,9 @@ def _curves(flow: afnp.Flow, part: Part, nodes: int = 4001) -> tuple[list[dict],
     """Return densities, and how far their integral and F(z | m) are from what they should be."""
     exact = afnp.Flow(flow.layers, context=flow.context, dtype=np.float64)
     exact.theta = flow.theta
-    curves, off, apart = [], [], []
+    curves = []
+    off = []
+    apart = []
     for z, m, F in zip(part.z[:, 0], part.m, pit(exact, *part), strict=True):
         grid, p = _density(exact, m, nodes)
         below = np.concatenate([[0], np.cumsum((p[1:] + p[:-1]) / 2 * np.diff(grid))])
@@ -165,13 +169,16 @@ def calibration(F: np.ndarray) -> dict:
 
 def _kolmogorov(F: np.ndarray) -> float:
     """Return the greatest distance of an empirical cumulative distribution from the uniform's."""
-    values, steps = np.sort(F), np.arange(len(F) + 1) / len(F)
+    values = np.sort(F)
+    steps = np.arange(len(F) + 1) / len(F)
     return float(max((steps[1:] - values).max(), (values - steps[:-1]).max()))
 
 
 def _likelihoods(flows: dict[str, afnp.Flow], train: Part, test: Part) -> dict:
     """Return test log-likelihoods of the standardised redshift, nats, beside two Gaussians."""
-    z, linear, to_nats = test.z[:, 0], _linear(train), math.log(train.z.std())
+    z = test.z[:, 0]
+    linear = _linear(train)
+    to_nats = math.log(train.z.std())
     residual = train.z[:, 0] - linear(train.m)
     log_p = {name: flow.log_prob(test.z, test.m).astype(np.float64) for name, flow in flows.items()}
     log_p["linear regression"] = _normal(z - linear(test.m), residual.std())
@@ -251,7 +258,8 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(13, 8))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(13, 8))
     grid = figure.add_gridspec(2, 6, height_ratios=(1, 1.6))
     for k, (curve, rank) in enumerate(zip(data["curves"], RANKS, strict=True)):
         _draw_density(figure.add_subplot(grid[0, k]), curve, rank)
@@ -271,7 +279,8 @@ def _small_print(nats: dict) -> str:
 
 
 def _claim(numbers: dict) -> str:
-    of, rms = numbers["calibration"][FLOW], numbers["rms_error"]
+    of = numbers["calibration"][FLOW]
+    rms = numbers["rms_error"]
     best = min((name for name in rms if name != FLOW), key=rms.__getitem__)
     return (
         "Redshift from six magnitudes: the flow's 90 % intervals hold "
@@ -281,9 +290,11 @@ def _claim(numbers: dict) -> str:
 
 
 def _draw_density(ax, curve: dict, rank: float) -> None:
-    grid, p = curve["grid"], curve["p"]
+    grid = curve["grid"]
+    p = curve["p"]
     held = grid[p > 1e-2 * p.max()]
-    low, high = min(held[0], curve["truth"]), max(held[-1], curve["truth"])
+    low = min(held[0], curve["truth"])
+    high = max(held[-1], curve["truth"])
     margin = 0.15 * (high - low)
     ax.fill_between(grid, p, color=COLORS["sky"], linewidth=0)
     ax.plot(grid, p, "-", color=COLORS["blue"], linewidth=1)
@@ -297,12 +308,15 @@ def _draw_density(ax, curve: dict, rank: float) -> None:
 
 
 def _draw_calibration(ax, numbers: dict) -> None:
-    found, N = numbers["calibration"], numbers["rows"]["test"]
+    found = numbers["calibration"]
+    N = numbers["rows"]["test"]
     counts, before = (np.asarray(found[name]["counts"]) for name in (FLOW, BEFORE))
-    share, spread = N / BINS, 1.96 * math.sqrt(N / BINS * (1 - 1 / BINS))
+    share = N / BINS
+    spread = 1.96 * math.sqrt(N / BINS * (1 - 1 / BINS))
     ax.axhspan(share - spread, share + spread, color=COLORS["light"], linewidth=0)
     ax.axhline(share, color=COLORS["grey"], linewidth=1, linestyle="-")
-    edges, top = np.linspace(0, 1, BINS + 1), max(counts.max(), before.max(), share + spread)
+    edges = np.linspace(0, 1, BINS + 1)
+    top = max(counts.max(), before.max(), share + spread)
     ax.stairs(before, edges, color=COLORS["grey"], linewidth=1.2, linestyle=":", baseline=None)
     ax.stairs(counts, edges, color=COLORS["blue"], linewidth=1.8, baseline=None)
     ax.set(xlim=(0, 1), ylim=(0, 1.55 * top), xlabel="PIT: F(true z | magnitudes)")
@@ -331,7 +345,8 @@ def _draw_estimates(ax, truth: np.ndarray, median: np.ndarray) -> None:
 
 
 def _draw_errors(ax, numbers: dict) -> None:
-    rms, typical = numbers["rms_error"], numbers["typical_error"]
+    rms = numbers["rms_error"]
+    typical = numbers["typical_error"]
     for y, name in enumerate(rms):
         color = COLORS["blue" if name == FLOW else "grey"]
         low, high = sorted((typical[name], rms[name]))

@@ -87,7 +87,8 @@ def average(log_p: np.ndarray) -> np.ndarray:
 
 def _summary(log_p: np.ndarray) -> dict:
     """Compare k orders with their average, from log p (k, N) of test rows."""
-    alone, together = log_p.mean(axis=1), average(log_p)
+    alone = log_p.mean(axis=1)
+    together = average(log_p)
     return {
         "alone": alone,
         "averaged": together.mean(),
@@ -113,7 +114,8 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(12, 5))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(12, 5))
     grid = figure.add_gridspec(2, 3, width_ratios=(1.5, 1, 0.62))
     _draw_alone(figure.add_subplot(grid[:, 0]), numbers)
     _draw_numbers(figure.add_subplot(grid[:, 1]), numbers)

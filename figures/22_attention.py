@@ -72,11 +72,14 @@ def data(quick: bool = False) -> dict:
 
 def measure(T: int, quick: bool) -> dict:
     """Return the seconds of each way for T tokens of one feature, and the samples' difference."""
-    layer, rng = Attentive(T, **SHAPE), np.random.default_rng(0)
+    layer = Attentive(T, **SHAPE)
+    rng = np.random.default_rng(0)
     p = layer.layout.views(np.zeros(layer.layout.size))
     layer.conditioner.initialize(p, rng, last=0.3)
-    u, nothing = rng.standard_normal((N, T)), np.empty((N, 0))
-    shorter, sampled = [Attentive(t, **SHAPE).conditioner for t in range(1, T + 1)], {}
+    u = rng.standard_normal((N, T))
+    nothing = np.empty((N, 0))
+    shorter = [Attentive(t, **SHAPE).conditioner for t in range(1, T + 1)]
+    sampled = {}
 
     def keep(way: str, sample: Callable) -> Callable:
         return lambda: sampled.update({way: sample()})
@@ -127,7 +130,8 @@ def digits(quick: bool) -> dict:
         "attention": {"epochs": 2 if quick else 30, "learning_rate": 2e-3},
     }
     for name, flow in new.items():
-        rows, more = recipe.data, {"batch_size": 100, "patience": 10} | options[name]
+        rows = recipe.data
+        more = {"batch_size": 100, "patience": 10} | options[name]
         recipe.histories[name] = trained(flow, rows.train, rows.val, **more)[1]
     recipe = recipe._replace(flows=recipe.flows | new)
     verified(new["attention"], quick=True)
@@ -153,7 +157,8 @@ def draw(data: dict) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _draw_times(left, data)
     _draw_digits(right, data["numbers"]["digits"])
-    numbers, cpu = data["numbers"], data["machine"]
+    numbers = data["numbers"]
+    cpu = data["machine"]
     note(
         figure,
         f"Left: {N} samples, float64, {SHAPE['blocks']} blocks of width {SHAPE['width']}; fastest "
@@ -164,7 +169,9 @@ def draw(data: dict) -> Figure:
 
 
 def _draw_times(axes, data: dict) -> None:
-    numbers, T, times = data["numbers"], data["T"], data["times"]
+    numbers = data["numbers"]
+    T = data["T"]
+    times = data["times"]
     for way, (label, color, line) in WAYS.items():
         axes.loglog(T, times[way], line, color=COLORS[color])
         text = f"{label}: {times[way][-1]:,.0f} ms\n(slope {numbers[f'slope_{way}']:.1f})"

@@ -96,7 +96,8 @@ def noise(D: int) -> np.ndarray:
 
 def count(D: int, options: dict) -> dict:
     """Return the sweeps that samples need, and the arithmetic in density passes."""
-    flow, u = made(D, options), noise(D)
+    flow = made(D, options)
+    u = noise(D)
     one_pass = flow.cost.total.normalize.multiply_adds
     result = {}
     for name, method in (("jacobi", Jacobi()), ("gauss_seidel", GaussSeidel())):
@@ -155,7 +156,9 @@ def _mean_sweeps(flow: afnp.Flow) -> dict:
 
 def measure(D: int, options: dict, quick: bool) -> dict:
     """Return the milliseconds of each way for N rows, and how far apart their samples are."""
-    flow, u, samples = made(D, options), noise(D), {}
+    flow = made(D, options)
+    u = noise(D)
+    samples = {}
 
     def generate(name):
         method, backend = WAYS[name]
@@ -188,13 +191,15 @@ def _table(rows: list[dict], D: list[int]) -> dict:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(13.5, 5.4))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(13.5, 5.4))
     axes = figure.subplots(1, 3, width_ratios=(1, 0.9, 1.35))
     _draw_sweeps(axes[0], numbers)
     _draw_training(axes[1], numbers["training"])
     _draw_times(axes[2], numbers)
     caption(figure, __doc__.split("\n")[0])
-    last, gain = numbers["D"][-1], numbers["gain 1"]
+    last = numbers["D"][-1]
+    gain = numbers["gain 1"]
     note(
         figure,
         f"Right: the flow as initialised, where sweeps are fewest. At gain 1 and D = {last}, "
@@ -268,7 +273,8 @@ LINES = {
 
 
 def _draw_times(ax, numbers: dict) -> None:
-    D, found = numbers["D"], numbers[TIMED]
+    D = numbers["D"]
+    found = numbers[TIMED]
     ends = {name: found[f"{name}_ms"][-1] for name in LINES}
     gap = 0.042 * np.log(ends["naive"] / found["compiled_substitution_ms"][0])
     for (name, (label, color, line)), height in zip(

@@ -53,18 +53,21 @@ def clips(quick: bool) -> Clips:
     rng = np.random.default_rng(0)
     (whole, rate), (test, _) = speech_waveform("train"), speech_waveform("test")
     if quick:
-        whole, test = whole[rate : 4 * rate], test[rate : 2 * rate]
+        whole = whole[rate : 4 * rate]
+        test = test[rate : 2 * rate]
     whole, test = (signal + rng.random(len(signal)) for signal in (whole, test))
     return Clips(whole[:-rate], whole[-rate:], whole, test, rate)
 
 
 def data(quick: bool = False) -> dict:
     """Fit, train, score; sample as long as the test clip."""
-    sound, size = clips(quick), QUICK if quick else FULL
+    sound = clips(quick)
+    size = QUICK if quick else FULL
     predictors = {order: LinearPredictor.fit(sound.train, order) for order in ORDERS}
     lpc = predictors[16]
     bits = linear_bits(sound, predictors)
-    stacks, training = {}, {}
+    stacks = {}
+    training = {}
     for name, order in (("alone", 0), ("flow", 16)):
         stacks[name], training[name] = train(sound, predictors[order], size, quick)
     bits["convolution alone"] = flow_bits(sound, stacks["alone"])
@@ -162,7 +165,8 @@ def network(n: int, size: dict, dtype) -> afnp.Flow:
 def train(sound: Clips, first: LinearPredictor, size: dict, quick: bool) -> tuple[Stack, dict]:
     """Train the network on windows of the residual of the predictor, which is fixed."""
     left = first.layer(len(sound.whole)).normalize({}, sound.whole[None], None)[0][0]
-    W, cut = size["window"], len(sound.train)
+    W = size["window"]
+    cut = len(sound.train)
     x_train, x_val = (
         part[: len(part) // W * W].reshape(-1, W) for part in (left[:cut], left[cut:])
     )
@@ -282,7 +286,8 @@ TITLES = {
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(13, 8.6))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(13, 8.6))
     caption(figure, __doc__.split("\n")[0])
     above, below = figure.subfigures(2, 1, height_ratios=(1.3, 1))
     grid = above.subplots(2, 3, sharex=True, sharey="row", height_ratios=(1, 1.5))
@@ -294,10 +299,8 @@ def draw(data: dict) -> Figure:
     _draw_bits(left, numbers["bits_per_sample"])
     _draw_reading(right, numbers["reading"])
     cpu = numbers["reading"]["machine"]
-    how, lasts = (
-        numbers["training"]["flow"],
-        numbers["reading"]["inverse"]["steps_that_agree"]["of speech"],
-    )
+    how = numbers["training"]["flow"]
+    lasts = numbers["reading"]["inverse"]["steps_that_agree"]["of speech"]
     note(
         figure,
         f"Trained {how['seconds']:.0f} s ({how['epochs']} epochs, {how['parameters']:,} "
@@ -311,7 +314,8 @@ def draw(data: dict) -> Figure:
 
 
 def _draw_sound(wave, picture, signal: np.ndarray, rate: int, title: str) -> None:
-    seconds, hop = len(signal) / rate, max(1, len(signal) // 600)
+    seconds = len(signal) / rate
+    hop = max(1, len(signal) // 600)
     pieces = signal[: len(signal) // hop * hop].reshape(-1, hop)
     times = (np.arange(len(pieces)) + 0.5) * hop / rate
     wave.fill_between(
@@ -366,7 +370,8 @@ def _draw_reading(axes, reading: dict) -> None:
             )
     axes.set_yticks(range(2), list(rows))
     axes.set_xscale("log")
-    low, high = min(times.values()), max(times.values())
+    low = min(times.values())
+    high = max(times.values())
     axes.set(
         ylim=(1.5, -0.5),
         xlim=(low / 4, high * 6),

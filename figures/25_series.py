@@ -100,7 +100,8 @@ def data(quick: bool = False) -> dict:
 
 
 def _study(name: str, quick: bool) -> dict:
-    problem, ready = PROBLEMS[name], _prepare(name)
+    problem = PROBLEMS[name]
+    ready = _prepare(name)
     models, W, seconds = _models(ready, problem.lags[:2] if quick else problem.lags, quick)
     rows = windows(ready.z, W, missing=ready.missing)
     test = rows.between(*ready.ends[1:])
@@ -135,15 +136,18 @@ def _study(name: str, quick: bool) -> dict:
 
 def _prepare(name: str) -> Prepared:
     """Model steps instead of values, and standardise them by the training part."""
-    series, problem = load_series(name), PROBLEMS[name]
+    series = load_series(name)
+    problem = PROBLEMS[name]
     start = int(np.searchsorted(series.time, problem.since))
-    steps, missing = problem.step(series.values[start:]), series.missing[start:].copy()
+    steps = problem.step(series.values[start:])
+    missing = series.missing[start:].copy()
     if name == "co2":  # a change needs both its ends; the first has none
         missing[1:] |= series.missing[start:-1]
         missing[0] = True
     T = len(steps)
     ends = int(TRAIN * T), int(VAL * T), T
-    mean, std = steps[: ends[0]].mean(), steps[: ends[0]].std()
+    mean = steps[: ends[0]].mean()
+    std = steps[: ends[0]].std()
     return Prepared(series, start, (steps - mean) / std, missing, ends, float(mean), float(std))
 
 
@@ -166,7 +170,8 @@ def _models(
         windows(ready.z, W, missing=ready.missing).between(*_spans(ready, W)[part])
         for part in ("train", "val")
     )
-    models, seconds = {AR: ar_flow(*fits[W])}, {}
+    models = {AR: ar_flow(*fits[W])}
+    seconds = {}
     for model, hidden in ((SCALE, None), (SPLINES, (16,))):
         models[model] = ar_flow(*fits[W], hidden)
         _, history = trained(
@@ -223,13 +228,17 @@ def _forecasts(
     models: dict[str, Flow], problem: Problem, ready: Prepared, W: int, quick: bool
 ) -> dict:
     """Draw paths from test origins; score every horizon where the truth was measured."""
-    S, M = problem.horizon, 40 if quick else 400
+    S = problem.horizon
+    M = 40 if quick else 400
     origins = windows(ready.z, W, ahead=S).between(ready.ends[1], ready.ends[2])
     origins = Rows(*(part[:: problem.every * (5 if quick else 1)] for part in origins))
     ahead = origins.at[:, None] + np.arange(S)
     values = ready.series.values[ready.start :]
-    truth, measured = values[ahead], ~ready.series.missing[ready.start :][ahead]
-    scores, fans, chosen = {}, {}, len(origins.at) // 2
+    truth = values[ahead]
+    measured = ~ready.series.missing[ready.start :][ahead]
+    scores = {}
+    fans = {}
+    chosen = len(origins.at) // 2
     for model, flow in models.items():
         steps = sample_paths(flow, origins.context, S, M, rng=1) * ready.std + ready.mean
         before = np.repeat(values[origins.at - 1][:, None], M, axis=1)
@@ -262,7 +271,8 @@ def _forecasts(
 
 def _kolmogorov(places: np.ndarray) -> float:
     """Return the greatest distance of an empirical cumulative distribution from the uniform's."""
-    values, steps = np.sort(places), np.arange(len(places) + 1) / len(places)
+    values = np.sort(places)
+    steps = np.arange(len(places) + 1) / len(places)
     return float(max((steps[1:] - values).max(), (values - steps[:-1]).max()))
 
 
@@ -274,7 +284,8 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(14, 7.6))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(14, 7.6))
     grid = figure.add_gridspec(len(PROBLEMS), 4, width_ratios=(1.25, 1.25, 1, 1))
     for row, (name, found) in enumerate(data["series"].items()):
         axes = [figure.add_subplot(grid[row, k]) for k in range(4)]
@@ -342,7 +353,9 @@ def _draw_line(ax, line: dict, problem: Problem) -> None:
 
 
 def _draw_fan(ax, found: dict, problem: Problem) -> None:
-    line, at, fan = found["line"], found["at"], found["fans"][SPLINES]
+    line = found["line"]
+    at = found["at"]
+    fan = found["fans"][SPLINES]
     past = slice(max(at["before"] - 2 * problem.horizon, 0), at["before"])
     ax.fill_between(at["time"], fan[0], fan[3], color=COLORS["sky"], alpha=0.35, linewidth=0)
     ax.fill_between(at["time"], fan[1], fan[2], color=COLORS["sky"], alpha=0.6, linewidth=0)
@@ -359,7 +372,8 @@ def _draw_fan(ax, found: dict, problem: Problem) -> None:
 
 def _draw_pit(ax, places: dict, of: dict, bins: int) -> None:
     N = len(places[AR])
-    share, spread = N / bins, 1.96 * math.sqrt(N / bins * (1 - 1 / bins))
+    share = N / bins
+    spread = 1.96 * math.sqrt(N / bins * (1 - 1 / bins))
     ax.axhspan(share - spread, share + spread, color=COLORS["light"], linewidth=0)
     for model in (AR, SPLINES):
         color, line, _ = LOOKS[model]

@@ -79,7 +79,8 @@ class Molecule(NamedTuple):
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Draw q (n, 60)."""
-        phi, q = self.turning.sample(n, rng), np.empty((n, ALANINE.width))
+        phi = self.turning.sample(n, rng)
+        q = np.empty((n, ALANINE.width))
         q[:, REAL] = self.rest.sample(n, rng, circle(phi))
         q[:, :BONDS][:, RIGID] = self.rigid
         q[:, TURNS:] = wrap(phi.astype(np.float64) + self.centre)
@@ -92,8 +93,10 @@ def circle(phi: np.ndarray) -> np.ndarray:
 
 
 def data(quick: bool = False) -> dict:
-    parts, energies = frames(2000 if quick else None), alanine_energies()
-    q, test = internal(parts[0]), internal(parts[2])
+    parts = frames(2000 if quick else None)
+    energies = alanine_energies()
+    q = internal(parts[0])
+    test = internal(parts[2])
     seen = np.concatenate(
         [q, *(internal(handed_on(parts[0], seed)) for seed in range(1 if quick else COPIES - 1))]
     )
@@ -104,9 +107,11 @@ def data(quick: bool = False) -> dict:
         SIMPLE: gaussian(seen, False),
     }
     log_q = {name: f(test) for name, f in models.items()}
-    boltzmann, volume = -energies.test / KT, ALANINE.log_det(test)
+    boltzmann = -energies.test / KT
+    volume = ALANINE.log_det(test)
     sampled = flow.sample(500 if quick else 8000, np.random.default_rng(0))
-    x, known = ALANINE.to_cartesian(sampled), np.concatenate(parts)
+    x = ALANINE.to_cartesian(sampled)
+    known = np.concatenate(parts)
     near = {"frames": closest(known), "samples": closest(x)}
     numbers = {
         "rows": dict(zip(("train", "val", "test"), map(len, parts), strict=True))
@@ -156,9 +161,11 @@ def handed_on(x: np.ndarray, seed: int) -> np.ndarray:
 
 def fitted(q: np.ndarray, q_val: np.ndarray, quick: bool) -> tuple[Molecule, list[History]]:
     """Train both flows; settings by validation."""
-    phi, rigid = q[:, TURNS:], q[:, :BONDS][:, RIGID].mean(axis=0)
+    phi = q[:, TURNS:]
+    rigid = q[:, :BONDS][:, RIGID].mean(axis=0)
     centre = np.angle(np.exp(1j * phi).mean(axis=0))
-    phi, phi_val = wrap(phi - centre), wrap(q_val[:, TURNS:] - centre)
+    phi = wrap(phi - centre)
+    phi_val = wrap(q_val[:, TURNS:] - centre)
     shape = {"hidden": (64, 64), "transforms": 2, "activation": "tanh", "dtype": np.float32}
     turning = afnp.nsf(phi.shape[1], circular=True, **shape)
     fixed = afnp.preprocessing(q[:, REAL])
@@ -200,7 +207,8 @@ def gaussian(q: np.ndarray, real: np.ndarray | bool) -> Callable:
         return phi[:, ~real], np.concatenate([q[:, REAL], phi[:, real]], axis=1)
 
     y = parts(q)[1]
-    m, factor = y.mean(axis=0), np.linalg.cholesky(np.cov(y.T))
+    m = y.mean(axis=0)
+    factor = np.linalg.cholesky(np.cov(y.T))
     kappa = np.array([concentration(length) for length in np.abs(mean[~real])])
     constant = np.log(np.diag(factor)).sum() + y.shape[1] / 2 * np.log(2 * np.pi)
     constant += (np.log(2 * np.pi) + log_i0(kappa)).sum()
@@ -223,7 +231,9 @@ def log_i0(kappa: np.ndarray) -> np.ndarray:
 
 def concentration(length: float) -> float:
     """Solve I₁(κ) / I₀(κ) = length by bisection; the ratio is the mean of cos, and grows with κ."""
-    cos, low, high = np.cos(ANGLES), 0.0, 1e5
+    cos = np.cos(ANGLES)
+    low = 0.0
+    high = 1e5
     while high - low > 1e-9 * (1 + low):
         kappa = (low + high) / 2
         weight = np.exp(kappa * (cos - 1))
@@ -285,7 +295,8 @@ def other_angles(x: np.ndarray) -> np.ndarray:
     }
     every = [(i, b, j) for b, others in near.items() for i, j in itertools.combinations(others, 2)]
     i, b, j = np.array([triple for triple in every if frozenset(triple) not in told]).T
-    e, f = x[:, i] - x[:, b], x[:, j] - x[:, b]
+    e = x[:, i] - x[:, b]
+    f = x[:, j] - x[:, b]
     return np.rad2deg(
         np.arccos((e * f).sum(axis=2) / np.sqrt((e * e).sum(axis=2) * (f * f).sum(axis=2)))
     )
@@ -293,10 +304,8 @@ def other_angles(x: np.ndarray) -> np.ndarray:
 
 def decoded(known: np.ndarray, x: np.ndarray, near: dict) -> dict:
     """Compare frames and samples: bonds, angles that no model was told of, closest pairs."""
-    bonds, angles = (
-        [internal(part)[:, :BONDS] for part in (known, x)],
-        [other_angles(part) for part in (known, x)],
-    )
+    bonds = [internal(part)[:, :BONDS] for part in (known, x)]
+    angles = [other_angles(part) for part in (known, x)]
     strange = (
         (angles[1] < angles[0].min(axis=0) - 5) | (angles[1] > angles[0].max(axis=0) + 5)
     ).any(axis=1)
@@ -336,7 +345,8 @@ def backbone(q: np.ndarray, bins: int = 60) -> np.ndarray:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(13, 8.6))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(13, 8.6))
     axes = figure.subplots(2, 3)
     maps = data["maps"]
     titles = (
@@ -368,7 +378,8 @@ def claim(numbers: dict) -> str:
 
 
 def small_print(numbers: dict) -> str:
-    found, other = numbers["energies"], numbers["other_angles"]
+    found = numbers["energies"]
+    other = numbers["other_angles"]
     shares = "; ".join(
         f"{name} {100 * one['effective_share']:.2g} %" for name, one in found.items()
     )
@@ -410,12 +421,15 @@ def draw_scores(ax, numbers: dict) -> None:
 
 
 def draw_bonds(ax, bonds: list[np.ndarray]) -> None:
-    names, order = np.array(bond_names())[~RIGID], np.argsort(bonds[0].mean(axis=0))
+    names = np.array(bond_names())[~RIGID]
+    order = np.argsort(bonds[0].mean(axis=0))
     for lengths, color, marker, shift in zip(
         bonds, ("ink", "blue"), "os", (-0.15, 0.15), strict=True
     ):
-        mean, spread = 1e3 * lengths.mean(axis=0)[order], 1e3 * lengths.std(axis=0)[order]
-        at, label = np.arange(len(order)) + shift, "frames" if shift < 0 else "samples"
+        mean = 1e3 * lengths.mean(axis=0)[order]
+        spread = 1e3 * lengths.std(axis=0)[order]
+        at = np.arange(len(order)) + shift
+        label = "frames" if shift < 0 else "samples"
         ax.errorbar(
             mean,
             at,
@@ -440,10 +454,8 @@ def draw_closest(ax, near: dict, numbers: dict) -> None:
         min(d.min() for d in near.values()), max(d.max() for d in near.values()), 60
     )
     for (name, d), color, line in zip(near.items(), ("ink", "blue"), "-:", strict=True):
-        density, drawn = (
-            np.histogram(1e3 * d, edges, density=True)[0],
-            {"color": COLORS[color], "linestyle": line},
-        )
+        density = np.histogram(1e3 * d, edges, density=True)[0]
+        drawn = {"color": COLORS[color], "linestyle": line}
         ax.stairs(density, edges, **drawn, linewidth=1.8, baseline=None, label=name)
     share = numbers["samples_closer_than_any_frame"]
     ax.set(ylim=(0, 1.35 * ax.get_ylim()[1]), xlabel="distance [pm]", ylabel="density [1/pm]")

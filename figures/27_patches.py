@@ -57,7 +57,8 @@ def data(quick: bool = False) -> dict:
     known = load("patches_63")
     fixed = afnp.preprocessing(known.train)
     x_train, x_val = (x[:: 30 if quick else 1] for x in (known.train, known.val))
-    drawn, n = {"test patches": known.test}, 500 if quick else len(known.test)
+    drawn = {"test patches": known.test}
+    n = 500 if quick else len(known.test)
     normal = GaussianChain(known.train.mean(axis=0), np.cov(known.train, rowvar=False, bias=True))
     models = {"Gaussian": _summary(normal.log_prob, known)}
     log_p = {"Gaussian": normal.log_prob(known.test)}
@@ -100,7 +101,8 @@ def data(quick: bool = False) -> dict:
 
 def flows(fixed: list, quick: bool) -> dict[str, afnp.Flow]:
     """Build the flows, on standardised pixels, in float32."""
-    D, hidden = SIDE**2 - 1, (128,) if quick else (256, 256)
+    D = SIDE**2 - 1
+    hidden = (128,) if quick else (256, 256)
     orders = [masks.order_of(name, D) for name in ("natural", "reverse")]
     affine = Autoregressive(D, hidden)
     bent = [Autoregressive(D, hidden, order, "spline", {"bins": 8}) for order in orders[::-1]]
@@ -155,9 +157,11 @@ def spread(x: np.ndarray, n: int) -> np.ndarray:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(14, 7.4))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(14, 7.4))
     grid = figure.add_gridspec(2, 1, height_ratios=(1, 1.4))
-    above, below = grid[0].subgridspec(1, len(LOOKS)), grid[1].subgridspec(1, 2)
+    above = grid[0].subgridspec(1, len(LOOKS))
+    below = grid[1].subgridspec(1, 2)
     for place, (name, x) in zip(above, data["patches"].items(), strict=True):
         _draw_patches(figure.add_subplot(place), name, x)
     _draw_nats(figure.add_subplot(below[0]), numbers)
@@ -179,7 +183,8 @@ def _claim(numbers: dict) -> str:
 
 
 def _small_print(numbers: dict) -> str:
-    rows, regions = numbers["rows"], numbers["test_regions"]
+    rows = numbers["rows"]
+    regions = numbers["test_regions"]
     return (
         f"{rows['train']:,} training, {rows['test']:,} test patches of {regions} other regions of "
         "the same five photographs, 63 columns, pixels from 0 to 1. Standard errors of leads: over "

@@ -107,10 +107,13 @@ def cell_parts(seed: int) -> Parts:
     from sklearn.datasets import load_breast_cancer
 
     known = load_breast_cancer()
-    benign, malignant = known.data[known.target == 1], known.data[known.target == 0]
-    rows, N = np.random.default_rng(seed).permutation(len(benign)), len(benign)
+    benign = known.data[known.target == 1]
+    malignant = known.data[known.target == 0]
+    rows = np.random.default_rng(seed).permutation(len(benign))
+    N = len(benign)
     train, val, test = (benign[part] for part in np.split(rows, [6 * N // 10, 8 * N // 10]))
-    centre, scale = train.mean(axis=0), train.std(axis=0)
+    centre = train.mean(axis=0)
+    scale = train.std(axis=0)
     return Parts(*((x - centre) / scale for x in (train, val, test, malignant)))
 
 
@@ -233,7 +236,8 @@ def _likeliest(candidates: list[Callable], val: np.ndarray) -> Callable:
 
 def simple_pictures(x: np.ndarray) -> dict[str, np.ndarray]:
     """Make pictures that nobody would take for complete digits from test digits x (N, 64)."""
-    k, rng = quantize(x, 17), np.random.default_rng(5)
+    k = quantize(x, 17)
+    rng = np.random.default_rng(5)
     made = {
         "blank": np.zeros_like(k),
         "half the ink": k // 2,
@@ -256,7 +260,8 @@ def _simple_pictures(quick: bool) -> tuple[dict, dict]:
     """Score them by models of all ten digits."""
     parts = digit_parts(None)
     flow, _ = _digit_flow(parts, quick)
-    made, log_ps = simple_pictures(parts.test), {FLOW: flow.log_prob, **rivals(parts, 17, quick)}
+    made = simple_pictures(parts.test)
+    log_ps = {FLOW: flow.log_prob, **rivals(parts, 17, quick)}
     areas = {
         name: {k: auroc(-f(parts.test), -f(x)) for k, x in made.items()}
         for name, f in log_ps.items()
@@ -284,7 +289,8 @@ def _clothes(folders: dict[str, Path], quick: bool) -> tuple[dict, dict]:
     """Train a MAF on clothes, and score other clothes and digits."""
     clothes = load("fashion_mnist", folder=folders["fashion_mnist"])
     digits = load("mnist", folder=folders["mnist"]) if "mnist" in folders else load("mnist_5k")
-    D, few = clothes.train.shape[1], 200 if quick else None
+    D = clothes.train.shape[1]
+    few = 200 if quick else None
     parts = Parts(
         clothes.train[: few or 10_000],
         clothes.val[: few or 1_000],
@@ -312,7 +318,8 @@ def _clothes(folders: dict[str, Path], quick: bool) -> tuple[dict, dict]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, pictures = data["numbers"], data["pictures"]
+    numbers = data["numbers"]
+    pictures = data["pictures"]
     figure = Figure(figsize=(14, 8.4))
     wide = 3 if data["clothes"] is None else 2
     layout = figure.add_gridspec(2, 6, height_ratios=(1, 1.1))
@@ -409,7 +416,8 @@ def _draw_simple(figure: Figure, place, pictures: dict) -> None:
     values = np.concatenate(list(pictures["log_p"].values()))
     edges = np.linspace(*np.quantile(values, (0.005, 1)), 60)
     for row, name in enumerate(names):
-        image, ax = figure.add_subplot(grid[row, 0]), figure.add_subplot(grid[row, 1])
+        image = figure.add_subplot(grid[row, 0])
+        ax = figure.add_subplot(grid[row, 1])
         image.imshow(pictures["images"][name], cmap="gray_r", vmin=0, vmax=16)
         image.set(xticks=(), yticks=())
         counts, _ = np.histogram(pictures["log_p"][name].clip(edges[0], edges[-1]), edges)

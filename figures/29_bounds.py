@@ -81,9 +81,11 @@ class VAE:
     """A variational autoencoder of one latent dimension; see the module's formulas."""
 
     def __init__(self, hidden: int = 64, seed: int = 0):
-        self.encoder, self.decoder = Network(2, hidden, 2, "_q"), Network(1, hidden, 2, "_p")
+        self.encoder = Network(2, hidden, 2, "_q")
+        self.decoder = Network(1, hidden, 2, "_p")
         self.layout = Layout({**self.encoder.shapes, **self.decoder.shapes, "log_sigma": (1,)})
-        self.theta, rng = np.zeros(self.layout.size), np.random.default_rng(seed)
+        self.theta = np.zeros(self.layout.size)
+        rng = np.random.default_rng(seed)
         for key, W in self.layout.views(self.theta).items():
             if key.startswith("W"):
                 W[:] = rng.standard_normal(W.shape) / math.sqrt(W.shape[1])
@@ -92,13 +94,18 @@ class VAE:
         self, theta: np.ndarray, x: np.ndarray, eps: np.ndarray
     ) -> tuple[float, np.ndarray]:
         """Return the mean of -L_1 at the given noise (N, 1), and its gradient (P,)."""
-        p, grad, N = self.layout.views(theta), np.zeros_like(theta), len(x)
-        g, log_sigma = self.layout.views(grad), p["log_sigma"][0]
+        p = self.layout.views(theta)
+        grad = np.zeros_like(theta)
+        N = len(x)
+        g = self.layout.views(grad)
+        log_sigma = p["log_sigma"][0]
         h, heard_q = self.encoder.forward(p, x)
-        m, log_s = h[:, :1], h[:, 1:]
+        m = h[:, :1]
+        log_s = h[:, 1:]
         s = np.exp(log_s)
         f, heard_p = self.decoder.forward(p, m + s * eps)
-        precision, square = np.exp(-2 * log_sigma), ((x - f) ** 2).sum(axis=1)
+        precision = np.exp(-2 * log_sigma)
+        square = ((x - f) ** 2).sum(axis=1)
         rebuilt = 0.5 * precision * square + 2 * log_sigma + LOG_2PI
         divergence = 0.5 * (m * m + s * s - 1 - 2 * log_s)[:, 0]
 
@@ -125,12 +132,15 @@ class VAE:
     def log_weights(self, x: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
         """Return log p(x, z) - log q(z | x) at draws from q, (N, K): their mean is the ELBO."""
         h, _ = self.encoder.forward(self.layout.views(self.theta), x)
-        m, log_s, eps = h[:, :1], h[:, 1:], rng.standard_normal((len(x), samples))
+        m = h[:, :1]
+        log_s = h[:, 1:]
+        eps = rng.standard_normal((len(x), samples))
         return self.log_joint(x, m + np.exp(log_s) * eps) + 0.5 * (eps * eps + LOG_2PI) + log_s
 
     def log_prob(self, x: np.ndarray, nodes: int = 8001) -> np.ndarray:
         """Integrate z out on a grid, (N,): the trapezoidal rule, good for smooth functions."""
-        z, log_p = np.linspace(-REACH, REACH, nodes)[None, :], []
+        z = np.linspace(-REACH, REACH, nodes)[None, :]
+        log_p = []
         for start in range(0, len(x), max(1, CHUNK // nodes)):
             log_p.append(log_mean_exp(self.log_joint(x[start : start + max(1, CHUNK // nodes)], z)))
         return np.concatenate(log_p) + math.log(2 * REACH * nodes / (nodes - 1))
@@ -146,8 +156,11 @@ def train(
     x: np.ndarray, epochs: int, seed: int = 0, batch: int = 200, rate: float = 3e-3
 ) -> tuple[VAE, float]:
     """Train a VAE with Adam, the rate falling to zero; return it and the seconds taken."""
-    start, vae, rng = time.perf_counter(), VAE(seed=seed), np.random.default_rng([seed, 1])
-    adam, steps = Adam(vae.theta.size, vae.theta.dtype), epochs * (len(x) // batch)
+    start = time.perf_counter()
+    vae = VAE(seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    adam = Adam(vae.theta.size, vae.theta.dtype)
+    steps = epochs * (len(x) // batch)
     for step in range(steps):
         rows = x[rng.integers(len(x), size=batch)]
         _, grad = vae.loss_and_grad(vae.theta, rows, rng.standard_normal((batch, 1)))
@@ -160,11 +173,14 @@ def train(
 
 def data(quick: bool = False) -> dict:
     recipe = recipes.two_moons(quick)
-    flow, x = recipe.flows["MAF"], recipe.data.test[: 200 if quick else None]
+    flow = recipe.flows["MAF"]
+    x = recipe.data.test[: 200 if quick else None]
     vae, seconds = train(recipe.data.train, epochs=5 if quick else 200)
     log_w = vae.log_weights(x, SAMPLES[-1], np.random.default_rng(1))
     bounds = {K: log_mean_exp(log_w.reshape(len(x), -1, K)).mean(axis=1) for K in SAMPLES}
-    exact, truth, of_flow = vae.log_prob(x), recipe.data.log_density(x), flow.log_prob(x)
+    exact = vae.log_prob(x)
+    truth = recipe.data.log_density(x)
+    of_flow = flow.log_prob(x)
     gap = exact - bounds[1]
     numbers = {
         "test_rows": len(x),
@@ -213,7 +229,8 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(13, 7.6))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(13, 7.6))
     layout = figure.add_gridspec(2, 6, height_ratios=(1, 1.25))
     top = max(p.max() for p in data["maps"].values())
     for k, (name, p) in enumerate(data["maps"].items()):
@@ -229,7 +246,8 @@ def draw(data: dict) -> Figure:
 
 
 def _claim(numbers: dict) -> str:
-    below, gap = numbers["truth_below_and_standard_error"], numbers["bound_gap"]
+    below = numbers["truth_below_and_standard_error"]
+    gap = numbers["bound_gap"]
     return (
         f"Two moons: the flow's log p(x) is exact, on average {below['flow'][0]:.3f} nats from the "
         f"truth; the VAE's ELBO is {below['VAE, K = 1'][0]:.2f} below, of which "
@@ -239,7 +257,8 @@ def _claim(numbers: dict) -> str:
 
 def _small_print(numbers: dict) -> str:
     low, middle, high = numbers["elbo_gap_quantiles"]
-    below, parameters = numbers["truth_below_and_standard_error"], numbers["parameters"]
+    below = numbers["truth_below_and_standard_error"]
+    parameters = numbers["parameters"]
     return (
         f"{numbers['test_rows']:,} test points. Standard errors of the distances from the truth: "
         f"flow {below['flow'][1]:.3f}, VAE {below['VAE, exact'][1]:.3f}. From point to point the "
@@ -253,7 +272,8 @@ def _small_print(numbers: dict) -> str:
 
 
 def _draw_bounds(ax, numbers: dict) -> None:
-    below, K = numbers["truth_below_and_standard_error"], np.array(SAMPLES)
+    below = numbers["truth_below_and_standard_error"]
+    K = np.array(SAMPLES)
     bound = np.array([-below[f"VAE, K = {k}"][0] for k in SAMPLES])
     ax.plot(K, bound, "s-", color=COLORS["red"])
     for name, value, color, line in (
@@ -298,7 +318,8 @@ def _draw_bounds(ax, numbers: dict) -> None:
 
 
 def _draw_gaps(figure: Figure, ax, data: dict) -> None:
-    x, gap = data["points"], data["gap"]
+    x = data["points"]
+    gap = data["gap"]
     rows = np.argsort(gap)
     shown = ax.scatter(
         *x[rows].T,

@@ -77,9 +77,11 @@ def data(
     quick: bool = False, folder: str | os.PathLike | None = None, models=tuple(PAPER), check=True
 ) -> dict:
     """Train and score models; ``check=False`` reads other images of the same format."""
-    known, recipe = images(folder, check), SMALL if folder is None else FULL
+    known = images(folder, check)
+    recipe = SMALL if folder is None else FULL
     if quick:
-        known, recipe = first(known, 200), recipe._replace(epochs=2)
+        known = first(known, 200)
+        recipe = recipe._replace(epochs=2)
     numbers: dict = {
         "images": "MNIST"
         if folder is not None
@@ -89,13 +91,15 @@ def data(
         "models": {},
     }
     say = tqdm.write if folder is not None else lambda line: None
-    drawn, curves = {"test images": as_images(known, known.test[:SHOWN])}, {}
+    drawn = {"test images": as_images(known, known.test[:SHOWN])}
+    curves = {}
     for name in models:
         if name == "Gaussian":
             found, x = gaussian(known)
         else:
             flow, history = train(name, known, recipe, keep=folder is not None)
-            found, x = score(flow, known, history, recipe), flow.sample(SHOWN, rng=0)
+            found = score(flow, known, history, recipe)
+            x = flow.sample(SHOWN, rng=0)
             curves[name] = validation_nats(history, known)
         numbers["models"][name], drawn[name] = found, as_images(known, x)
         say(f"{name}: {sentence(name, found)}")
@@ -155,7 +159,9 @@ def logits(known: Dataset) -> afnp.Flow:
 
 def gaussian(known: Dataset) -> tuple[dict, np.ndarray]:
     """Fit a Gaussian of full covariance to logits of training images; return scores and samples."""
-    start, D, space = time.perf_counter(), known.train.shape[1], logits(known)
+    start = time.perf_counter()
+    D = known.train.shape[1]
+    space = logits(known)
     z, (test, log_det) = space.normalize(known.train)[0], space.normalize(known.test)
     covariance = np.cov(z, rowvar=False, bias=True)
     if (
@@ -170,7 +176,8 @@ def gaussian(known: Dataset) -> tuple[dict, np.ndarray]:
 
 def flow_of(name: str, known: Dataset) -> afnp.Flow:
     """Build MADE, or MAF with batch normalisation; orders are reversed in turn."""
-    D, layers = known.train.shape[1], afnp.preprocessing(known.train, levels=known.levels)
+    D = known.train.shape[1]
+    layers = afnp.preprocessing(known.train, levels=known.levels)
     for k in range(TRANSFORMS[name]):
         layers.append(
             Autoregressive(D, (HIDDEN,), order=masks.order_of("reverse" if k % 2 else "natural", D))
@@ -234,11 +241,13 @@ def pace(history: History, recipe: Recipe) -> dict:
     At the earliest, validation never improves again and patience ends; at the latest, all epochs
     are trained. An epoch that was cut short counts as time.
     """
-    done, best = len(history.val_loss), history.best_epoch
+    done = len(history.val_loss)
+    best = history.best_epoch
     state = {"epochs": done, "seconds": history.seconds, "stopped": history.stopped}
     if not done:
         return state
-    each, losses = history.seconds / done, history.val_loss
+    each = history.seconds / done
+    losses = history.val_loss
     ends = (
         [done, done]
         if history.stopped != "interrupted"
@@ -299,7 +308,8 @@ def duration(seconds: float) -> str:
 
 
 def draw(data: dict) -> Figure:
-    numbers, pictures = data["numbers"], data["images"]
+    numbers = data["numbers"]
+    pictures = data["images"]
     figure = Figure(figsize=(14, 6.6))
     grid = figure.add_gridspec(len(pictures), 2, width_ratios=(1, 1.1))
     _draw_curves(figure.add_subplot(grid[:, 0]), data["curves"], numbers)

@@ -36,7 +36,7 @@ WAYS = {
 }
 GATE = 4_096
 """Up to here the textbook loop is timed too."""
-MOST = {"loop": GATE, "numpy_queues": 100_000}
+MOST = {"loop": GATE, "numpy_queues": 10_000}
 
 
 def flow_of(D: int) -> Flow:
@@ -49,7 +49,7 @@ def flow_of(D: int) -> Flow:
 def data(quick: bool = False) -> dict:
     D = [64, 256] if quick else [256, 1_000, GATE, 10_000, 100_000, 1_000_000]
     with one_thread():
-        times = [measure(d, 1 if quick else 5) for d in D]
+        times = [measure(d, 1 if quick else 5 if d < 100_000 else 2) for d in D]
     found = {
         name: [(d, row[name]) for d, row in zip(D, times, strict=True) if name in row]
         for name in WAYS
@@ -75,7 +75,9 @@ def data(quick: bool = False) -> dict:
 
 def measure(D: int, repeats: int) -> dict:
     """Return the seconds of each way, and the samples' difference over the largest entry."""
-    flow, u, samples = flow_of(D), np.random.default_rng(0).standard_normal((1, D)), {}
+    flow = flow_of(D)
+    u = np.random.default_rng(0).standard_normal((1, D))
+    samples = {}
 
     def generate(name, method, backend):
         samples[name] = flow.generate(u, method=method, backend=backend)[0]
@@ -127,7 +129,8 @@ def megabytes(D: int) -> float:
 
 
 def draw(data: dict) -> Figure:
-    numbers, figure = data["numbers"], Figure(figsize=(11.5, 4.8))
+    numbers = data["numbers"]
+    figure = Figure(figsize=(11.5, 4.8))
     time, memory = figure.subplots(1, 2, width_ratios=(1.7, 1))
     for name, (label, color, line) in WAYS.items():
         D, seconds = (np.array(numbers["seconds"][name][key]) for key in ("D", "minimum"))
@@ -149,7 +152,8 @@ def draw(data: dict) -> Figure:
     memory.semilogx(found["D"], found["peak"], "s-", color=COLORS["red"])
     memory.set(xlabel="dimensions D", ylabel="MiB", title="peak memory of the whole process")
     memory.set_ylim(0, 1.1 * max(found["peak"]))
-    last, seconds = found["D"][-1], numbers["seconds"]["queues"]["minimum"][-1]
+    last = found["D"][-1]
+    seconds = numbers["seconds"]["queues"]["minimum"][-1]
     gate = list(numbers["loop_over_queues"].items())[-1]
     caption(
         figure,

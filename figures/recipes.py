@@ -175,7 +175,8 @@ def gaussian(recipe: Recipe) -> GaussianChain:
 
 def log_probs(recipe: Recipe) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Score the Gaussian and every flow on every split: log p(z) and log p(x), each (N,), nats."""
-    normal, scores = gaussian(recipe), {name: {} for name in ("Gaussian", *recipe.flows)}
+    normal = gaussian(recipe)
+    scores = {name: {} for name in ("Gaussian", *recipe.flows)}
     for split in SPLITS:
         x = getattr(recipe.data, split)
         z, log_det = standardize(recipe.flows["MAF"], x)

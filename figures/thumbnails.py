@@ -44,7 +44,8 @@ def keep(names: Sequence[str], out: Path, gallery: Path = GALLERY) -> list[str]:
     missing = []
     gallery.mkdir(parents=True, exist_ok=True)
     for name in names:
-        picture, record = out / f"{name}.png", out / f"{name}.json"
+        picture = out / f"{name}.png"
+        record = out / f"{name}.json"
         if not record.is_file() or json.loads(record.read_text(encoding="utf-8"))["quick"]:
             missing.append(name)
             continue
@@ -58,7 +59,8 @@ def small(path: Path) -> bytes:
 
     with Image.open(path) as image:
         picture = image.convert("RGB")
-    content, most = b"", FRONT_MOST if path.stem == FRONT else MOST
+    content = b""
+    most = FRONT_MOST if path.stem == FRONT else MOST
     for width, colors in SIZES:
         height = round(picture.height * width / picture.width)
         resized = picture.resize((width, height), Image.Resampling.LANCZOS)

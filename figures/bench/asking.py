@@ -124,10 +124,8 @@ class Worker:
             encoding="utf-8",
             start_new_session=True,
         )
-        self.requests, self.replies = (
-            cast(IO[str], self.process.stdin),
-            cast(IO[str], self.process.stdout),
-        )
+        self.requests = cast(IO[str], self.process.stdin)
+        self.replies = cast(IO[str], self.process.stdout)
         self.answers: queue.Queue[str | None] = queue.Queue()
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()

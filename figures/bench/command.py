@@ -200,7 +200,8 @@ class Benchmark:
 
 def _first_results(found: dict) -> dict[str, float]:
     """Return the seconds from the start of the import to the first log-densities."""
-    times, needed = found["seconds"], "log_prob 1000"
+    times = found["seconds"]
+    needed = "log_prob 1000"
     return {
         name: start["import"] + start["build"] + times[name][needed]["first"]
         for name, start in found["start"].items()
@@ -235,7 +236,9 @@ class Others:
     """How busy other programs keep the machine, from now on."""
 
     def __init__(self) -> None:
-        self.ticks, self.own, self.start = _ticks(), time.process_time(), time.perf_counter()
+        self.ticks = _ticks()
+        self.own = time.process_time()
+        self.start = time.perf_counter()
 
     def cores(self, workers: float) -> float | None:
         """Return how many cores others kept busy on average, or None."""

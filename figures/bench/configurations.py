@@ -83,7 +83,8 @@ class Configuration(NamedTuple):
 
     def parameters_of(self, numbers: int) -> int:
         """Return P for so many params a feature, see the module's formula."""
-        D, H = self.features, self.hidden
+        D = self.features
+        H = self.hidden
         return self.transforms * ((D + 1) * H + (H + 1) * H + (H + 1) * numbers * D)
 
     @property

@@ -71,7 +71,8 @@ class Flowjax:
         )
         self.compiled_log_prob = self.eqx.filter_jit(lambda flow, x: flow.log_prob(x))
         self.compiled_sample = self.eqx.filter_jit(lambda flow, key, n: flow.sample(key, (n,)))
-        self.optimizer, self.key = self.optax.adam(RATE), self.jax.random.key(seed + 1)
+        self.optimizer = self.optax.adam(RATE)
+        self.key = self.jax.random.key(seed + 1)
         self.loss = self.flowjax.train.losses.MaximumLikelihoodLoss()
         params, _ = self._partition()
         self.state = self.optimizer.init(params)
@@ -116,7 +117,8 @@ class Flowjax:
 
     def networks(self) -> list[dict]:
         """Return each transform's weights, masks, biases, and features' places before and after."""
-        found, D = [], self.flow.shape[0]
+        found = []
+        D = self.flow.shape[0]
         before = self.jax.numpy.arange(D)
         for k in range(
             len(

@@ -42,7 +42,10 @@ class Afnp:
         from afnp import constructors, train
         from afnp.networks import masks
 
-        self.np, self.masks, self.make, self.make_adam = numpy, masks, constructors, train.Adam
+        self.np = numpy
+        self.masks = masks
+        self.make = constructors
+        self.make_adam = train.Adam
 
     def build(self, D: int, H: int, T: int, seed: int, bins: int = 0) -> None:
         """Make the flow and the optimiser."""
@@ -54,7 +57,8 @@ class Afnp:
         else:
             self.flow = self.make.maf(D, **same)
         self.adam: Any = None
-        self.parameters, self.rng = self.flow.theta.size, self.np.random.default_rng(seed)
+        self.parameters = self.flow.theta.size
+        self.rng = self.np.random.default_rng(seed)
 
     def data(self, x):
         """Return rows (N, D) as the library takes them."""

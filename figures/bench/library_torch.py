@@ -184,7 +184,8 @@ class Nflows(Torch):
 
     def _of_splines(self, D: int, H: int, T: int, bins: int):
         """Return the flow of splines, put together as the library puts together its affine one."""
-        of, steps = self.library.transforms, []
+        of = self.library.transforms
+        steps = []
         for _ in range(T):
             spline = of.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
                 D,
@@ -233,7 +234,9 @@ class Normflows(Torch):
 
     def made(self, D: int, H: int, T: int, bins: int):
         """Return the flow."""
-        nf, self.conditioners, steps = self.library, [], []
+        nf = self.library
+        self.conditioners = []
+        steps = []
         for k in range(T):
             step, net = self._spline(D, H, bins) if bins else self._affine(D, H)
             net.initial_layer = self.torch.nn.Sequential(net.initial_layer, self.torch.nn.ReLU())

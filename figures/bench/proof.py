@@ -186,7 +186,8 @@ def plain_log_prob(networks: list[Network], univariate: Callable, x: np.ndarray)
     for network in networks:
         x = x[:, network.before]
         u, log_derivative = univariate(plain_network(network, x).reshape(*x.shape, -1), x)
-        x, total = u[:, network.after], total + log_derivative.sum(axis=1)
+        x = u[:, network.after]
+        total = total + log_derivative.sum(axis=1)
     return total - (x * x).sum(axis=1) / 2 - x.shape[1] * math.log(2 * math.pi) / 2
 
 
@@ -225,7 +226,8 @@ def in_afnp(network: Network) -> tuple[MaskedMLP, dict[str, np.ndarray], list[np
     NotTheSame
         If the sorted masks are not the staircases of these degrees.
     """
-    n, degrees = network.numbers, _degrees(network)
+    n = network.numbers
+    degrees = _degrees(network)
     order = np.argsort(degrees.pop()[::n], kind="stable")
     units = [
         order,
@@ -246,7 +248,8 @@ def in_afnp(network: Network) -> tuple[MaskedMLP, dict[str, np.ndarray], list[np
 
 def _degrees(network: Network) -> list[np.ndarray]:
     """Return how many features each unit of each layer depends on, by its masks."""
-    degrees, reached = [], np.eye(len(network.before), dtype=np.float32)
+    degrees = []
+    reached = np.eye(len(network.before), dtype=np.float32)
     for mask in network.mask:
         reached = (mask.astype(np.float32) @ reached > 0).astype(np.float32)
         degrees.append(reached.sum(axis=1).astype(np.int64))
@@ -286,8 +289,11 @@ def prove(name: str, configuration: Configuration, parameters: int, path: str | 
         If a count, a shape, a mask or a number differs.
     """
     networks, x, log_prob = read(path)
-    D, H, T = configuration.features, configuration.hidden, configuration.transforms
-    n, univariate = numbers_of(name, configuration), univariate_of(name, configuration.bins)
+    D = configuration.features
+    H = configuration.hidden
+    T = configuration.transforms
+    n = numbers_of(name, configuration)
+    univariate = univariate_of(name, configuration.bins)
     _expect("parameters", configuration.parameters_of(n), parameters)
     _expect("transforms", T, len(networks))
     for network in networks:

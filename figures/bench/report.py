@@ -107,7 +107,8 @@ def training_floor(found: dict, rows: int) -> tuple[float, float] | None:
     >>> training_floor({**size, **rates}, rows=10)
     (0.001, 0.001)
     """
-    flops, bytes_ = found.get("machine_gflops"), found.get("machine_gbytes")
+    flops = found.get("machine_gflops")
+    bytes_ = found.get("machine_gbytes")
     ones = _connections(found)
     if not (flops and bytes_ and ones):
         return None
@@ -201,7 +202,8 @@ def _small(found: dict) -> str:
     if not names:
         return ""
     text = "Small calls:\n\n" + _milliseconds(found, names)
-    rate, ones = found.get("machine_read_gbytes"), _connections(found)
+    rate = found.get("machine_read_gbytes")
+    ones = _connections(found)
     if rate and ones:
         text += (
             f"\n\nOne core reads the {ones:,} weights that the masks let through in "
@@ -224,7 +226,8 @@ def _floors(found: dict) -> str:
         parts = training_floor(found, int(n)) if kind == "train" else None
         if parts is None or operation not in times:
             continue
-        median, floor = times[operation]["median"], sum(parts)
+        median = times[operation]["median"]
+        floor = sum(parts)
         words = " + ".join(three_digits(1e3 * part) for part in parts)
         rows.append(
             [
@@ -331,10 +334,8 @@ def _proofs(result: dict) -> str:
 
 
 def _setups(result: dict) -> str:
-    lines, splines = (
-        ["## How each was set up", ""],
-        any(c["bins"] for c in result["configurations"].values()),
-    )
+    lines = ["## How each was set up", ""]
+    splines = any(c["bins"] for c in result["configurations"].values())
     for name in result["libraries"]:
         lines.append(f"- {name}: {LIBRARIES[name].setup}. Scale: {SCALES[name][1]}.")
         if splines:

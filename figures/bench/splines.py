@@ -133,7 +133,8 @@ def curve(knots: Knots, x: np.ndarray, bound: float = BOUND) -> tuple[np.ndarray
     """
     inside = np.abs(x) < bound
     xi, at = _place(knots, np.where(inside, x, 0.0), bound)
-    s, v = at["height"] / at["width"], xi * (1 - xi)
+    s = at["height"] / at["width"]
+    v = xi * (1 - xi)
     Q = s + (at["d1"] + at["d0"] - 2 * s) * v
     u = at["y"] + at["height"] * (s * xi**2 + at["d0"] * v) / Q
     slope = s**2 * (at["d1"] * xi**2 + 2 * s * v + at["d0"] * (1 - xi) ** 2) / Q**2
@@ -142,11 +143,10 @@ def curve(knots: Knots, x: np.ndarray, bound: float = BOUND) -> tuple[np.ndarray
 
 def _place(knots: Knots, x: np.ndarray, bound: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return where in its bin each x lies, and what the formula needs of that bin."""
-    widths, heights = 2 * bound * knots.widths, 2 * bound * knots.heights
-    left, low = (
-        np.cumsum(widths, axis=-1) - widths - bound,
-        np.cumsum(heights, axis=-1) - heights - bound,
-    )
+    widths = 2 * bound * knots.widths
+    heights = 2 * bound * knots.heights
+    left = np.cumsum(widths, axis=-1) - widths - bound
+    low = np.cumsum(heights, axis=-1) - heights - bound
     k = (x[..., None] >= left[..., 1:]).sum(axis=-1, keepdims=True)
     tables = {"x": left, "width": widths, "y": low, "height": heights}
     tables |= {"d0": knots.slopes[..., :-1], "d1": knots.slopes[..., 1:]}

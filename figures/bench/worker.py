@@ -34,7 +34,10 @@ class Session:
     """
 
     def __init__(self, library):
-        self.library, self.calls, self.seed, self.bins = library, {}, 0, 0
+        self.library = library
+        self.calls = {}
+        self.seed = 0
+        self.bins = 0
 
     def setup(
         self,
@@ -108,7 +111,8 @@ class Session:
         call = self._call(kind, rows)
         if warm:
             call()
-        seconds, result = [], None
+        seconds = []
+        result = None
         # but not switched off: what a library leaves lying about in a long call is its own affair
         gc.collect()
         for _ in range(calls):
@@ -142,7 +146,8 @@ class Session:
         if kind == "sample":
             return lambda: library.sample(rows)
         if kind in ("log_prob", "train"):
-            function, x = getattr(library, kind), library.data(self._normal(rows))
+            function = getattr(library, kind)
+            x = library.data(self._normal(rows))
             return lambda: function(x)
         if kind == "alternating":
             parts = [
