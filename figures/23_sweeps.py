@@ -1,15 +1,15 @@
 r"""At large D a sample converges in far fewer iterations than features; substitution is faster.
 
 .. math:: x^{(k+1)}_i = \tau(u_i;\, h_i(x^{(k)}_{<i})) \ \text{for all } i \text{ at once},
-          \qquad T_{\text{Jacobi}} \approx \text{sweeps} \cdot T_{\text{density}}
+          \qquad T_{\text{Jacobi}} \approx \text{iterations} \cdot T_{\text{density}}
 
-Jacobi sweeps (arXiv 2002.03629) need no order and little interpreter, but repeat the whole network
-pass; Gauss-Seidel repeats only the diagonal blocks; substitution repeats nothing. So sweeps pay, if
-at all, where a step costs more than its arithmetic: in NumPy. How many there are, the flow decides:
-a fresh one is nearly the identity, training couples features, and where all depend on all before
-them, as in galaxies, all D sweeps are needed. Left and right: one affine MADE with two hidden
-layers of max(64, D) units, 100 samples, float32; a sweep counts until nothing changes, bit by bit,
-the last one included. Middle: MAFs of five transforms.
+Jacobi iterations (arXiv 2002.03629) need no order and little interpreter, but repeat the whole
+network pass; Gauss-Seidel repeats only the diagonal blocks; substitution repeats nothing. So they
+pay, if at all, where a step costs more than its arithmetic: in NumPy. How many there are, the flow
+decides: a fresh one is nearly the identity, training couples features, and where all depend on all
+before them, as in galaxies, all D iterations are needed. Left and right: one affine MADE with two
+hidden layers of max(64, D) units, 100 samples, float32; an iteration counts until nothing changes,
+bit by bit, the last one included. Middle: MAFs of five transforms.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def data(quick: bool = False) -> dict:
     return {"numbers": numbers, "machine": computer}
 
 
-# ---- sweeps over D -------------------------------------------------------------------------------
+# ---- iterations over D ---------------------------------------------------------------------------
 
 
 def made(D: int, options: dict) -> afnp.Flow:
@@ -95,7 +95,7 @@ def noise(D: int) -> np.ndarray:
 
 
 def count(D: int, options: dict) -> dict:
-    """Return the sweeps that samples need, and the arithmetic in density passes."""
+    """Return the iterations that samples need, and the arithmetic in density passes."""
     flow = made(D, options)
     u = noise(D)
     one_pass = flow.cost.total.normalize.multiply_adds
@@ -111,7 +111,7 @@ def count(D: int, options: dict) -> dict:
 
 
 def over_training(name: str, quick: bool) -> dict:
-    """Train a MAF of five transforms, and count the sweeps of its samples on the way."""
+    """Train a MAF of five transforms, and count its samples' iterations on the way."""
     known, (width, rate, _, _) = load(name), SETS[name]
     rows = known.train[: 500 if quick else None]
     flow = afnp.maf(
@@ -202,7 +202,7 @@ def draw(data: dict) -> Figure:
     gain = numbers["gain 1"]
     note(
         figure,
-        f"Right: the flow as initialised, where sweeps are fewest. At gain 1 and D = {last}, "
+        f"Right: the flow as initialised, where iterations are fewest. At gain 1 and D = {last}, "
         f"Jacobi takes {gain['jacobi_ms'][-1]:,.0f} ms in NumPy and "
         f"{gain['compiled_jacobi_ms'][-1]:,.0f} ms compiled, Gauss-Seidel "
         f"{gain['gauss_seidel_ms'][-1]:,.0f} and {gain['compiled_gauss_seidel_ms'][-1]:,.0f},\n"
@@ -232,7 +232,7 @@ def _draw_sweeps(ax, numbers: dict) -> None:
             color=COLORS[color],
         )
     _powers_of_two(ax, D, D)
-    ax.set(title="untrained", xlabel="features D", ylabel="Jacobi sweeps, mean of samples")
+    ax.set(title="untrained", xlabel="features D", ylabel="Jacobi iterations, mean of samples")
 
 
 def _draw_training(ax, training: dict) -> None:
@@ -253,7 +253,7 @@ def _draw_training(ax, training: dict) -> None:
     ax.set(
         title="while training",
         xlabel="epochs",
-        ylabel="Jacobi sweeps, mean of samples and transforms",
+        ylabel="Jacobi iterations, mean of samples and transforms",
     )
     ax.set_yscale("log", base=2)
     ax.set_xticks(places, [str(epochs) for epochs in found["epochs"]])
