@@ -12,11 +12,12 @@ Letters: N rows, D features.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from afnp.inputs import integer, real
-from afnp.params import Layout, Views
+from afnp.params import Layout, Views, register
 
 __all__ = [
     "BASES",
@@ -28,6 +29,10 @@ __all__ = [
 ]
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+BASES: dict[str, type[Base]] = {}
+"""By the name that model files use; see :data:`afnp.transforms.TRANSFORMS`."""
 
 
 class Base:
@@ -42,6 +47,15 @@ class Base:
     layout = Layout({})
     periodic = False
     """Whether the noise lives on circles, as layers of angles need."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        register(BASES, cls)
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``cls(**config)`` has, from integers, before it is built."""
+        return 0
 
     def __init__(self, features: int):
         self.features = integer("features", features, least=1)
@@ -222,7 +236,3 @@ def _log_gamma_step(a: float) -> float:
     if a < 100:
         return math.lgamma(a + 0.5) - math.lgamma(a)
     return 0.5 * math.log(a) - 1 / (8 * a) + 1 / (192 * a**3) - 1 / (640 * a**5)
-
-
-BASES = {cls.__name__: cls for cls in (StandardNormal, Logistic, StudentT, UniformTorus)}
-"""By the name that model files use."""

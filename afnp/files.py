@@ -24,7 +24,6 @@ import errno
 import hashlib
 import json
 import math
-import operator
 import os
 import stat
 import struct
@@ -32,7 +31,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -43,11 +42,15 @@ from afnp.flow import Flow
 __all__ = ["ModelFileError", "load", "read", "save", "write"]
 
 MAGIC = b"afnp\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
 MAX_HEADER = 2**24
 DIGEST = 32
 DTYPES = ("<f4", "<f8", "<i8")
 MAX_AXES = 32
+MOST_ARRAYS = 64
+MOST_LAYERS = 10_000
+MOST_FREE = 2**20
+"""Features that layers without parameters may have together: nothing else in a file limits them."""
 
 
 class ModelFileError(ValueError):
@@ -123,7 +126,8 @@ def read(path: str | bytes | os.PathLike, kind: str) -> tuple[dict, dict[str, np
         version, length = struct.unpack("<II", start[8:])
         if version != VERSION:
             raise ModelFileError(
-                f"{name}: format version {version}; this afnp reads version {VERSION}"
+                f"{name}: format version {version}; this afnp reads version {VERSION}: "
+                "fit the model again, or load it with the afnp that wrote it"
             )
         if length > min(MAX_HEADER, size):
             raise ModelFileError(
@@ -171,8 +175,8 @@ def _refuse_special(name: str, mode: int) -> None:
 def _header(name: str, text: bytes) -> dict:
     try:
         header = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-        names = [entry[0] for entry in header["arrays"]]
-        sound = len(set(names)) == len(names) and all(
+        names = [entry[0] for entry in header["arrays"][:MOST_ARRAYS]]
+        sound = len(set(names)) == len(header["arrays"]) and all(
             isinstance(entry[0], str) and _bytes(entry) >= 0 for entry in header["arrays"]
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
@@ -216,9 +220,17 @@ def save(flow: Flow, path: str | bytes | os.PathLike) -> None:
     Raises
     ------
     ValueError
-        If a parameter is not finite; if a device, a pipe or a socket is there.
+        If a parameter is not finite; if :func:`load` could not build the flow again; if a device, a
+        pipe or a socket is there.
     OSError
         If the file cannot be written; an old one is then as it was.
+
+    Notes
+    -----
+    A flow of a transform, a base or a univariate of your own is saved if its class can be found by
+    its name: subclasses of :class:`afnp.transforms.Transform` and :class:`afnp.bases.Base` register
+    themselves, and state their parameter count in ``count``. A program that loads the flow imports
+    the module that defines them before.
 
     Examples
     --------
@@ -230,12 +242,15 @@ def save(flow: Flow, path: str | bytes | os.PathLike) -> None:
     >>> bool((again.theta == flow.theta).all())
     True
     """
-    if not np.isfinite(flow.theta).all():
+    name = path_of(path)
+    config = flow.config()
+    try:
+        _build(config, flow.theta, 0)
+    except Exception as error:  # whatever a class of the user's own provokes
         raise ValueError(
-            f"{path_of(path)}: theta: entry {int(np.argmin(np.isfinite(flow.theta)))} is not finite; "
-            "nothing was saved"
-        )
-    write(path, "model", {"flow": flow.config()}, {"theta": flow.theta})
+            f"{name}: the model could not be loaded again: {_said(error)}; nothing was saved"
+        ) from error
+    write(name, "model", {"flow": config}, {"theta": flow.theta})
 
 
 def load(path: str | bytes | os.PathLike) -> Flow:
@@ -257,33 +272,48 @@ def load(path: str | bytes | os.PathLike) -> Flow:
     """
     header, arrays = read(path, "model")
     try:
-        theta = arrays["theta"]
-        # a header that asks for more weights than the file holds would allocate for nothing
-        config = header["flow"]
-        if (least := sum(map(_least_size, config.get("layers", [config])))) > theta.size + 2**20:
-            raise ValueError(f"at least {least} numbers do not go with {theta.size} parameters")
-        if not np.isfinite(theta).all():
-            raise ValueError("a parameter is not finite")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            flow = MODELS.get(config.get("type"), Flow).from_config(config)
-        if theta.dtype != flow.dtype:
-            raise ValueError(f"parameters of {theta.dtype} for a flow of {flow.dtype}")
-        flow.theta = theta
+        if not set(header) <= {"kind", "arrays", "flow", "notes"} or set(arrays) != {"theta"}:
+            raise ValueError(f"expected a flow and theta, got {[*header, *arrays]}")
+        return _build(header["flow"], arrays["theta"], MOST_FREE)
     except Exception as error:  # whatever a configuration provokes is a fault of the file
         raise ModelFileError(
-            f"{path_of(path)}: the configuration does not describe a flow: {error}"
+            f"{path_of(path)}: the configuration does not describe a flow: {_said(error)}"
         ) from error
+
+
+def _build(config: dict, theta: np.ndarray, free: int) -> Flow:
+    """Build a flow around parameters; refuse a configuration that is not exactly its own.
+
+    First come integers: nothing is built that has another number of parameters than there are, or
+    that has none and is very wide (``free`` features in all, 0 for any).
+    """
+    model: Any = MODELS[config["type"]] if "type" in config else Flow
+    if len(config.get("layers", ())) > MOST_LAYERS:
+        raise ValueError(f"expected at most {MOST_LAYERS} layers, got {len(config['layers'])}")
+    counts = model.counts(config)
+    if theta.shape != (sum(counts),):
+        raise ValueError(f"{sum(counts)} parameters do not go with theta of {theta.shape}")
+    wide = sum(
+        layer.get("features", 0)
+        for layer, count in zip(config.get("layers", ()), counts, strict=False)
+        if count == 0
+    )
+    if free and wide > free:
+        raise ValueError(f"{wide} features in layers without parameters; expected at most {free}")
+    if not np.isfinite(theta).all():
+        raise ValueError(f"theta: entry {int(np.argmin(np.isfinite(theta)))} is not finite")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        flow = model.from_config(config, theta)
+    if _text(flow.config()) != _text(config):
+        raise ValueError("a flow built from it has another configuration")
     return flow
 
 
-def _least_size(layer: dict) -> int:
-    """Return how many numbers a configured layer has at least: weights of a network, or constants."""
-    features = operator.index(layer.get("features", 0))
-    options = (n for n in (layer.get("options") or {}).values() if isinstance(n, int))
-    outputs = features * max(1, *options, operator.index(layer.get("levels", 2)) - 1)
-    inputs = features + operator.index(layer.get("context", 0))
-    widths = [inputs, *map(operator.index, layer.get("hidden", ())), outputs]
-    if min(widths) < 0:
-        raise ValueError(f"expected widths of at least 0, got {widths}")
-    return sum(a * b for a, b in pairwise(widths)) if "hidden" in layer else features
+def _text(config: dict) -> str:
+    return json.dumps(config, sort_keys=True, allow_nan=False)
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says; a KeyError says the key alone."""
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)

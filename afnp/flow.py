@@ -45,6 +45,8 @@ class Flow:
         For the initial parameters.
     base : distribution, optional
         Of the noise, from :mod:`afnp.bases`; a standard normal if left out.
+    theta : (P,) array, optional
+        The parameters, instead of fresh ones; this very array becomes the flow's.
 
     Attributes
     ----------
@@ -69,6 +71,7 @@ class Flow:
         dtype=np.float64,
         seed: int = 0,
         base=None,
+        theta: np.ndarray | None = None,
     ):
         self.layers = list(layers)
         widths = [layer.features for layer in self.layers]
@@ -94,9 +97,15 @@ class Flow:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}") from None
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
-        self._theta = np.zeros(
-            sum(part.layout.size for part in (*self.layers, self.base)), dtype=dtype
-        )
+        size = sum(part.layout.size for part in (*self.layers, self.base))
+        if theta is not None:
+            if theta.shape != (size,) or theta.dtype != dtype:
+                raise ValueError(
+                    f"theta: expected ({size},) of {dtype}, got {theta.shape} of {theta.dtype}"
+                )
+            self._theta = theta
+            return
+        self._theta = np.zeros(size, dtype=dtype)
         rng, p = np.random.default_rng(seed), self.split(self._theta)
         for layer, p_layer in zip(self.layers, p, strict=True):
             layer.initialize(p_layer, rng)
@@ -131,15 +140,16 @@ class Flow:
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> Flow:
-        """Build the flow that ``config()`` describes, with fresh parameters."""
-        layers, base = [dict(layer) for layer in config["layers"]], dict(config["base"])
-        return cls(
-            [TRANSFORMS[layer.pop("type")].from_config(layer) for layer in layers],
-            config["context"],
-            config["dtype"],
-            base=BASES[base.pop("type")](**base),
-        )
+    def from_config(cls, config: dict, theta: np.ndarray | None = None) -> Flow:
+        """Build the flow that ``config()`` describes, with fresh parameters, or with this very array."""
+        layers = [kind.from_config(options) for kind, options in _parts_of(config)[:-1]]
+        kind, options = _parts_of(config)[-1]
+        return cls(layers, config["context"], config["dtype"], base=kind(**options), theta=theta)
+
+    @classmethod
+    def counts(cls, config: dict) -> list[int]:
+        """Return how many parameters each layer has, and the base, from integers alone."""
+        return [kind.count(options) for kind, options in _parts_of(config)]
 
     def __repr__(self) -> str:
         """Print a table of layers, their shapes and parameter counts."""
@@ -488,3 +498,21 @@ def _summary(layer) -> str:
         k: v for k, v in layer.config().items() if not (isinstance(v, list) and len(v) > 6) and v
     }
     return f"{type(layer).__name__}({', '.join(f'{k}={v}' for k, v in facts.items())})"
+
+
+def _parts_of(config: dict) -> list[tuple]:
+    """Return class and options of each layer that a configuration names, and of the base."""
+    named: list[tuple[str, dict, dict]] = [
+        ("transform", TRANSFORMS, layer) for layer in config["layers"]
+    ]
+    named.append(("base", BASES, config["base"]))
+    parts = []
+    for what, registry, options in named:
+        options = dict(options)
+        name = options.pop("type")
+        if name not in registry:
+            raise ValueError(
+                f"no {what} {name!r} is known; import the module that defines it before"
+            )
+        parts.append((registry[name], options))
+    return parts

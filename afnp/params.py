@@ -9,10 +9,26 @@ gradient is another flat vector with the same layout.
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Layout", "Parts", "Views"]
+__all__ = ["Layout", "Parts", "Views", "register"]
+
+
+def register(registry: dict[str, Any], cls: type) -> None:
+    """Enter a class by its name, unless a class of another module has that name already.
+
+    Examples
+    --------
+    >>> registry = {}
+    >>> register(registry, Views)
+    >>> registry["Views"] is Views
+    True
+    """
+    there = registry.get(cls.__name__, cls)
+    if (there.__module__, there.__qualname__) == (cls.__module__, cls.__qualname__):
+        registry[cls.__name__] = cls  # a notebook's cell, run once more
 
 
 class Views(dict):

@@ -171,7 +171,7 @@ def trained(
     try:
         header, arrays = files.read(path, "model")
         flow.theta = arrays["theta"]
-        return flow, History(**header["history"])
+        return flow, History(**header["notes"]["history"])
     except (FileNotFoundError, files.ModelFileError):
         pass
     progress = sys.stderr.isatty() if progress is None else progress
@@ -180,7 +180,10 @@ def trained(
         raise KeyboardInterrupt
     folder.mkdir(parents=True, exist_ok=True)
     files.write(
-        path, "model", {"flow": flow.config(), "history": asdict(history)}, {"theta": flow.theta}
+        path,
+        "model",
+        {"flow": flow.config(), "notes": {"history": asdict(history)}},
+        {"theta": flow.theta},
     )
     return flow, history
 

@@ -38,6 +38,8 @@ class DiscreteMADE(DiscreteModel):
     seed : int
         For initial parameters and the random order.
     dtype : float64 or float32
+    theta : (P,) array, optional
+        The parameters, instead of fresh ones; this very array becomes the model's.
 
     Raises
     ------
@@ -54,6 +56,8 @@ class DiscreteMADE(DiscreteModel):
     (2, 3)
     """
 
+    without = 1
+
     def __init__(
         self,
         features: int,
@@ -65,10 +69,11 @@ class DiscreteMADE(DiscreteModel):
         residual: bool = False,
         seed: int = 0,
         dtype=np.float64,
+        theta: np.ndarray | None = None,
     ):
-        net = network(features, levels, 1, hidden, context, activation, residual)
+        net = network(features, levels, self.without, hidden, context, activation, residual)
         self.order = masks.order_of(order, net.features, np.random.default_rng([seed, 1]))
-        super().__init__(net, seed, dtype)
+        super().__init__(net, seed, dtype, theta)
 
     def config(self) -> dict:
         """Return what rebuilds this model, but for ``theta``: numbers, strings and lists only."""

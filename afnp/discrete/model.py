@@ -12,6 +12,7 @@ import numpy as np
 from afnp.batches import check_context, refuse_nan
 from afnp.discrete.conditionals import Conditionals
 from afnp.inputs import check_rows, choose, integer
+from afnp.networks import MaskedMLP
 from afnp.params import Views
 
 __all__ = ["DiscreteModel", "network"]
@@ -37,7 +38,10 @@ def network(features, levels, without, hidden, context, activation, residual) ->
 class DiscreteModel:
     """Parameters, checked input, long inputs in batches, and the face that :func:`afnp.fit` knows."""
 
-    def __init__(self, net: Conditionals, seed: int, dtype):
+    without = 0
+    """How many indicators of each feature's levels the network does without."""
+
+    def __init__(self, net: Conditionals, seed: int, dtype, theta: np.ndarray | None = None):
         self.net, self.features, self.levels, self.context = (
             net,
             net.features,
@@ -50,6 +54,14 @@ class DiscreteModel:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}") from None
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
+        if theta is not None:
+            if theta.shape != (net.layout.size,) or theta.dtype != dtype:
+                raise ValueError(
+                    f"theta: expected ({net.layout.size},) of {dtype}, "
+                    f"got {theta.shape} of {theta.dtype}"
+                )
+            self._theta = theta
+            return
         self._theta = np.zeros(net.layout.size, dtype=dtype)
         self._initialize(self.split(self._theta), np.random.default_rng(seed))
 
@@ -86,9 +98,18 @@ class DiscreteModel:
         }
 
     @classmethod
-    def from_config(cls, config: dict):
-        """Build the model that ``config()`` describes, with fresh parameters."""
-        return cls(**{k: v for k, v in config.items() if k != "type"})
+    def from_config(cls, config: dict, theta: np.ndarray | None = None):
+        """Build the model that ``config()`` describes, with fresh parameters, or with this very array."""
+        return cls(**{k: v for k, v in config.items() if k != "type"}, theta=theta)
+
+    @classmethod
+    def counts(cls, config: dict) -> list[int]:
+        """Return how many parameters the network has, from integers alone."""
+        D = integer("features", config["features"], least=1)
+        K = integer("levels", config["levels"], least=2)
+        C = integer("context", config["context"], least=0)
+        inputs = C + D * (K - cls.without)
+        return [MaskedMLP.count(inputs, config["hidden"], D * (K - 1))]
 
     def __repr__(self) -> str:
         long = {"type", "order", "orders"}

@@ -42,7 +42,7 @@ class OrderEnsemble(DiscreteModel):
 
     Parameters
     ----------
-    features, levels, hidden, context, activation, residual, seed, dtype
+    features, levels, hidden, context, activation, residual, seed, dtype, theta
         As in :class:`DiscreteMADE`.
     orders : int or sequence of orders
         M random orders, or these, each as in :class:`DiscreteMADE`.
@@ -65,26 +65,27 @@ class OrderEnsemble(DiscreteModel):
         residual: bool = False,
         seed: int = 0,
         dtype=np.float64,
+        theta: np.ndarray | None = None,
     ):
-        net = network(features, levels, 0, hidden, context, activation, residual)
+        net = network(features, levels, self.without, hidden, context, activation, residual)
         if not isinstance(orders, Iterable):
             orders = ["random"] * integer("orders", orders, least=1)
         rng = np.random.default_rng([seed, 1])
         self.orders = np.array([masks.order_of(order, net.features, rng) for order in orders])
         if not len(self.orders):
             raise ValueError("orders: expected at least one, got none")
-        super().__init__(net, seed, dtype)
+        super().__init__(net, seed, dtype, theta)
 
     def config(self) -> dict:
         """Return what rebuilds this model, but for ``theta``: numbers, strings and lists only."""
         return {**super().config(), "orders": self.orders.tolist()}
 
     @classmethod
-    def from_config(cls, config: dict):
+    def from_config(cls, config: dict, theta: np.ndarray | None = None):
         """Build the model that ``config()`` describes; orders must be a list: a number could ask for any memory."""
         if not isinstance(config["orders"], list):
             raise ValueError(f"orders: expected a list of permutations, got {config['orders']!r}")
-        return super().from_config(config)
+        return super().from_config(config, theta)
 
     def log_prob_by_order(self, x, context=None) -> np.ndarray:
         """Return the log-probability, in nats, of each row of x (N, D) in each order, (M, N).

@@ -38,6 +38,10 @@ from afnp.params import Layout
 __all__ = ["CausalConv", "Rings"]
 
 
+FARTHEST = 1024
+"""A tap may reach so far back, or as far as the series is long: sampling keeps all that it spans."""
+
+
 class Rings(NamedTuple):
     """What the step-by-step sampler keeps: a ring of d_l activations a layer, and the biases of each row."""
 
@@ -95,6 +99,12 @@ class CausalConv:
             integer("channels", channels, least=1),
         )
         self.dilations = tuple(integer("dilations", d, least=1) for d in dilations)
+        farthest = max(self.features, FARTHEST)
+        if max(self.dilations, default=1) > farthest:
+            raise ValueError(
+                f"dilations: expected at most {farthest}, the number of features or {FARTHEST}, "
+                f"got {max(self.dilations)}"
+            )
         self.activation, self.embedding = activation, 2 if periodic else 1
         C, K, I, R, L = self.context, numbers, self.embedding, self.channels, len(self.dilations)
         G = self.gates = 2 * R if activation == "gated" else R
@@ -110,6 +120,16 @@ class CausalConv:
             }
             | {"H": (K, R), "h": (K,)}
         )
+
+    @staticmethod
+    def count(
+        numbers: int, channels: int, layers: int, context: int, activation: str, angles: bool
+    ) -> int:
+        """Return how many parameters such a network has, from integers alone."""
+        R, C = integer("channels", channels, least=1), integer("context", context, least=0)
+        G = 2 * R if activation == "gated" else R
+        inputs = R * ((2 if angles else 1) + C + 1)
+        return inputs + layers * (G * (2 * R + C + 1) + R * (R + 1)) + numbers * (R + 1)
 
     # ---- who hears whom --------------------------------------------------------------------------
 

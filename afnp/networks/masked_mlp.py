@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -95,6 +96,16 @@ class MaskedMLP:
         self.starts.append(first_rows * numbers)
         self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
         self._warn_of_lost_dependencies()
+
+    @staticmethod
+    def count(inputs: int, hidden: Sequence[int], outputs: int) -> int:
+        """Return how many weights and biases a network of these widths has, from integers alone.
+
+        >>> MaskedMLP.count(4, (4,), 6)
+        50
+        """
+        widths = [inputs, *(integer("hidden", width, least=1) for width in hidden), outputs]
+        return sum((a + 1) * b for a, b in pairwise(widths))
 
     def _degrees(self) -> list[np.ndarray]:
         """Return the degrees of the inputs, of each hidden layer, and of the outputs."""

@@ -155,6 +155,24 @@ class CausalTransformer:
         parts: tuple = (*self.blocks, self.norm, self.out)
         self.layout = Layout(shapes | {k: v for part in parts for k, v in part.shapes.items()})
 
+    @staticmethod
+    def count(
+        features: int, numbers: int, patch: int, width: int, blocks: int, context: int, angles: bool
+    ) -> int:
+        """Return how many parameters such a network has, from integers alone."""
+        D, C = features, integer("context", context, least=0)
+        P, M = integer("patch", patch, least=1), integer("width", width, least=LEAST_WIDTH)
+        if D % P:
+            raise ValueError(f"patch: expected a divisor of {D} features, got {P}")
+        tokens = D // P
+        start = (C + 1) * M
+        embed = ((2 if angles else 1) * P + 1) * M
+        attention = 3 * M * M + (M + 1) * M
+        mlp = (M + 1) * EXPANSION * M + (EXPANSION * M + 1) * M
+        block = 4 * M + attention + mlp
+        out = 2 * M + (M + 1) * P * numbers
+        return start + embed + tokens * M + integer("blocks", blocks, least=1) * block + out
+
     def _check(self) -> None:
         if self.features % self.patch:
             fit = [P for P in range(1, self.features + 1) if self.features % P == 0]

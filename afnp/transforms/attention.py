@@ -116,6 +116,20 @@ class Attentive(Autoregressive):
         )
         self.layout = self.conditioner.layout
 
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters the transformer has, from integers alone."""
+        univariate = univariate_of(config["univariate"], config["options"])
+        return CausalTransformer.count(
+            integer("features", config["features"], least=1),
+            univariate.numbers,
+            config["patch"],
+            config["width"],
+            config["blocks"],
+            config["context"],
+            univariate.periodic,
+        )
+
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
         net = self.conditioner

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from afnp.inputs import choose
+from afnp.inputs import choose, integer
 from afnp.networks import MaskedMLP, masks
 from afnp.networks.layers import ACTIVATIONS
 from afnp.params import Views
@@ -93,6 +93,15 @@ class Autoregressive(Transform):
             "activation": net.activation,
             "residual": net.residual,
         }
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters the conditioner has, from integers alone."""
+        D = integer("features", config["features"], least=1)
+        C = integer("context", config["context"], least=0)
+        univariate = univariate_of(config["univariate"], config["options"])
+        inputs = C + (2 if univariate.periodic else 1) * D
+        return MaskedMLP.count(inputs, config["hidden"], D * univariate.numbers)
 
     def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Draw the conditioner's parameters in place."""

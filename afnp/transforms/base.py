@@ -22,13 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from afnp.params import Layout, Views
+from afnp.params import Layout, Views, register
 from afnp.transforms.cost import FREE, Cost
 
 __all__ = ["TRANSFORMS", "Transform"]
 
 TRANSFORMS: dict[str, type[Transform]] = {}
-"""Every transform by the name of its class, which is the name that model files use."""
+"""Every transform by the name of its class, which is the name that model files use.
+
+The first of a name keeps it: a model file shall never be rebuilt from another class. A flow of a
+transform of your own is loaded by a program that has imported the module that defines it.
+"""
 
 
 class Transform:
@@ -58,7 +62,7 @@ class Transform:
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        TRANSFORMS[cls.__name__] = cls
+        register(TRANSFORMS, cls)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform: numbers, strings and lists only."""
@@ -68,6 +72,14 @@ class Transform:
     def from_config(cls, config: dict) -> Transform:
         """Rebuild a transform from what ``config()`` returned."""
         return cls(**config)
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``from_config(config)`` has, from integers, before it is built.
+
+        A model file is held against it, so that none can ask for more memory than it has itself.
+        """
+        return 0
 
     def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Write the parameters to begin with, in place: zeros, which make most layers the identity."""

@@ -94,6 +94,19 @@ class CausalConvolution(Transform):
         self.features, self.context = self.conditioner.features, self.conditioner.context
         self.layout = self.conditioner.layout
 
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters the convolutions have, from integers alone."""
+        univariate = univariate_of(config["univariate"], config["options"])
+        return CausalConv.count(
+            univariate.numbers,
+            config["channels"],
+            len(config["dilations"]),
+            config["context"],
+            config["activation"],
+            univariate.periodic,
+        )
+
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
         net = self.conditioner

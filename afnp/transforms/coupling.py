@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.inputs import choose, integer
-from afnp.networks import MLP
+from afnp.networks import MLP, MaskedMLP
 from afnp.params import Views
 from afnp.transforms.autoregressive import univariate_of
 from afnp.transforms.base import Transform
@@ -164,6 +164,18 @@ class Coupling(Transform):
             self.periodic,
         )
         self.layout = self.conditioner.layout
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters the network has, from integers alone."""
+        C = integer("context", config["context"], least=0)
+        univariate = univariate_of(config["univariate"], config["options"])
+        split = list(map(bool, config["split"]))
+        if len(split) != config["features"]:
+            raise ValueError(f"split: expected {config['features']} bools, got {len(split)}")
+        inputs = C + (2 if univariate.periodic else 1) * sum(split)
+        outputs = (len(split) - sum(split)) * univariate.numbers
+        return MaskedMLP.count(inputs, config["hidden"], outputs)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""

@@ -73,6 +73,11 @@ class Inverse(Transform):
             inner.univariate,
         )
 
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters the transform inside has, from integers alone."""
+        return Autoregressive.count(config)
+
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform: those of the one inside."""
         return self.transform.config()

@@ -120,6 +120,11 @@ class LULinear(Transform):
         self.cost = Cost(product, product, product)
 
     @classmethod
+    def count(cls, config: dict) -> int:
+        """Return D², from integers alone."""
+        return integer("features", config["features"], least=1) ** 2
+
+    @classmethod
     def rotation(cls, features: int, rng: np.random.Generator) -> LULinear:
         """Return a layer that starts as a random rotation or reflection, uniform among all of them."""
         Q, R = np.linalg.qr(rng.standard_normal((features, features)))

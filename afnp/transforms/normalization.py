@@ -61,6 +61,11 @@ class ActNorm(Transform):
         self.layout = Layout({"m": (self.features,), "s": (self.features,)})
         self.cost = elementwise(self.features)
 
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return 2 D, from integers alone."""
+        return 2 * integer("features", config["features"], least=1)
+
     def start_from_data(self, p: Views, x: np.ndarray) -> None:
         """Take mean and standard deviation of x (N, D), unless something was there; constants keep their scale."""
         if p["m"].any() or p["s"].any():
@@ -131,6 +136,11 @@ class BatchNorm(Transform):
         self.momentum, self.epsilon = float(momentum), float(epsilon)
         self.layout = Layout({name: (self.features,) for name in ("beta", "gamma", "mean", "w")})
         self.cost = elementwise(self.features)
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return 4 D, from integers alone."""
+        return 4 * integer("features", config["features"], least=1)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""

@@ -1,0 +1,196 @@
+"""Model files that lie: nothing comes of them but a ModelFileError, or a model that is what it says."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+from corruption import alterations, packed, replaced, unpacked
+from kills import FAMILIES
+
+import afnp
+from afnp.files import ModelFileError
+
+SECONDS, MEMORY = 5.0, 50e6
+"""What no file of some kB may take."""
+
+MODELS = {
+    **FAMILIES,
+    "image": lambda: afnp.made(
+        4, hidden=(3,), preprocess=afnp.preprocessing(np.zeros((3, 4)), levels=17)
+    ),
+    "angles": lambda: afnp.nsf(4, circular=True, hidden=(3,), transforms=1),
+    "heavy tails": lambda: afnp.made(4, hidden=(3,), base=afnp.bases.StudentT(4, df=3.0)),
+}
+
+
+def saved(path, name):
+    model = MODELS[name]()
+    model.theta = 0.3 * np.random.default_rng(0).standard_normal(model.theta.size)
+    afnp.save(model, path)
+    return path.read_bytes(), model
+
+
+def outcome(path, content, model):
+    """Load a file; return how it ended, and fail where that is none of the right ends."""
+    path.write_bytes(content)
+    try:
+        loaded = afnp.load(path)
+    except ModelFileError as error:
+        assert str(path) in str(error)
+        return "refused"
+    if loaded.config() == model.config():
+        assert loaded.theta.tobytes() == model.theta.tobytes()
+        return "equal"
+    # another sound model of as many parameters: it is saved as it came, and it works
+    afnp.save(loaded, path)
+    assert unpacked(path.read_bytes()) == unpacked(content)
+    x = loaded.sample(2, rng=0, context=np.zeros((1, loaded.context)) if loaded.context else None)
+    assert x.shape == (2, loaded.features)
+    return "another model"
+
+
+def tried(name, tmp_path, every):
+    content, model = saved(tmp_path / "m", name)
+    header, payload = unpacked(content)
+    counts, slowest = Counter(), 0.0
+    for k, (path, change, text) in enumerate(alterations(header)):
+        if k % every:
+            continue
+        began = time.monotonic()
+        try:
+            with np.errstate(all="ignore"):
+                end = outcome(tmp_path / "m", packed(text, payload), model)
+        except Exception as error:
+            raise AssertionError(f"{path} {change}: {type(error).__name__}: {error}") from error
+        slowest = max(slowest, time.monotonic() - began)
+        counts[end] += 1
+    print(f"\n{name}: {sum(counts.values())} headers, {dict(counts)}, slowest {slowest:.2f} s")
+    assert slowest < SECONDS
+    return counts
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_some_altered_headers(name, tmp_path):
+    assert sum(tried(name, tmp_path, every=41).values()) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_every_altered_header(name, tmp_path):
+    assert sum(tried(name, tmp_path, every=1).values()) > 700
+
+
+def with_layer(flow, k, **changes):
+    """A flow's header with one layer changed."""
+    header = {
+        "kind": "model",
+        "arrays": [["theta", "<f8", [flow.theta.size]]],
+        "flow": flow.config(),
+    }
+    for name, value in changes.items():
+        header = replaced(header, ("flow", "layers", k, *name.split(".")), value)
+    return header, flow.theta.tobytes()
+
+
+def with_base(**changes):
+    flow = MODELS["heavy tails"]()
+    header, payload = with_layer(flow, 0)
+    for name, value in changes.items():
+        header = replaced(header, ("flow", "base", name), value)
+    return header, payload
+
+
+def alone(layers, count=0, features=None, **flow):
+    """The header of a flow of these layers."""
+    base = {"type": "StandardNormal", "features": features or layers[0]["features"]}
+    config = {"context": 0, "dtype": "float64", "layers": layers, "base": base, **flow}
+    header = {"kind": "model", "arrays": [["theta", "<f8", [count]]], "flow": config}
+    return header, bytes(8 * count)
+
+
+tarflow = MODELS["tarflow"]
+wavenet = MODELS["wavenet"]
+BOMBS = {
+    "attention, context 2**31": lambda: with_layer(tarflow(), 0, context=2**31),
+    "attention, blocks 10**9": lambda: with_layer(tarflow(), 0, blocks=10**9),
+    "attention, width 2**40": lambda: with_layer(tarflow(), 0, width=2**40),
+    "attention, features 10**9": lambda: with_layer(tarflow(), 0, features=10**9, order=None),
+    "LU of 30,000 features": lambda: alone([{"type": "LULinear", "features": 30_000}]),
+    "LU of 30,000 features, in full": lambda: alone(
+        [{"type": "LULinear", "features": 30_000, "order": None, "signs": None}]
+    ),
+    "noise of 3e7 components": lambda: with_base(components=30_000_000),
+    "noise of 1e9 features": lambda: with_base(features=10**9),
+    "width 0 at 1e8 features": lambda: alone(
+        [{"type": "Autoregressive", "features": 10**8, "hidden": [0]}]
+    ),
+    "no widths at 1e8 features": lambda: alone(
+        [{"type": "Autoregressive", "features": 10**8, "hidden": []}]
+    ),
+    "dilations of 2**31": lambda: with_layer(wavenet(), 0, dilations=[2**31, 1]),
+    "a million dilations": lambda: with_layer(wavenet(), 0, dilations=[1] * 10**6),
+    "channels 2**31": lambda: with_layer(wavenet(), 0, channels=2**31),
+    "grey levels at 1e9 features": lambda: alone(
+        [{"type": "Dequantize", "features": 10**9, "levels": 256}]
+    ),
+    "logits at 2**62 features": lambda: alone(
+        [{"type": "Logit", "features": 2**62, "alpha": 1e-6}]
+    ),
+    "actnorm of 2**62 features": lambda: alone([{"type": "ActNorm", "features": 2**62}]),
+    "300,000 layers": lambda: alone(
+        [{"type": "Logit", "features": 2, "alpha": 0.1}] * 300_000, features=2
+    ),
+    "a thousand wide layers": lambda: alone(
+        [{"type": "Dequantize", "features": 60_000, "levels": 4}] * 1000
+    ),
+    "a coupling of 1e8 features": lambda: alone(
+        [{"type": "Coupling", "features": 10**8, "hidden": [1], "split": "half"}]
+    ),
+    "splines of 1e9 bins": lambda: with_layer(MODELS["nsf"](), 0, **{"options.bins": 10**9}),
+    "mixtures of 1e9 components": lambda: with_layer(
+        MODELS["maf_mog"](), -1, **{"options.components": 10**9}
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_files_that_ask_for_time_or_memory(bomb, tmp_path):
+    """2 kB that would take hours, or 18 GB: refused from integers alone."""
+    header, payload = BOMBS[bomb]()
+    path = tmp_path / "m"
+    path.write_bytes(packed(header, payload))
+    size = path.stat().st_size
+    began = time.monotonic()
+    with pytest.raises(ModelFileError):
+        afnp.load(path)
+    seconds = time.monotonic() - began
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError):
+            afnp.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    print(f"\n{bomb}: {size:,} bytes, refused in {seconds:.2f} s with {peak / 1e6:.1f} MB")
+    assert seconds < SECONDS and peak < MEMORY + 15 * size
+
+
+@pytest.mark.parametrize(
+    "filling",
+    [b"[" * (2**24 - 60), b"{}," * 5_500_000, b"1" * (2**24 - 60), b'"a",' * 4_000_000, b"[[],"],
+)
+def test_headers_of_16_mebibytes(tmp_path, filling):
+    text = b'{"kind": "model", "arrays": [' + filling
+    path = tmp_path / "m"
+    for end in (b"", b"]}", b'0], "flow": {}}'):
+        path.write_bytes(packed(text + end, b""))
+        began = time.monotonic()
+        with pytest.raises(ModelFileError):
+            afnp.load(path)
+        assert time.monotonic() - began < SECONDS
