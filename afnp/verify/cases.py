@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from afnp.verify.adapters.targets import build
+from afnp.verify.checks import CHECKS
+from afnp.verify.functions import FUNCTIONS
 from afnp.verify.results import NOT_RUN, Result
-from afnp.verify.runner import CHECKS, check_flow
-from afnp.verify.targets import FUNCTIONS, made
+from afnp.verify.runner import check_flow
 
 __all__ = ["Case", "cases", "parametrize"]
 
@@ -73,7 +75,7 @@ class _Once:
 
     def __call__(self) -> Any:
         if not self.ready:
-            self.flow, self.ready = made(self.flow), True
+            self.flow, self.ready = build(self.flow), True
         return self.flow
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import html
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,20 +28,42 @@ COLOURS = {PASSED: "#dff0e4", FAILED: "#f7d4d0", NOT_RUN: "#eeeeee", EXPECTED: "
 """Of a row in a notebook; the word stands in it too."""
 
 
-def mutation_score(level: str, path: Path = KILL_MATRIX) -> str:
-    """Return what is known of a level's sharpness, in a line; nothing where nothing was measured."""
+def mutation_score(
+    level: str, path: Path = KILL_MATRIX, kind: str = "flow", ran: Collection[str] | None = None
+) -> str:
+    """Return what is known of the sharpness of the checks that ran, in a line; nothing where nothing was measured.
+
+    Counted are the defects that were planted in this kind of subject and that one of the checks
+    that ran catches at this level.
+
+    Parameters
+    ----------
+    level : str
+    path : Path
+    kind : {"flow", "functions"}
+    ran : collection of str, optional
+        Names of checks; all, if left out.
+    """
     if not path.exists():
         return ""
     measured = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        row
+        for row in measured.get("mutants", {}).values()
+        if row.get("kind", "flow") == kind and level in row and not row.get("equivalent")
+    ]
     parts = []
-    killed = measured.get("levels", {}).get(level)
-    if killed:
-        parts.append(f"this level catches {killed['killed']} of {killed['of']} planted defects")
+    if rows:
+        caught = sum(bool(row[level] if ran is None else set(row[level]) & set(ran)) for row in rows)
+        into = "flows" if kind == "flow" else "plain functions"
+        parts.append(
+            f"the checks that ran catch {caught} of {len(rows)} defects planted in {into} at this level"
+        )
     alarms = measured.get("false_alarms")
     if alarms:
         where = f" (level {alarms['level']})" if "level" in alarms else ""
         parts.append(f"{alarms['alarms']} false alarms in {alarms['flows']:,} clean flows{where}")
-    return ", ".join(parts)
+    return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,8 @@ class Report:
         At which they were found.
     subject : str
         What was checked.
+    kind : {"flow", "functions"}
+        One of afnp's flows, whose layers are known, or anything else.
 
     Examples
     --------
@@ -65,6 +90,7 @@ class Report:
     results: list[Result]
     level: str = ""
     subject: str = ""
+    kind: str = "flow"
 
     def _names(self, status: str) -> list[str]:
         return [result.name for result in self.results if result.status == status]
@@ -116,20 +142,32 @@ class Report:
     # ---- how it is shown -------------------------------------------------------------------------
 
     def summary(self) -> str:
-        """Return the counts in a line, and what the level is known to catch."""
+        """Return the counts in a line, and what the checks that ran are known to catch."""
         count = f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.not_run)} not run"
         if self.expected:
             count += f", {len(self.expected)} failed as expected"
         where = f" (level {self.level}, {self.seconds:.1f} s)" if self.level else ""
-        return "\n".join(
-            filter(None, [count + where, mutation_score(self.level) if self.level else ""])
-        )
+        return "\n".join(filter(None, [count + where, self._score()]))
+
+    def _score(self) -> str:
+        """Return what is known of the checks that ran on this kind of subject at this level."""
+        if not self.level:
+            return ""
+        ran = [result.name for result in self.results if result.status != NOT_RUN]
+        return mutation_score(self.level, KILL_MATRIX, self.kind, ran)
+
+    def explanations(self) -> str:
+        """Return, for each failed check, what should hold, what was found where, the likely cause, where to read."""
+        return "\n".join(result.explanation() for result in self.results if result.status == FAILED)
 
     def __str__(self) -> str:
-        """Print the table: a row a check, then the count."""
+        """Print the table, a row a check; then what failed, explained; then the count."""
         head = f"{'':4s}{'check':20s}{'status':9s}{'error':>9s}{'allowed':>9s}{'time':>10s}  note"
         return "\n".join(
-            [*filter(None, [self.subject]), head, *map(str, self.results), self.summary()]
+            filter(
+                None,
+                [self.subject, head, *map(str, self.results), self.explanations(), self.summary()],
+            )
         )
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -162,12 +200,10 @@ class Report:
         head = (
             "| | check | status | error | allowed | time | note |\n|---|---|---|---:|---:|---:|---|"
         )
-        rows = [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-            for row in self._rows()
-        ]
+        rows = ["| " + " | ".join(map(_escaped, row)) + " |" for row in self._rows()]
         title = [f"**{self.subject}**", ""] if self.subject else []
-        return "\n".join([*title, head, *rows, "", self.summary()])
+        explained = [f"- {line}" for line in _escaped(self.explanations()).splitlines()]
+        return "\n".join([*title, head, *rows, "", *explained, *([""] if explained else []), self.summary()])
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
@@ -183,7 +219,9 @@ class Report:
         caption = html.escape(
             " | ".join(filter(None, [self.subject, *self.summary().splitlines()]))
         )
-        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        table = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        said = self.explanations()
+        return table + (f"<pre>{html.escape(said)}</pre>" if said else "")
 
     def to_json(self) -> str:
         """Return everything but the evidence as JSON; numbers that are not finite become strings.
@@ -201,12 +239,13 @@ class Report:
             "ok": self.ok,
             "subject": self.subject,
             "level": self.level,
-            "score": mutation_score(self.level),
+            "kind": self.kind,
+            "score": self._score(),
         }
         return json.dumps({**known, "results": results}, indent=2, allow_nan=False)
 
     def plot(self) -> Figure:
-        """Draw the Jacobian, the round trip's error a feature, and the PIT histograms, as far as they are known.
+        """Draw the claims that failed; or else the Jacobian, round trip and PIT, as far as they are known.
 
         Raises
         ------
@@ -216,6 +255,11 @@ class Report:
         from afnp.verify.picture import draw
 
         return draw(self)
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown does not take for a table or for HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _number(value: float | None) -> str:

@@ -20,9 +20,37 @@ import numpy as np
 if TYPE_CHECKING:
     from afnp.verify.subject import Subject
 
-__all__ = ["Finding", "NotRun", "Result", "beyond_rounding", "check", "found", "judge"]
+__all__ = ["CHECKS", "READ", "Finding", "NotRun", "Result", "beyond_rounding", "check", "collect", "compare"]
 
 PASSED, FAILED, NOT_RUN, EXPECTED = "passed", "failed", "not run", "expected"
+
+
+READ = {
+    "dependency": "lesson 03; museum: kamenbliznashki/normalizing_flows, a random input order",
+    "connectivity": "lesson 04; museum: nflows PR #85, a first feature without context",
+    "triangular": "lesson 03",
+    "log_det": "lesson 02; museum: flowjax #208, flowjax #169",
+    "monotone": "lesson 09",
+    "round_trip": "lesson 07; museum: rll/deepul #10, an order not undone",
+    "antisymmetry": "lesson 02; museum: ikostrikov/pytorch-flows #16",
+    "identities": "lesson 02; museum: uvadlc #93, a constant of the likelihood",
+    "deterministic": "lesson 14",
+    "pure": "lesson 14",
+    "batch_independence": "lesson 14; museum: wohlert/semi-supervised-pytorch #21",
+    "normalisation": "lesson 01; museum: flowjax #102",
+    "agreement": "lesson 07; museum: gpapamak/maf, a clamp in the sampler only",
+    "noise": "lesson 07; museum: gpapamak/maf, a clamp in the sampler only",
+    "randomness": "lesson 14",
+    "gradients": "lesson 05; museum: flowjax #239",
+    "edges": "lesson 09; museum: nflows #87, a discriminant below 0",
+    "odd_input": "lesson 14; museum: TFP #1203",
+    "shapes": "lesson 14; museum: zuko, an empty batch",
+    "staleness": "lesson 12",
+}
+"""Where to read about what a check looks at."""
+
+SHOWN = 8
+"""So many numbers of a row are printed."""
 
 
 class NotRun(Exception):
@@ -54,6 +82,16 @@ class Result:
     notes : tuple of str
         What is worth knowing and no failure.
     seconds : float
+    seed, repeat : int
+        Of ``check_flow``, and how often the level had run before: what finds it again.
+    claim : str
+        What should hold, where it does not.
+    values : dict of str to float
+        The two numbers that should be one, by what gave them.
+    x : tuple of float
+        The row at which they were found.
+    cause : str
+        The likely one, where the differences have a pattern that is known.
     evidence : dict of str to array
         What :meth:`afnp.verify.Report.plot` draws.
     """
@@ -68,6 +106,12 @@ class Result:
     worst: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    seed: int | None = None
+    repeat: int = 0
+    claim: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    x: tuple[float, ...] = ()
+    cause: str = ""
     evidence: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -79,6 +123,38 @@ class Result:
             said = "; ".join(filter(None, [self.reason, self.why if self.tolerance else ""]))
             said += f" [{place}]" if place else ""
         return "; ".join(filter(None, [said, *self.notes]))
+
+    def explanation(self) -> str:
+        """Say what should hold, what was found where, the likely cause, and where to read about it.
+
+        Examples
+        --------
+        >>> print(Result("log_det", status="failed", claim="log_det = log|det du/dx|", seed=0, worst={"row": 3},
+        ...              values={"normalize gives": 1.5, "its Jacobian": -1.5}, x=(0.5, 2.0),
+        ...              cause="opposite sign").explanation())
+        log_det
+          should hold   log_det = log|det du/dx|
+          found         normalize gives 1.5, its Jacobian -1.5; row 3, x = [0.5, 2], seed 0
+          likely cause  opposite sign
+          read          lesson 02; museum: flowjax #208, flowjax #169
+        """
+        numbers = ", ".join(f"{name} {value:.6g}" for name, value in self.values.items())
+        found = numbers or self.reason
+        if not found and self.measured is not None:
+            found = f"an error of {self.measured:.2g} where {self.tolerance:.2g} is allowed"
+        place = [f"{name} {index}" for name, index in self.worst.items()]
+        if self.x:
+            place.append(f"x = {_short(self.x)}")
+        if self.seed is not None:
+            place.append(f"seed {self.seed}" + (f", repeat {self.repeat}" if self.repeat else ""))
+        lines = {
+            "should hold": self.claim,
+            "found": "; ".join(filter(None, [found, ", ".join(place)])),
+            "likely cause": self.cause,
+            "read": READ.get(self.name, ""),
+        }
+        said = [f"  {head:14s}{line}" for head, line in lines.items() if line]
+        return "\n".join([self.name, *said])
 
     @property
     def ratio(self) -> float:
@@ -99,12 +175,18 @@ class Result:
         return f"{self.code:4s}{self.name:20s}{self.status:9s}{numbers}{self.seconds:8.2f} s  {self.note}"
 
 
-def found(problems: list[str], why: str, notes: tuple[str, ...] = ()) -> Result:
+def _short(x: tuple[float, ...]) -> str:
+    """Print a row: its first numbers, and how many more there are."""
+    shown = ", ".join(f"{value:.6g}" for value in x[:SHOWN])
+    return f"[{shown}" + (f", ... {len(x) - SHOWN} more]" if len(x) > SHOWN else "]")
+
+
+def collect(problems: list[str], why: str, notes: tuple[str, ...] = ()) -> Result:
     """Return failed with the first problems, if there are any.
 
     Examples
     --------
-    >>> found([], "exact").status, found(["a sign"], "exact").reason
+    >>> collect([], "exact").status, collect(["a sign"], "exact").reason
     ('passed', 'a sign')
     """
     return Result(
@@ -117,7 +199,7 @@ def found(problems: list[str], why: str, notes: tuple[str, ...] = ()) -> Result:
     )
 
 
-def judge(
+def compare(
     error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reason: str = ""
 ) -> Result:
     """Compare errors with tolerances of the same shape, elementwise; name the worst place by ``axes``.
@@ -132,7 +214,7 @@ def judge(
 
     Examples
     --------
-    >>> result = judge(np.array([1e-16, 3e-3]), np.array([1e-12, 1e-9]), "eps", ("row",))
+    >>> result = compare(np.array([1e-16, 3e-3]), np.array([1e-12, 1e-9]), "eps", ("row",))
     >>> result.status, result.measured, result.worst
     ('failed', 0.003, {'row': 1})
     """
@@ -175,34 +257,37 @@ def beyond_rounding(tolerance: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 Check = Callable[["Subject", np.random.Generator], Result]
 
+CHECKS: dict[str, Check] = {}
+"""Every check by its name: the files of :mod:`afnp.verify.checks` enter theirs."""
+
 
 def check(code: str) -> Callable[[Check], Check]:
-    """Turn a function into a check: in disguise, timed, and every exception in it becomes a Result."""
+    """Turn a function into a check: in disguise, timed, and every exception in it becomes a Result.
+
+    It enters ``CHECKS`` under its name; reports list checks by their code, as C3.
+    """
 
     def decorate(function: Check) -> Check:
         @functools.wraps(function)
         def timed(subject: Subject, rng: np.random.Generator) -> Result:
             start = time.perf_counter()
+            # what is not finite is found as a number, not as a warning; and what an external flow
+            # raises is a finding, no crash
             try:
-                with np.errstate(
-                    all="ignore"
-                ):  # what is not finite is found as a number, not as a warning
+                with np.errstate(all="ignore"):
                     result = function(subject.disguised(rng), rng)
             except NotRun as exception:
                 result = Result(status=NOT_RUN, reason=str(exception))
             except Finding as exception:
                 result = Result(status=FAILED, reason=str(exception))
-            except (
-                Exception,
-                SystemExit,
-            ) as exception:  # what a stranger's code raises is a finding, no crash
-                result = Result(
-                    status=FAILED, reason=f"raised {type(exception).__name__}: {exception}"
-                )
+            except (Exception, SystemExit) as exception:
+                reason = f"raised {type(exception).__name__}: {exception}"
+                result = Result(status=FAILED, reason=reason)
             seconds = time.perf_counter() - start
             return dataclasses.replace(result, name=function.__name__, code=code, seconds=seconds)
 
         timed.code = code  # type: ignore[attr-defined]
+        CHECKS[function.__name__] = timed
         return timed
 
     return decorate

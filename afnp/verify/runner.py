@@ -6,57 +6,25 @@ r"""Run the checks: on an afnp flow, or on anybody's functions.
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.verify.behaviour import batch_independence, deterministic, pure, staleness
+from afnp.verify.adapters.targets import functions_of_target
+from afnp.verify.checks import CHECKS
 from afnp.verify.copying import independent_copy
-from afnp.verify.draws import randomness
-from afnp.verify.gradient import gradients
-from afnp.verify.levels import Level, level_of
-from afnp.verify.limits import edges
+from afnp.verify.functions import Functions, fields
+from afnp.verify.levels import level_of
 from afnp.verify.parameters import randomize
-from afnp.verify.pit import agreement
-from afnp.verify.quadrature import normalisation
-from afnp.verify.questions import odd_input, shapes
 from afnp.verify.report import Report
-from afnp.verify.results import EXPECTED, FAILED, NOT_RUN, PASSED, Check, Result
-from afnp.verify.structure import connectivity, dependency, triangular
+from afnp.verify.results import EXPECTED, FAILED, NOT_RUN, PASSED, Result
 from afnp.verify.subject import Subject
-from afnp.verify.sweeps import monotone
-from afnp.verify.targets import callables_of
-from afnp.verify.values import antisymmetry, log_det, round_trip
 from afnp.verify.worker import Worker
 
-__all__ = ["CHECKS", "check_flow"]
-
-CHECKS: dict[str, Check] = {
-    function.__name__: function
-    for function in (
-        shapes,
-        odd_input,
-        dependency,
-        connectivity,
-        triangular,
-        log_det,
-        monotone,
-        round_trip,
-        antisymmetry,
-        deterministic,
-        pure,
-        batch_independence,
-        normalisation,
-        agreement,
-        randomness,
-        gradients,
-        edges,
-        staleness,
-    )
-}
-"""Every check by its name, in the order of the report."""
+__all__ = ["check_flow"]
 
 TIME_LIMIT = 300.0
 """Seconds that a check may take before it is given up."""
@@ -65,20 +33,6 @@ TIME_LIMIT = 300.0
 def check_flow(
     flow: Any = None,
     *,
-    normalize: Callable | None = None,
-    generate: Callable | None = None,
-    log_prob: Callable | None = None,
-    sample: Callable | None = None,
-    jacobian: Callable | None = None,
-    features: int | None = None,
-    context: int = 0,
-    allowed: Sequence | np.ndarray | None = None,
-    complex_step: bool = False,
-    dtype=np.float64,
-    data: np.ndarray | None = None,
-    noise: Callable | None = None,
-    support: tuple[float, float] | None = None,
-    periodic: bool = False,
     level: str = "full",
     seed: int = 0,
     checks: Sequence[str] | None = None,
@@ -86,6 +40,7 @@ def check_flow(
     parameters: str = "random",
     backends: Sequence[str] | None = None,
     time_limit: float | None = TIME_LIMIT,
+    **functions: Any,
 ) -> Report:
     r"""Check a flow: structure, log-determinants, inverses, densities, samples, gradients, behaviour.
 
@@ -94,36 +49,8 @@ def check_flow(
     Parameters
     ----------
     flow : Flow, dict, or any object that :func:`afnp.verify.adapt` knows; optional
-        An afnp flow; a dictionary of the arguments below; a flow of another library. Or else the
-        functions below.
-    normalize : callable, optional
-        ``normalize(x[, context])`` gives u (N, D) and log|det du/dx| (N,).
-    generate : callable, optional
-        ``generate(u[, context])`` gives x (N, D) and log|det dx/du| (N,).
-    log_prob : callable, optional
-        ``log_prob(x[, context])`` gives nats (N,).
-    sample : callable, optional
-        ``sample(n, rng[, context])`` gives rows (n, D), from a ``numpy.random.Generator``.
-    jacobian : callable, optional
-        ``jacobian(x[, context])`` gives du/dx (N, D, D): your own automatic differentiation.
-    features, context : int
-        D and C, of functions, or of a flow that does not say; the context, (N, C), is an argument
-        only where C > 0.
-    allowed : (D, D) bool array, optional
-        Which u_i may depend on which x_j. For a flow its layers say so.
-    complex_step : bool
-        Whether ``normalize`` takes complex x, and stays analytic: derivatives are then good to
-        rounding.
-    dtype : float64 or float32
-        Of the functions.
-    data : (M, D) array, optional
-        Rows inside the support of the functions, if that is not everything.
-    noise : callable, optional
-        ``noise(n, rng)`` draws u (n, D) from the base; standard normal if left out.
-    support : (low, high), optional
-        Between what numbers all data and all noise lie, if that is not everywhere.
-    periodic : bool
-        Whether the ends of the support are one point, as for angles.
+        An afnp flow; an object with the methods normalize, generate, log_prob or sample; a
+        dictionary of functions; a flow of another library. Or else give functions by name.
     level : {"quick", "full", "paranoid"}
         How many points, parameters, samples and renderings are looked at:
         :mod:`afnp.verify.levels`.
@@ -141,6 +68,9 @@ def check_flow(
     time_limit : float or None
         Seconds that each check may take. One that takes longer fails, and ends after the call of a
         function that it is at; with None it may take as long as it likes.
+    **functions
+        The fields of :class:`afnp.verify.Functions`: normalize, generate, log_prob, sample,
+        features, context, allowed, base, ... Beside an external flow they say what it does not.
 
     Raises
     ------
@@ -161,34 +91,44 @@ def check_flow(
     if parameters not in ("random", "own"):
         raise ValueError(f"parameters: expected 'random' or 'own', got {parameters!r}")
     chosen = level_of(level)
-    given = {"normalize": normalize, "generate": generate, "log_prob": log_prob, "sample": sample}
-    if (flow is None) == all(function is None for function in given.values()):
-        raise ValueError(
-            "expected either a flow, or functions (normalize, generate, log_prob, sample)"
-        )
-    if not isinstance(flow, Flow):
-        options = {
-            "jacobian": jacobian,
-            "features": features,
-            "context": context,
-            "allowed": allowed,
-            "data": data,
-            "complex_step": complex_step,
-            "dtype": dtype,
-            "noise": noise,
-            "support": support,
-            "periodic": periodic,
-        }
-        arguments = {**given, **options} if flow is None else _known(flow, features, context)
+    given = _given(flow, functions)
 
     def subject() -> Subject:
-        if isinstance(flow, Flow):
-            return Subject.of_flow(independent_copy(flow), backends, chosen)
-        return _stranger(arguments, chosen)
+        if isinstance(given, Functions):
+            return Subject.of_functions(given, chosen)
+        return Subject.of_flow(independent_copy(given), backends, chosen)
 
     run = _Run(subject, names, seed, parameters == "random", time_limit)
     results = _against_expectation(run.results(), expected_failures)
-    return Report(results, level, _described(flow, run.subject))
+    return Report(results, level, _described(flow, run.subject), run.subject.kind)
+
+
+def _given(flow: Any, functions: dict[str, Any]) -> Flow | Functions:
+    """Return what is to be checked: one of afnp's flows, or a record of functions."""
+    unknown = [name for name in functions if name not in fields()]
+    if unknown:
+        raise ValueError(f"functions: expected names among {', '.join(fields())}, got {unknown}")
+    named = {name: value for name, value in functions.items() if value is not None}
+    both = [name for name in ("normalize", "generate", "log_prob", "sample") if name in named]
+    if (flow is None) == (not both):
+        raise ValueError(
+            "expected either a flow, or functions (normalize, generate, log_prob, sample)"
+        )
+    if flow is None:
+        return Functions(**named)
+    if not isinstance(flow, Flow):
+        return functions_of_target(flow, **named)
+    needless = {n: v for n, v in named.items() if (n, v) not in _facts(flow)}
+    if needless:
+        raise ValueError(
+            f"{next(iter(needless))}: an afnp flow says this itself; leave the argument out"
+        )
+    return flow
+
+
+def _facts(flow: Flow) -> list[tuple[str, Any]]:
+    """Return what may be said of one of afnp's flows all the same, because it is so."""
+    return [("features", flow.features), ("context", flow.context), ("dtype", flow.dtype)]
 
 
 def _names(checks: Sequence[str] | None, expected: Collection[str]) -> list[str]:
@@ -203,25 +143,12 @@ def _names(checks: Sequence[str] | None, expected: Collection[str]) -> list[str]
     return names
 
 
-def _known(flow: Any, features: int | None, context: int) -> dict:
-    """Return the functions of a stranger's flow; D and C are what was said, or else what the flow says."""
-    return callables_of(flow, features=features, context=context or None)
-
-
-def _stranger(arguments: dict, level: Level) -> Subject:
-    """Wrap functions."""
-    features = arguments.get("features")
-    if features is None or features < 1:
-        raise ValueError(
-            f"features: functions need their number of features, at least 1, got {features}"
-        )
-    return Subject.of_callables(**arguments, level=level)
-
-
 def _described(flow: Any, subject: Subject) -> str:
     """Say in a line what was checked, and how it was differentiated."""
-    name = type(flow).__name__ if flow is not None and not isinstance(flow, dict) else "functions"
-    return f"{name}: {subject.features} features, context {subject.context}, {subject.dtype}; {subject.calculus}"
+    external = flow is None or isinstance(flow, dict | Functions)
+    name = "functions" if external else type(flow).__name__
+    facts = f"{subject.features} features, context {subject.context}, {subject.dtype}"
+    return f"{name}: {facts}; {subject.calculus}"
 
 
 class _Run:
@@ -248,11 +175,9 @@ class _Run:
         return [_worst(self.found[name]) for name in self.names]
 
     def _seed(self, repeat: int) -> int:
-        return (
-            int(np.random.default_rng([self.seed, repeat, 5]).integers(2**31))
-            if repeat
-            else self.seed
-        )
+        if not repeat:
+            return self.seed
+        return int(np.random.default_rng([self.seed, repeat, 5]).integers(2**31))
 
     def _prepared(self, repeat: int) -> Subject:
         """Return a subject that nobody has touched, at the parameters of this repeat."""
@@ -264,21 +189,22 @@ class _Run:
     def _once(self, repeat: int, worker: Worker) -> None:
         self.subject = self._prepared(repeat)
         order = np.random.default_rng([self.seed, repeat, 3]).permutation(self.names)
-        numbers = {name: k for k, name in enumerate(CHECKS)}
         for name in order.tolist():
             if not any(result.status == FAILED for result in self.found[name]):
-                rng = np.random.default_rng([self.seed, repeat, numbers[name]])
+                # by name: a new check does not move the others
+                rng = np.random.default_rng([self.seed, repeat, zlib.crc32(name.encode())])
                 self.found[name].append(self._asked(name, repeat, rng, worker))
 
     def _asked(self, name: str, repeat: int, rng: np.random.Generator, worker: Worker) -> Result:
         """Run a check; one that does not come back has failed, and keeps what it was working on."""
         subject = self.subject
         try:
-            return worker.run(lambda: CHECKS[name](subject, rng))
+            result = worker.run(lambda: CHECKS[name](subject, rng))
         except TimeoutError as error:
             self.subject = self._prepared(repeat)
-            code = getattr(CHECKS[name], "code", "")
-            return Result(name, code, FAILED, str(error), seconds=self.limit or 0.0)
+            code = CHECKS[name].code  # type: ignore[attr-defined]
+            result = Result(name, code, FAILED, str(error), seconds=self.limit or 0.0)
+        return dataclasses.replace(result, seed=self.seed, repeat=repeat)
 
 
 def _worst(results: list[Result]) -> Result:
@@ -294,7 +220,7 @@ def _worst(results: list[Result]) -> Result:
 def _against_expectation(results: list[Result], expected: Collection[str]) -> list[Result]:
     """Turn failures that were announced into expected ones, and their absence into a failure."""
 
-    def judged(result: Result) -> Result:
+    def compared(result: Result) -> Result:
         if result.name in expected and result.status == FAILED:
             return dataclasses.replace(result, status=EXPECTED)
         if result.name in expected and result.status == PASSED:
@@ -303,4 +229,4 @@ def _against_expectation(results: list[Result], expected: Collection[str]) -> li
             )
         return result
 
-    return [judged(result) for result in results]
+    return [compared(result) for result in results]

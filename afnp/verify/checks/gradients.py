@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.verify.arithmetic import shaken_arrays
-from afnp.verify.results import NotRun, Result, check, judge
-from afnp.verify.subject import SHAKES, Subject
+from afnp.verify.results import NotRun, Result, check, compare
+from afnp.verify.subject import Subject
+from afnp.verify.tolerance import PERTURBATIONS, perturbed_arrays
 from afnp.verify.worker import safe_point
 
 __all__ = ["gradients"]
@@ -63,10 +63,10 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
                 other = _expected(flow, [(x, c)], directions, step=-STEP)[0]
                 errors[-1] = _outside(claimed, expected, other, tolerances[-1], len(directions[0]))
             limits.append(
-                np.full(len(expected), np.sqrt(subject.eps) * (1 + np.abs(expected).max()))
+                np.full(len(expected), np.sqrt(subject.tolerance.eps) * (1 + np.abs(expected).max()))
             )
     why = "eps x measured condition, and the layer's largest entry"
-    return judge(errors, tolerances, why, ("case", "parameter"), limit=np.array(limits))
+    return compare(errors, tolerances, why, ("case", "parameter"), limit=np.array(limits))
 
 
 def _outside(claimed, one, other, tolerance, entries: int) -> np.ndarray:
@@ -80,19 +80,19 @@ def _outside(claimed, one, other, tolerance, entries: int) -> np.ndarray:
 
 def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw rows of data near the middle of the noise: far out, one huge gradient would hide all others."""
-    x, u, c = subject.rows(rng, 16)
+    x, u, c = subject.points.rows(rng, 16)
     middle = np.argsort(np.abs(u).max(axis=1), kind="stable")[:rows]
     return x[middle], c[middle]
 
 
 def _far(subject: Subject, flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw rows of data far out, where splines have ended, of 16 the mildest: one huge gradient would hide them."""
-    x, _, c = subject.rows(rng, 16, scales=(4.0, 8.0))
+    x, _, c = subject.points.rows(rng, 16, scales=(4.0, 8.0))
     steep = np.array(
         [np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))]
     )
     mild = np.argsort(steep, kind="stable")[: BATCHES[-1]]
-    mild = mild[steep[mild] <= 1 / np.sqrt(subject.eps)]
+    mild = mild[steep[mild] <= 1 / np.sqrt(subject.tolerance.eps)]
     return x[mild], c[mild]
 
 
@@ -147,31 +147,31 @@ def _gradient(
 def _claims(subject: Subject, flow: Flow, x: np.ndarray, c: np.ndarray):
     """Yield the gradients to check, with the ε of the arithmetic that gave them."""
     context = c if flow.context else None
-    yield flow.loss_and_grad(x, context)[1].astype(np.float64), subject.eps
+    yield flow.loss_and_grad(x, context)[1].astype(np.float64), subject.tolerance.eps
     if "numba" in subject.backends:
-        yield flow.loss_and_grad(x, context, backend="numba")[1].astype(np.float64), subject.eps
-    if subject.precise != subject.dtype:
+        yield flow.loss_and_grad(x, context, backend="numba")[1].astype(np.float64), subject.tolerance.eps
+    if subject.tolerance.precise != subject.dtype:
         yield _gradient(flow, x, c), float(np.finfo(np.float64).eps)
 
 
 def _tolerance(
     subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return how far rounding may move each entry: by shaken arithmetic, and by the layer's largest entry."""
+    """Return how far rounding may move each entry: by perturbed arithmetic, and by the layer's largest entry."""
     rows = [_gradient(flow, x[k : k + 1], c[k : k + 1]) / len(x) for k in range(len(x))]
     still, size = (
         np.sum(rows, axis=0),
         np.abs(rows).max(axis=0),
     )  # rows may cancel, their rounding does not
-    shaken = shaken_arrays(rng, subject.delta)
-    squares = [np.square(_gradient(flow, x, c, shaken) - still) for _ in range(SHAKES)]
-    rounding = np.sqrt(np.mean(squares, axis=0)) / subject.delta
+    perturbed = perturbed_arrays(rng, subject.tolerance.delta)
+    squares = [np.square(_gradient(flow, x, c, perturbed) - still) for _ in range(PERTURBATIONS)]
+    rounding = np.sqrt(np.mean(squares, axis=0)) / subject.tolerance.delta
     largest = [size[a:b].max(initial=0.0) for a, b in _layers(flow)]
     floor = np.repeat(largest, [b - a for a, b in _layers(flow)])
     passed_on = (
-        subject.safety * eps * (1 + size.max())
+        subject.tolerance.safety * eps * (1 + size.max())
     )  # it rounds in every layer, even if it cancels
-    return subject.safety * eps * (rounding + floor) + passed_on
+    return subject.tolerance.safety * eps * (rounding + floor) + passed_on
 
 
 def _layers(flow: Flow) -> list[tuple[int, int]]:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from afnp.verify.adapters_jax import flowjax_flow, tfp_flow
-from afnp.verify.adapters_torch import nflows_flow, normflows_flow, zuko_flow
+from afnp.verify.adapters.duck import METHODS, duck_flow
+from afnp.verify.adapters.jax import flowjax_flow, tfp_flow
+from afnp.verify.adapters.torch import nflows_flow, normflows_flow, zuko_flow
 
-__all__ = ["adapt"]
+__all__ = ["FORMS", "adapt"]
 
 KNOWN = {
     "zuko": zuko_flow,
@@ -29,14 +30,27 @@ KNOWN = {
 }
 """By the package that a class of the flow comes from."""
 
+DISTRIBUTION = ("bijector", "distribution", "log_prob", "sample")
+"""What TensorFlow Probability's transformed distributions have."""
+
+FORMS = (
+    "a flow of afnp, zuko, nflows, normflows or flowjax, or a distribution with a bijector; "
+    "an object with some of the methods normalize, generate, log_prob, sample, and features; "
+    "or those functions: check_flow(normalize=f, generate=g, features=3)"
+)
+"""The three forms in which a flow may be given."""
+
 
 def adapt(flow: Any, features: int | None = None, context: int | None = None) -> dict[str, Any]:
     """Return a flow of another library as the arguments of :func:`afnp.verify.check_flow`.
 
     Parameters
     ----------
-    flow : a flow of zuko, nflows, normflows or flowjax; or anything with a bijector, a distribution
-    and log_prob features, context : int, optional
+    flow : object
+        A flow of zuko, nflows, normflows or flowjax; anything with a bijector, a distribution and
+        log_prob; or anything with ``features`` and some of the methods normalize, generate,
+        log_prob and sample, of NumPy arrays or of tensors.
+    features, context : int, optional
         D and C, where the flow does not say.
 
     Returns
@@ -55,17 +69,17 @@ def adapt(flow: Any, features: int | None = None, context: int | None = None) ->
     >>> adapt(object())                                                   # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: flow: expected one of zuko, nflows, normflows or flowjax, or an object with ...
+    ValueError: flow: expected a flow of afnp, zuko, nflows, normflows or flowjax, or ...
     """
     adapter = _adapter(flow)
     if adapter is None:
-        raise ValueError(
-            "flow: expected one of zuko, nflows, normflows or flowjax, or an object with bijector, distribution "
-            f"and log_prob, got {type(flow).__module__}.{type(flow).__name__}"
-        )
+        kind = f"{type(flow).__module__}.{type(flow).__name__}"
+        raise ValueError(f"flow: expected {FORMS}; got {kind}")
     found = adapter(flow, features, context)
     if not found.get("features"):
-        raise ValueError("features: expected their number, which this flow does not say")
+        raise ValueError(
+            f"features: expected their number, which this {type(flow).__name__} does not say"
+        )
     return found
 
 
@@ -75,6 +89,8 @@ def _adapter(flow: Any):
         package = cls.__module__.split(".")[0]
         if package in KNOWN:
             return KNOWN[package]
-    if all(hasattr(flow, name) for name in ("bijector", "distribution", "log_prob", "sample")):
+    if all(hasattr(flow, name) for name in DISTRIBUTION):
         return tfp_flow
+    if any(callable(getattr(flow, name, None)) for name in METHODS):
+        return duck_flow
     return None

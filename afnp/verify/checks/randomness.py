@@ -12,11 +12,12 @@ import dataclasses
 
 import numpy as np
 
-from afnp.verify.results import Result, check, found, judge
+from afnp.verify.atoms import COLLISIONS, atoms, distinct_rows, images
+from afnp.verify.results import Result, check, collect, compare
 from afnp.verify.rows import batch_size
 from afnp.verify.subject import Subject
 
-__all__ = ["atoms", "randomness", "rounded_to_atoms"]
+__all__ = ["randomness"]
 
 LAGS = (1, 2, 3, 7)
 """Distances at which rows are compared; half of all rows is one more."""
@@ -24,13 +25,9 @@ LAGS = (1, 2, 3, 7)
 FALSE_ALARM = 1e-6
 """Probability that independent rows look correlated, over all lags and features together."""
 
-COLLISIONS = 10
-"""So many pairs of equal rows are luck where none are expected."""
-
-
 @check("C12")
 def randomness(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""Equal seeds give equal samples, different ones different samples; no row repeats, and none hears another.
+    r"""Equal seeds give equal samples, different ones different samples; no row repeats, and none depends on another.
 
     .. math:: |r_k| \le \sqrt{2 \log(2 m / \alpha) / (n - k)}, \qquad
               \text{pairs of equal rows} \le 10 + \tfrac{n^2}{2} / \text{distinct rows that rounding leaves}
@@ -39,7 +36,7 @@ def randomness(subject: Subject, rng: np.random.Generator) -> Result:
     """
     subject.need("sample")
     n = int(np.clip(subject.level.samples, 200, 4000)) + batch_size(rng)
-    c = np.repeat(subject.contexts(rng, 1), n, axis=0)
+    c = np.repeat(subject.points.contexts(rng, 1), n, axis=0)
     problems = _wrong_seeds(subject, rng)
     generator = np.random.default_rng(rng.integers(2**63))
     state = generator.bit_generator.state
@@ -50,64 +47,32 @@ def randomness(subject: Subject, rng: np.random.Generator) -> Result:
     if _repeated(again, x):
         problems.append("the next sample from one generator repeats the last one")
     pairs = _equal_pairs(x)
-    if pairs > COLLISIONS + n**2 / 2 / _distinct(x) and not _rounded_to_pairs(
+    if pairs > COLLISIONS + n**2 / 2 / distinct_rows(x) and not _rounded_to_pairs(
         subject, rng, c, pairs
     ):
         problems.append(f"{pairs} pairs of equal rows among {n}")
     if problems:
-        return found(problems, "exact")
+        return collect(problems, "exact")
     return _correlations(x, again)
-
-
-def atoms(x: np.ndarray) -> int:
-    """Return how many rows of x share their value of some feature with more others than rounding explains, or 0.
-
-    Examples
-    --------
-    >>> atoms(np.random.default_rng(0).normal(size=(100, 2))), atoms(np.ones((100, 2)))
-    (0, 100)
-    """
-    counts = [np.unique(column, return_counts=True)[1].max(initial=0) for column in x.T]
-    allowed = [COLLISIONS + 10 * len(x) / _distinct(column[:, None]) for column in x.T]
-    return max(
-        (int(c) for c, most in zip(counts, allowed, strict=True) if c > min(most, len(x) / 2)),
-        default=0,
-    )
-
-
-def _images(
-    subject: Subject, rng: np.random.Generator, n: int, context: np.ndarray | None = None
-) -> np.ndarray:
-    """Return rows generated from noise, none of them if that is not possible."""
-    if subject.generate is None:
-        return np.empty((0, subject.features))
-    u, c = subject.noise(rng, n, scales=(1.0,))
-    return subject.generate(u, c if context is None else context)[0]
-
-
-def rounded_to_atoms(subject: Subject, rng: np.random.Generator, x: np.ndarray) -> int:
-    """Return how many samples rounding puts into one place: where noise that is generated lands there too."""
-    found = atoms(x)
-    return found if found and atoms(_images(subject, rng, len(x))) else 0
 
 
 def _rounded_to_pairs(
     subject: Subject, rng: np.random.Generator, c: np.ndarray, pairs: int
 ) -> bool:
     """Return whether rounding alone makes so many equal rows: of noise that is generated, about as many are."""
-    images = _images(subject, rng, len(c), c)
-    return bool(atoms(images)) or pairs <= COLLISIONS + 4 * _equal_pairs(images)
+    others = images(subject, rng, len(c), c)
+    return bool(atoms(others)) or pairs <= COLLISIONS + 4 * _equal_pairs(others)
 
 
 def _wrong_seeds(subject: Subject, rng: np.random.Generator) -> list[str]:
     """Say what is wrong with how seeds are used."""
     n, seed = batch_size(rng), int(rng.integers(2**31))
-    c = subject.contexts(rng, n)
+    c = subject.points.contexts(rng, n)
     one, same, other = (
         subject.draw(n, np.random.default_rng(s), c) for s in (seed, seed, seed + 1)
     )
     problems = (
-        [] if np.array_equal(one, same, equal_nan=True) else ["sample differs for the same seed"]
+        [] if np.arrayequal(one, same, equal_nan=True) else ["sample differs for the same seed"]
     )
     if (one == other).all(axis=1).mean() > 0.5:
         problems.append("sample is the same for another seed")
@@ -124,13 +89,6 @@ def _equal_pairs(x: np.ndarray) -> int:
     """Count the pairs of rows that are equal, bit by bit."""
     counts = np.unique(_row_keys(x), return_counts=True)[1]
     return int((counts * (counts - 1) // 2).sum())
-
-
-def _distinct(x: np.ndarray) -> float:
-    """Return how many different rows rounding leaves, roughly: each feature's width in units of its last digit."""
-    low, high = np.quantile(x.astype(np.float64), [0.1, 0.9], axis=0)
-    digit = np.finfo(x.dtype).eps * np.maximum(np.abs(low), np.abs(high))
-    return float(np.prod(np.clip((high - low) / np.maximum(digit, 1e-300), 1, 2.0**23)))
 
 
 def _repeated(again: np.ndarray, x: np.ndarray) -> bool:
@@ -159,7 +117,7 @@ def _correlations(x: np.ndarray, again: np.ndarray) -> Result:
     counts = np.array([len(product) for product in products])[:, None]
     bound = np.sqrt(2 * np.log(2 * measured.size / FALSE_ALARM) / counts) * np.ones_like(measured)
     why = f"false alarms < {FALSE_ALARM:.0e}; {n} rows show a correlation of {2 * bound.max():.2f}"
-    result = judge(measured, bound, why, ("lag", "feature"))
+    result = compare(measured, bound, why, ("lag", "feature"))
     if result.status == "passed":
         return dataclasses.replace(result, worst={})
     k = result.worst["lag"]

@@ -13,9 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afnp.verify.densities import REACHES, density_along, first_nodes, marginal
-from afnp.verify.lines import distribution
-from afnp.verify.results import NotRun, Result, check, judge
+from afnp.verify.integrals import REACHES, density_along, distribution, first_nodes, marginal
+from afnp.verify.results import NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 
 __all__ = ["normalisation"]
@@ -41,8 +40,8 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     subject.need("log_prob", "generate")
     if subject.features > 2:
         raise NotRun("quadrature needs D of 1 or 2")
-    context = subject.contexts(rng, 1)
-    box = subject.box(rng)
+    context = subject.points.contexts(rng, 1)
+    box = subject.points.box(rng)
     before = extrapolated = np.nan
     for mesh in subject.level.meshes:
         now = _integral(subject, mesh, box, context)
@@ -50,13 +49,13 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
         change = abs(extrapolated - last)
         if change < ERROR / 25:
             why = "25 times the last refinement; corners in the density"
-            return judge([abs(extrapolated - 1)], [ERROR], why, ("context",))
+            return compare([abs(extrapolated - 1)], [ERROR], why, ("context",))
     totals, error = _by_lines(subject, context, rng)
     doubt = max(error, float(np.ptp(totals)))
     if not doubt < MOST_DOUBT:
         raise NotRun(f"the quadrature did not converge: it is {doubt:.1e} off")
     why = "lines of lines, in both orders: 25 times their disagreement"
-    return judge([np.abs(totals - 1).min()], [ERROR + 25 * doubt], why, ("context",))
+    return compare([np.abs(totals - 1).min()], [ERROR + 25 * doubt], why, ("context",))
 
 
 def _by_lines(
@@ -69,7 +68,7 @@ def _by_lines(
 
     Both orders in the plane: a peak that one of them misses, the other may see.
     """
-    u = subject.noise(rng, 512, scales=(1.0,))[0]
+    u = subject.points.noise(rng, 512, scales=(1.0,))[0]
     seen = np.asarray(subject.generate(u, np.repeat(context, len(u), axis=0))[0])  # type: ignore[misc]
     seen = seen[np.isfinite(seen).all(axis=1)]
     totals, errors = [], []
@@ -97,8 +96,8 @@ def _integral(subject: Subject, mesh: int, box: tuple, context: np.ndarray) -> f
     x = np.asarray(subject.generate(u, c)[0])  # type: ignore[misc]
     p = np.exp(np.asarray(subject.log_prob(x, c), dtype=np.float64)).reshape(grid.shape[:-1])  # type: ignore[misc]
     x = x.reshape(grid.shape).astype(np.float64)
-    weight = np.exp(-(grid**2).sum(axis=-1) / 2) if subject.base is None else np.ones_like(p)
-    _refuse_collapsed(x, weight, subject.eps)
+    weight = np.exp(-(grid**2).sum(axis=-1) / 2) if subject.points.base is None else np.ones_like(p)
+    _refuse_collapsed(x, weight, subject.tolerance.eps)
     return _line(x, p, subject.difference) if D == 1 else _plane(x, p, subject.difference)
 
 

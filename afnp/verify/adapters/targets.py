@@ -9,28 +9,24 @@ import functools
 import importlib
 import os
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from afnp.flow import Flow
 from afnp.verify.adapters import adapt
+from afnp.verify.functions import Functions, fields
 
-__all__ = ["ARGUMENTS", "FUNCTIONS", "callables_of", "found_object", "made"]
-
-FUNCTIONS = ("normalize", "generate", "log_prob", "sample")
-FACTS = ("features", "context", "allowed", "complex_step", "dtype", "data", "support", "periodic")
-ARGUMENTS = (*FUNCTIONS, "jacobian", "noise", *FACTS)
-"""What a dictionary of functions may hold, as :func:`afnp.verify.check_flow` takes it."""
+__all__ = ["build", "found_object", "functions_of_target"]
 
 
-def callables_of(thing: Any, **known: Any) -> dict[str, Any]:
-    """Return the arguments that describe a stranger's flow to ``check_flow``.
+def functions_of_target(thing: Any, **known: Any) -> Functions:
+    """Return the record of functions that an external flow stands for.
 
     Parameters
     ----------
-    thing : dict, module, or a flow that :func:`afnp.verify.adapt` knows
+    thing : dict, module, Functions, or a flow that :func:`afnp.verify.adapt` knows
     **known
-        ``features`` or ``context``, where the thing itself does not say.
+        What the caller says besides: it counts more than what the thing says.
 
     Raises
     ------
@@ -39,33 +35,33 @@ def callables_of(thing: Any, **known: Any) -> dict[str, Any]:
 
     Examples
     --------
-    >>> sorted(callables_of({"log_prob": abs, "features": 2}))
-    ['features', 'log_prob']
+    >>> functions_of_target({"log_prob": abs}, features=2).names
+    ('log_prob',)
     """
-    known = {name: value for name, value in known.items() if value is not None}
+    if isinstance(thing, Functions):
+        thing = {name: vars(thing)[name] for name in fields()}
     if isinstance(thing, ModuleType):
-        thing = {name: getattr(thing, name) for name in ARGUMENTS if hasattr(thing, name)}
+        thing = {name: value for name, value in vars(thing).items() if name in fields()}
     if not isinstance(thing, dict):
-        return adapt(thing, **known)
-    unknown = [name for name in thing if name not in ARGUMENTS]
+        thing = adapt(thing, known.get("features"), known.get("context"))
+    given = {**thing, **known}
+    unknown = [name for name in given if name not in fields()]
     if unknown:
-        raise ValueError(f"functions: expected names among {', '.join(ARGUMENTS)}, got {unknown}")
-    if not any(thing.get(name) for name in FUNCTIONS):
-        raise ValueError(f"functions: expected at least one of {', '.join(FUNCTIONS)}")
-    return {**thing, **known}
+        raise ValueError(f"functions: expected names among {', '.join(fields())}, got {unknown}")
+    return Functions(**given)
 
 
-def made(thing: Any) -> Any:
+def build(thing: Any) -> Any:
     """Return the thing, or what it makes if it is a factory: a function without arguments, or a class.
 
     Examples
     --------
-    >>> made(lambda: {"features": 1}), made({"features": 1})
+    >>> build(lambda: {"features": 1}), build({"features": 1})
     ({'features': 1}, {'features': 1})
     """
-    if isinstance(thing, Flow | dict | ModuleType):
+    if isinstance(thing, Flow | dict | ModuleType | Functions):
         return thing
-    if isinstance(thing, type | functools.partial) or hasattr(thing, "__code__"):
+    if isinstance(thing, type | functools.partial | FunctionType):
         return thing()
     return thing
 
@@ -92,6 +88,8 @@ def found_object(name: str) -> Any:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"{name}: no module named {error.name!r}") from None
+    except (ValueError, TypeError, ImportError) as error:  # a path, or a relative name
+        raise ValueError(f"{name}: expected package.module:object; {error}") from None
     for part in filter(None, attribute.split(".")):
         if not hasattr(found, part):
             raise ValueError(f"{name}: {module} has no {attribute!r}")

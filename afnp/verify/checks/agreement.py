@@ -22,10 +22,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.verify.densities import REACHES, density_along, first_nodes, marginal
-from afnp.verify.draws import rounded_to_atoms
-from afnp.verify.lines import along_lines, distribution
-from afnp.verify.results import FAILED, Finding, NotRun, Result, check, judge
+from afnp.verify.atoms import rounded_to_atoms
+from afnp.verify.integrals import (
+    REACHES,
+    along_lines,
+    density_along,
+    distribution,
+    first_nodes,
+    marginal,
+)
+from afnp.verify.results import FAILED, Finding, NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 
 __all__ = ["agreement", "thresholds"]
@@ -73,7 +79,7 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     subject.need("sample", "log_prob")
     _refuse_blurred(subject, rng)
     count = _count(subject)
-    c = subject.contexts(rng, count)
+    c = subject.points.contexts(rng, count)
     x = subject.draw(count, np.random.default_rng(rng.integers(2**63)), c)
     if not np.isfinite(x).all():
         raise Finding("sample gives numbers that are not finite")
@@ -82,11 +88,11 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     which = rng.permutation(np.arange(count) % subject.features)
     F, error = _places(subject, x, c, which)
     marginals = _in_marginal(subject, rng) if subject.features == 2 else []
-    result = _judged(_groups(F, error + lost.mean(), which, subject.features) + marginals)
+    result = _compared(_groups(F, error + lost.mean(), which, subject.features) + marginals)
     if result.status == FAILED:  # peaks that a quadrature misses look like a density that is wrong
         finer, error = _places(subject, x, c, which, fine=True)
         error, F = error + np.abs(finer - F), finer
-        result = _judged(_groups(F, error + lost.mean(), which, subject.features) + marginals)
+        result = _compared(_groups(F, error + lost.mean(), which, subject.features) + marginals)
     return dataclasses.replace(result, evidence={"pit": F, "feature": which})
 
 
@@ -105,18 +111,18 @@ def _refuse_blurred(subject: Subject, rng: np.random.Generator) -> None:
     """Raise NotRun where rounding alone parts sampler and density: noise does not survive there and back."""
     if subject.normalize is None or subject.generate is None:
         return
-    u, c = subject.noise(rng, BLUR_ROWS, (1.0,))
+    u, c = subject.points.noise(rng, BLUR_ROWS, (1.0,))
 
     def there_and_back(arithmetic) -> np.ndarray:
         return arithmetic.normalize(arithmetic.generate(u.astype(arithmetic.dtype), c)[0], c)[0]
 
-    moves = subject.rounding(there_and_back, rng, count=2) / subject.safety
-    x, back = subject.own.generate(u, c)[0], there_and_back(subject.own)
+    moves = subject.tolerance.rounding(there_and_back, rng, count=2) / subject.tolerance.safety
+    x, back = subject.tolerance.own.generate(u, c)[0], there_and_back(subject.tolerance.own)
     away = (
         np.abs(subject.difference(back, u)) > BLUR
     )  # other noise, but the same sample to half its digits
-    same = np.abs(subject.difference(subject.own.generate(back, c)[0], x)) < np.sqrt(
-        subject.eps
+    same = np.abs(subject.difference(subject.tolerance.own.generate(back, c)[0], x)) < np.sqrt(
+        subject.tolerance.eps
     ) * (1 + np.abs(x))
     blurred = np.mean(~(moves < BLUR).all(axis=1) | away.any(axis=1) & same.all(axis=1))
     if blurred > 0.01:
@@ -141,7 +147,7 @@ def _lost(subject: Subject, rng: np.random.Generator, x: np.ndarray, c: np.ndarr
     images = (
         np.zeros(0)
         if subject.generate is None
-        else subject.generate(*subject.noise(rng, len(x), (1.0,)))[0]
+        else subject.generate(*subject.points.noise(rng, len(x), (1.0,)))[0]
     )
     if not len(images) or not np.isneginf(subject.log_prob(images, c)).any():  # type: ignore[misc]
         raise Finding(f"sample draws {lost.sum()} rows that have no density, as log_prob says")
@@ -170,11 +176,11 @@ def thresholds(n: int, alpha: float) -> tuple[float, np.ndarray]:
     return float(np.sqrt(q / (2 * n))), (M * q / 3 + np.sqrt((M * q / 3) ** 2 + 2 * n * q)) / n
 
 
-def _judged(groups: list) -> Result:
+def _compared(groups: list) -> Result:
     """Judge every statistic of every group."""
     alpha = FALSE_ALARM / (len(groups) * (2 + ORDERS))
     tests = [test for name, F, error in groups for test in _tests(name, F, error, alpha)]
-    result = judge(
+    result = compare(
         [t.measured for t in tests],
         [t.bound for t in tests],
         _power(len(groups[0][1]), alpha),
@@ -270,7 +276,7 @@ def _in_marginal(
     looks at that.
     """
     count, i = _count(subject), int(rng.integers(2))
-    c = subject.contexts(rng, 1)
+    c = subject.points.contexts(rng, 1)
     x = subject.draw(count, np.random.default_rng(rng.integers(2**63)), np.repeat(c, count, axis=0))
     own = np.quantile(x[:, [i]].astype(np.float64), np.linspace(0, 1, NODES), axis=0).T
     nodes = first_nodes(subject, own, x[:, i], REACHES[0])[0]

@@ -3,7 +3,7 @@ r"""Check of the edges: zero, the ends of a spline, the far tails, and what is t
 .. math:: x_i \in \{0, \pm 10^{-8}, \dots, \pm 10^4, \pm B\}, \qquad g(f(x)) = x, \qquad
           \log\left|\det \frac{\partial u}{\partial x}\right| \in \mathbb R, \qquad f(\pm B) = \pm B
 
-Letters: N rows, D features, E edges, K numbers a feature.
+Letters: N rows, D features, E edges, K params a feature.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from afnp.transforms.inverse import Inverse
+from afnp.transforms import Coupling
 from afnp.univariate import RationalQuadratic
-from afnp.verify.results import FAILED, Finding, NotRun, Result, check, found, judge
-from afnp.verify.subject import SAFETY, Subject
+from afnp.verify.results import FAILED, Finding, NotRun, Result, check, collect, compare
+from afnp.verify.subject import Subject
+from afnp.verify.tolerance import SAFETY
+from afnp.verify.views import inner_transform
 
 __all__ = ["edges"]
 
@@ -45,7 +47,7 @@ def edges(subject: Subject, rng: np.random.Generator) -> Result:
     """
     problems = _wrong_univariates(subject, rng) if subject.flow is not None else []
     if problems:
-        return found(
+        return collect(
             problems, "splines keep their ends; slopes there are finite, and the same on both sides"
         )
     if subject.normalize is None and subject.generate is None:
@@ -62,7 +64,7 @@ def edges(subject: Subject, rng: np.random.Generator) -> Result:
 
 def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
     """Judge both directions, as far as they are there, in every rendering."""
-    x, u, c = subject.rows(rng, subject.level.points)
+    x, u, c = subject.points.rows(rng, subject.level.points)
     for there, back, rows, ends in (
         (subject.normalizers, subject.generators, x, _ends(subject, "x")),
         (subject.generators, subject.normalizers, u, _ends(subject, "u")),
@@ -89,10 +91,10 @@ def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
 def _ends(subject: Subject, which: str) -> tuple[float, float, list[float]]:
     """Return between what numbers an edge may lie, and the edges that are the subject's own."""
     own = {float(b) for b in _bounds(subject)}
-    if subject.bounded is not None:
-        return subject.bounded[0], np.nextafter(subject.bounded[1], 0), []
-    if subject.data is not None and which == "x":
-        return float(subject.data.min()), float(subject.data.max()), []
+    if subject.points.bounded is not None:
+        return subject.points.bounded[0], np.nextafter(subject.points.bounded[1], 0), []
+    if subject.points.data is not None and which == "x":
+        return float(subject.points.data.min()), float(subject.points.data.max()), []
     return -np.inf, np.inf, sorted(own)
 
 
@@ -100,8 +102,8 @@ def _bounds(subject: Subject) -> set[float]:
     """Return the ends of every spline of a flow."""
     if subject.flow is None:
         return set()
-    splines = [layer.univariate for layer in subject.flow.layers if layer.univariate is not None]
-    return {univariate.bound for univariate in splines if isinstance(univariate, RationalQuadratic)}
+    univariates = [layer.univariate for layer in subject.flow.layers]
+    return {tau.bound for tau in univariates if isinstance(tau, RationalQuadratic)}
 
 
 def _placed(rows: np.ndarray, size: float, ends, rng: np.random.Generator) -> np.ndarray:
@@ -160,22 +162,22 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
         first, second = arithmetic.normalize, arithmetic.generate
         if generates:
             first, second = second, first
-        middle = first(x.astype(subject.precise), c)[0]
-        return second(np.asarray(middle).astype(subject.precise), c)[0]
+        middle = first(x.astype(subject.tolerance.precise), c)[0]
+        return second(np.asarray(middle).astype(subject.tolerance.precise), c)[0]
 
     end, log_det = back(np.array(y), c)
     error = np.where(
         np.isneginf(log_det)[:, None], 0.0, np.abs(subject.difference(end, x))
     )  # rounded out of support
     scale = 1 + np.abs(x)
-    each = subject.rounding(trip, rng)
+    each = subject.tolerance.rounding(trip, rng)
     # far out, one feature's rounding is everybody's; and where one is lost, how far it moved says
     # nothing
-    lost = (each > LOST * np.sqrt(subject.eps) * scale).any(axis=1, keepdims=True)
+    lost = (each > LOST * np.sqrt(subject.tolerance.eps) * scale).any(axis=1, keepdims=True)
     rounding = np.where(lost, np.inf, each.max(axis=1, keepdims=True))
-    tolerance = 2 * rounding + subject.safety * subject.eps * scale
+    tolerance = 2 * rounding + subject.tolerance.safety * subject.tolerance.eps * scale
     try:
-        result = judge(error, tolerance, "", ("row", "feature"), limit=np.sqrt(subject.eps) * scale)
+        result = compare(error, tolerance, "", ("row", "feature"), limit=np.sqrt(subject.tolerance.eps) * scale)
     except NotRun:
         return Result()
     at = size[result.worst["row"]]
@@ -187,16 +189,16 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
 
 
 def _wrong_univariates(subject: Subject, rng: np.random.Generator) -> list[str]:
-    """Ask each layer's univariate, with its conditioner's numbers, in float64 and in the flow's type."""
+    """Ask each layer's univariate, with its conditioner's params, in float64 and in the flow's type."""
     flow = subject.flow
     p = flow.split(flow.theta.astype(np.float64))  # type: ignore[union-attr]
     problems = []
     for k, layer in enumerate(flow.layers):  # type: ignore[union-attr]
-        inner = layer.transform if isinstance(layer, Inverse) else layer
+        inner = inner_transform(layer)
         if inner.univariate is not None:
-            u, c = (a.astype(np.float64) for a in subject.noise(rng, 8))
+            u, c = (a.astype(np.float64) for a in subject.points.noise(rng, 8))
             x = u if inner is not layer else layer.generate(p[k], u, c)[0]
-            h = _numbers(inner, p[k], x, c)
+            h = _params(inner, p[k], x, c)
             for dtype in dict.fromkeys((np.dtype(np.float64), subject.dtype)):
                 problems += [
                     f"layer {k}: {said}" for said in _wrong(inner.univariate, h.astype(dtype))
@@ -204,26 +206,27 @@ def _wrong_univariates(subject: Subject, rng: np.random.Generator) -> list[str]:
     return problems
 
 
-def _numbers(layer, p, x: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return numbers (M, K) that a layer's conditioner gives for some rows."""
-    heard = x[:, layer.order][:, : getattr(layer, "fixed", layer.features)]
-    h = layer.conditioner.forward(p, layer.conditioner.hear(c, heard))[0]
+def _params(layer, p, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return params (M, K) that a layer's conditioner gives for some rows."""
+    known = layer.fixed if isinstance(layer, Coupling) else layer.features
+    seen = x[:, layer.order][:, :known]
+    h = layer.conditioner.forward(p, layer.conditioner.hear(c, seen))[0]
     return h.reshape(-1, h.shape[-1])
 
 
 def _wrong(univariate, h: np.ndarray) -> list[str]:
-    """Say what is wrong with a univariate's edges, for every row of its numbers h (M, K)."""
-    support = getattr(univariate, "support", (-np.inf, np.inf))
-    B = getattr(univariate, "bound", 1.0)
+    """Say what is wrong with a univariate's edges, for every row of its params h (M, K)."""
+    support = univariate.support
+    B = univariate.bound if isinstance(univariate, RationalQuadratic) else 1.0
     end = h.dtype.type(B)
     beside = [np.nextafter(end, end * way) for way in (0, 2)]
     sizes = np.array([0.0, *SIZES, B, *beside])
     t = np.unique(np.concatenate([-sizes, sizes]).astype(h.dtype))
     t = t[(t >= support[0]) & (t < support[1])]
-    x, numbers = np.tile(t, len(h)), np.repeat(h, len(t), axis=0)
+    x, params = np.tile(t, len(h)), np.repeat(h, len(t), axis=0)
     problems = []
-    u, log_derivative = univariate.normalize(numbers, x)[:2]
-    back, log_back = univariate.generate(numbers, x)
+    u, log_derivative = univariate.normalize(params, x)[:2]
+    back, log_back = univariate.generate(params, x)
     for name, values in (
         ("normalize", u),
         ("its log-derivative", log_derivative),

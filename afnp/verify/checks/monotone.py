@@ -3,7 +3,7 @@ r"""Check of monotony: along a line, nothing turns back.
 .. math:: \frac{\partial u_i}{\partial x_i} \text{ has one sign for every } x_i, \qquad
           \operatorname{sign} \det \frac{\partial u}{\partial x} \text{ is the same everywhere}
 
-A map that turns back is no bijection, whatever its log-determinant says. Where u_i hears no later
+A map that turns back is no bijection, whatever its log-determinant says. Where u_i depends on no later
 feature, it is swept as a function of x_i; elsewhere only the determinant has to keep its sign,
 because a support in one piece leaves it no way to change but through 0.
 
@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.verify.results import FAILED, NotRun, Result, check, judge
-from afnp.verify.structure import UNDERFLOW, acyclic
-from afnp.verify.subject import SAFETY, Subject
-from afnp.verify.values import log_det_of, measured_jacobian
+from afnp.verify.jacobian import log_det_of, measured_jacobian, rows_worth
+from afnp.verify.results import FAILED, NotRun, Result, check, compare
+from afnp.verify.subject import Subject
+from afnp.verify.tolerance import SAFETY
+from afnp.verify.views import UNDERFLOW, acyclic
 
 __all__ = ["monotone"]
 
@@ -70,7 +71,7 @@ def monotone(subject: Subject, rng: np.random.Generator) -> Result:
               \operatorname{sign} \det J(x) = \operatorname{sign} \det J(x')
     """
     subject.need("normalize")
-    triangular = subject.allowed is not None and acyclic(subject.allowed)
+    triangular = subject.inner is not None and acyclic(subject.inner)
     verdicts = [
         _verdict(sweep, subject)
         for sweep in _sweeps(subject, triangular or subject.features == 1, rng)
@@ -97,7 +98,7 @@ def _verdict(sweep: Sweep, subject: Subject) -> Result:
     back = _turns_back(direction * steps, allowed, subject)
     stuck = _stands_still(sweep, steps, direction)
     back[stuck] = np.inf
-    result = judge(np.where(inside, back, 0.0), allowed, "", ("line", "step"))
+    result = compare(np.where(inside, back, 0.0), allowed, "", ("line", "step"))
     place = {"layer": sweep.layer, "feature": sweep.feature, **result.worst}
     what = "stands still" if stuck[tuple(result.worst.values())] else "turns back"
     near = sweep.t[tuple(result.worst.values())]
@@ -114,9 +115,9 @@ def _direction(sweep: Sweep, steps: np.ndarray) -> np.ndarray:
 def _turns_back(forward: np.ndarray, allowed: np.ndarray, subject: Subject) -> np.ndarray:
     """Return how far each step (L, S - 1) goes back; on a circle, how far all of them go beyond one turn."""
     back = np.where(np.isfinite(forward), np.maximum(-forward, 0), np.inf)
-    if not subject.periodic or subject.bounded is None:
+    if not subject.periodic or subject.points.bounded is None:
         return back
-    turn = subject.bounded[1] - subject.bounded[0]
+    turn = subject.points.bounded[1] - subject.points.bounded[0]
     gone = np.where(forward < -allowed, forward + turn, np.maximum(forward, 0)).sum(axis=1)
     worst = np.argmin(forward, axis=1)[:, None]
     circle = np.where(np.isfinite(forward), 0.0, np.inf)
@@ -152,7 +153,7 @@ def _sweeps(subject: Subject, whole: bool, rng: np.random.Generator) -> Iterator
         p = subject.flow.split(subject.flow.theta.astype(np.float64))
         for k, layer in enumerate(subject.flow.layers):
             if acyclic(layer.allowed()):
-                u, c = (a.astype(np.float64) for a in subject.noise(rng, lines))
+                u, c = (a.astype(np.float64) for a in subject.points.noise(rng, lines))
                 x = layer.generate(p[k], u, c)[0]
                 yield from _swept(
                     subject,
@@ -163,7 +164,7 @@ def _sweeps(subject: Subject, whole: bool, rng: np.random.Generator) -> Iterator
                     rng,
                 )
     if whole:
-        x, _, c = subject.rows(rng, lines)
+        x, _, c = subject.points.rows(rng, lines)
         for normalize in subject.normalizers.values():
             yield from _swept(subject, -1, normalize, x, c, rng)
 
@@ -175,7 +176,7 @@ def _swept(
     for i in rng.permutation(subject.features)[:FEATURES].tolist():
         t = _places(subject, x[:, i], rng)
         if (
-            k < 0 and subject.bounded is None and subject.data is None
+            k < 0 and subject.points.bounded is None and subject.points.data is None
         ):  # neighbours stand in for a derivative
             t = np.sort(
                 np.concatenate([t, t + (NEAR * (1 + np.abs(t))).astype(t.dtype)], axis=1), axis=1
@@ -185,7 +186,7 @@ def _swept(
         u, log_det = (np.asarray(a) for a in normalize(z, context)[:2])
         slope = _slope(normalize, z, context, i).reshape(t.shape) if k >= 0 else None
         log_det = log_det.reshape(t.shape)
-        exact = subject.reference.normalize(z, context)[0][:, i] if k < 0 else u[:, i]
+        exact = subject.tolerance.reference.normalize(z, context)[0][:, i] if k < 0 else u[:, i]
         exact = exact.reshape(t.shape)
         inside = log_det > (UNDERFLOW if k >= 0 else _plateau(t, exact, log_det))
         yield Sweep(k, i, t, u[:, i].astype(np.float64).reshape(t.shape), slope, inside, exact)
@@ -211,10 +212,10 @@ def _slope(normalize, z: np.ndarray, context: np.ndarray, i: int) -> np.ndarray:
 
 def _places(subject: Subject, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return where each of the rows' features x (L,) is swept, ascending, (L, S)."""
-    if subject.bounded is not None:
-        t = rng.uniform(*subject.bounded, (len(x), len(FINE)))
-    elif subject.data is not None:
-        t = rng.uniform(subject.data.min(), subject.data.max(), (len(x), len(FINE)))
+    if subject.points.bounded is not None:
+        t = rng.uniform(*subject.points.bounded, (len(x), len(FINE)))
+    elif subject.points.data is not None:
+        t = rng.uniform(subject.points.data.min(), subject.points.data.max(), (len(x), len(FINE)))
     else:
         t = rng.uniform(0.9, 1.1, (len(x), 1)) * SWEEP
     return np.sort(np.concatenate([t.astype(x.dtype), x[:, None]], axis=1), axis=1)
@@ -222,7 +223,7 @@ def _places(subject: Subject, x: np.ndarray, rng: np.random.Generator) -> np.nda
 
 def _one_sign(subject: Subject, rng: np.random.Generator) -> Result:
     """Compare the determinant's sign at points of the support, where it can be told."""
-    x, _, c = subject.rows(rng, int(np.clip(4096 // subject.features, 2, 4 * subject.level.points)))
+    x, _, c = subject.points.rows(rng, rows_worth(subject, 4 * subject.level.points))
     J, error = measured_jacobian(subject, x, c, rng)
     certain = log_det_of(J, error)[1] < 0.5
     sign = np.linalg.slogdet(J)[0][certain]

@@ -1,0 +1,56 @@
+r"""Atoms: values that many samples share, and what rounding alone explains of them.
+
+.. math:: \max_v |\{n : x_{ni} = v\}| \le 10 + 10\, n / \text{distinct values that rounding leaves}
+
+Letters: n samples, D features.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afnp.verify.subject import Subject
+
+__all__ = ["COLLISIONS", "atoms", "distinct_rows", "images", "rounded_to_atoms"]
+
+COLLISIONS = 10
+"""So many pairs of equal rows are luck where none are expected."""
+
+
+def atoms(x: np.ndarray) -> int:
+    """Return how many rows of x share their value of some feature with more others than rounding explains, or 0.
+
+    Examples
+    --------
+    >>> atoms(np.random.default_rng(0).normal(size=(100, 2))), atoms(np.ones((100, 2)))
+    (0, 100)
+    """
+    counts = [np.unique(column, return_counts=True)[1].max(initial=0) for column in x.T]
+    allowed = [COLLISIONS + 10 * len(x) / distinct_rows(column[:, None]) for column in x.T]
+    return max(
+        (int(c) for c, most in zip(counts, allowed, strict=True) if c > min(most, len(x) / 2)),
+        default=0,
+    )
+
+
+def images(
+    subject: Subject, rng: np.random.Generator, n: int, context: np.ndarray | None = None
+) -> np.ndarray:
+    """Return rows generated from noise, none of them if that is not possible."""
+    if subject.generate is None:
+        return np.empty((0, subject.features))
+    u, c = subject.points.noise(rng, n, scales=(1.0,))
+    return subject.generate(u, c if context is None else context)[0]
+
+
+def rounded_to_atoms(subject: Subject, rng: np.random.Generator, x: np.ndarray) -> int:
+    """Return how many samples rounding puts into one place: where noise that is generated lands there too."""
+    found = atoms(x)
+    return found if found and atoms(images(subject, rng, len(x))) else 0
+
+
+def distinct_rows(x: np.ndarray) -> float:
+    """Return how many different rows rounding leaves, roughly: each feature's width in units of its last digit."""
+    low, high = np.quantile(x.astype(np.float64), [0.1, 0.9], axis=0)
+    digit = np.finfo(x.dtype).eps * np.maximum(np.abs(low), np.abs(high))
+    return float(np.prod(np.clip((high - low) / np.maximum(digit, 1e-300), 1, 2.0**23)))

@@ -1,0 +1,46 @@
+r"""Check of dependency: nothing forbidden moves anything.
+
+.. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ that is not allowed}
+
+Letters: D features, C context inputs, z = (context, x).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afnp.verify.results import NotRun, Result, check
+from afnp.verify.subject import Subject
+from afnp.verify.views import STEPS, pattern, place, views_of
+
+__all__ = ["dependency"]
+
+MANY = 256
+"""From so many features on, one base point and one step have to do: two passes of D rows."""
+
+
+@check("C1")
+def dependency(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Nothing forbidden moves anything, by a single bit.
+
+    .. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ that is not legal}
+
+    Checked in both directions for the whole, for each layer against ``layer.allowed()``, and for
+    the params of each univariate, which must not even move with their own input.
+    """
+    if subject.allowed is None:
+        raise NotRun("needs allowed: 'triangular', an order, or a matrix of who may depend on whom")
+    steps, bases = (STEPS, None) if subject.features < MANY else (STEPS[:1], 1)
+    views = views_of(subject, rng, max(4, subject.level.points))
+    leaks = [(view, pattern(view, steps, bases) & ~view.may) for view in views]
+    count = sum(int(pairs.sum()) for _, pairs in leaks)
+    first, pairs = next((leak for leak in leaks if leak[1].any()), leaks[0])
+    return Result(
+        status="failed" if count else "passed",
+        reason=f"{count} forbidden dependencies, the first in {first.of}" if count else "",
+        measured=count,
+        tolerance=0,
+        why="bitwise: what it does not depend on cannot move anything",
+        worst=place(first, pairs, subject.context),
+        evidence={"dependencies": pairs, "may": first.may, "of": first.of} if count else {},
+    )

@@ -1,0 +1,134 @@
+r"""Explanations: what should hold, what was found instead, the likely cause, and where to read about it.
+
+.. math:: \text{given} - \text{expected} \in \{-2\,\text{expected},\; c,\; \tfrac D2 \log 2\pi,\; \dots\}
+
+A failed check knows two numbers that should be equal, row by row. How they differ often says why:
+the opposite sign, a constant, a ratio, only beyond some bound.
+
+Letters: N rows, D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from afnp.verify.results import FAILED, Result
+
+__all__ = ["cause_of", "explained", "region_of"]
+
+FEW = 3
+"""So many rows have to show a pattern."""
+
+def cause_of(
+    given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: int, x: np.ndarray | None = None
+) -> str:
+    """Return the pattern in which numbers (N,) differ from what they should be, in words; "" for none.
+
+    Parameters
+    ----------
+    given, expected : (N,) array
+    allowed : (N,) array
+        Differences that say nothing.
+    D : int
+        Features: their number is in the constants of a normal density.
+    x : (N, D) array, optional
+        The rows: an error may be only in a part of space.
+
+    Examples
+    --------
+    >>> expected = np.array([1.0, 2.0, 4.0, 8.0])
+    >>> cause_of(-expected, expected, np.full(4, 1e-9), D=1)
+    'opposite sign'
+    >>> cause_of(expected + np.log(2 * np.pi), expected, np.full(4, 1e-9), D=2)
+    'off by D/2 log 2π = 1.84: the constant of a normal density'
+    >>> cause_of(expected / 2, expected, np.full(4, 1e-9), D=1)
+    'half of what it should be: a term is missing, or a square root too many'
+    """
+    good = np.isfinite(given) & np.isfinite(expected) & np.isfinite(allowed)
+    if x is not None and good.any():
+        where = region_of(np.abs(given - expected) > allowed, x)
+        if where:
+            wrong = np.abs(given - expected) > allowed
+            inner = _pattern(given[wrong & good], expected[wrong & good], allowed[wrong & good], D)
+            return where + (f": {inner}" if inner else "")
+    return _pattern(given[good], expected[good], allowed[good], D)
+
+
+def _pattern(given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: int) -> str:
+    """Say how all of the numbers differ."""
+    if len(given) < FEW:
+        return ""
+    size = allowed + 1e-6 * (1 + np.abs(expected))
+    moving = np.ptp(expected) > 100 * size.max()
+
+    def all_near(values: np.ndarray) -> bool:
+        return bool((np.abs(values) <= size).all())
+
+    if all_near(given + expected) and not all_near(expected):
+        return "opposite sign"
+    if all_near(given) and not all_near(expected):
+        return "always 0: it was forgotten"
+    gap = given - expected
+    c = float(np.median(gap))
+    if all_near(gap - c) and abs(c) > size.max():
+        return _constant(c, D)
+    if moving:
+        ratio = float(np.median(given / expected))
+        if all_near(given - ratio * expected):
+            return _ratio(ratio)
+    return ""
+
+
+def _constant(c: float, D: int) -> str:
+    """Name a constant by which everything is off."""
+    whole = math.log(2 * math.pi)
+    for factor, name in ((D / 2, "D/2"), (0.5, "1/2"), (D, "D"), (1.0, "")):
+        if abs(abs(c) - factor * whole) < 1e-4 * (1 + abs(c)):
+            what = "the constant of a normal density"
+            return f"off by {f'{name} ' if name else ''}log 2π = {c:.2f}: {what}"
+    each = math.exp(c / D)
+    return f"off by the constant {c:.4g}, a factor of {each:.4g} a feature: a term is forgotten"
+
+
+def _ratio(ratio: float) -> str:
+    """Name a ratio by which everything is off."""
+    named = {
+        0.5: "half of what it should be: a term is missing, or a square root too many",
+        2.0: "twice what it should be: a term is counted twice",
+    }
+    for value, words in named.items():
+        if abs(ratio - value) < 1e-3:
+            return words
+    return f"{ratio:.4g} times what it should be"
+
+
+def region_of(wrong: np.ndarray, x: np.ndarray) -> str:
+    """Say where in space the wrong rows of x (N, D) lie, if that is a simple region: beyond a bound, or on one side.
+
+    Examples
+    --------
+    >>> x = np.array([[-9.0], [-4.0], [-1.0], [0.5], [2.0], [6.0], [7.0]])
+    >>> region_of(np.abs(x[:, 0]) > 3, x)
+    'only beyond ±2 (the first at 4)'
+    >>> region_of(x[:, 0] < 0, x)
+    'only where feature 0 is negative'
+    """
+    if wrong.all() or wrong.sum() < FEW or (~wrong).sum() < FEW:
+        return ""
+    size = np.abs(x).max(axis=1)
+    if size[wrong].min() > size[~wrong].max():
+        return f"only beyond ±{size[~wrong].max():.3g} (the first at {size[wrong].min():.3g})"
+    for i in range(x.shape[1]):
+        for sign, name in ((-1, "negative"), (1, "positive")):
+            if ((sign * x[:, i] > 0) == wrong).all():
+                return f"only where feature {i} is {name}"
+    return ""
+
+
+def explained(result: Result, **facts: Any) -> Result:
+    """Return a failed result with what explains it: claim, values, x and cause; another as it is."""
+    return dataclasses.replace(result, **facts) if result.status == FAILED else result

@@ -1,0 +1,84 @@
+r"""Jacobians of a subject, and their determinants: by complex step, by the caller, or by differences.
+
+.. math:: J_{nij} = \frac{\partial u_{ni}}{\partial x_{nj}}, \qquad
+          |\delta \log|\det J|| \le \sum_{ij} |J^{-1}|_{ji}\, |\delta J|_{ij}
+
+Letters: N rows, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afnp.verify.derivatives import central_jacobian, complex_step_jacobian
+from afnp.verify.results import Finding
+from afnp.verify.subject import Subject
+from afnp.verify.tolerance import PERTURBATIONS, perturb
+
+__all__ = ["log_det_of", "measured_jacobian", "rows_worth"]
+
+
+def rows_worth(subject: Subject, most: int) -> int:
+    """Return how many points are worth their D-row Jacobians: at most so many."""
+    return int(np.clip(4096 // subject.features, 2, most))
+
+
+def _jacobian(
+    subject: Subject, normalize, x: np.ndarray, c: np.ndarray, h: float | None = None
+) -> np.ndarray:
+    """Return du/dx (N, D, D): by complex step where the code allows it, else the caller's, else by differences."""
+    repeated = np.repeat(c, x.shape[1], axis=0)
+
+    def f(z):
+        return normalize(z, repeated)[0]
+
+    if subject.analytic is None and subject.jacobian is not None:
+        return _callers(subject, x, c)
+    return complex_step_jacobian(f, x) if subject.analytic else central_jacobian(f, x, h)
+
+
+def _callers(subject: Subject, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the Jacobian that the caller knows, if it has the right shape."""
+    J = np.asarray(subject.jacobian(x, c))  # type: ignore[misc]
+    if J.shape != (*x.shape, x.shape[1]):
+        raise Finding(f"jacobian gives shape {J.shape} where {(*x.shape, x.shape[1])} is expected")
+    return J.astype(np.float64)
+
+
+def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log|det J| (N,), and how far it may be off; rows and columns are scaled to 1 before LU."""
+    r = np.abs(J).max(axis=2, keepdims=True)
+    s = np.abs(J / r).max(axis=1, keepdims=True)
+    scaled = J / r / s
+    if not np.isfinite(scaled).all():
+        raise Finding("the Jacobian du/dx has entries that are not finite, or is zero")
+    inverse = np.abs(np.linalg.pinv(scaled)).transpose(0, 2, 1)
+    error = error_of_J / r / s + 4 * np.finfo(np.float64).eps
+    log_det = np.linalg.slogdet(scaled)[1] + np.log(r).sum((1, 2)) + np.log(s).sum((1, 2))
+    return log_det, (inverse * error).sum((1, 2))
+
+
+def measured_jacobian(
+    subject: Subject, x: np.ndarray, c: np.ndarray, rng
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return J (N, D, D) and how far each entry may be off."""
+    count = PERTURBATIONS if subject.features <= 64 else 2
+    if subject.analytic:
+        J = _jacobian(subject, subject.tolerance.reference.normalize, x, c)
+        moves = [
+            _jacobian(subject, perturbed.normalize, x, c) - J for perturbed in subject.tolerance.perturbed(rng, count)
+        ]
+        eps = np.finfo(np.float64).eps
+        return J, subject.tolerance.safety * eps * (
+            np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J)
+        )
+    if subject.jacobian:
+        J = _callers(subject, x, c)
+        moves = [_callers(subject, perturb(x, rng, subject.tolerance.delta), c) - J for _ in range(count)]
+        scale = subject.tolerance.safety * subject.tolerance.eps
+        return J, scale * (np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J))
+    h = float(np.cbrt(np.finfo(x.dtype).eps))
+    fine, coarse = (_jacobian(subject, subject.normalize, x, c, step) for step in (h, 3 * h))
+    noise = subject.tolerance.eps / h * (1 + np.abs(subject.normalize(x, c)[0]))[:, :, None]  # type: ignore[misc]
+    return fine, 4 * np.abs(coarse - fine) + 32 * noise
+

@@ -1,0 +1,130 @@
+r"""Where a subject is looked at: noise of several scales, its images, and what the caller knows of its data.
+
+.. math:: u \sim s \cdot p_{\mathrm{base}}, \quad s \in \{0.1, \dots, 2\}, \qquad x = g(u)
+
+Letters: N rows, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from afnp.verify.tolerance import Arithmetic
+from afnp.verify.worker import safe_point
+
+if TYPE_CHECKING:
+    from afnp.verify.subject import Subject
+
+__all__ = ["SCALES", "Points"]
+
+SCALES = (0.1, 0.5, 1.0, 2.0)
+"""Standard deviations of the noise from which points are drawn, in turn."""
+
+REACH = 6.5
+"""Noise of a standard normal lies in (-REACH, REACH), up to a probability of 1e-10."""
+
+
+class Points:
+    """Draws the points at which a subject is looked at.
+
+    Parameters
+    ----------
+    subject : Subject
+    noise : callable or None
+        ``noise(n, rng)`` draws u (n, D); standard normal if None.
+    bounded : tuple of float or None
+        Where noise and data lie, if that is not everywhere.
+    data : (M, D) array or None
+        Rows inside the support.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        noise: Callable | None = None,
+        bounded: tuple[float, float] | None = None,
+        data: np.ndarray | None = None,
+    ):
+        self.subject, self.base, self.bounded, self.data = subject, noise, bounded, data
+
+    def contexts(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Draw a context (n, C)."""
+        return rng.standard_normal((n, self.subject.context)).astype(self.subject.dtype)
+
+    def noise(
+        self, rng: np.random.Generator, n: int = 16, scales=SCALES
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw noise u (n, D), of several scales where its support allows, and a context (n, C)."""
+        safe_point()
+        subject = self.subject
+        if self.base is None:
+            u = rng.standard_normal((n, subject.features))
+        else:
+            u = np.array(self.base(n, rng))
+        if self.base is None or (subject.flow is not None and self.bounded is None):
+            u = np.resize(scales, n)[:, None] * u
+        return u.astype(subject.dtype), self.contexts(rng, n)
+
+    def box(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return between what corners (D,) and (D,) noise lies, up to what no quadrature notices."""
+        D = self.subject.features
+        if self.bounded is not None:
+            return np.full(D, self.bounded[0]), np.full(D, self.bounded[1])
+        if self.base is None:
+            return np.full(D, -REACH), np.full(D, REACH)
+        u = np.asarray(self.base(2**15, rng), dtype=np.float64)
+        return u.min(axis=0), u.max(axis=0)
+
+    def rows(
+        self, rng: np.random.Generator, n: int = 16, scales=SCALES
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return x (n, D) generated from u (n, D), and a context (n, C): the least ill-conditioned of 8 n, or 64.
+
+        Half of the draws are noise, half the images of data. Without ``generate``, x is data, or
+        else noise.
+        """
+        subject = self.subject
+        u, c = self.noise(rng, max(8 * n, 64), scales)
+        x = self._data(u, rng)
+        if subject.generate is None:
+            return (u if x is None else x)[:n], u[:n], c[:n]
+        if subject.normalize is not None:
+            if x is not None:
+                u[::2] = subject.tolerance.own.normalize(x, c)[0][::2]
+            best = self._well_conditioned(u, c, rng)[:n]
+            u, c = u[best], c[best]
+        u, c = u[:n], c[:n]
+        return np.array(subject.generate(u, c)[0]), u, c
+
+    def _data(self, u: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        """Return as many rows of data, or rows that a flow's fixed layers in front turn into moderate numbers."""
+        flow = self.subject.flow
+        if flow is None:
+            if self.data is None:
+                return None
+            return self.data[rng.integers(len(self.data), size=len(u))]
+        x = rng.permutation(u).astype(np.float64)
+        front = itertools.takewhile(lambda layer: layer.layout.size == 0, flow.layers)
+        for layer in reversed(list(front)):
+            x = layer.generate(layer.layout.views(np.empty(0)), x, np.empty((len(x), 0)))[0]
+        return x.astype(self.subject.dtype)
+
+    def _well_conditioned(
+        self, u: np.ndarray, c: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return the indices of rows of u, those first that move least, there and back, when perturbed."""
+        tolerance = self.subject.tolerance
+
+        def there_and_back(arithmetic: Arithmetic) -> np.ndarray:
+            x, log_det = arithmetic.generate(u.astype(arithmetic.dtype), c)
+            back, log_det_back = arithmetic.normalize(x, c)
+            return np.hstack([back, log_det[:, None], log_det_back[:, None]])
+
+        size = 1 + np.abs(there_and_back(tolerance.reference))
+        moves = tolerance.rounding(there_and_back, rng, count=1) / size
+        moves[~np.isfinite(there_and_back(tolerance.own)).all(axis=1)] = np.inf
+        return np.argsort(np.where(np.isfinite(moves), moves, np.inf).max(axis=1), kind="stable")

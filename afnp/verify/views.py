@@ -1,0 +1,187 @@
+r"""Who may depend on whom: every layer and the whole, as functions of z = (context, x).
+
+.. math:: \frac{\partial u_i}{\partial x_j} = 0 \;\text{ unless } j \le i \text{ in the order}, \qquad
+          \frac{\partial h_i}{\partial x_j} = 0 \;\text{ unless } j < i
+
+Every layer is looked at where it generates from normal noise itself, so the checks are as sharp for
+the first layer of a deep flow as for the last. Inputs z have C + D columns.
+
+Letters: N rows, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afnp.compiled.stages import compiled
+from afnp.params import Views
+from afnp.transforms import Autoregressive, CausalConvolution, Inverse
+from afnp.verify.derivatives import moved
+from afnp.verify.subject import NAIVE_FEATURES, Subject
+
+__all__ = [
+    "STEPS",
+    "UNDERFLOW",
+    "View",
+    "acyclic",
+    "inner_transform",
+    "layer_views",
+    "pattern",
+    "place",
+    "views_of",
+    "whole",
+]
+
+UNDERFLOW = -300.0
+"""Below such a log-determinant derivatives underflow: there is no density, and no telling whether u moves."""
+
+STEPS = (1.0, 1e-4)
+"""Parts of the way from one point to another by which inputs are moved."""
+
+
+class View(NamedTuple):
+    """A function of z = (context, x), and what it may depend on."""
+
+    layer: int
+    """Index in flow.layers; -1 for the whole flow."""
+    of: str
+    """What is observed: u, x (the sampler), or h (the univariate's params)."""
+    function: Callable[[np.ndarray], np.ndarray]
+    """Rows (M, C + D) to rows (M, D)."""
+    may: np.ndarray
+    """(D, C + D) bool: what may move with what."""
+    must: np.ndarray
+    """(D, C + D) bool: what has to, if not for every parameter and everywhere."""
+    points: np.ndarray
+    """(B, C + D) base points in the support."""
+
+
+def _joint(function, width: int):
+    """Turn f(x, context) -> (y, log_det, ...) into a function of z = (context, x)."""
+
+    def of_both(z: np.ndarray) -> np.ndarray:
+        x, context = (np.ascontiguousarray(part) for part in (z[:, width:], z[:, :width]))
+        return function(x, context)[0]
+
+    return of_both
+
+
+def _closure(allowed: np.ndarray) -> np.ndarray:
+    r"""Return what an inverse may depend on: :math:`J^{-1}` is a polynomial in J, so the transitive closure."""
+    paths = allowed | np.eye(len(allowed), dtype=bool)
+    for _ in range(len(allowed).bit_length()):
+        paths = paths.astype(np.float32) @ paths.astype(np.float32) > 0
+    return paths
+
+
+def acyclic(allowed: np.ndarray) -> bool:
+    """Return whether the features can be put in an order in which none depends on a later one.
+
+    Examples
+    --------
+    >>> acyclic(np.array([[True, True], [False, True]])), acyclic(np.ones((2, 2), dtype=bool))
+    (True, False)
+    """
+    paths = _closure(allowed)
+    return not (paths & paths.T & ~np.eye(len(paths), dtype=bool)).any()
+
+
+def _inverse(allowed: np.ndarray, C: int) -> np.ndarray:
+    """Return what the sampler may depend on, (D, C + D), where normalize may depend on ``allowed``."""
+    inner = _closure(allowed[:, C:])
+    context = inner.astype(np.float32) @ allowed[:, :C].astype(np.float32) > 0
+    return np.hstack([context, inner])
+
+
+def _legal(layer, C: int) -> np.ndarray:
+    """Return what a layer's u may depend on, (D, C + D) bool."""
+    context = layer.allowed_context() if layer.context else np.zeros((layer.features, C), bool)
+    return np.hstack([context, layer.allowed()])
+
+
+def inner_transform(layer) -> Any:
+    """Return the transform inside of an inverse, or the layer itself."""
+    return layer.transform if isinstance(layer, Inverse) else layer
+
+
+def layer_views(
+    layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends
+) -> Iterator[View]:
+    """View one layer in both directions; an autoregressive one also at its univariates' params."""
+    C, D = c.shape[1], u.shape[1]
+    x = layer.generate(p, u, c)[0]
+    legal = _legal(layer, C)
+    inverse = _inverse(legal, C)
+    data, noise = np.hstack([c, x]), np.hstack([c, u])
+    must = inverse & layer.allowed().diagonal().all()
+    stages = [layer]
+    if "numba" in backends and isinstance(layer, Inverse | CausalConvolution):
+        stages.append(compiled(layer))
+    for stage in stages:
+        evaluate = functools.partial(stage.evaluate, p)
+        yield View(k, "u", _joint(evaluate, C), legal, legal, data)
+    samplers = [stage.sampler("substitution") for stage in stages]
+    if D <= NAIVE_FEATURES:
+        samplers.append(layer.sampler("naive"))
+    for sampler in samplers:
+        yield View(k, "x", _joint(functools.partial(sampler, p), C), inverse, must, noise)
+    inner, rows = inner_transform(layer), noise if isinstance(layer, Inverse) else data
+    if isinstance(inner, Autoregressive):
+        strict = legal & ~np.hstack([np.zeros((D, C), bool), np.eye(D, dtype=bool)])
+        for number in range(inner.univariate.numbers):
+            function = _joint(functools.partial(_params, inner, p, number), C)
+            yield View(k, "h", function, strict, strict, rows)
+
+
+def _params(layer: Autoregressive, p: Views, number: int, x: np.ndarray, context: np.ndarray):
+    """Return one of the K params for each feature (N, D)."""
+    h, _ = layer.conditioner.forward(p, layer.conditioner.hear(context, x[:, layer.order]))
+    return (h[:, layer.rank, number],)
+
+
+def views_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
+    """View every layer, if there are layers, in float64, which hides less; and the whole as it is."""
+    flow = subject.flow
+    if flow is not None:
+        p = flow.split(flow.theta.astype(np.float64))
+        for k, layer in enumerate(flow.layers):
+            u, c = (a.astype(np.float64) for a in subject.points.noise(rng, n))
+            yield from layer_views(layer, p[k], k, u, c, subject.backends)
+    yield from whole(subject, rng, n)
+
+
+def whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
+    """View the public functions, in the directions that are there; nobody knows what a whole sampler must depend on."""
+    D, C = subject.features, subject.context
+    may = np.ones((D, C + D), bool) if subject.allowed is None else subject.allowed
+    must = np.zeros((D, C + D), bool) if subject.must is None else subject.must
+    x, u, c = subject.points.rows(rng, n)
+    for normalize in subject.normalizers.values():
+        yield View(-1, "u", _joint(normalize, C), may, must, np.hstack([c, x]))
+    # nobody knows what a whole sampler must depend on, but for its context
+    back = _inverse(may, C)
+    must_back = np.zeros_like(back)
+    must_back[:, :C] = back[:, :C] & must[:, :C].all()
+    for generate in subject.generators.values():
+        yield View(-1, "x", _joint(generate, C), back, must_back, np.hstack([c, u]))
+
+
+def pattern(view: View, steps=STEPS, bases: int | None = None) -> np.ndarray:
+    """Return which outputs moved with which inputs, for any base point and step, (D, C + D) bool."""
+    found = np.zeros_like(view.must)
+    pairs = list(zip(view.points, np.roll(view.points, 1, axis=0), strict=True))
+    for base, other in pairs[:bases]:
+        for step in steps:
+            found |= moved(view.function, base, (base + step * (other - base)).astype(base.dtype))
+    return found
+
+
+def place(view: View, pairs: np.ndarray, context: int) -> dict[str, int]:
+    """Name the first of the pairs, if there are any; inputs of the context have negative numbers."""
+    for output, column in np.argwhere(pairs):
+        return {"layer": view.layer, "output": int(output), "input": int(column) - context}
+    return {}
