@@ -33,7 +33,7 @@ from afnp.data.dataset import random_split
 from afnp.flow import Flow
 from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
-from afnp.verify.targets import found_object, made
+from afnp.verify.adapters.targets import build, found_object
 
 __all__ = ["main"]
 
@@ -202,7 +202,7 @@ def _checked(args: argparse.Namespace) -> Report:
         return check_flow(files.load(args.target), **options)
     known = {"features": args.features, "context": args.context}
     options |= {name: value for name, value in known.items() if value is not None}
-    return check_flow(made(found_object(args.target)), **options)
+    return check_flow(build(found_object(args.target)), **options)
 
 
 def sets(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from afnp.verify import check_flow
-from afnp.verify.results import NotRun, judge
+from afnp.verify.results import NotRun
 
 CYCLE = np.array([2, 0, 1])  # applied twice it is not undone
 REVERSAL = np.array([2, 1, 0])
@@ -418,4 +418,4 @@ def test_tfp_1203_exp_overflows_under_a_large_context():
 
 def test_freia_a_tolerance_that_is_infinite_says_nothing_and_never_passes():
     with pytest.raises(NotRun, match="ill-conditioned"):
-        judge(np.array([1e9]), np.array([np.inf]), "as FrEIA's tests had it", ("row",), limit=1.0)
+        compare(np.array([1e9]), np.array([np.inf]), "as FrEIA's tests had it", ("row",), limit=1.0)

@@ -12,9 +12,9 @@ from afnp.transforms import Attentive, Autoregressive, CausalConvolution
 from afnp.transforms.preprocess import Standardize, preprocessing
 from afnp.univariate import Affine, RationalQuadratic
 from afnp.verify import check_flow
-from afnp.verify.arithmetic import shake, shaken_arrays
 from afnp.verify.levels import LEVELS
-from afnp.verify.results import NotRun, beyond_rounding, judge
+from afnp.verify.results import NotRun, beyond_rounding, compare
+from afnp.verify.tolerance import perturb, perturbed_arrays
 
 CYCLE = [2, 0, 1]  # applied twice it is not undone
 PLANTED_IN = ["numpy"]  # the definition; the other renderings are compared with it
@@ -574,7 +574,7 @@ def test_random_parameters_fill_what_is_masked_and_nobody_reads_it():
 def test_every_check_stands_alone():
     flow = verify.randomize(small(), seed=1)
     subject = verify.Subject.of_flow(flow)
-    result = verify.triangular(subject, np.random.default_rng(0))
+    result = verify.CHECKS["triangular"](subject, np.random.default_rng(0))
     assert (result.name, result.code, result.status) == ("triangular", "C3", "passed")
 
 
@@ -594,7 +594,7 @@ def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
         )
 
     h64, x64 = h.astype(np.float64), x.astype(np.float64)
-    exact, shaken = gradient(h64, x64), shaken_arrays(rng, delta)
+    exact, shaken = gradient(h64, x64), perturbed_arrays(rng, delta)
 
     def off(gradients):
         return np.sqrt(np.mean([np.square(g - exact).sum(axis=1) for g in gradients], axis=0))
@@ -602,7 +602,8 @@ def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
     rounded = off([gradient(h, x)]) / np.finfo(np.float32).eps
     inside = off([gradient(h64.view(shaken), x64.view(shaken)) for _ in range(8)]) / delta
     outside = (
-        off([gradient(shake(h64, rng, delta), shake(x64, rng, delta)) for _ in range(8)]) / delta
+        off([gradient(perturb(h64, rng, delta), perturb(x64, rng, delta)) for _ in range(8)])
+        / delta
     )
     assert 0.1 < np.median(rounded / inside) < 1 and (rounded / inside).max() < 2
     assert (rounded / outside).max() > 20
@@ -621,7 +622,7 @@ def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
 def test_shaken_arithmetic_reaches_the_inside_of_networks_and_univariates(layer):
     """Were it lost on the way, as in a plain buffer, what follows would count as exact."""
     rng = np.random.default_rng(0)
-    shaken = shaken_arrays(rng, 1e-8)
+    shaken = perturbed_arrays(rng, 1e-8)
     theta, x = (rng.standard_normal(shape).view(shaken) for shape in (layer.layout.size, (3, 4)))
     net = layer.conditioner
     h, _ = net.forward(layer.layout.views(theta), net.hear(np.empty((3, 0)).view(shaken), x))
@@ -630,7 +631,7 @@ def test_shaken_arithmetic_reaches_the_inside_of_networks_and_univariates(layer)
 
 def test_points_without_a_tolerance_are_no_success():
     with pytest.raises(NotRun, match="too ill-conditioned"):
-        judge(
+        compare(
             np.ones((2, 2)),
             beyond_rounding(np.full((2, 2), 2.0), np.ones((2, 2))),
             "",

@@ -13,13 +13,13 @@ from afnp.flow import Flow
 from afnp.transforms import Autoregressive, preprocess
 from afnp.univariate import RationalQuadratic
 from afnp.verify import check_flow
-from afnp.verify.draws import _distinct, _repeated
-from afnp.verify.lines import along_lines, distribution
-from afnp.verify.pit import thresholds
+from afnp.verify.adapters.targets import build, found_object, functions_of_target
+from afnp.verify.atoms import distinct_rows, repeated
+from afnp.verify.checks.agreement import thresholds
+from afnp.verify.integrals import along_lines, distribution
 from afnp.verify.report import mutation_score
 from afnp.verify.results import Finding
 from afnp.verify.rows import Rows
-from afnp.verify.targets import callables_of, found_object, made
 from afnp.verify.worker import Worker
 
 LOG_2PI = np.log(2 * np.pi)
@@ -340,10 +340,10 @@ def test_samples_that_rounding_brings_together_repeat_nothing():
         return (0.5 + np.where(np.abs(z) < 1.2, 1e-5, 1e-3) * z).astype(np.float32)
 
     x, again = sample(0), sample(1)
-    assert np.isin(again, x).mean() > 0.5 and _distinct(x) > len(x)
-    assert not _repeated(again, x)
+    assert np.isin(again, x).mean() > 0.5 and distinct_rows(x) > len(x)
+    assert not repeated(again, x)
     wide = np.random.default_rng(0).standard_normal((4000, 1))
-    assert _repeated(wide[::-1], wide) and not _repeated(wide + 1, wide)
+    assert repeated(wide[::-1], wide) and not repeated(wide + 1, wide)
 
 
 # ---- C14 edges -----------------------------------------------------------------------------------
@@ -668,16 +668,16 @@ def test_functions_come_as_a_dictionary_a_module_or_from_a_factory(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("my_flow", "my_flow:Holder.inner", "my_flow:make"):
-        found = callables_of(made(found_object(name)))
+        found = functions_of_target(build(found_object(name)))
         assert check_flow(found, checks=["log_det"]).ok
     with pytest.raises(ValueError, match="has no 'nothing'"):
         found_object("my_flow:nothing")
     with pytest.raises(ValueError, match="no module named 'no_such_flow'"):
         found_object("no_such_flow:make")
     with pytest.raises(ValueError, match="expected names among .*'inverse'"):
-        callables_of({"inverse": scale})
+        functions_of_target({"inverse": scale})
     with pytest.raises(ValueError, match="at least one of normalize"):
-        callables_of({"features": 2})
+        functions_of_target({"features": 2})
 
 
 # ---- cases for pytest ----------------------------------------------------------------------------

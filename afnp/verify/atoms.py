@@ -11,7 +11,7 @@ import numpy as np
 
 from afnp.verify.subject import Subject
 
-__all__ = ["COLLISIONS", "atoms", "distinct_rows", "images", "rounded_to_atoms"]
+__all__ = ["COLLISIONS", "atoms", "distinct_rows", "images", "repeated", "rounded_to_atoms", "row_keys"]
 
 COLLISIONS = 10
 """So many pairs of equal rows are luck where none are expected."""
@@ -54,3 +54,20 @@ def distinct_rows(x: np.ndarray) -> float:
     low, high = np.quantile(x.astype(np.float64), [0.1, 0.9], axis=0)
     digit = np.finfo(x.dtype).eps * np.maximum(np.abs(low), np.abs(high))
     return float(np.prod(np.clip((high - low) / np.maximum(digit, 1e-300), 1, 2.0**23)))
+
+
+def row_keys(x: np.ndarray) -> np.ndarray:
+    """Return each row as one thing that can be compared."""
+    rows = np.ascontiguousarray(x)
+    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+
+
+def repeated(again: np.ndarray, x: np.ndarray) -> bool:
+    """Return whether half of the rows come again, beyond chance.
+
+    How many of one half of x stand in its other half, too, is what rounding brings together; twice
+    as many of all rows may stand among all.
+    """
+    keys, half = row_keys(x), len(x) // 2
+    chance = np.isin(keys[half:], keys[:half]).mean()
+    return bool(np.isin(row_keys(again), keys).mean() > 0.5 + 2 * chance)

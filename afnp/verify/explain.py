@@ -23,8 +23,13 @@ __all__ = ["cause_of", "explained", "region_of"]
 FEW = 3
 """So many rows have to show a pattern."""
 
+
 def cause_of(
-    given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: int, x: np.ndarray | None = None
+    given: np.ndarray,
+    expected: np.ndarray,
+    allowed: np.ndarray,
+    D: int,
+    x: np.ndarray | None = None,
 ) -> str:
     """Return the pattern in which numbers (N,) differ from what they should be, in words; "" for none.
 

@@ -96,7 +96,9 @@ class Functions:
     def __post_init__(self) -> None:
         """Check what was given, and bring it into one form."""
         if not self.names:
-            raise ValueError(f"functions: expected at least one of {', '.join(FUNCTIONS)}, got none")
+            raise ValueError(
+                f"functions: expected at least one of {', '.join(FUNCTIONS)}, got none"
+            )
         for name in (*FUNCTIONS, "jacobian", "noise"):
             function = vars(self)[name]
             if function is not None and not callable(function):
@@ -176,7 +178,9 @@ def _matrix(allowed: Any, D: int, C: int) -> np.ndarray | None:
         return None
     if isinstance(allowed, str):
         if allowed != "triangular":
-            raise ValueError(f"allowed: expected 'triangular', an order or a matrix, got {allowed!r}")
+            raise ValueError(
+                f"allowed: expected 'triangular', an order or a matrix, got {allowed!r}"
+            )
         return np.tri(D, dtype=bool)
     given = np.asarray(allowed)
     if given.ndim == 1 and D > 1 or given.shape == (1,):

@@ -20,7 +20,16 @@ import numpy as np
 from afnp.verify.results import Finding
 from afnp.verify.subject import Subject
 
-__all__ = ["REACHES", "Integrals", "along_lines", "density_along", "distribution", "first_nodes", "limits", "marginal"]
+__all__ = [
+    "REACHES",
+    "Integrals",
+    "along_lines",
+    "density_along",
+    "distribution",
+    "first_nodes",
+    "limits",
+    "marginal",
+]
 
 HALVED = 8
 """So many cells of a line are halved in one refinement."""
@@ -203,7 +212,9 @@ def limits(subject: Subject, seen: np.ndarray) -> tuple[float, float]:
     if subject.points.bounded is not None:
         return subject.points.bounded
     if subject.points.data is not None:
-        return min(subject.points.data.min(), seen.min()), max(subject.points.data.max(), seen.max())
+        return min(subject.points.data.min(), seen.min()), max(
+            subject.points.data.max(), seen.max()
+        )
     return -np.inf, np.inf
 
 

@@ -66,7 +66,8 @@ def measured_jacobian(
     if subject.analytic:
         J = _jacobian(subject, subject.tolerance.reference.normalize, x, c)
         moves = [
-            _jacobian(subject, perturbed.normalize, x, c) - J for perturbed in subject.tolerance.perturbed(rng, count)
+            _jacobian(subject, perturbed.normalize, x, c) - J
+            for perturbed in subject.tolerance.perturbed(rng, count)
         ]
         eps = np.finfo(np.float64).eps
         return J, subject.tolerance.safety * eps * (
@@ -74,11 +75,14 @@ def measured_jacobian(
         )
     if subject.jacobian:
         J = _callers(subject, x, c)
-        moves = [_callers(subject, perturb(x, rng, subject.tolerance.delta), c) - J for _ in range(count)]
+        moves = [
+            _callers(subject, perturb(x, rng, subject.tolerance.delta), c) - J for _ in range(count)
+        ]
         scale = subject.tolerance.safety * subject.tolerance.eps
-        return J, scale * (np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J))
+        return J, scale * (
+            np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J)
+        )
     h = float(np.cbrt(np.finfo(x.dtype).eps))
     fine, coarse = (_jacobian(subject, subject.normalize, x, c, step) for step in (h, 3 * h))
     noise = subject.tolerance.eps / h * (1 + np.abs(subject.normalize(x, c)[0]))[:, :, None]  # type: ignore[misc]
     return fine, 4 * np.abs(coarse - fine) + 32 * noise
-

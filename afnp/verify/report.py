@@ -54,7 +54,9 @@ def mutation_score(
     ]
     parts = []
     if rows:
-        caught = sum(bool(row[level] if ran is None else set(row[level]) & set(ran)) for row in rows)
+        caught = sum(
+            bool(row[level] if ran is None else set(row[level]) & set(ran)) for row in rows
+        )
         into = "flows" if kind == "flow" else "plain functions"
         parts.append(
             f"the checks that ran catch {caught} of {len(rows)} defects planted in {into} at this level"
@@ -203,7 +205,9 @@ class Report:
         rows = ["| " + " | ".join(map(_escaped, row)) + " |" for row in self._rows()]
         title = [f"**{self.subject}**", ""] if self.subject else []
         explained = [f"- {line}" for line in _escaped(self.explanations()).splitlines()]
-        return "\n".join([*title, head, *rows, "", *explained, *([""] if explained else []), self.summary()])
+        return "\n".join(
+            [*title, head, *rows, "", *explained, *([""] if explained else []), self.summary()]
+        )
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""

@@ -20,7 +20,17 @@ import numpy as np
 if TYPE_CHECKING:
     from afnp.verify.subject import Subject
 
-__all__ = ["CHECKS", "READ", "Finding", "NotRun", "Result", "beyond_rounding", "check", "collect", "compare"]
+__all__ = [
+    "CHECKS",
+    "READ",
+    "Finding",
+    "NotRun",
+    "Result",
+    "beyond_rounding",
+    "check",
+    "collect",
+    "compare",
+]
 
 PASSED, FAILED, NOT_RUN, EXPECTED = "passed", "failed", "not run", "expected"
 

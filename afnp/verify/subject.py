@@ -194,7 +194,7 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """"flow" for one of afnp's, whose layers and parameters are known; else "functions"."""
+        """ "flow" for one of afnp's, whose layers and parameters are known; else "functions"."""
         return "functions" if self.flow is None else "flow"
 
     @property
@@ -301,7 +301,9 @@ def dependencies_of(flow: Flow) -> np.ndarray:
 
     A path through every layer.
     """
-    paths = np.hstack([np.zeros((flow.features, flow.context), bool), np.eye(flow.features, dtype=bool)])
+    paths = np.hstack(
+        [np.zeros((flow.features, flow.context), bool), np.eye(flow.features, dtype=bool)]
+    )
     for layer in flow.layers:
         paths = layer.allowed().astype(np.float32) @ paths.astype(np.float32) > 0
         if layer.context:

@@ -109,7 +109,9 @@ class Tolerance:
         self.subject = subject
         flow = subject.flow
         self.precise = np.dtype(np.float64) if flow is not None else subject.dtype
-        self.safety = SAFETY * (EXTERNAL if flow is None else math.sqrt(max(1, _widest(flow) / TERMS)))
+        self.safety = SAFETY * (
+            EXTERNAL if flow is None else math.sqrt(max(1, _widest(flow) / TERMS))
+        )
         self.eps = float(np.finfo(subject.dtype).eps)
         # large against rounding where it is measured, small against what bends; and a kink nearby
         # should be met
@@ -126,7 +128,9 @@ class Tolerance:
         """Both directions in the subject's own type, not perturbed; nothing is raised."""
         return self._arithmetic(self.subject.dtype)
 
-    def perturbed(self, rng: np.random.Generator, count: int = PERTURBATIONS) -> Iterator[Arithmetic]:
+    def perturbed(
+        self, rng: np.random.Generator, count: int = PERTURBATIONS
+    ) -> Iterator[Arithmetic]:
         """Yield both directions with inputs, of every layer of a flow too, and parameters multiplied by 1 ± δ."""
         yield from (self._arithmetic(self.precise, rng, self.delta) for _ in range(count))
 

@@ -108,9 +108,7 @@ def inner_transform(layer) -> Any:
     return layer.transform if isinstance(layer, Inverse) else layer
 
 
-def layer_views(
-    layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends
-) -> Iterator[View]:
+def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends) -> Iterator[View]:
     """View one layer in both directions; an autoregressive one also at its univariates' params."""
     C, D = c.shape[1], u.shape[1]
     x = layer.generate(p, u, c)[0]

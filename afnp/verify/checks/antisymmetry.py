@@ -37,7 +37,9 @@ def antisymmetry(subject: Subject, rng: np.random.Generator) -> Result:
     tolerance = rounding + subject.tolerance.safety * subject.tolerance.eps * size
     tolerances = np.broadcast_to(tolerance, np.shape(errors))
     why = "eps x measured condition; points that lose half the digits left out"
-    return compare(errors, tolerances, why, ("pair", "row"), limit=np.sqrt(subject.tolerance.eps) * size)
+    return compare(
+        errors, tolerances, why, ("pair", "row"), limit=np.sqrt(subject.tolerance.eps) * size
+    )
 
 
 def _sum_of_log_dets(normalize, generate, u: np.ndarray, c: np.ndarray, dtype) -> np.ndarray:

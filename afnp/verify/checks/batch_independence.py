@@ -63,7 +63,6 @@ def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
     return compare(np.concatenate(errors), np.concatenate(tolerances), why, ("output",))
 
 
-
 def _in_parts(
     function: Rows, x: np.ndarray, c: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
@@ -85,7 +84,9 @@ def _rounding_of_rows(
 
     def outputs(arithmetic) -> np.ndarray:
         direction = arithmetic.generate if generates(subject, function) else arithmetic.normalize
-        y, log_det = direction(x.astype(subject.tolerance.precise), c.astype(subject.tolerance.precise))
+        y, log_det = direction(
+            x.astype(subject.tolerance.precise), c.astype(subject.tolerance.precise)
+        )
         if function.scores:
             return subject.score(y, log_det)[:, None]
         return np.hstack([y, log_det[:, None]]).astype(np.float64)
@@ -94,6 +95,6 @@ def _rounding_of_rows(
         return np.sqrt(subject.tolerance.eps) * (1 + np.abs(function(x, c)))[:, None]
     size = np.sqrt(subject.features) + np.abs(outputs(subject.tolerance.reference))
     return (
-        beyond_rounding(subject.tolerance.rounding(outputs, rng), size) + subject.tolerance.safety * subject.tolerance.eps * size
+        beyond_rounding(subject.tolerance.rounding(outputs, rng), size)
+        + subject.tolerance.safety * subject.tolerance.eps * size
     )
-

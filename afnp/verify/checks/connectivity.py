@@ -80,9 +80,7 @@ def _with_context(result: Result, subject: Subject, found: list[tuple[View, np.n
         f"{dead.sum()} of {dead.size} pairs of feature and context input move nothing, first feature "
         f"{output} with context input {column}; allowed with columns for the context says what is meant"
     )
-    return Result(
-        status=PASSED, measured=0, tolerance=0, why=result.why, notes=(note,)
-    )
+    return Result(status=PASSED, measured=0, tolerance=0, why=result.why, notes=(note,))
 
 
 def _most_lost(dead: list[tuple[View, np.ndarray]]) -> list[tuple[View, np.ndarray]]:

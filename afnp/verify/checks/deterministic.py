@@ -34,11 +34,10 @@ def deterministic(subject: Subject, rng: np.random.Generator) -> Result:
         answers(function, x[1:].copy(), c[1:].copy())
         if not equal(first, answers(function, x.copy(), c.copy())):
             problems.append(f"{function.name} answers the same question differently")
-    if not np.arrayequal(theta, _theta(subject)):
+    if not np.array_equal(theta, _theta(subject)):
         problems.append("parameters changed")
     return collect(problems, "bitwise: the same arithmetic twice")
 
 
 def _theta(subject: Subject) -> np.ndarray:
     return np.empty(0) if subject.flow is None else subject.flow.theta.copy()
-

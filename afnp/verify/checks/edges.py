@@ -177,7 +177,9 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
     rounding = np.where(lost, np.inf, each.max(axis=1, keepdims=True))
     tolerance = 2 * rounding + subject.tolerance.safety * subject.tolerance.eps * scale
     try:
-        result = compare(error, tolerance, "", ("row", "feature"), limit=np.sqrt(subject.tolerance.eps) * scale)
+        result = compare(
+            error, tolerance, "", ("row", "feature"), limit=np.sqrt(subject.tolerance.eps) * scale
+        )
     except NotRun:
         return Result()
     at = size[result.worst["row"]]

@@ -63,7 +63,9 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
                 other = _expected(flow, [(x, c)], directions, step=-STEP)[0]
                 errors[-1] = _outside(claimed, expected, other, tolerances[-1], len(directions[0]))
             limits.append(
-                np.full(len(expected), np.sqrt(subject.tolerance.eps) * (1 + np.abs(expected).max()))
+                np.full(
+                    len(expected), np.sqrt(subject.tolerance.eps) * (1 + np.abs(expected).max())
+                )
             )
     why = "eps x measured condition, and the layer's largest entry"
     return compare(errors, tolerances, why, ("case", "parameter"), limit=np.array(limits))
@@ -149,7 +151,10 @@ def _claims(subject: Subject, flow: Flow, x: np.ndarray, c: np.ndarray):
     context = c if flow.context else None
     yield flow.loss_and_grad(x, context)[1].astype(np.float64), subject.tolerance.eps
     if "numba" in subject.backends:
-        yield flow.loss_and_grad(x, context, backend="numba")[1].astype(np.float64), subject.tolerance.eps
+        yield (
+            flow.loss_and_grad(x, context, backend="numba")[1].astype(np.float64),
+            subject.tolerance.eps,
+        )
     if subject.tolerance.precise != subject.dtype:
         yield _gradient(flow, x, c), float(np.finfo(np.float64).eps)
 

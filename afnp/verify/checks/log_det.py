@@ -63,10 +63,12 @@ def _claims(subject: Subject, x: np.ndarray, c: np.ndarray):
     for normalize in subject.normalizers.values():
         yield np.asarray(normalize(x, c)[1], dtype=np.float64), subject.tolerance.eps
     if subject.tolerance.precise != subject.dtype:
-        yield subject.tolerance.reference.normalize(x, c)[1], float(np.finfo(subject.tolerance.precise).eps)
+        yield (
+            subject.tolerance.reference.normalize(x, c)[1],
+            float(np.finfo(subject.tolerance.precise).eps),
+        )
 
 
 def _limit(subject: Subject) -> float:
     """Return the relative tolerance above which a log-determinant says nothing: half the digits."""
     return np.sqrt(subject.tolerance.eps) if subject.analytic or subject.jacobian else 1e-2
-

@@ -36,4 +36,3 @@ def pure(subject: Subject, rng: np.random.Generator) -> Result:
         except (ValueError, TypeError) as exception:
             problems.append(f"{function.name} refuses read-only input ({exception})")
     return collect(problems, "bitwise: input is not output")
-

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from afnp.verify.atoms import COLLISIONS, atoms, distinct_rows, images
+from afnp.verify.atoms import COLLISIONS, atoms, distinct_rows, images, repeated, row_keys
 from afnp.verify.results import Result, check, collect, compare
 from afnp.verify.rows import batch_size
 from afnp.verify.subject import Subject
@@ -24,6 +24,7 @@ LAGS = (1, 2, 3, 7)
 
 FALSE_ALARM = 1e-6
 """Probability that independent rows look correlated, over all lags and features together."""
+
 
 @check("C12")
 def randomness(subject: Subject, rng: np.random.Generator) -> Result:
@@ -44,7 +45,7 @@ def randomness(subject: Subject, rng: np.random.Generator) -> Result:
     if generator.bit_generator.state == state:
         problems.append("sample takes nothing from the generator that it is given")
     again = subject.draw(n, generator, c)
-    if _repeated(again, x):
+    if repeated(again, x):
         problems.append("the next sample from one generator repeats the last one")
     pairs = _equal_pairs(x)
     if pairs > COLLISIONS + n**2 / 2 / distinct_rows(x) and not _rounded_to_pairs(
@@ -72,34 +73,17 @@ def _wrong_seeds(subject: Subject, rng: np.random.Generator) -> list[str]:
         subject.draw(n, np.random.default_rng(s), c) for s in (seed, seed, seed + 1)
     )
     problems = (
-        [] if np.arrayequal(one, same, equal_nan=True) else ["sample differs for the same seed"]
+        [] if np.array_equal(one, same, equal_nan=True) else ["sample differs for the same seed"]
     )
     if (one == other).all(axis=1).mean() > 0.5:
         problems.append("sample is the same for another seed")
     return problems
 
 
-def _row_keys(x: np.ndarray) -> np.ndarray:
-    """Return each row as one thing that can be compared."""
-    rows = np.ascontiguousarray(x)
-    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-
-
 def _equal_pairs(x: np.ndarray) -> int:
     """Count the pairs of rows that are equal, bit by bit."""
-    counts = np.unique(_row_keys(x), return_counts=True)[1]
+    counts = np.unique(row_keys(x), return_counts=True)[1]
     return int((counts * (counts - 1) // 2).sum())
-
-
-def _repeated(again: np.ndarray, x: np.ndarray) -> bool:
-    """Return whether half of the rows come again, beyond chance.
-
-    How many of one half of x stand in its other half, too, is what rounding brings together; twice
-    as many of all rows may stand among all.
-    """
-    keys, half = _row_keys(x), len(x) // 2
-    chance = np.isin(keys[half:], keys[:half]).mean()
-    return bool(np.isin(_row_keys(again), keys).mean() > 0.5 + 2 * chance)
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:

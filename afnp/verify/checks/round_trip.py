@@ -47,7 +47,8 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
             errors.append(np.abs(subject.difference(end, start)))
             scales.append(1 + np.abs(start))
             tolerances.append(
-                beyond_rounding(rounding, scales[-1]) + subject.tolerance.safety * subject.tolerance.eps * scales[-1]
+                beyond_rounding(rounding, scales[-1])
+                + subject.tolerance.safety * subject.tolerance.eps * scales[-1]
             )
     limit = np.sqrt(subject.tolerance.eps) * np.array(scales)
     why = "eps x measured condition; points that lose half the digits left out"
@@ -68,4 +69,3 @@ def _trip(there, back, x: np.ndarray, c: np.ndarray, rng: np.random.Generator) -
     end = np.empty_like(x)
     end[rows] = back(np.array(middle[rows]), np.array(c[rows]))[0]
     return end
-

@@ -61,10 +61,11 @@ def _refuses(exception: Exception) -> bool:
 
 def _wrong_sample(subject: Subject, n: int, rng: np.random.Generator) -> list[str]:
     try:
-        x = subject.draw(n, np.random.default_rng(rng.integers(2**31)), subject.points.contexts(rng, n))
+        x = subject.draw(
+            n, np.random.default_rng(rng.integers(2**31)), subject.points.contexts(rng, n)
+        )
     except Finding as finding:
         return [str(finding)]
     if x.dtype != subject.dtype:
         return [f"sample gives {x.dtype} where {subject.dtype} is expected"]
     return [] if np.isfinite(x).all() else ["sample gives numbers that are not finite"]
-

@@ -40,7 +40,9 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
     flow, errors, tolerances, leaks = subject.flow, [], [], 0
     n = int(np.clip(4096 // subject.features, 2, 12))
     theta = flow.theta.astype(np.float64)
-    perturbed = [flow.split(perturb(theta, rng, subject.tolerance.delta)) for _ in range(PERTURBATIONS)]
+    perturbed = [
+        flow.split(perturb(theta, rng, subject.tolerance.delta)) for _ in range(PERTURBATIONS)
+    ]
     for k, (layer, p) in enumerate(zip(flow.layers, flow.split(theta), strict=True)):
         u, c = (a.astype(np.float64) for a in subject.points.noise(rng, n))
         x = layer.generate(p, u, c)[0]
