@@ -787,11 +787,20 @@ def test_the_report_says_how_derivatives_were_taken():
 def test_the_mutation_score_is_read_where_it_was_measured(tmp_path):
     path = tmp_path / "kill_matrix.json"
     assert mutation_score("quick", path) == ""
-    path.write_text(
-        '{"levels": {"quick": {"killed": 60, "of": 72}}, "false_alarms": {"flows": 1000, "alarms": '
-        "0}}"
+    rows = {
+        "a": {"kind": "flow", "quick": ["log_det", "round_trip"]},
+        "b": {"kind": "flow", "quick": ["gradients"]},
+        "c": {"kind": "flow", "quick": []},
+        "d": {"kind": "functions", "quick": ["pure"]},
+        "e": {"kind": "flow", "quick": [], "equivalent": "for a reason"},
+    }
+    record = {"mutants": rows, "false_alarms": {"flows": 1000, "alarms": 0}}
+    path.write_text(json.dumps(record))
+    assert "catch 2 of 3 defects planted in flows" in mutation_score("quick", path)
+    assert "catch 1 of 3" in mutation_score("quick", path, ran=["round_trip", "pure"])
+    assert "catch 1 of 1 defects planted in plain functions" in mutation_score(
+        "quick", path, kind="functions", ran=["round_trip", "pure"]
     )
-    assert "catches 60 of 72 planted defects" in mutation_score("quick", path)
     assert "0 false alarms in 1,000 clean flows" in mutation_score("quick", path)
     assert mutation_score("full", path) == "0 false alarms in 1,000 clean flows"
 

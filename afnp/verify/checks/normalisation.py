@@ -46,12 +46,12 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     for mesh in subject.level.meshes:
         now = _integral(subject, mesh, box, context)
         last, extrapolated, before = extrapolated, (4 * now - before) / 3, now
-        change = abs(extrapolated - last)
+        change = abs(extrapolated - last) / max(1.0, abs(extrapolated))
         if change < ERROR / 25:
             why = "25 times the last refinement; corners in the density"
             return compare([abs(extrapolated - 1)], [ERROR], why, ("context",))
     totals, error = _by_lines(subject, context, rng)
-    doubt = max(error, float(np.ptp(totals)))
+    doubt = max(error, float(np.ptp(totals)) / max(1.0, float(np.max(totals))))
     if not doubt < MOST_DOUBT:
         raise NotRun(f"the quadrature did not converge: it is {doubt:.1e} off")
     why = "lines of lines, in both orders: 25 times their disagreement"

@@ -31,10 +31,13 @@ from afnp.transforms import (
 from afnp.transforms.preprocess import Standardize
 from afnp.verify.parameters import randomize
 
-__all__ = ["FLOWS", "clean", "random_flow"]
+__all__ = ["FLOWS", "PLAIN", "clean", "random_flow"]
 
 FLOWS: dict[str, Callable[[], Any]] = {}
 """Makers of the clean flows, by family."""
+
+PLAIN = {"functions"}
+"""Families that are plain functions, and no flow of afnp's."""
 
 CYCLE = (2, 0, 1)
 """An order that is not its own inverse."""

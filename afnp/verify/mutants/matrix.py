@@ -118,6 +118,7 @@ def _entry(mutant: Mutant) -> dict[str, Any]:
     entry = {
         "theme": mutant.theme,
         "family": mutant.family,
+        "kind": mutant.kind,
         "kills": mutant.kills,
         "styles": caught,
     }

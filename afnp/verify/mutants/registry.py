@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from afnp.verify.mutants.clean import FLOWS
+from afnp.verify.mutants.clean import FLOWS, PLAIN
 from afnp.verify.report import Report
 from afnp.verify.runner import check_flow
 
@@ -59,6 +59,11 @@ class Mutant:
     kills: str
     backends: tuple[str, ...] = ("numpy",)
     equivalent: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What it is planted in, as reports name it: one of afnp's flows, or plain functions."""
+        return "functions" if self.family in PLAIN else "flow"
 
     def planted(self) -> Any:
         """Return a fresh flow, or functions, with the defect in it."""
