@@ -15,11 +15,11 @@ from afnp.univariate import RationalQuadratic
 from afnp.verify import check_flow
 from afnp.verify.adapters.targets import build, found_object, functions_of_target
 from afnp.verify.atoms import distinct_rows, repeated
-from afnp.verify.checks.agreement import thresholds
 from afnp.verify.integrals import along_lines, distribution
 from afnp.verify.report import mutation_score
 from afnp.verify.results import Finding
 from afnp.verify.rows import Rows
+from afnp.verify.uniform import thresholds
 from afnp.verify.worker import Worker
 
 LOG_2PI = np.log(2 * np.pi)

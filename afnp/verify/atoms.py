@@ -9,9 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from afnp.verify.results import NotRun
 from afnp.verify.subject import Subject
 
-__all__ = ["COLLISIONS", "atoms", "distinct_rows", "images", "repeated", "rounded_to_atoms", "row_keys"]
+__all__ = [
+    "COLLISIONS",
+    "atoms",
+    "distinct_rows",
+    "images",
+    "refuse_blurred",
+    "repeated",
+    "rounded_to_atoms",
+    "row_keys",
+]
+
+BLUR, BLUR_ROWS = 0.01, 200
+"""Noise of so many rows is looked at; rounding may move it by so much, there and back, in 1 of 100 rows."""
 
 COLLISIONS = 10
 """So many pairs of equal rows are luck where none are expected."""
@@ -71,3 +84,27 @@ def repeated(again: np.ndarray, x: np.ndarray) -> bool:
     keys, half = row_keys(x), len(x) // 2
     chance = np.isin(keys[half:], keys[:half]).mean()
     return bool(np.isin(row_keys(again), keys).mean() > 0.5 + 2 * chance)
+
+
+def refuse_blurred(subject: Subject, rng: np.random.Generator) -> None:
+    """Raise NotRun where rounding alone parts sampler and density: noise does not survive there and back."""
+    if subject.normalize is None or subject.generate is None:
+        return
+    u, c = subject.points.noise(rng, BLUR_ROWS, (1.0,))
+
+    def there_and_back(arithmetic) -> np.ndarray:
+        return arithmetic.normalize(arithmetic.generate(u.astype(arithmetic.dtype), c)[0], c)[0]
+
+    moves = subject.tolerance.rounding(there_and_back, rng, count=2) / subject.tolerance.safety
+    x, back = subject.tolerance.own.generate(u, c)[0], there_and_back(subject.tolerance.own)
+    away = (
+        np.abs(subject.difference(back, u)) > BLUR
+    )  # other noise, but the same sample to half its digits
+    same = np.abs(subject.difference(subject.tolerance.own.generate(back, c)[0], x)) < np.sqrt(
+        subject.tolerance.eps
+    ) * (1 + np.abs(x))
+    blurred = np.mean(~(moves < BLUR).all(axis=1) | away.any(axis=1) & same.all(axis=1))
+    if blurred > 0.01:
+        raise NotRun(
+            f"rounding moves the noise of {blurred:.0%} of the samples by more than {BLUR:g}"
+        )

@@ -15,7 +15,10 @@ from afnp.verify.results import Finding
 from afnp.verify.subject import Subject
 from afnp.verify.tolerance import PERTURBATIONS, perturb
 
-__all__ = ["log_det_of", "measured_jacobian", "rows_worth"]
+__all__ = ["log_det_of", "measured_jacobian", "regular", "rows_worth"]
+
+TINY = 1e-100
+"""A slope below this is none."""
 
 
 def rows_worth(subject: Subject, most: int) -> int:
@@ -23,18 +26,10 @@ def rows_worth(subject: Subject, most: int) -> int:
     return int(np.clip(4096 // subject.features, 2, most))
 
 
-def _jacobian(
-    subject: Subject, normalize, x: np.ndarray, c: np.ndarray, h: float | None = None
-) -> np.ndarray:
-    """Return du/dx (N, D, D): by complex step where the code allows it, else the caller's, else by differences."""
+def _analytic(normalize, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return du/dx (N, D, D) by complex step."""
     repeated = np.repeat(c, x.shape[1], axis=0)
-
-    def f(z):
-        return normalize(z, repeated)[0]
-
-    if subject.analytic is None and subject.jacobian is not None:
-        return _callers(subject, x, c)
-    return complex_step_jacobian(f, x) if subject.analytic else central_jacobian(f, x, h)
+    return complex_step_jacobian(lambda z: normalize(z, repeated)[0], x)
 
 
 def _callers(subject: Subject, x: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -59,14 +54,16 @@ def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def measured_jacobian(
-    subject: Subject, x: np.ndarray, c: np.ndarray, rng
+    subject: Subject, x: np.ndarray, c: np.ndarray, rng, generates: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return J (N, D, D) and how far each entry may be off."""
+    """Return J (N, D, D) of normalize, or of generate by differences, and how far each entry may be off."""
+    if generates:
+        return _by_differences(subject, subject.generate, x, c)
     count = PERTURBATIONS if subject.features <= 64 else 2
     if subject.analytic:
-        J = _jacobian(subject, subject.tolerance.reference.normalize, x, c)
+        J = _analytic(subject.tolerance.reference.normalize, x, c)
         moves = [
-            _jacobian(subject, perturbed.normalize, x, c) - J
+            _analytic(perturbed.normalize, x, c) - J
             for perturbed in subject.tolerance.perturbed(rng, count)
         ]
         eps = np.finfo(np.float64).eps
@@ -82,7 +79,26 @@ def measured_jacobian(
         return J, scale * (
             np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J)
         )
+    return _by_differences(subject, subject.normalize, x, c)
+
+
+def _by_differences(
+    subject: Subject, function, x: np.ndarray, c: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Jacobian by central differences; another step size says how far it may be off."""
     h = float(np.cbrt(np.finfo(x.dtype).eps))
-    fine, coarse = (_jacobian(subject, subject.normalize, x, c, step) for step in (h, 3 * h))
-    noise = subject.tolerance.eps / h * (1 + np.abs(subject.normalize(x, c)[0]))[:, :, None]  # type: ignore[misc]
+    repeated = np.repeat(c, x.shape[1], axis=0)
+
+    def f(z):
+        return function(z, repeated)[0]
+
+    fine, coarse = (central_jacobian(f, x, step) for step in (h, 3 * h))
+    noise = subject.tolerance.eps / h * (1 + np.abs(function(x, c)[0]))[:, :, None]
     return fine, 4 * np.abs(coarse - fine) + 32 * noise
+
+
+def regular(J: np.ndarray) -> np.ndarray:
+    """Return which Jacobians (N, D, D) are finite and have no row or column of zeros, (N,) bool."""
+    size = np.abs(J)
+    some = (size.max(axis=1) > TINY).all(axis=1) & (size.max(axis=2) > TINY).all(axis=1)
+    return np.isfinite(J).all(axis=(1, 2)) & some

@@ -27,6 +27,8 @@ class Level(NamedTuple):
         Points at which a log-determinant is compared, at most.
     samples : int
         Rows that are drawn to compare the sampler with the density; split over the repeats.
+    noise : int
+        Numbers of noise, samples times features, that one repeat looks at.
     refinements : int
         How often the quadrature along a line is refined, at most.
     parameters : int
@@ -42,6 +44,7 @@ class Level(NamedTuple):
     points: int
     jacobians: int
     samples: int
+    noise: int
     refinements: int
     parameters: int
     meshes: tuple[int, ...]
@@ -51,14 +54,26 @@ class Level(NamedTuple):
 LEVELS = {
     level.name: level
     for level in (
-        Level("quick", 1, 2, 8, 300, 40, 1000, (48, 96, 192), ("numpy",)),
-        Level("full", 2, 4, 16, 10_000, 50, 1200, (64, 128, 256, 512), ("auto", "numpy", "numba")),
+        Level("quick", 1, 2, 8, 300, 6000, 40, 1000, (48, 96, 192), ("numpy",)),
+        Level(
+            "full",
+            2,
+            4,
+            16,
+            10_000,
+            40_000,
+            50,
+            1200,
+            (64, 128, 256, 512),
+            ("auto", "numpy", "numba"),
+        ),
         Level(
             "paranoid",
             6,
             8,
             32,
             60_000,
+            200_000,
             60,
             20_000,
             (64, 128, 256, 512, 1024),

@@ -24,6 +24,15 @@ __all__ = ["SCALES", "Points"]
 SCALES = (0.1, 0.5, 1.0, 2.0)
 """Standard deviations of the noise from which points are drawn, in turn."""
 
+TAILS = (2.5, 40.0)
+"""Tails lie between so many standard deviations."""
+
+FEWEST = 32
+"""So many rows say how wide a feature is."""
+
+DECILES = 2.563
+"""From the first to the last decile of a normal, in standard deviations."""
+
 REACH = 6.5
 """Noise of a standard normal lies in (-REACH, REACH), up to a probability of 1e-10."""
 
@@ -89,7 +98,7 @@ class Points:
         """
         subject = self.subject
         u, c = self.noise(rng, max(8 * n, 64), scales)
-        x = self._data(u, rng)
+        x = self._data(u, c, rng)
         if subject.generate is None:
             return (u if x is None else x)[:n], u[:n], c[:n]
         if subject.normalize is not None:
@@ -100,7 +109,26 @@ class Points:
         u, c = u[:n], c[:n]
         return np.array(subject.generate(u, c)[0]), u, c
 
-    def _data(self, u: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    def scale(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the middle and the width, a standard deviation of a normal, of each feature of x (N, D)."""
+        low, middle, high = np.quantile(x.astype(np.float64), [0.1, 0.5, 0.9], axis=0)
+        width = (high - low) / DECILES
+        return middle, np.where(width > 0, width, np.maximum(np.abs(middle), 1.0))
+
+    def tails(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows x (n, D) of which one feature lies far out, on either side, and a context; none in a bounded support."""
+        if self.bounded is not None or self.data is not None:
+            return self.subject.empty, self.contexts(rng, 0)
+        x, _, c = self.rows(rng, max(n, FEWEST), scales=(1.0,))
+        middle, width = self.scale(x)
+        x, c = x[:n].copy(), c[:n]
+        for k, row in enumerate(x):
+            i = k % len(row)
+            out = width[i] * np.exp(rng.uniform(*np.log(TAILS)))
+            row[i] = middle[i] + out * (1 if (k // len(row)) % 2 else -1)
+        return x, c
+
+    def _data(self, u: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """Return as many rows of data, or rows that a flow's fixed layers in front turn into moderate numbers."""
         flow = self.subject.flow
         if flow is None:
@@ -110,7 +138,7 @@ class Points:
         x = rng.permutation(u).astype(np.float64)
         front = itertools.takewhile(lambda layer: layer.layout.size == 0, flow.layers)
         for layer in reversed(list(front)):
-            x = layer.generate(layer.layout.views(np.empty(0)), x, np.empty((len(x), 0)))[0]
+            x = layer.generate(layer.layout.views(np.empty(0)), x, c)[0]
         return x.astype(self.subject.dtype)
 
     def _well_conditioned(

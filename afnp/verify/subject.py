@@ -92,7 +92,8 @@ class Subject:
         cls, flow: Flow, backends: Sequence[str] | None = None, level: Level = LEVELS["full"]
     ) -> Subject:
         """Wrap an afnp flow, in every rendering; its parameters are read whenever a function is called."""
-        backends = level.backends if backends is None else backends
+        if backends is None:
+            backends = renderings(flow, level)
         usual = "auto" if set(backends) - {"numpy"} else "numpy"
 
         def optional(context):
@@ -191,6 +192,11 @@ class Subject:
     def generate(self) -> Rows | None:
         """The first way from noise to data."""
         return next(iter(self.generators.values()), None)
+
+    @property
+    def empty(self) -> np.ndarray:
+        """No rows, (0, D)."""
+        return np.empty((0, self.features), dtype=self.dtype)
 
     @property
     def kind(self) -> str:
@@ -294,6 +300,18 @@ def _support(flow: Flow) -> tuple[float, float] | None:
         if np.isfinite(low) and np.isfinite(high):
             return float(low), float(high)
     return None
+
+
+def renderings(flow: Flow, level: Level) -> list[str]:
+    """Return the backends that a level looks at, as far as there is compiled code for this flow."""
+    if "numba" not in level.backends:
+        return list(level.backends)
+    try:
+        from afnp.compiled.stages import uncompiled
+    except ImportError:  # without Numba everything runs in NumPy
+        return [name for name in level.backends if name != "numba"]
+    compiled = not uncompiled(flow.layers)
+    return [name for name in level.backends if compiled or name != "numba"]
 
 
 def dependencies_of(flow: Flow) -> np.ndarray:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afnp.compiled.stages import compiled
 from afnp.params import Views
 from afnp.transforms import Autoregressive, CausalConvolution, Inverse
 from afnp.verify.derivatives import moved
@@ -118,6 +117,8 @@ def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends)
     must = inverse & layer.allowed().diagonal().all()
     stages = [layer]
     if "numba" in backends and isinstance(layer, Inverse | CausalConvolution):
+        from afnp.compiled.stages import compiled
+
         stages.append(compiled(layer))
     for stage in stages:
         evaluate = functools.partial(stage.evaluate, p)

@@ -18,11 +18,10 @@ Letters: R samples, D features, C context inputs, K nodes along a line.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
-from afnp.verify.atoms import rounded_to_atoms
+from afnp.verify.atoms import refuse_blurred, rounded_to_atoms
 from afnp.verify.integrals import (
     REACHES,
     along_lines,
@@ -33,20 +32,12 @@ from afnp.verify.integrals import (
 )
 from afnp.verify.results import FAILED, Finding, NotRun, Result, check, compare
 from afnp.verify.subject import Subject
+from afnp.verify.uniform import FALSE_ALARM, ORDERS, slack_of, thresholds, uniform_tests
 
-__all__ = ["agreement", "thresholds"]
-
-FALSE_ALARM = 1e-6
-"""Probability that a correct sampler fails, over all tests together, at most."""
-
-ORDERS = 4
-"""Legendre moments: location, scale, skewness, tails."""
+__all__ = ["agreement"]
 
 GROUPS = 8
 """At most so many features are also judged alone."""
-
-BLUR, BLUR_ROWS = 0.01, 200
-"""Noise of so many rows is looked at; rounding may move it by so much, there and back, in 1 of 100 rows."""
 
 FEWEST = 100
 """Below so many samples a feature is not judged alone."""
@@ -56,14 +47,6 @@ NODES = 17
 
 RESOLVED = 0.01
 """A marginal that is farther from a total of 1 says nothing about samples."""
-
-
-class Statistic(NamedTuple):
-    """One statistic with its bound."""
-
-    what: str
-    measured: float
-    bound: float
 
 
 @check("C11")
@@ -77,7 +60,7 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     The result says how small a discrepancy it would have seen, in 99 of 100 cases.
     """
     subject.need("sample", "log_prob")
-    _refuse_blurred(subject, rng)
+    refuse_blurred(subject, rng)
     count = _count(subject)
     c = subject.points.contexts(rng, count)
     x = subject.draw(count, np.random.default_rng(rng.integers(2**63)), c)
@@ -107,30 +90,6 @@ def _groups(
     return groups
 
 
-def _refuse_blurred(subject: Subject, rng: np.random.Generator) -> None:
-    """Raise NotRun where rounding alone parts sampler and density: noise does not survive there and back."""
-    if subject.normalize is None or subject.generate is None:
-        return
-    u, c = subject.points.noise(rng, BLUR_ROWS, (1.0,))
-
-    def there_and_back(arithmetic) -> np.ndarray:
-        return arithmetic.normalize(arithmetic.generate(u.astype(arithmetic.dtype), c)[0], c)[0]
-
-    moves = subject.tolerance.rounding(there_and_back, rng, count=2) / subject.tolerance.safety
-    x, back = subject.tolerance.own.generate(u, c)[0], there_and_back(subject.tolerance.own)
-    away = (
-        np.abs(subject.difference(back, u)) > BLUR
-    )  # other noise, but the same sample to half its digits
-    same = np.abs(subject.difference(subject.tolerance.own.generate(back, c)[0], x)) < np.sqrt(
-        subject.tolerance.eps
-    ) * (1 + np.abs(x))
-    blurred = np.mean(~(moves < BLUR).all(axis=1) | away.any(axis=1) & same.all(axis=1))
-    if blurred > 0.01:
-        raise NotRun(
-            f"rounding moves the noise of {blurred:.0%} of the samples by more than {BLUR:g}"
-        )
-
-
 def _count(subject: Subject) -> int:
     """Return how many samples one repeat of the level draws."""
     return max(subject.level.samples // subject.level.repeats, 2)
@@ -156,30 +115,12 @@ def _lost(subject: Subject, rng: np.random.Generator, x: np.ndarray, c: np.ndarr
     return lost
 
 
-def thresholds(n: int, alpha: float) -> tuple[float, np.ndarray]:
-    r"""Return what the distance and the mean moments of n uniform numbers exceed with probability < alpha each.
-
-    .. math:: \epsilon = \sqrt{\frac{\log(2/\alpha)}{2 n}}, \qquad
-              n t = \tfrac{M q}{3} + \sqrt{\big(\tfrac{M q}{3}\big)^2 + 2 n q}, \quad
-              q = \log(2 / \alpha), \; M = \sqrt{2k + 1}
-
-    The second is Bernstein's inequality for numbers of variance 1 that never exceed M.
-
-    Examples
-    --------
-    >>> distance, moments = thresholds(1000, 1e-6)
-    >>> round(distance, 3), moments.round(3)
-    (0.085, array([0.179, 0.182, 0.184, 0.185]))
-    """
-    q = np.log(2 / alpha)
-    M = np.sqrt(2 * np.arange(1, ORDERS + 1) + 1)
-    return float(np.sqrt(q / (2 * n))), (M * q / 3 + np.sqrt((M * q / 3) ** 2 + 2 * n * q)) / n
-
-
 def _compared(groups: list) -> Result:
     """Judge every statistic of every group."""
     alpha = FALSE_ALARM / (len(groups) * (2 + ORDERS))
-    tests = [test for name, F, error in groups for test in _tests(name, F, error, alpha)]
+    tests = [
+        test for name, F, error in groups for test in uniform_tests(name, F, alpha, error=error)
+    ]
     result = compare(
         [t.measured for t in tests],
         [t.bound for t in tests],
@@ -189,27 +130,6 @@ def _compared(groups: list) -> Result:
     what = tests[result.worst["test"]].what
     reason = f"samples and density disagree: {what}" if result.status == FAILED else ""
     return dataclasses.replace(result, reason=reason, worst={})
-
-
-def _tests(name: str, F: np.ndarray, error: np.ndarray, alpha: float) -> list[Statistic]:
-    """Return the distance from uniform, and the moments; the quadrature's errors widen the bounds."""
-    n, F = len(F), np.sort(F)
-    distance, moments = thresholds(n, alpha)
-    steps = np.arange(n + 1) / n
-    gap = max(np.max(steps[1:] - F), np.max(F - steps[:-1]))
-    ends = float(max(F[0], 1 - F[-1]))
-    tests = [
-        Statistic(f"distance of {name}", float(gap), distance + _slack(error)),
-        Statistic(f"extremes of {name}", ends, float(np.log(2 / alpha) / n + 2 * _slack(error))),
-    ]
-    for k, name_k in zip(
-        range(1, ORDERS + 1), ("location", "scale", "skewness", "tails"), strict=True
-    ):
-        P_k = np.polynomial.legendre.Legendre.basis(k)
-        moment = np.sqrt(2 * k + 1) * float(np.mean(P_k(2 * F - 1)))
-        slack = np.sqrt(2 * k + 1) * float(np.mean(np.minimum(k * (k + 1) * error, 2)))
-        tests.append(Statistic(f"{name_k} of {name}", abs(moment), float(moments[k - 1] + slack)))
-    return tests
 
 
 def _power(n: int, alpha: float) -> str:
@@ -236,15 +156,9 @@ def _places(
         found = _line(subject, x[rows], c[rows], i, x[:, i], fine)
         seen = np.isfinite(found.below)
         F[rows], error[rows] = np.where(seen, found.below, 0.5), np.where(seen, found.error, 1.0)
-    if _slack(error) > 0.02 + 0.1 * thresholds(len(x), FALSE_ALARM)[0]:
-        raise NotRun(f"the quadrature did not converge: it is {_slack(error):.1e} off")
+    if slack_of(error) > 0.02 + 0.1 * thresholds(len(x), FALSE_ALARM)[0]:
+        raise NotRun(f"the quadrature did not converge: it is {slack_of(error):.1e} off")
     return F, error
-
-
-def _slack(error: np.ndarray) -> float:
-    r"""Return how far errors of single places may move a distribution function: the least ε + share(error > ε)."""
-    error = np.sort(np.minimum(error, 1))
-    return float(np.min(error + 1 - np.arange(1, len(error) + 1) / len(error)))
 
 
 def _line(subject: Subject, x: np.ndarray, c: np.ndarray, i: int, seen: np.ndarray, fine: bool):

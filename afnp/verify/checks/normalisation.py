@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from afnp.verify.explain import explained
 from afnp.verify.integrals import REACHES, density_along, distribution, first_nodes, marginal
+from afnp.verify.jacobian import log_det_of, measured_jacobian, regular, rows_worth
 from afnp.verify.results import NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 
@@ -25,6 +27,15 @@ ERROR = 5e-3
 MOST_DOUBT = 0.02
 """A quadrature that is less certain is not believed at all."""
 
+WEIGHED = 400
+"""So many points are weighed beyond two features."""
+
+RESOLVED, BLURRED = 0.95, 1e-2
+"""So many of their Jacobians must be known so well, as log-determinants."""
+
+DEVIATIONS = 6
+"""The mean weight may be so many standard errors off."""
+
 CORNERS = (slice(None, -1), slice(1, None))
 
 
@@ -35,11 +46,16 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: \int p(x)\, dx = 1
 
     Cells are images of a regular mesh of noise: ``generate`` only places their corners, and areas
-    are those of polygons, so no log-determinant is used twice.
+    are those of polygons, so no log-determinant is used twice. Beyond two features, noise is drawn
+    and weighed by the density of its image,
+
+    .. math:: \int p(x)\, dx = \operatorname{E}_u \frac{p(g(u))\, |\det J_g(u)|}{p_{\mathrm{base}}(u)},
+
+    with a Jacobian by differences; the result says its standard error.
     """
     subject.need("log_prob", "generate")
     if subject.features > 2:
-        raise NotRun("quadrature needs D of 1 or 2")
+        return _by_importance(subject, rng)
     context = subject.points.contexts(rng, 1)
     box = subject.points.box(rng)
     before = extrapolated = np.nan
@@ -49,13 +65,60 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
         change = abs(extrapolated - last) / max(1.0, abs(extrapolated))
         if change < ERROR / 25:
             why = "25 times the last refinement; corners in the density"
-            return compare([abs(extrapolated - 1)], [ERROR], why, ("context",))
+            result = compare([abs(extrapolated - 1)], [ERROR], why, ("context",))
+            return _explained(result, extrapolated)
     totals, error = _by_lines(subject, context, rng)
     doubt = max(error, float(np.ptp(totals)) / max(1.0, float(np.max(totals))))
     if not doubt < MOST_DOUBT:
         raise NotRun(f"the quadrature did not converge: it is {doubt:.1e} off")
     why = "lines of lines, in both orders: 25 times their disagreement"
-    return compare([np.abs(totals - 1).min()], [ERROR + 25 * doubt], why, ("context",))
+    total = float(totals[np.argmin(np.abs(totals - 1))])
+    return _explained(compare([abs(total - 1)], [ERROR + 25 * doubt], why, ("context",)), total)
+
+
+def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
+    """Compare the mean weight of noise with 1."""
+    subject.need("base")
+    if subject.points.bounded is not None and subject.points.base is None:
+        raise NotRun("needs noise, which draws from the base")
+    n = rows_worth(subject, WEIGHED)
+    u = subject.points.noise(rng, n, scales=(1.0,))[0].astype(np.float64)
+    c = np.repeat(subject.points.contexts(rng, 1), n, axis=0)
+    J, error = measured_jacobian(subject, u.astype(subject.dtype), c, rng, generates=True)
+    keep = regular(J)
+    if keep.mean() < RESOLVED:
+        raise NotRun(
+            f"the Jacobian of generate could be measured at {keep.mean():.0%} of {n} points"
+        )
+    u, c, J, error = u[keep], c[keep], J[keep], error[keep]
+    log_det, spread = log_det_of(J, error)
+    x = np.array(subject.generate(u.astype(subject.dtype), c)[0])  # type: ignore[misc]
+    log_p = subject.log_prob(x, c).astype(np.float64)  # type: ignore[misc]
+    log_w = log_p + log_det - subject.base(u)  # type: ignore[misc]
+    known = (spread < BLURRED) & ~np.isnan(log_w)
+    if known.mean() < RESOLVED:
+        raise NotRun(f"rounding leaves {known.mean():.0%} of {n} weights")
+    w = np.exp(log_w[known])
+    total, deviation = float(w.mean()), float(w.std() / np.sqrt(len(w)))
+    if deviation > MOST_DOUBT * max(1.0, total):
+        raise NotRun(
+            f"the weights vary: the integral is {total:.3g} with a standard error of {deviation:.1e}"
+        )
+    allowed = ERROR + DEVIATIONS * deviation + float(np.mean(spread[known]))
+    why = f"importance sampling through generate: {len(w)} points, standard error {deviation:.1e}"
+    return _explained(compare([abs(total - 1)], [allowed], why, ("context",)), total)
+
+
+def _explained(result: Result, total: float) -> Result:
+    """Say what the integral is."""
+    return explained(
+        result,
+        claim="the density integrates to 1",
+        reason=f"the density integrates to {total:.4g}",
+        values={"the integral is": total},
+        cause=f"log_prob is off by {np.log(total):.4g} nats everywhere" if total > 0 else "",
+        worst={},
+    )
 
 
 def _by_lines(

@@ -1,0 +1,153 @@
+r"""Check of the noise behind samples: normalized, samples are the base's noise.
+
+.. math:: x \sim \text{sample} \;\Longrightarrow\; f(x) \sim p_{\mathrm{base}}
+
+One sample of D features gives D numbers, so thousands of samples see a temperature of 1.03. Where
+the noise is standard normal its mean, its variance and the products of its features have exact
+bounds (Laurent and Massart 2000, doi 10.1214/aos/1015957395), and each feature and all together are
+compared with the normal distribution; where it is not, with noise drawn from the base.
+
+Letters: n samples, D features, C context inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from afnp.verify.atoms import refuse_blurred
+from afnp.verify.explain import explained
+from afnp.verify.results import Finding, Result, check, compare
+from afnp.verify.subject import Subject
+from afnp.verify.uniform import FALSE_ALARM, uniform_tests
+
+__all__ = ["noise"]
+
+REFERENCE = 4
+"""Noise of another base is drawn so many times as often as samples are."""
+
+MOST = 8
+"""At most so many features are looked at alone, and in pairs."""
+
+
+class Test(NamedTuple):
+    """One statistic with its bound, and what it says when it is beyond."""
+
+    what: str
+    measured: float
+    bound: float
+    cause: str = ""
+
+
+@check("C18")
+def noise(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Normalize samples, and ask whether what comes out is the base's noise.
+
+    .. math:: \Big|\overline{u^2} - 1\Big| \le 2\sqrt{t / nD} + 2t / nD, \quad t = \log(2 / \alpha), \qquad
+              |\overline{u_i u_j}|, |\overline{u_i c_k}| \le 2\sqrt{t / n} + t / n
+    """
+    subject.need("sample", "normalize")
+    refuse_blurred(subject, rng)
+    n = max(subject.level.noise // subject.features, 200)
+    c = subject.points.contexts(rng, n)
+    x = subject.draw(n, np.random.default_rng(rng.integers(2**63)), c)
+    u = np.asarray(subject.normalize(x, c)[0], dtype=np.float64)  # type: ignore[misc]
+    if not np.isfinite(u).all():
+        lost = ~np.isfinite(u).all(axis=1)
+        if lost.mean() > 0.001:
+            raise Finding(
+                f"normalize makes {lost.sum()} of {n} samples numbers that are not finite"
+            )
+        u, c = u[~lost], c[~lost]
+    normal = subject.points.base is None and subject.points.bounded is None
+    tests = _normal(u, c) if normal else _like_the_base(subject, u, rng)
+    result = compare(
+        [t.measured for t in tests], [t.bound for t in tests], _power(u, normal), ("test",)
+    )
+    test = tests[result.worst["test"]]
+    return explained(
+        result,
+        reason=f"samples are not made of the base's noise: {test.what}",
+        claim="normalize(sample(n)) is noise of the base",
+        values={test.what: test.measured, "at most": test.bound},
+        cause=test.cause,
+        worst={},
+        evidence={"noise": u, "normal": normal},
+    )
+
+
+def _normal(u: np.ndarray, c: np.ndarray) -> list[Test]:
+    """Return the tests of standard normal noise."""
+    D, C = u.shape[1], c.shape[1]
+    features = range(min(D, MOST)) if D > 1 else []
+    pairs = [(i, j) for i in features for j in features if j < i]
+    groups = [("all features", u.ravel()), *((f"feature {i}", u[:, i]) for i in features)]
+    products = [(f"u{i} u{j}", u[:, i] * u[:, j]) for i, j in pairs]
+    products += [(f"u{i} c{k}", u[:, i] * c[:, k]) for i in range(min(D, MOST)) for k in range(C)]
+    alpha = FALSE_ALARM / (8 * len(groups) + len(products))
+    t = math.log(2 / alpha)
+    tests = []
+    for name, values in groups:
+        tests += _moments(name, values, t)
+        tests += [Test(*test) for test in uniform_tests(name, _cdf(values), alpha)]
+    for name, product in products:
+        size = len(product)
+        bound = 2 * math.sqrt(t / size) + t / size
+        cause = "noise that is shared between features, or drawn from another row's context"
+        tests.append(Test(f"mean of {name}", abs(float(product.mean())), bound, cause))
+    return tests
+
+
+def _moments(name: str, u: np.ndarray, t: float) -> list[Test]:
+    """Return the mean and the variance of standard normal numbers, with their exact bounds."""
+    size = len(u)
+    square = float(np.mean(u * u))
+    shift = "noise that is shifted, or a location that only one direction knows"
+    scale = f"a temperature of {math.sqrt(square):.3f}, or a scale that only one direction knows"
+    return [
+        Test(f"mean of {name}", abs(float(u.mean())), math.sqrt(2 * t / size), shift),
+        Test(
+            f"mean square of {name} off 1",
+            abs(square - 1),
+            2 * math.sqrt(t / size) + 2 * t / size,
+            scale,
+        ),
+    ]
+
+
+def _cdf(u: np.ndarray) -> np.ndarray:
+    """Return the standard normal distribution function of numbers."""
+    grid = np.linspace(-9, 9, 4001)
+    table = np.array([0.5 * math.erfc(-t / math.sqrt(2)) for t in grid])
+    return np.interp(u, grid, table)
+
+
+def _like_the_base(subject: Subject, u: np.ndarray, rng: np.random.Generator) -> list[Test]:
+    """Compare each feature with noise drawn from the base."""
+    drawn = np.asarray(subject.points.base(REFERENCE * len(u), rng), dtype=np.float64)  # type: ignore[misc]
+    D = min(u.shape[1], MOST)
+    alpha = FALSE_ALARM / (6 * D)
+    tests = []
+    effective = len(u) * len(drawn) // (len(u) + len(drawn))
+    for i in range(D):
+        reference = np.sort(drawn[:, i])
+        F = np.searchsorted(reference, u[:, i], side="right") / len(reference)
+        found = uniform_tests(f"feature {i}", F, alpha, effective, extremes=False)
+        tests += [Test(*test) for test in found]
+    return tests
+
+
+def _power(u: np.ndarray, normal: bool) -> str:
+    """Say what would have been seen in 99 of 100 cases."""
+    n, D = u.shape
+    size = n * D if normal else n
+    t = math.log(16 / FALSE_ALARM)
+    scale = (2 * math.sqrt(t / size) + 2 * t / size + 2.33 * math.sqrt(2 / size)) / 2
+    shift = math.sqrt(2 * t / size) + 2.33 / math.sqrt(size)
+    of = f"{n} samples of {D} features" if normal else f"{n} samples"
+    return (
+        f"false alarms < {FALSE_ALARM:.0e}; {of} show a scale off by {scale:.1%}, "
+        f"a shift of {shift:.3f} standard deviations"
+    )
