@@ -90,7 +90,7 @@ def test_plain_functions_pass():
         context=1,
     )
     assert report.ok, f"\n{report}"
-    assert report.not_run == ["dependency", "triangular", "gradients", "staleness", "noise"]
+    assert report.not_run == ["dependency", "triangular", "gradients", "staleness"]
 
 
 def test_the_flow_has_its_parameters_back_afterwards():
@@ -396,7 +396,14 @@ def test_honest_functions_pass():
     for complex_step in (False, True):
         report = check_flow(**functions, features=2, allowed=np.eye(2), complex_step=complex_step)
         assert report.ok, f"\n{report}"
-        assert report.not_run == ["triangular", "agreement", "randomness", "gradients", "staleness", "noise"]
+        assert report.not_run == [
+            "triangular",
+            "agreement",
+            "randomness",
+            "gradients",
+            "staleness",
+            "noise",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -464,6 +471,8 @@ def test_what_is_missing_is_not_run_and_never_passed():
         "randomness",
         "gradients",
         "staleness",
+        "identities",
+        "noise",
     ]
     assert report["round_trip"].reason == "needs generate"
     assert report.ok

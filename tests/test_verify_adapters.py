@@ -146,7 +146,9 @@ class Transformed:
 def test_whatever_looks_like_a_transformed_distribution():
     assert check_flow(Transformed(), level="quick").ok
     report = check_flow(Transformed(factor=0.2), level="quick")
-    assert report.failed == ["agreement", "noise"] and report.subject.startswith("Transformed: 2 features")
+    assert report.failed == ["agreement", "noise"] and report.subject.startswith(
+        "Transformed: 2 features"
+    )
 
 
 def test_what_is_no_flow_is_refused():

@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 BLUR, BLUR_ROWS = 0.01, 200
-"""Noise of so many rows is looked at; rounding may move it by so much, there and back, in 1 of 100 rows."""
+"""Noise of so many rows is looked at; rounding may move it by so much, there and back, in 1 of 100
+rows."""
 
 COLLISIONS = 10
 """So many pairs of equal rows are luck where none are expected."""
@@ -57,13 +58,19 @@ def images(
 
 
 def rounded_to_atoms(subject: Subject, rng: np.random.Generator, x: np.ndarray) -> int:
-    """Return how many samples rounding puts into one place: where noise that is generated lands there too."""
+    """Return how many samples rounding puts into one place.
+
+    Where noise that is generated lands there too.
+    """
     found = atoms(x)
     return found if found and atoms(images(subject, rng, len(x))) else 0
 
 
 def distinct_rows(x: np.ndarray) -> float:
-    """Return how many different rows rounding leaves, roughly: each feature's width in units of its last digit."""
+    """Return how many different rows rounding leaves, roughly.
+
+    Each feature's width in units of its last digit.
+    """
     low, high = np.quantile(x.astype(np.float64), [0.1, 0.9], axis=0)
     digit = np.finfo(x.dtype).eps * np.maximum(np.abs(low), np.abs(high))
     return float(np.prod(np.clip((high - low) / np.maximum(digit, 1e-300), 1, 2.0**23)))
@@ -87,7 +94,10 @@ def repeated(again: np.ndarray, x: np.ndarray) -> bool:
 
 
 def refuse_blurred(subject: Subject, rng: np.random.Generator) -> None:
-    """Raise NotRun where rounding alone parts sampler and density: noise does not survive there and back."""
+    """Raise NotRun where rounding alone parts sampler and density.
+
+    Noise does not survive there and back.
+    """
     if subject.normalize is None or subject.generate is None:
         return
     u, c = subject.points.noise(rng, BLUR_ROWS, (1.0,))

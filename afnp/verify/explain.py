@@ -31,7 +31,9 @@ def cause_of(
     D: int,
     x: np.ndarray | None = None,
 ) -> str:
-    """Return the pattern in which numbers (N,) differ from what they should be, in words; "" for none.
+    """Return the pattern in which numbers (N,) differ from what they should be, in words.
+
+    "" for none.
 
     Parameters
     ----------
@@ -112,7 +114,9 @@ def _ratio(ratio: float) -> str:
 
 
 def region_of(wrong: np.ndarray, x: np.ndarray) -> str:
-    """Say where in space the wrong rows of x (N, D) lie, if that is a simple region: beyond a bound, or on one side.
+    """Say where in space the wrong rows of x (N, D) lie, if that is a simple region.
+
+    Beyond a bound, or on one side.
 
     Examples
     --------
@@ -135,5 +139,8 @@ def region_of(wrong: np.ndarray, x: np.ndarray) -> str:
 
 
 def explained(result: Result, **facts: Any) -> Result:
-    """Return a failed result with what explains it: claim, values, x and cause; another as it is."""
+    """Return a failed result with what explains it: claim, values, x and cause.
+
+    Another as it is.
+    """
     return dataclasses.replace(result, **facts) if result.status == FAILED else result

@@ -135,7 +135,10 @@ def distribution(
 def _first(
     log_density, nodes: np.ndarray, lines: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the first cells (5, R, M): ends, and log p there and in the middle; and how doubtful they are."""
+    """Return the first cells (5, R, M): ends, and log p there and in the middle.
+
+    And how doubtful they are.
+    """
     a, b = nodes[:, :-1], nodes[:, 1:]
     ends, middles = log_density(nodes, lines), log_density((a + b) / 2, lines)
     cells = np.stack([a, b, ends[:, :-1], middles, ends[:, 1:]])
@@ -157,7 +160,10 @@ def _integrals(cells: np.ndarray, top: np.ndarray, weights=(1, 4, 1)) -> np.ndar
 def _refined(
     log_density, lines: np.ndarray, cells: np.ndarray, top: np.ndarray, doubt: np.ndarray
 ) -> tuple:
-    """Halve the most doubtful cells of every line; what that changes says how doubtful the halves are."""
+    """Halve the most doubtful cells of every line.
+
+    What that changes says how doubtful the halves are.
+    """
     worst = np.argpartition(-doubt, HALVED - 1, axis=1)[:, :HALVED]
     old = np.take_along_axis(cells, worst[None], axis=2)
     a, b, p, q, r = old
@@ -176,7 +182,8 @@ def _refined(
 # ---- of a subject ---------------------------------------------------------------------------------
 
 REACHES = ((1.5, 2.5, 4, 8, 16, 40, 120), (1.5, 2.5, 4, 8, 16), (1.5, 2.5, 4))
-"""Tails of a line, in widths of its feature; nearer where the density cannot be asked for that far out."""
+"""Tails of a line, in widths of its feature; nearer where the density cannot be asked for that far
+out."""
 
 LEVELS_OF_NODES = np.linspace(0.01, 0.99, 13)
 NEAR = np.array([0.02, 0.1, 0.4, 1.0])
@@ -193,7 +200,10 @@ NEIGHBOURS = 6
 def first_nodes(
     subject: Subject, places: np.ndarray, seen: np.ndarray, reach, fine: bool = False
 ) -> np.ndarray:
-    """Return where each line is cut at first: at quantiles of its feature, in its tails, and near places (L, K)."""
+    """Return where each line is cut at first.
+
+    At quantiles of its feature, in its tails, and near places (L, K).
+    """
     seen = seen.astype(np.float64)
     low, middle, high = np.quantile(seen, [0.1, 0.5, 0.9])
     width = high - low or np.abs(middle) or 1.0

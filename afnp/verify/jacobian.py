@@ -1,4 +1,6 @@
-r"""Jacobians of a subject, and their determinants: by complex step, by the caller, or by differences.
+r"""Jacobians of a subject, and their determinants.
+
+By complex step, by the caller, or by differences.
 
 .. math:: J_{nij} = \frac{\partial u_{ni}}{\partial x_{nj}}, \qquad
           |\delta \log|\det J|| \le \sum_{ij} |J^{-1}|_{ji}\, |\delta J|_{ij}
@@ -41,7 +43,10 @@ def _callers(subject: Subject, x: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return log|det J| (N,), and how far it may be off; rows and columns are scaled to 1 before LU."""
+    """Return log|det J| (N,), and how far it may be off.
+
+    Rows and columns are scaled to 1 before LU.
+    """
     r = np.abs(J).max(axis=2, keepdims=True)
     s = np.abs(J / r).max(axis=1, keepdims=True)
     scaled = J / r / s

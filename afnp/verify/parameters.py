@@ -59,7 +59,9 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
 def randomize_layer(
     layer, p: Views, rng: np.random.Generator, gain: float = 1.0, last: float = 1.0
 ) -> None:
-    """Write random parameters into p: the layer's own with these gains, random biases, large masked entries.
+    """Write random parameters into p.
+
+    The layer's own with these gains, random biases, large masked entries.
 
     What has no masked linear layers starts where it likes, and is stirred.
     """
@@ -76,7 +78,10 @@ def randomize_layer(
 
 
 def _stir(p: Views, rng: np.random.Generator) -> None:
-    """Move every parameter by less than 1/2: what starts at 1, as a variance does, stays positive; rows by less."""
+    """Move every parameter by less than 1/2.
+
+    What starts at 1, as a variance does, stays positive; rows by less.
+    """
     for values in p.values():
         terms = values.shape[-1] if values.ndim > 1 else 1
         values += rng.uniform(-0.5, 0.5, values.shape) / np.sqrt(terms)

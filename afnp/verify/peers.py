@@ -249,7 +249,10 @@ def check_peer(peer: Peer, level: str = "quick", checks=None) -> Report:
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """Make float64 what torch creates: after ``.double()`` alone, nflows and normflows mix it with float32."""
+    """Make float64 what torch creates.
+
+    After ``.double()`` alone, nflows and normflows mix it with float32.
+    """
     import torch
 
     before = torch.get_default_dtype()

@@ -1,4 +1,6 @@
-r"""The picture of a report: who hears whom, what a round trip loses, and whether the samples lie uniformly.
+r"""The picture of a report.
+
+Who hears whom, what a round trip loses, and whether the samples lie uniformly.
 
 .. math:: \sqrt{\overline{J_{ij}^2}}, \qquad \max_n |g(f(x))_{ni} - x_{ni}|, \qquad F_i \sim \mathrm{Uniform}(0, 1)
 
@@ -79,7 +81,10 @@ def _jacobian(ax: Axes, evidence: dict) -> None:
 
 
 def _round_trip(ax: Axes, evidence: dict) -> None:
-    """Draw the largest error of a round trip, a bar a feature; exact zeros are drawn at the bottom."""
+    """Draw the largest error of a round trip, a bar a feature.
+
+    Exact zeros are drawn at the bottom.
+    """
     error = np.asarray(evidence["round_trip"])
     floor = 1e-17
     ax.bar(np.arange(len(error)), np.maximum(error, floor), color=BLUE, bottom=0)

@@ -1,4 +1,6 @@
-r"""Where a subject is looked at: noise of several scales, its images, and what the caller knows of its data.
+r"""Where a subject is looked at.
+
+Noise of several scales, its images, and what the caller knows of its data.
 
 .. math:: u \sim s \cdot p_{\mathrm{base}}, \quad s \in \{0.1, \dots, 2\}, \qquad x = g(u)
 
@@ -91,7 +93,9 @@ class Points:
     def rows(
         self, rng: np.random.Generator, n: int = 16, scales=SCALES
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return x (n, D) generated from u (n, D), and a context (n, C): the least ill-conditioned of 8 n, or 64.
+        """Return x (n, D) generated from u (n, D), and a context (n, C).
+
+        The least ill-conditioned of 8 n, or 64.
 
         Half of the draws are noise, half the images of data. Without ``generate``, x is data, or
         else noise.
@@ -116,7 +120,10 @@ class Points:
         return middle, np.where(width > 0, width, np.maximum(np.abs(middle), 1.0))
 
     def tails(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows x (n, D) of which one feature lies far out, on either side, and a context; none in a bounded support."""
+        """Return rows x (n, D) of which one feature lies far out, on either side, and a context.
+
+        None in a bounded support.
+        """
         if self.bounded is not None or self.data is not None:
             return self.subject.empty, self.contexts(rng, 0)
         x, _, c = self.rows(rng, max(n, FEWEST), scales=(1.0,))

@@ -31,7 +31,9 @@ COLOURS = {PASSED: "#dff0e4", FAILED: "#f7d4d0", NOT_RUN: "#eeeeee", EXPECTED: "
 def mutation_score(
     level: str, path: Path = KILL_MATRIX, kind: str = "flow", ran: Collection[str] | None = None
 ) -> str:
-    """Return what is known of the sharpness of the checks that ran, in a line; nothing where nothing was measured.
+    """Return what is known of the sharpness of the checks that ran, in a line.
+
+    Nothing where nothing was measured.
 
     Counted are the defects that were planted in this kind of subject and that one of the checks
     that ran catches at this level.
@@ -159,7 +161,7 @@ class Report:
         return mutation_score(self.level, KILL_MATRIX, self.kind, ran)
 
     def explanations(self) -> str:
-        """Return, for each failed check, what should hold, what was found where, the likely cause, where to read."""
+        """Return, for each failed check, what should hold, what was found, why, and where to read."""
         return "\n".join(result.explanation() for result in self.results if result.status == FAILED)
 
     def __str__(self) -> str:
@@ -249,7 +251,9 @@ class Report:
         return json.dumps({**known, "results": results}, indent=2, allow_nan=False)
 
     def plot(self) -> Figure:
-        """Draw the claims that failed; or else the Jacobian, round trip and PIT, as far as they are known.
+        """Draw the claims that failed.
+
+        Or else the Jacobian, round trip and PIT, as far as they are known.
 
         Raises
         ------

@@ -64,7 +64,10 @@ SHOWN = 8
 
 
 class NotRun(Exception):
-    """Raised inside a check that cannot decide: something it needs is missing, or too ill-conditioned."""
+    """Raised inside a check that cannot decide.
+
+    Something it needs is missing, or too ill-conditioned.
+    """
 
 
 class Finding(Exception):
@@ -212,7 +215,9 @@ def collect(problems: list[str], why: str, notes: tuple[str, ...] = ()) -> Resul
 def compare(
     error, tolerance, why: str, axes: tuple[str, ...], limit=np.inf, reason: str = ""
 ) -> Result:
-    """Compare errors with tolerances of the same shape, elementwise; name the worst place by ``axes``.
+    """Compare errors with tolerances of the same shape, elementwise.
+
+    Name the worst place by ``axes``.
 
     Entries whose tolerance is above ``limit``, or infinite, say nothing and are left out, unless
     their error is not finite.

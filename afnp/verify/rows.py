@@ -1,4 +1,6 @@
-r"""Functions of rows, as a checker calls them: in no recognisable way, and with every answer looked at.
+r"""Functions of rows, as a checker calls them.
+
+In no recognisable way, and with every answer looked at.
 
 .. math:: f(x)_n = f(x_{\pi(1)}, \dots, x_{\pi(M)})_{\pi^{-1}(n)}, \qquad M \ge N \text{ with decoys}
 
@@ -22,7 +24,8 @@ from afnp.verify.worker import safe_point
 __all__ = ["FEWEST", "MOST", "Rows", "batch_size"]
 
 FEWEST, MOST = 17, 64
-"""Batches of a check have some number of rows from FEWEST to MOST, unless it needs more, or asks for fewer."""
+"""Batches of a check have some number of rows from FEWEST to MOST, unless it needs more, or asks
+for fewer."""
 
 
 def batch_size(rng: np.random.Generator) -> int:
@@ -31,7 +34,9 @@ def batch_size(rng: np.random.Generator) -> int:
 
 
 class Rows:
-    """A function of rows (N, D) and their context (N, C), whose answer has N rows; else that is a finding.
+    """A function of rows (N, D) and their context (N, C), whose answer has N rows.
+
+    Else that is a finding.
 
     Parameters
     ----------

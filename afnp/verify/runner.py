@@ -168,7 +168,10 @@ class _Run:
         self.found: dict[str, list[Result]] = {name: [] for name in names}
 
     def results(self) -> list[Result]:
-        """Run every check as often as the level says, in a random order each time; return them in the usual one."""
+        """Run every check as often as the level says, in a random order each time.
+
+        Return them in the usual one.
+        """
         with Worker(self.limit) as worker:
             for repeat in range(self.subject.level.repeats):
                 self._once(repeat, worker)

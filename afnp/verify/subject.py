@@ -91,7 +91,10 @@ class Subject:
     def of_flow(
         cls, flow: Flow, backends: Sequence[str] | None = None, level: Level = LEVELS["full"]
     ) -> Subject:
-        """Wrap an afnp flow, in every rendering; its parameters are read whenever a function is called."""
+        """Wrap an afnp flow, in every rendering.
+
+        Its parameters are read whenever a function is called.
+        """
         if backends is None:
             backends = renderings(flow, level)
         usual = "auto" if set(backends) - {"numpy"} else "numpy"
@@ -171,7 +174,10 @@ class Subject:
         self.generators = {name: Rows(name, f) for name, f in generators.items()}
 
     def _allow(self, allowed: np.ndarray | None) -> None:
-        """Keep who may depend on whom; without columns for it, the context may move anything, and need not."""
+        """Keep who may depend on whom.
+
+        Without columns for it, the context may move anything, and need not.
+        """
         if allowed is None:
             return
         D, C = self.features, self.context
@@ -200,7 +206,10 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """ "flow" for one of afnp's, whose layers and parameters are known; else "functions"."""
+        """Return "flow" for one of afnp's, whose layers and parameters are known.
+
+        Else "functions".
+        """
         return "functions" if self.flow is None else "flow"
 
     @property
@@ -228,7 +237,10 @@ class Subject:
         )
 
     def disguised(self, rng: np.random.Generator) -> Subject:
-        """Return the same subject with every function of rows called in disguise; this one stays as ``plain``."""
+        """Return the same subject with every function of rows called in disguise.
+
+        This one stays as ``plain``.
+        """
         other = copy.copy(self)
         other.plain = self.plain
         other.normalizers = {name: f.disguised(rng) for name, f in self.normalizers.items()}
@@ -275,7 +287,10 @@ class Subject:
         return gap - turn * np.round(gap / turn)
 
     def score(self, u: np.ndarray, log_det: np.ndarray) -> np.ndarray:
-        """Return the log-density (N,) that noise and log-determinants stand for: up to a constant if nobody knows it."""
+        """Return the log-density (N,) that noise and log-determinants stand for.
+
+        Up to a constant if nobody knows it.
+        """
         if self.base is None:
             return log_det - np.square(u).sum(axis=1) / 2
         return self.base(u) + log_det
@@ -292,7 +307,10 @@ def standard_normal(u: np.ndarray) -> np.ndarray:
 
 
 def _support(flow: Flow) -> tuple[float, float] | None:
-    """Return between what numbers a flow's noise has to lie, as its base or a univariate says; None: anywhere."""
+    """Return between what numbers a flow's noise has to lie, as its base or a univariate says.
+
+    None: anywhere.
+    """
     if isinstance(flow.base, UniformTorus):
         return -np.pi, np.pi
     supports = [layer.univariate.support for layer in flow.layers if layer.univariate is not None]

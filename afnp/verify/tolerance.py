@@ -40,7 +40,8 @@ PERTURBATIONS = 8
 """How often a subject is perturbed for one tolerance."""
 
 SAFETY = 128
-"""Rounding may be this many times the root mean square of the perturbations: parts that none reaches, and luck."""
+"""Rounding may be this many times the root mean square of the perturbations: parts that none
+reaches, and luck."""
 
 TERMS = 16
 """Sums of more terms round more: by the square root of how many times TERMS they are."""

@@ -96,6 +96,9 @@ def uniform_tests(
 
 
 def slack_of(error: np.ndarray) -> float:
-    r"""Return how far errors of single places may move a distribution function: the least ε + share(error > ε)."""
+    r"""Return how far errors of single places may move a distribution function.
+
+    The least ε + share(error > ε).
+    """
     error = np.sort(np.minimum(error, 1))
     return float(np.min(error + 1 - np.arange(1, len(error) + 1) / len(error)))

@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 UNDERFLOW = -300.0
-"""Below such a log-determinant derivatives underflow: there is no density, and no telling whether u moves."""
+"""Below such a log-determinant derivatives underflow: there is no density, and no telling whether u
+moves."""
 
 STEPS = (1.0, 1e-4)
 """Parts of the way from one point to another by which inputs are moved."""
@@ -70,7 +71,10 @@ def _joint(function, width: int):
 
 
 def _closure(allowed: np.ndarray) -> np.ndarray:
-    r"""Return what an inverse may depend on: :math:`J^{-1}` is a polynomial in J, so the transitive closure."""
+    r"""Return what an inverse may depend on.
+
+    :math:`J^{-1}` is a polynomial in J, so the transitive closure.
+    """
     paths = allowed | np.eye(len(allowed), dtype=bool)
     for _ in range(len(allowed).bit_length()):
         paths = paths.astype(np.float32) @ paths.astype(np.float32) > 0
@@ -143,7 +147,10 @@ def _params(layer: Autoregressive, p: Views, number: int, x: np.ndarray, context
 
 
 def views_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
-    """View every layer, if there are layers, in float64, which hides less; and the whole as it is."""
+    """View every layer, if there are layers, in float64, which hides less.
+
+    And the whole as it is.
+    """
     flow = subject.flow
     if flow is not None:
         p = flow.split(flow.theta.astype(np.float64))
@@ -154,7 +161,10 @@ def views_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[Vie
 
 
 def whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
-    """View the public functions, in the directions that are there; nobody knows what a whole sampler must depend on."""
+    """View the public functions, in the directions that are there.
+
+    Nobody knows what a whole sampler must depend on.
+    """
     D, C = subject.features, subject.context
     may = np.ones((D, C + D), bool) if subject.allowed is None else subject.allowed
     must = np.zeros((D, C + D), bool) if subject.must is None else subject.must
@@ -180,7 +190,10 @@ def pattern(view: View, steps=STEPS, bases: int | None = None) -> np.ndarray:
 
 
 def place(view: View, pairs: np.ndarray, context: int) -> dict[str, int]:
-    """Name the first of the pairs, if there are any; inputs of the context have negative numbers."""
+    """Name the first of the pairs, if there are any.
+
+    Inputs of the context have negative numbers.
+    """
     for output, column in np.argwhere(pairs):
         return {"layer": view.layer, "output": int(output), "input": int(column) - context}
     return {}

@@ -62,7 +62,10 @@ class Worker:
         return self
 
     def __exit__(self, *exception) -> None:
-        """Send the thread home; what it is still at, after an interruption, ends at its next safe point."""
+        """Send the thread home.
+
+        What it is still at, after an interruption, ends at its next safe point.
+        """
         self._leave()
 
     def run(self, function: Callable[[], Any]) -> Any:

@@ -49,7 +49,10 @@ def _count(given: int | None, own: Any) -> int | None:
 
 
 def _is_module(flow: Any) -> bool:
-    """Return whether an object is a module of PyTorch; without importing it, for then none can be."""
+    """Return whether an object is a module of PyTorch.
+
+    Without importing it, for then none can be.
+    """
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(flow, torch.nn.Module)
 

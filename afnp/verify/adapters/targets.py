@@ -52,7 +52,9 @@ def functions_of_target(thing: Any, **known: Any) -> Functions:
 
 
 def build(thing: Any) -> Any:
-    """Return the thing, or what it makes if it is a factory: a function without arguments, or a class.
+    """Return the thing, or what it makes if it is a factory.
+
+    A function without arguments, or a class.
 
     Examples
     --------

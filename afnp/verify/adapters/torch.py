@@ -28,13 +28,19 @@ class Tensors:
         self.module = copy.deepcopy(module).double().eval()
 
     def _in(self, arrays) -> list:
-        """Share memory with what may be written, so that a flow that changes its input is seen; copy the rest."""
+        """Share memory with what may be written, so that a flow that changes its input is seen.
+
+        Copy the rest.
+        """
         blocks = [np.ascontiguousarray(a, dtype=np.float64) for a in arrays]
         return [self.torch.from_numpy(a if a.flags.writeable else a.copy()) for a in blocks]
 
     @contextmanager
     def float64(self) -> Iterator[None]:
-        """Let what a library makes itself, zeros or noise, be float64 too: a switch of the process."""
+        """Let what a library makes itself, zeros or noise, be float64 too.
+
+        A switch of the process.
+        """
         usual = self.torch.get_default_dtype()
         self.torch.set_default_dtype(self.torch.float64)
         try:

@@ -96,7 +96,10 @@ def _count(subject: Subject) -> int:
 
 
 def _lost(subject: Subject, rng: np.random.Generator, x: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return which samples rounding has put outside the support, (R,) bool; images of noise must land there too."""
+    """Return which samples rounding has put outside the support, (R,) bool.
+
+    Images of noise must land there too.
+    """
     merged = rounded_to_atoms(subject, rng, x)
     if merged:
         raise NotRun(f"rounding makes one point of {merged} of {len(x)} samples")
@@ -133,7 +136,10 @@ def _compared(groups: list) -> Result:
 
 
 def _power(n: int, alpha: float) -> str:
-    """Say what would have been seen: slopes of the first two moments for a normal that is shifted or scaled."""
+    """Say what would have been seen.
+
+    Slopes of the first two moments for a normal that is shifted or scaled.
+    """
     distance, moments = thresholds(n, alpha)
     seen = moments + 2.33 / np.sqrt(n)
     shift, scale = seen[0] / 0.977, seen[1] / 1.23
@@ -149,7 +155,10 @@ def _power(n: int, alpha: float) -> str:
 def _places(
     subject: Subject, x: np.ndarray, c: np.ndarray, which: np.ndarray, fine: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return F of each sample along its feature ``which``, and how far off that may be; (R,) each."""
+    """Return F of each sample along its feature ``which``, and how far off that may be.
+
+    (R,) each.
+    """
     F, error = np.zeros(len(x)), np.zeros(len(x))
     for i in np.unique(which).tolist():
         rows = np.flatnonzero(which == i)

@@ -25,7 +25,9 @@ CROWD = 65, 321
 
 @check("C9")
 def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""Rows do not depend on each other: neither replacing the others nor leaving them out changes anything.
+    r"""Rows do not depend on each other.
+
+    Neither replacing the others nor leaving them out changes anything.
 
     .. math:: f(x_1, \dots, x_n, \dots, x_N)_n = f(x_1', \dots, x_n, \dots, x_N')_n \text{ bitwise}, \quad
               f(x)_n \approx f(\text{a part of } x)_n

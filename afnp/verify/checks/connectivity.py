@@ -84,7 +84,10 @@ def _with_context(result: Result, subject: Subject, found: list[tuple[View, np.n
 
 
 def _most_lost(dead: list[tuple[View, np.ndarray]]) -> list[tuple[View, np.ndarray]]:
-    """Keep one view a layer, the one that lost most of what it must move; the whole only if no layer lost any."""
+    """Keep one view a layer, the one that lost most of what it must move.
+
+    The whole only if no layer lost any.
+    """
     each: dict[int, tuple[View, np.ndarray]] = {}
     for view, lost in sorted(dead, key=lambda pair: (-pair[1].sum(), pair[0].must.sum())):
         each.setdefault(view.layer, (view, lost))

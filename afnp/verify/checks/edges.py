@@ -31,7 +31,8 @@ FINE = 1e-15
 """Below such an ε, one digit beside the end of a spline is as good as the end."""
 
 LOST = 1 / 16
-"""A point is left out where rounding may move it by this part of half its digits: it may move it further, too."""
+"""A point is left out where rounding may move it by this part of half its digits: it may move it
+further, too."""
 
 FEATURES = 8
 """At most so many features are brought to their edges."""
@@ -135,7 +136,10 @@ def _at(subject: Subject, name: str, there: Callable, back, x, c, size: np.ndarr
 def _asked(
     name: str, there: Callable, x, c, size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the answers, and at which rows: where all together are refused, the far ones are left out."""
+    """Return the answers, and at which rows.
+
+    Where all together are refused, the far ones are left out.
+    """
     near = np.flatnonzero(size <= FAR)
     for rows in (np.arange(len(x)), near):
         try:

@@ -19,7 +19,8 @@ from afnp.verify.worker import safe_point
 __all__ = ["gradients"]
 
 PARTS = 25
-"""Beyond the level's number of parameters, a PARTS-th of it is checked, and directions that involve all."""
+"""Beyond the level's number of parameters, a PARTS-th of it is checked, and directions that involve
+all."""
 
 DIRECTIONS = 8
 BATCHES = (1, 5)
@@ -72,7 +73,10 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _outside(claimed, one, other, tolerance, entries: int) -> np.ndarray:
-    """Return the distance from what lies between both sides; a direction across a kink says nothing."""
+    """Return the distance from what lies between both sides.
+
+    A direction across a kink says nothing.
+    """
     low, high = np.minimum(one, other), np.maximum(one, other)
     direction = np.arange(len(claimed)) >= entries
     return np.where(
@@ -81,14 +85,20 @@ def _outside(claimed, one, other, tolerance, entries: int) -> np.ndarray:
 
 
 def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows of data near the middle of the noise: far out, one huge gradient would hide all others."""
+    """Draw rows of data near the middle of the noise.
+
+    Far out, one huge gradient would hide all others.
+    """
     x, u, c = subject.points.rows(rng, 16)
     middle = np.argsort(np.abs(u).max(axis=1), kind="stable")[:rows]
     return x[middle], c[middle]
 
 
 def _far(subject: Subject, flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows of data far out, where splines have ended, of 16 the mildest: one huge gradient would hide them."""
+    """Draw rows of data far out, where splines have ended, of 16 the mildest.
+
+    One huge gradient would hide them.
+    """
     x, _, c = subject.points.rows(rng, 16, scales=(4.0, 8.0))
     steep = np.array(
         [np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))]
@@ -162,7 +172,10 @@ def _claims(subject: Subject, flow: Flow, x: np.ndarray, c: np.ndarray):
 def _tolerance(
     subject: Subject, flow: Flow, x, c, eps: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return how far rounding may move each entry: by perturbed arithmetic, and by the layer's largest entry."""
+    """Return how far rounding may move each entry.
+
+    By perturbed arithmetic, and by the layer's largest entry.
+    """
     rows = [_gradient(flow, x[k : k + 1], c[k : k + 1]) / len(x) for k in range(len(x))]
     still, size = (
         np.sum(rows, axis=0),

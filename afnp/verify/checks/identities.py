@@ -27,7 +27,7 @@ SCALES = (0.3, 1.0, 2.0, 4.0)
 
 @check("C17")
 def identities(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""The density is that of the noise times the Jacobian's, in both directions.
+    r"""Compare the density with the noise's times the Jacobian's determinant, in both directions.
 
     .. math:: \log p(x) = \log p_{\mathrm{base}}(f(x)) + \log|\det J_f(x)|, \qquad
               \log p(g(u)) = \log p_{\mathrm{base}}(u) - \log|\det J_g(u)|

@@ -30,8 +30,8 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
               |\delta \log|\det J|| \le \sum_{ij} |J^{-1}|_{ji}\, |\delta J|_{ij}
 
     The right side comes from LU of a complex-step Jacobian, or a central one, and δJ from perturbing
-    it, or from a second step size. In the tails too, one feature at a time. A float32 flow is also held to float64's precision, with its
-    parameters cast.
+    it, or from a second step size. In the tails too, one feature at a time. A float32 flow is also
+    held to float64's precision, with its parameters cast.
     """
     subject.need("normalize")
     count = rows_worth(subject, subject.level.jacobians)
@@ -46,7 +46,10 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _compared(subject: Subject, x, c, rng: np.random.Generator, tails: bool = False) -> Result:
-    """Compare at these rows; in the tails, where a map may be flat, only where there is a determinant."""
+    """Compare at these rows.
+
+    In the tails, where a map may be flat, only where there is a determinant.
+    """
     tolerance, D = subject.tolerance, subject.features
     J, error = measured_jacobian(subject, x, c, rng)
     if tails:

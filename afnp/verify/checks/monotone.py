@@ -113,7 +113,10 @@ def _direction(sweep: Sweep, steps: np.ndarray) -> np.ndarray:
 
 
 def _turns_back(forward: np.ndarray, allowed: np.ndarray, subject: Subject) -> np.ndarray:
-    """Return how far each step (L, S - 1) goes back; on a circle, how far all of them go beyond one turn."""
+    """Return how far each step (L, S - 1) goes back.
+
+    On a circle, how far all of them go beyond one turn.
+    """
     back = np.where(np.isfinite(forward), np.maximum(-forward, 0), np.inf)
     if not subject.periodic or subject.points.bounded is None:
         return back
@@ -133,7 +136,10 @@ def _quotients(t: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _stands_still(sweep: Sweep, steps: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Return at which steps a clamp is seen, (L, S - 1): its derivative is not of the line's sign."""
+    """Return at which steps a clamp is seen, (L, S - 1).
+
+    Its derivative is not of the line's sign.
+    """
     if sweep.slope is not None:
         wrong = ~(direction * sweep.slope > 0)
         return wrong[:, 1:] | wrong[:, :-1]
@@ -147,7 +153,10 @@ def _stands_still(sweep: Sweep, steps: np.ndarray, direction: np.ndarray) -> np.
 
 
 def _sweeps(subject: Subject, whole: bool, rng: np.random.Generator) -> Iterator[Sweep]:
-    """Sweep every layer whose features follow an order, in float64; and the ``whole`` if it does."""
+    """Sweep every layer whose features follow an order, in float64.
+
+    And the ``whole`` if it does.
+    """
     lines = subject.level.points
     if subject.flow is not None:
         p = subject.flow.split(subject.flow.theta.astype(np.float64))

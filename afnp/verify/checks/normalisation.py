@@ -181,7 +181,10 @@ def _plane(x: np.ndarray, p: np.ndarray, difference: Callable) -> float:
 
 
 def _refuse_collapsed(x: np.ndarray, weight: np.ndarray, eps: float) -> None:
-    """Raise NotRun where rounding makes neighbouring corners one: at the edge of a support, far from zero."""
+    """Raise NotRun where rounding makes neighbouring corners one.
+
+    At the edge of a support, far from zero.
+    """
     for axis in range(weight.ndim):
         step = np.abs(np.diff(x, axis=axis)) > 1000 * eps * np.abs(np.delete(x, 0, axis=axis))
         lost = np.delete(weight, 0, axis=axis)[~step.any(axis=-1)].sum() / weight.sum()

@@ -25,7 +25,9 @@ STRANGE = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
 
 @check("C15")
 def odd_input(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""NaN or infinity in, a finite number out, is a failure: nonsense must not look like an answer.
+    r"""NaN or infinity in, a finite number out, is a failure.
+
+    Nonsense must not look like an answer.
 
     .. math:: f(\dots, \mathrm{NaN}, \dots) \in \{\text{an error}, \mathrm{NaN}\}, \qquad
               \log p(\pm\infty) \in \{\text{an error}, \mathrm{NaN}, -\infty\}

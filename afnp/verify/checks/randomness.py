@@ -28,7 +28,9 @@ FALSE_ALARM = 1e-6
 
 @check("C12")
 def randomness(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""Equal seeds give equal samples, different ones different samples; no row repeats, and none depends on another.
+    r"""Equal seeds give equal samples, different ones different samples.
+
+    No row repeats, and none depends on another.
 
     .. math:: |r_k| \le \sqrt{2 \log(2 m / \alpha) / (n - k)}, \qquad
               \text{pairs of equal rows} \le 10 + \tfrac{n^2}{2} / \text{distinct rows that rounding leaves}
@@ -60,7 +62,10 @@ def randomness(subject: Subject, rng: np.random.Generator) -> Result:
 def _rounded_to_pairs(
     subject: Subject, rng: np.random.Generator, c: np.ndarray, pairs: int
 ) -> bool:
-    """Return whether rounding alone makes so many equal rows: of noise that is generated, about as many are."""
+    """Return whether rounding alone makes so many equal rows.
+
+    Of noise that is generated, about as many are.
+    """
     others = images(subject, rng, len(c), c)
     return bool(atoms(others)) or pairs <= COLLISIONS + 4 * _equal_pairs(others)
 

@@ -19,7 +19,9 @@ __all__ = ["shapes"]
 
 @check("C15")
 def shapes(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""N rows give N rows of the same type, and N finite log-determinants; one row gives one, and none gives none.
+    r"""N rows give N rows of the same type, and N finite log-determinants.
+
+    One row gives one, and none gives none.
 
     .. math:: (N, D) \to (N, D), (N,)
     """
@@ -54,7 +56,10 @@ def _wrong_answer(function: Rows, x: np.ndarray, c: np.ndarray, dtype: np.dtype)
 
 
 def _refuses(exception: Exception) -> bool:
-    """Return whether an empty batch is refused in so many words: that is an answer, and a crash is not."""
+    """Return whether an empty batch is refused in so many words.
+
+    That is an answer, and a crash is not.
+    """
     said = str(exception).lower()
     return isinstance(exception, ValueError) and ("empty" in said or "at least one" in said)
 
