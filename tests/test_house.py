@@ -188,7 +188,7 @@ def test_lessons_import_the_package_and_no_other_visitor():
 # Randomness, validation, size
 
 
-RANDOM = ("default_rng", "Generator", "RandomState")
+RANDOM = ("default_rng", "Generator", "Philox", "RandomState")
 """Legacy RandomState objects are explicit too: published splits need their bits."""
 
 
