@@ -39,7 +39,7 @@ from afnp.atomic import kind_of, named_errors, path_of, write_bytes
 from afnp.discrete import MODELS
 from afnp.flow import Flow
 
-__all__ = ["ModelFileError", "load", "read", "save", "write"]
+__all__ = ["MOST_FREE", "ModelFileError", "build", "load", "read", "save", "write"]
 
 MAGIC = b"afnp\r\n\x1a\n"
 VERSION = 2
@@ -245,7 +245,7 @@ def save(flow: Flow, path: str | bytes | os.PathLike) -> None:
     name = path_of(path)
     config = flow.config()
     try:
-        _build(config, flow.theta, 0)
+        build(config, flow.theta, 0)
     except Exception as error:  # whatever a class of the user's own provokes
         raise ValueError(
             f"{name}: the model could not be loaded again: {_said(error)}; nothing was saved"
@@ -274,14 +274,14 @@ def load(path: str | bytes | os.PathLike) -> Flow:
     try:
         if not set(header) <= {"kind", "arrays", "flow", "notes"} or set(arrays) != {"theta"}:
             raise ValueError(f"expected a flow and theta, got {[*header, *arrays]}")
-        return _build(header["flow"], arrays["theta"], MOST_FREE)
+        return build(header["flow"], arrays["theta"], MOST_FREE)
     except Exception as error:  # whatever a configuration provokes is a fault of the file
         raise ModelFileError(
             f"{path_of(path)}: the configuration does not describe a flow: {_said(error)}"
         ) from error
 
 
-def _build(config: dict, theta: np.ndarray, free: int) -> Flow:
+def build(config: dict, theta: np.ndarray, free: int) -> Flow:
     """Build a flow around parameters; refuse a configuration that is not exactly its own.
 
     First come integers: nothing is built that has another number of parameters than there are, or

@@ -1,0 +1,105 @@
+"""safetensors: whole flows there and back, and nothing built from what is no flow."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import afnp
+
+pytest.importorskip("safetensors", reason="SAFETENSORS IS MISSING: pip install '.[safetensors]'")
+
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialize
+
+from afnp.interop import safetensors as door
+
+FLOWS = {
+    "maf": lambda: afnp.maf(3, hidden=(8,), transforms=2, order="random"),
+    "float32": lambda: afnp.realnvp(4, hidden=(8,), transforms=2, dtype="float32"),
+    "spline": lambda: afnp.nsf(3, hidden=(8,), transforms=2, context=2, between="lu"),
+    "standardised": lambda: afnp.made(2, hidden=(4,), preprocess=afnp.preprocessing(ROWS)),
+    "attention": lambda: afnp.tarflow(4, width=8, heads=2, blocks=1, transforms=1),
+}
+ROWS = np.random.default_rng(0).standard_normal((50, 2)) + 7
+
+
+@pytest.fixture(params=FLOWS)
+def flow(request):
+    flow = FLOWS[request.param]()
+    flow.theta = np.random.default_rng(1).standard_normal(flow.theta.size) / 4
+    return flow
+
+
+def test_there_and_back_to_the_last_bit(flow, tmp_path):
+    path = tmp_path / "f.safetensors"
+    door.save(flow, path)
+    again = door.load(path)
+    assert again.config() == flow.config() and again.dtype == flow.dtype
+    assert (again.theta == flow.theta).all()
+
+
+def test_others_read_the_arrays_by_name(flow, tmp_path):
+    door.save(flow, tmp_path / "f.safetensors")
+    arrays = load_file(tmp_path / "f.safetensors")
+    parts = flow.split(flow.theta)
+    expected = {f"{k}.{name}": a for k, p in enumerate(parts) for name, a in p.items()}
+    assert set(arrays) == set(expected)
+    assert all((arrays[name] == a).all() for name, a in expected.items())
+
+
+def test_any_bit_that_changes_is_seen(tmp_path):
+    flow, path = afnp.made(2, hidden=(4,)), tmp_path / "f.safetensors"
+    door.save(flow, path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            same = door.load(path)
+        except afnp.ModelFileError:
+            continue
+        assert (same.theta == flow.theta).all() and same.config() == flow.config()
+
+
+def foreign(metadata=None, **arrays):
+    return serialize(arrays, metadata)
+
+
+FLOW = json.dumps(afnp.made(2, hidden=(4,)).config())
+BROKEN = {
+    "nothing": b"",
+    "no safetensors": b"{}" * 40,
+    "no metadata": foreign(a=np.zeros(3)),
+    "another's": foreign({"format": "pt"}, a=np.zeros(3)),
+    "too few numbers": foreign({"afnp": FLOW, "sha256": ""}, a=np.zeros(3)),
+    "no configuration": foreign({"afnp": "[1]", "sha256": ""}, a=np.zeros(3)),
+    "twice": (26).to_bytes(8, "little") + b'{"a":1,"a":1,"__metadata_}',
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_no_flow_is_refused(case, tmp_path):
+    path = tmp_path / "f.safetensors"
+    path.write_bytes(BROKEN[case])
+    with pytest.raises(afnp.ModelFileError, match="not a flow that afnp wrote"):
+        door.load(path)
+
+
+def test_arrays_of_other_names_are_refused(tmp_path):
+    flow = afnp.made(2, hidden=(4,))
+    door.save(flow, tmp_path / "f.safetensors")
+    arrays = load_file(tmp_path / "f.safetensors")
+    renamed = {f"x{name}": a for name, a in arrays.items()}
+    (tmp_path / "g").write_bytes(foreign({"afnp": FLOW, "sha256": ""}, **renamed))
+    with pytest.raises(afnp.ModelFileError, match="expected the arrays 0.W"):
+        door.load(tmp_path / "g")
+
+
+def test_nothing_is_written_of_what_could_not_be_read(tmp_path):
+    flow = afnp.made(2, hidden=(4,))
+    flow.theta[3] = np.nan
+    with pytest.raises(ValueError, match="entry 3 is not finite"):
+        door.save(flow, tmp_path / "f.safetensors")
+    assert not list(tmp_path.iterdir())
