@@ -19,10 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp import batches
 from afnp.bases import BASES, StandardNormal
-from afnp.compiled.threads import in_threads
 from afnp.inputs import check_angles, check_rows, flag, generator, integer
+from afnp.model import BACKENDS, Model, check_context
 from afnp.params import Parts
 from afnp.sampling.fixed_point import Sweeps, method_of
 from afnp.transforms import TRANSFORMS, CostTable, Transform
@@ -31,7 +30,7 @@ from afnp.transforms.support import check_support
 __all__ = ["Flow"]
 
 
-class Flow:
+class Flow(Model):
     """A normalizing flow with exact density, sampling and hand-written gradients.
 
     Parameters
@@ -64,6 +63,8 @@ class Flow:
     (5,)
     """
 
+    engines = BACKENDS
+
     def __init__(
         self,
         layers: Sequence[Transform],
@@ -91,44 +92,14 @@ class Flow:
         if self.base.features != self.features:
             raise ValueError(f"base: expected {self.features} features, got {self.base.features}")
         check_support(self.layers, self.base)
-        try:
-            dtype = np.dtype(dtype)
-        except TypeError:
-            raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}") from None
-        if dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
         size = sum(part.layout.size for part in (*self.layers, self.base))
+        super().__init__(self.features, self.context, size, dtype, theta)
         if theta is not None:
-            if theta.shape != (size,) or theta.dtype != dtype:
-                raise ValueError(
-                    f"theta: expected ({size},) of {dtype}, got {theta.shape} of {theta.dtype}"
-                )
-            self._theta = theta
             return
-        self._theta = np.zeros(size, dtype=dtype)
         rng, p = np.random.default_rng(seed), self.split(self._theta)
         for layer, p_layer in zip(self.layers, p, strict=True):
             layer.initialize(p_layer, rng)
         self.base.initialize(p.base, rng)
-
-    @property
-    def theta(self) -> np.ndarray:
-        """All parameters, (P,); assigning copies into the same memory."""
-        return self._theta
-
-    @theta.setter
-    def theta(self, values: np.ndarray) -> None:
-        if np.shape(values) != self._theta.shape or np.iscomplexobj(values):
-            got = np.asarray(values)
-            raise ValueError(
-                f"theta: expected shape {self._theta.shape}, got {got.shape}, {got.dtype}"
-            )
-        self._theta[:] = values
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Floating-point type of parameters and results."""
-        return self._theta.dtype
 
     def config(self) -> dict:
         """Return what rebuilds this flow, but for ``theta``: numbers, strings and lists only."""
@@ -178,17 +149,16 @@ class Flow:
         FloatingPointError
             If a result is not a number (names the row).
         """
-        return self._streamed(self._log_prob, x, context, backend)[0]
+
+        def work(p, x, context, engine) -> tuple:
+            return (self._log_prob(p, x, context, engine).astype(self.dtype, copy=False),)
+
+        return self.streamed("evaluate", work, x, context, backend)[0]
 
     def normalize(self, x, context=None, backend="auto") -> tuple[np.ndarray, np.ndarray]:
         """Map data x (N, D) to noise u (N, D); also return log|det du/dx| (N,), nats."""
-        u, log_det = self._streamed(
-            self._evaluate,
-            x,
-            context,
-            backend,
-        )
-        return u, log_det
+        u, log_det = self.streamed("evaluate", self._evaluate, x, context, backend)
+        return u, log_det.astype(self.dtype, copy=False)
 
     def generate(
         self, u, context=None, method="substitution", backend="auto"
@@ -205,14 +175,14 @@ class Flow:
         backend : {"auto", "numpy", "numba", "cuda"}
         """
         method = method_of(method, backend)
-        x, log_det = self._streamed(
-            lambda p, u, c, backend: self._generate(p, u, c, method, backend)[:2],
-            u,
-            context,
-            backend,
-            name="u",
-        )
-        return x, log_det
+        task = "iterate" if isinstance(method, Sweeps) else "generate"
+
+        def work(p, u, context, engine) -> tuple:
+            return self._generate(p, u, context, method, engine)[:2]
+
+        task = "" if method == "naive" else task
+        x, log_det = self.streamed(task, work, u, context, backend, name="u")
+        return x, log_det.astype(self.dtype, copy=False)
 
     def generate_counting(self, u, context, method: Sweeps, backend="auto") -> tuple:
         """Do as ``generate`` does by iteration; also give iterations and multiply-adds, (N, T) each.
@@ -221,13 +191,13 @@ class Flow:
         :func:`afnp.sampling.fixed_point.sweep` says more.
         """
 
-        def work(p, u, context, backend) -> tuple:
-            u, log_det, counts = self._generate(p, u, context, method, backend)
+        def work(p, u, context, engine) -> tuple:
+            u, log_det, counts = self._generate(p, u, context, method, engine)
             none = np.empty((len(u), 0), dtype=np.int64)
             columns = [(none, none), *(count for count in reversed(counts) if count)]
             return u, log_det, *(np.column_stack(kept) for kept in zip(*columns, strict=True))
 
-        return tuple(self._streamed(work, u, context, backend, name="u"))
+        return tuple(self.streamed("iterate", work, u, context, backend, name="u"))
 
     def sample(
         self, n, rng=0, context=None, method="substitution", backend="auto", each=False
@@ -261,38 +231,13 @@ class Flow:
             x = self.sample(n * len(many), rng, np.repeat(many, n, axis=0), method, backend)
             return x.reshape(len(many), n, self.features)
         try:
-            u = self.base.sample(self._own.base, n, rng, self.dtype)
+            u = self.base.sample(self.own.base, n, rng, self.dtype)
         except (MemoryError, OverflowError, ValueError):
             raise ValueError(
                 f"n: {n} rows of {self.features} features do not fit into memory; draw them in "
                 "several calls, with one Generator as rng"
             ) from None
         return self.generate(u, context, method, backend)[0]
-
-    def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
-        r"""Return the mean negative log-likelihood in nats, and its gradient (P,) laid out like ``theta``.
-
-        .. math:: \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n)
-
-        Raises
-        ------
-        ValueError
-            As ``log_prob``; and for an empty batch, whose mean does not exist.
-        FloatingPointError
-            If the loss of a row, or the gradient, is not a number.
-        """
-        x, context = self.check(x, context)
-        if not len(x):
-            raise ValueError("x: expected at least one row, got an empty batch")
-        backend = self._backend(backend, len(x))
-        grads = [
-            self.split(np.zeros_like(self._theta)) for _ in self._gradient_blocks(len(x), backend)
-        ]
-        log_prob, square = self._gradient_in_blocks(x, context, grads, backend)
-        batches.refuse_nan(log_prob, "x")
-        if np.isnan(square):
-            raise FloatingPointError("the gradient of the loss is not a number")
-        return -float(log_prob.mean(dtype=np.float64)), grads[0].flat
 
     # ---- trusted: dtype-generic arithmetic -------------------------------------------------------
 
@@ -309,6 +254,10 @@ class Flow:
         """Map u (N, D) to x with parameters of any type, complex too; also give log|det dx/du| (N,)."""
         return self._generate(p, u, context, method)[:2]
 
+    def log_prob_with(self, p: Parts, x: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """Return log p (N,) with parameters of any type, complex too."""
+        return self._log_prob(p, x, context)
+
     def split(self, theta: np.ndarray) -> Parts:
         """Return each layer's named views of a vector laid out like ``theta``, and the base's as ``.base``."""
         parts = [*self.layers, self.base]
@@ -318,179 +267,137 @@ class Flow:
         )
         return Parts(layers, base, theta)
 
-    @functools.cached_property
-    def _size(self) -> int:
-        """Parameters, or multiply-adds a row where there are more: how much work a row is."""
-        return max(
-            self._theta.size, sum(layer.cost.normalize.multiply_adds for layer in self.layers)
-        )
+    def named(self, p: Parts) -> dict[str, np.ndarray]:
+        """Return the views that ``split`` made by names such as "0.W1" and "base.x"."""
+        parts = [(str(k), views) for k, views in enumerate(p)] + [("base", p.base)]
+        return {f"{k}.{name}": view for k, views in parts for name, view in views.items()}
 
     @functools.cached_property
-    def _own(self) -> Parts:
-        """Return the views of ``theta``, made once."""
-        return self.split(self._theta)
-
-    def __getstate__(self) -> dict:
-        """Leave out what is made on demand: copies of views would see the memory that they came from no more."""
-        return {name: value for name, value in vars(self).items() if name not in ("_own", "_fused")}
-
-    @functools.cached_property
-    def _fused(self) -> list:
+    def compiled_stages(self) -> list:
         """The layers as compiled code takes them, with stacks for runs of one shape."""
         from afnp.compiled.stages import stages_of
 
         return stages_of(self.layers)
 
-    def _stages(self, p: Parts, backend: str) -> list[tuple]:
-        """Return what runs in turn on a backend, each with its parameters."""
-        if backend != "numba":
+    @functools.cached_property
+    def _front(self) -> int:
+        """How many layers, the first ones, bring data into range: they work in float64."""
+        fixed = [layer.preprocesses for layer in self.layers]
+        return (*fixed, False).index(False)
+
+    def _stages(self, p: Parts, engine: str) -> list[tuple]:
+        """Return what runs in turn on an engine, each with its parameters."""
+        if engine != "numba":
             return list(zip(self.layers, p, strict=True))
         if p.fused is None:
-            cuts = np.cumsum([0, *(stage.layout.size for stage in self._fused)])
+            cuts = np.cumsum([0, *(stage.layout.size for stage in self.compiled_stages)])
             p.fused = [
                 stage.layout.views(p.flat[a:b])
-                for stage, a, b in zip(self._fused, cuts, cuts[1:], strict=False)
+                for stage, a, b in zip(self.compiled_stages, cuts, cuts[1:], strict=False)
             ]
-        return list(zip(self._fused, p.fused, strict=True))
+        return list(zip(self.compiled_stages, p.fused, strict=True))
+
+    def _cast(self, p: Parts, x: np.ndarray, k: int) -> np.ndarray:
+        """Return x (N, D) as stage k wants it: what came out of the preprocessing, in theta's type."""
+        ready = k == self._front and x.dtype == np.float64 and p.flat.dtype == np.float32
+        return x.astype(np.float32) if ready else x
 
     def _normalize(
-        self, p: Parts, x, context, backend: str = "numpy", training: bool = False
+        self, p: Parts, x, context, engine: str = "numpy", training: bool = False
     ) -> tuple:
         log_det, caches = 0, []
-        for stage, p_stage in self._stages(p, backend):
+        for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
             normalize = stage.normalize_training if training else stage.normalize
-            x, log_det_stage, cache = normalize(p_stage, x, context)
+            x, log_det_stage, cache = normalize(p_stage, self._cast(p, x, k), context)
             log_det = log_det + log_det_stage
             caches.append(cache)
         return x, log_det, caches
 
-    def _evaluate(self, p: Parts, x, context, backend: str = "numpy") -> tuple:
+    def _evaluate(self, p: Parts, x, context, engine: str = "numpy") -> tuple:
         log_det = 0
-        for stage, p_stage in self._stages(p, backend):
-            x, log_det_stage = stage.evaluate(p_stage, x, context)
+        for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
+            x, log_det_stage = stage.evaluate(p_stage, self._cast(p, x, k), context)
             log_det = log_det + log_det_stage
         return x, log_det
 
-    def _generate(
-        self, p: Parts, u, context, method="substitution", backend: str = "numpy"
-    ) -> tuple:
+    def _generate(self, p: Parts, u, context, method="substitution", engine="numpy") -> tuple:
         """Map u to x; also give log|det| and, of each stage, what an iteration took."""
-        if backend == "cuda":
+        front, log_det, counts = self._front, 0, []
+        if engine == "cuda":
             from afnp.compiled.stages import generate_on_gpu
 
-            return generate_on_gpu(self.layers, p, u, context, method)
-        log_det, counts = 0, []
-        for stage, p_stage in reversed(self._stages(p, "numpy" if method == "naive" else backend)):
-            u, log_det_stage, *taken = stage.sampler(method)(p_stage, u, context)
-            log_det = log_det + log_det_stage
-            counts.append(taken)
+            u, log_det, counts = generate_on_gpu(self.layers[front:], p[front:], u, context, method)
+        else:
+            stages = self._stages(p, "numpy" if method == "naive" else engine)
+            for stage, p_stage in reversed(stages[front:]):
+                u, log_det_stage, *taken = stage.sampler(method)(p_stage, u, context)
+                log_det = log_det + log_det_stage
+                counts.append(taken)
+        if front and u.dtype == np.float32:
+            u = u.astype(np.float64)
+        for layer, p_layer in reversed(list(zip(self.layers[:front], p, strict=False))):
+            u, log_det_layer = layer.generate(p_layer, u, context)
+            log_det = log_det + log_det_layer
         return u, log_det, counts
 
-    def _log_prob(self, p: Parts, x, context, backend: str = "numpy") -> tuple[np.ndarray]:
-        u, log_det = self._evaluate(p, x, context, backend)
-        return (self.base.log_prob(p.base, u) + log_det,)
+    def _log_prob(self, p: Parts, x, context, engine: str = "numpy") -> np.ndarray:
+        u, log_det = self._evaluate(p, x, context, engine)
+        return self.base.log_prob(p.base, u) + log_det
 
-    def _gradient(
-        self,
-        p: Parts,
-        x,
-        context,
-        g: Parts,
-        backend: str = "numpy",
-        of: int = 0,
-        kept: list | None = None,
-    ) -> np.ndarray:
-        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,).
-
-        In a training step, statistics are those of these rows; ``kept`` gets what updates them.
-        """
-        u, log_det, caches = self._normalize(p, x, context, backend, training=kept is not None)
+    def add_gradient(self, p: Parts, x, context, g: Parts, engine="numpy", of=0, kept=None):
+        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,)."""
+        u, log_det, caches = self._normalize(p, x, context, engine, training=kept is not None)
         d_log_det = np.full(len(x), -1 / (of or len(x)), dtype=u.dtype)
         d_u = self.base.backward(p.base, u, d_log_det, g.base)
-        stages = zip(self._stages(p, backend), self._stages(g, backend), caches, strict=True)
+        stages = zip(self._stages(p, engine), self._stages(g, engine), caches, strict=True)
         for (layer, p_layer), (_, g_layer), cache in reversed(list(stages)):
             d_u = layer.backward(p_layer, cache, d_u, d_log_det, g_layer)
             if kept is not None and layer.takes_statistics:
                 kept.append((layer, p_layer, cache))
         return self.base.log_prob(p.base, u) + log_det
 
-    def _begin(self, x: np.ndarray, context: np.ndarray) -> None:
-        """Let layers that start from data (ActNorm, BatchNorm) take the statistics of x (N, D)."""
+    def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
+        """Let layers that start from data (ActNorm, BatchNorm) take the statistics of checked rows x (N, D)."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for layer, p_layer in zip(self.layers, self._own, strict=True):
+            for k, (layer, p_layer) in enumerate(zip(self.layers, self.own, strict=True)):
+                x = self._cast(self.own, x, k)
                 layer.start_from_data(p_layer, x)
                 x = layer.evaluate(p_layer, x, context)[0]
 
-    # ---- checks and batches ----------------------------------------------------------------------
+    # ---- what the plan asks ----------------------------------------------------------------------
+
+    @functools.cached_property
+    def work(self) -> int:
+        """How much work a row is: parameters, or multiply-adds where there are more."""
+        return max(self.theta.size, sum(l.cost.normalize.multiply_adds for l in self.layers))
+
+    @functools.cached_property
+    def widest(self) -> int:
+        """Numbers a row that are alive at once."""
+        return max(self.features, *(layer.activations for layer in self.layers))
+
+    def uncompiled(self) -> str:
+        """Say which layers have no compiled code; nothing if all have."""
+        from afnp.compiled.stages import uncompiled
+
+        return uncompiled(self.layers)
+
+    def kernels(self, stages, task: str, n: int) -> set:
+        """Return the kernels that a task needs for n rows."""
+        compiled = [stage for stage in self.compiled_stages if isinstance(stage, stages.Stage)]
+        return {key for stage in compiled for key in stage.kernels(task, n, self.dtype)}
 
     def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
-        """Return x (N, D) and the context (N, C) in the flow's type, or raise a ValueError."""
-        x = check_rows(x, self.features, self.dtype, name)
+        """Return x (N, D) and the context (N, C), or raise a ValueError that says what is wrong.
+
+        In the flow's type; data that are preprocessed in float64, for seconds since 1970 have no
+        digits to lose before their mean is subtracted.
+        """
+        dtype = np.float64 if self._front and name != "u" else self.dtype
+        x = check_rows(x, self.features, dtype, name)
         if self.layers[-1 if name == "u" else 0].periodic:
             check_angles(x, name)
-        return x, batches.check_context(context, self.context, len(x), self.dtype)
-
-    def _streamed(self, function, x, context, backend: str, name: str = "x") -> list[np.ndarray]:
-        """Apply ``function(p, x, context, backend)``, which returns arrays of N rows, to blocks of rows."""
-        x, context = self.check(x, context, name)
-        backend = self._backend(backend, len(x))
-        p = self._own
-
-        def work(rows: slice) -> tuple:
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                return function(p, x[rows], context[rows], backend)
-
-        blocks = self._blocks(len(x), backend)
-        parts = in_threads(work, blocks) if backend == "numba" else [work(rows) for rows in blocks]
-        results = [
-            np.concatenate(arrays) if len(parts) > 1 else arrays[0]
-            for arrays in zip(*parts, strict=True)
-        ]
-        for result in results:
-            batches.refuse_nan(result, name)
-        return results
-
-    def _gradient_in_blocks(
-        self, x, context, grads: list[Parts], backend: str, kept: list | None = None
-    ) -> tuple[np.ndarray, float]:
-        """Write the mean loss's gradient into grads[0], one vector a block; return log p (N,), |grad|²."""
-        p, blocks = self._own, self._gradient_blocks(len(x), backend)
-
-        def work(rows: slice, g: Parts) -> np.ndarray:
-            g.flat[:] = 0
-            return self._gradient(p, x[rows], context[rows], g, backend, of=len(x), kept=kept)
-
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if backend == "numpy":
-                return work(blocks[0], grads[0]), float(grads[0].flat @ grads[0].flat)
-            log_probs = in_threads(
-                lambda block: work(*block), list(zip(blocks, grads, strict=False))
-            )
-            from afnp.compiled.adam import add_up
-
-            return np.concatenate(log_probs), add_up([g.flat for g in grads[: len(blocks)]])
-
-    def _backend(self, backend: str, n: int) -> str:
-        """Return who works on n rows: the backend that was asked for, or the better one for this size."""
-        chosen = batches.choose_backend(backend, n, self._size)
-        if chosen == "numba":
-            from afnp.compiled.stages import uncompiled
-
-            if found := uncompiled(self.layers):
-                if backend == "numba":
-                    raise ValueError(
-                        f"backend: 'numba' has no compiled code for {found}; 'auto' and 'numpy' run it"
-                    )
-        return chosen
-
-    def _blocks(self, n: int, backend: str) -> list[slice]:
-        """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
-        widest = max(self.features, *(layer.activations for layer in self.layers))
-        return batches.blocks_of_rows(n, backend, widest, self._size)
-
-    def _gradient_blocks(self, n: int, backend: str) -> list[slice]:
-        """Return one block: compiled code makes threads of its own, and statistics need all rows."""
-        return [slice(0, n)]
+        return x, check_context(context, self.context, len(x), self.dtype)
 
 
 def _summary(layer) -> str:

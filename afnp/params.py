@@ -8,12 +8,13 @@ gradient is another flat vector with the same layout.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Layout", "Parts", "Views", "register"]
+__all__ = ["Layout", "Parameters", "Parts", "Views", "register"]
 
 
 def register(registry: dict[str, Any], cls: type) -> None:
@@ -47,6 +48,54 @@ class Parts(list):
         self.base, self.flat = base, flat
         self.fused: list[Views] | None = None
         """The same numbers as compiled code takes them, once asked for."""
+
+
+class Parameters(Mapping):
+    """The parameters of a model by name, ``"0.W1"`` for W1 of layer 0; reading and writing.
+
+    Values are views: what is written into them changes the model, and assigning copies.
+
+    Examples
+    --------
+    >>> theta = np.zeros(3)
+    >>> parameters = Parameters({"a": theta[:1], "b": theta[1:]})
+    >>> parameters["b"] = [1.0, 2.0]
+    >>> theta, list(parameters)
+    (array([0., 1., 2.]), ['a', 'b'])
+    """
+
+    def __init__(self, views: dict[str, np.ndarray]):
+        self._views = views
+
+    def _view(self, name: str) -> np.ndarray:
+        if name not in self._views:
+            raise KeyError(f"{name!r}: expected one of {', '.join(map(repr, self._views))}")
+        return self._views[name]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._view(name)
+
+    def __setitem__(self, name: str, values) -> None:
+        view, values = self._view(name), np.asarray(values)
+        if values.shape != view.shape or values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{name}: expected real numbers of shape {view.shape}, got {values.shape}, "
+                f"{values.dtype}"
+            )
+        view[...] = values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __contains__(self, name) -> bool:
+        return name in self._views
+
+    def __repr__(self) -> str:
+        lines = [f"  {name:12s} {view.shape}" for name, view in self._views.items()]
+        return "\n".join([f"Parameters of {len(self)} arrays", *lines])
 
 
 class Layout:

@@ -66,7 +66,7 @@ def estimates(
     def loss(k: int, step: complex):
         moved = theta.astype(type(step))
         moved[k] += step
-        return -flow._log_prob(flow.split(moved), x, no_context)[0].mean()
+        return -flow.log_prob_with(flow.split(moved), x, no_context).mean()
 
     here = loss(0, 0.0)
     up, down = (np.array([loss(k, step) for k in chosen]) for step in (h, -h))

@@ -141,7 +141,7 @@ def measure(
     seconds = clock(rivals, repeats)
     flops = [2 * n * every for n in rows]
     found = {"D": D, "N": list(rows), "weights": every, "flops": flops}
-    found["cores"] = [min(workers(), len(flow._blocks(n, "numba"))) for n in rows]
+    found["cores"] = [min(workers(), len(flow.plan("numba", n).blocks)) for n in rows]
     found["intensity"] = [f / traffic(every, D, n) for f, n in zip(flops, rows, strict=True)]
     for of in PASSES:
         fastest = [seconds[of, n]["minimum"] for n in rows]

@@ -207,11 +207,11 @@ def ar_flow(parameters: np.ndarray, sigma: float, hidden: tuple[int, ...] | None
             Autoregressive(1, hidden=hidden, univariate="spline", context=W, activation="tanh")
         )
     flow = Flow(layers, context=W)
-    p = flow._own[0]
+    p = flow.own[0]
     p["W0"][:] = 0
     p["W0"][0, :W] = parameters[:0:-1]  # the window runs from the oldest value to the last
     p["b0"][:] = parameters[0], BOUND * math.atanh(math.log(sigma) / BOUND)
-    for layer, p in zip(flow.layers[1:], flow._own[1:], strict=True):
+    for layer, p in zip(flow.layers[1:], flow.own[1:], strict=True):
         p[layer.conditioner.linears[-1].W][:] = 0
     return flow
 

@@ -179,7 +179,7 @@ def test_parameters_that_are_no_numbers_never_give_a_number(where, activation, d
 @pytest.mark.parametrize("place", [0, 69, 199])
 def test_the_row_without_a_result_is_named(place, backend, monkeypatch):
     """Infinity minus infinity, in one row, in whichever batch it lies."""
-    monkeypatch.setattr("afnp.batches.BATCH_NUMBERS", 1)
+    monkeypatch.setattr("afnp.model.BATCH_NUMBERS", 1)
     flow = afnp.made(2, hidden=(2,))
     p = flow.split(flow.theta)[0]
     p["W0"][:, 0], p["W1"][2] = 1e10, [1e10, -1e10]

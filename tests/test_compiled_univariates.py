@@ -95,7 +95,7 @@ def on_circle(case, values):
 def in_float64(flow):
     twin = Flow.__new__(Flow)
     vars(twin).update(
-        {k: v for k, v in vars(flow).items() if k not in ("_own", "_fused", "_theta")}
+        {k: v for k, v in vars(flow).items() if k not in ("own", "compiled_stages", "_theta")}
     )
     twin._theta = flow.theta.astype(np.float64)
     return twin
@@ -148,7 +148,7 @@ def test_a_stack_keeps_what_the_gradient_needs_of_every_layer_and_tile(case, n):
         last=0.2,
     )
     x, _ = rows_of(flow, n, np.float64)
-    assert len(flow._fused) == 1
+    assert len(flow.compiled_stages) == 1
     runs = ((x, "numba"), (x, "numpy"), (x * (1 + 4e-16), "numpy"))
     for together in zip(
         *(results(flow, case, rows, None, backend) for rows, backend in runs), strict=True

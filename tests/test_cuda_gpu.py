@@ -203,7 +203,7 @@ def test_queues_too_wide_for_shared_memory_are_refused():
 
 def test_a_million_logarithms_are_added_without_losing_digits():
     flow = afnp.Flow([CausalConvolution(10**6, 1, ())], dtype=np.float32)
-    p = flow._own[0]
+    p = flow.own[0]
     p.flat[:] = 0
     p["h"][1] = 0.1
     _, log_det = flow.generate(np.zeros((2, 10**6)), backend="cuda")

@@ -283,7 +283,7 @@ else:
         monkeypatch.setattr(cuda_queues, "LANES", 1)
         flow = series(4, dilations=(1,), context=1)
         u, context = noise(flow, 3)
-        steps = [gpu_step(layer, p) for layer, p in zip(flow.layers, flow._own, strict=True)][::-1]
+        steps = [gpu_step(layer, p) for layer, p in zip(flow.layers, flow.own, strict=True)][::-1]
         x, log_det = np.empty_like(u), np.zeros(len(u))
         cuda_queues._walk_batch(steps, 1, context, u, x, log_det)
         expected = flow.generate(u, context, method="naive")
@@ -297,7 +297,7 @@ else:
             cuda_queues, "_walk_batch", lambda steps, T, *arrays: launches.append(T)
         )
         cuda_queues.walk_all(
-            [gpu_step(flow.layers[0], flow._own[0])], np.empty((4, 0)), np.ones((4, 3))
+            [gpu_step(flow.layers[0], flow.own[0])], np.empty((4, 0)), np.ones((4, 3))
         )
         assert launches == [1]
         monkeypatch.setattr(gpu, "SHARED_BYTES", (2 * 3 + 1) * 8 - 1)
@@ -309,7 +309,7 @@ else:
     def test_many_logarithms_are_added_without_losing_digits():
         """A plain sum of these is wrong by 20 roundings."""
         flow = afnp.Flow([CausalConvolution(200, 1, ())], dtype=np.float32)
-        p = flow._own[0]
+        p = flow.own[0]
         p.flat[:] = 0
         p["h"][1] = 0.1
         _, log_det = flow.generate(np.zeros((1, 200)), backend="cuda")
@@ -320,7 +320,7 @@ else:
     @pytest.mark.parametrize("activation", ["relu", "tanh", "gated"])
     def test_nan_is_never_silent_in_a_queue(activation):
         flow = afnp.Flow([CausalConvolution(3, 2, (1,), activation=activation)])
-        flow._own[0]["b"][0, 1] = np.nan
+        flow.own[0]["b"][0, 1] = np.nan
         with pytest.raises(FloatingPointError, match="^row 0 of u gives"):
             flow.sample(1, backend="cuda")
 

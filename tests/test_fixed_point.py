@@ -194,7 +194,7 @@ def test_sweeps_take_complex_numbers(kind, method):
 def chain(D, weight):
     """x_i = u_i + w x_{i-1}: the simplest of all chains, as a linear flow."""
     flow = afnp.Flow([Autoregressive(D, (), univariate="additive")])
-    W = flow._own[0]["W0"]
+    W = flow.own[0]["W0"]
     W[:] = weight * np.eye(D, k=-1)
     return flow
 
@@ -318,7 +318,7 @@ def harsh_noise(flow, n=60):
     u = rng.standard_normal((20 * n, flow.features))
     u[:, 2:] *= 30
     with np.errstate(all="ignore"):
-        x, _ = flow.generate_with(flow._own, u, np.empty((len(u), 0)), "naive")
+        x, _ = flow.generate_with(flow.own, u, np.empty((len(u), 0)), "naive")
     good = np.isfinite(x).all(axis=1) & (np.abs(x) < 1e100).all(axis=1)
     assert good.sum() >= n
     return u[good][:n]
@@ -326,7 +326,7 @@ def harsh_noise(flow, n=60):
 
 def plain_iteration(flow, u):
     """D density passes without any care."""
-    layer, p, x = flow.layers[0], flow._own[0], u
+    layer, p, x = flow.layers[0], flow.own[0], u
     with np.errstate(all="ignore"):
         for _ in range(u.shape[1]):
             h, _ = layer.conditioner.forward(p, layer.conditioner.hear(np.empty((len(u), 0)), x))
@@ -353,7 +353,7 @@ def test_guesses_that_overflow_do_no_harm(method, backend):
 def test_any_guess_will_do(start):
     """From a guess of nothing but garbage, through both ways of running a network."""
     flow = flow_of("maf", 6)
-    layer, p = flow.layers[0], flow._own[0]
+    layer, p = flow.layers[0], flow.own[0]
     u, context = np.random.default_rng(2).standard_normal((9, 6)), np.empty((9, 0))
     true, log_det_true = layer._naive(p, u, context)
     for network in (layer._blocks(p, context), sweeps.Whole(layer.conditioner, p, context, 1)):
@@ -373,7 +373,7 @@ def test_any_guess_will_do_for_univariates_that_refuse_garbage(kind):
     for."""
     flow = flow_of(kind, 5)
     layer, p = next(
-        pair for pair in zip(flow.layers, flow._own, strict=True) if hasattr(pair[0], "_blocks")
+        pair for pair in zip(flow.layers, flow.own, strict=True) if hasattr(pair[0], "_blocks")
     )
     u, context = np.random.default_rng(2).uniform(-1, 1, (9, 5)), np.empty((9, 0))
     true, _ = layer._naive(p, u, context)
@@ -400,8 +400,8 @@ def test_what_is_itself_not_a_number_is_refused(backend):
     """x_1 = e^800 has no float64: no method may answer."""
     flow = afnp.made(3, hidden=(4,), univariate="affine", options={"scale": "exp"})
     lively(flow, last=0.3)
-    flow._own[0]["b1"][:2] = 0, 800
-    flow._own[0]["W0"][:, 0] = 1
+    flow.own[0]["b1"][:2] = 0, 800
+    flow.own[0]["W0"][:, 0] = 1
     for method in ("naive", "jacobi", "gauss-seidel"):
         if method == "naive" or backend == "numpy":
             with pytest.raises(
@@ -468,7 +468,7 @@ def test_streamed_batches_keep_their_records(backend, monkeypatch):
     flow = flow_of("maf")
     u, _ = noise(flow, 201)
     whole = sweep(flow, u, backend=backend)
-    monkeypatch.setattr("afnp.batches.BATCH_NUMBERS", 64)
+    monkeypatch.setattr("afnp.model.BATCH_NUMBERS", 64)
     parts = sweep(flow, u, backend=backend)
     assert norm_error(parts[0], whole[0]) < SAME and parts[2].sweeps.shape == whole[
         2

@@ -26,7 +26,7 @@ FLOORS = {
     "networks": 3,
     "transforms": 4,
     "compiled": 5,
-    "batches": 6,
+    "model": 6,
     "discrete": 7,
     "flow": 7,
     "data": 8,

@@ -19,6 +19,7 @@ import afnp
 from afnp import fit
 from afnp.chain_rule import GaussianChain
 from afnp.files import ModelFileError, write
+from afnp.model import BatchGradient
 from afnp.train import Adam
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
@@ -92,7 +93,7 @@ def usual_handler():
 def compiled(monkeypatch):
     """Small runs in compiled code too, with several blocks of rows."""
     pytest.importorskip("numba")
-    monkeypatch.setattr("afnp.batches.COMPILED_FROM", 0)
+    monkeypatch.setattr("afnp.model.COMPILED_FROM", 0)
 
 
 def ctrl_c():
@@ -528,14 +529,16 @@ def spoiled(monkeypatch):
     give each call's parameters."""
 
     def arrange(k, spoil):
-        gradient, calls = afnp.Flow._gradient_in_blocks, []
+        gradient, calls = BatchGradient.__call__, []
 
         def acting(self, *args):
-            calls.append(self.theta.copy())
-            log_prob, square = gradient(self, *args)
-            return spoil(log_prob, square) if len(calls) == k else (log_prob, square)
+            calls.append(self.model.theta.copy())
+            log_prob, grad, norm = gradient(self, *args)
+            if len(calls) == k:
+                log_prob, norm = spoil(log_prob, norm)
+            return log_prob, grad, norm
 
-        monkeypatch.setattr(afnp.Flow, "_gradient_in_blocks", acting)
+        monkeypatch.setattr(BatchGradient, "__call__", acting)
         return calls
 
     return arrange

@@ -297,9 +297,9 @@ def test_layers_of_all_kinds_compose_into_a_flow(backend):
     loss, grad = flow.loss_and_grad(x, context, backend=backend)
 
     def complex_loss(theta):
-        return -flow._log_prob(flow.split(theta), x.astype(complex), context.astype(complex))[
-            0
-        ].mean()
+        return -flow.log_prob_with(
+            flow.split(theta), x.astype(complex), context.astype(complex)
+        ).mean()
 
     some = rng.choice(flow.theta.size, 60, replace=False)
     truth = complex_step(lambda part: complex_loss(_with(flow.theta, some, part)), flow.theta[some])

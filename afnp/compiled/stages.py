@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from afnp.compiled import causal_conv, fixed_point, gradient, small_batch, staircase, tiles
-from afnp.compiled.threads import FEW
+from afnp.compiled.threads import FEW, workers
 from afnp.compiled.univariate import dispatch
 from afnp.params import Layout, Parts, Views
 from afnp.sampling.fixed_point import Sweeps
@@ -31,7 +31,7 @@ from afnp.transforms.convolution import CausalConvolution
 from afnp.transforms.coupling import Coupling
 from afnp.transforms.inverse import Inverse
 
-__all__ = ["compiled", "generate_on_gpu", "gpu_step", "stages_of", "uncompiled"]
+__all__ = ["compiled", "generate_on_gpu", "gpu_step", "stages_of", "uncompiled", "workers"]
 
 
 # ---- from layers to stages -----------------------------------------------------------------------
@@ -80,6 +80,12 @@ def _shape(layer: Transform) -> tuple | None:
     return *kind, net.features, net.hidden, net.activation, net.residual
 
 
+def _key(layer: Transform, task: str, n: int, dtype: np.dtype) -> tuple:
+    """Return what selects compiled code: types alone, not sizes, and the path of a few rows."""
+    scale = layer.univariate.config().get("scale")
+    return task, n <= FEW, np.dtype(dtype).name, layer.name, scale
+
+
 def _tau(layer: Transform, dtype: np.dtype):
     return dispatch.form(layer.name, layer.univariate.config(), dtype)
 
@@ -91,6 +97,10 @@ class Stage:
     """What compiled stages share: they take no statistics, and in training do as always."""
 
     takes_statistics = False
+
+    def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
+        """Return what identifies the compiled code that a task needs for n rows."""
+        raise NotImplementedError
 
     def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Do as ``normalize`` does."""
@@ -114,6 +124,10 @@ class Stack(Stage):
 
     def _tau(self, dtype: np.dtype):
         return _tau(self.layers[0], dtype)
+
+    def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
+        """Return what identifies the compiled code that a task needs for n rows."""
+        return {("stack", *_key(self.layers[0], task, n, dtype))}
 
     def _run(self, direction: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
         kernels = {"product": (staircase.product, small_batch.product)}
@@ -156,6 +170,11 @@ class CompiledInverse(Stage):
         self.layer, self.layout = layer, layer.layout
         self.inside = Stack([layer.transform])
 
+    def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
+        """Return what identifies the compiled code that a task needs for n rows."""
+        turned = "evaluate" if task == "generate" else "generate"
+        return self.inside.kernels(turned, n, dtype)
+
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
         u, log_det = self.inside.generate(p, x, context)
@@ -179,6 +198,14 @@ class CompiledConvolution(Stage):
 
     def __init__(self, layer: CausalConvolution):
         self.layer, self.layout = layer, layer.layout
+
+    def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
+        """Return what identifies the compiled code that a task needs for n rows; both ways share it."""
+        return (
+            {("walk", *_key(self.layer, "", n, dtype))}
+            if task in ("evaluate", "generate")
+            else set()
+        )
 
     def _walk(
         self, p: Views, rows: np.ndarray, context: np.ndarray, sampling: bool = False

@@ -92,7 +92,11 @@ class OrderEnsemble(DiscreteModel):
 
         Raises what ``log_prob`` raises.
         """
-        return self._streamed(self._by_order, x, context)
+
+        def work(p, x, context, engine) -> tuple:
+            return (self._by_order(p, x, context).T,)
+
+        return self.streamed("", work, x, context, "auto")[0].T
 
     # ---- trusted
 

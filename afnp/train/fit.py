@@ -23,6 +23,7 @@ from afnp import progress as bars
 from afnp.atomic import check_regular, locked, path_of
 from afnp.flow import Flow
 from afnp.inputs import choose, flag, integer, real
+from afnp.model import BatchGradient
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History, Run
@@ -185,7 +186,7 @@ def _train(
     rng = np.random.default_rng(recipe["seed"])
     frozen = _slices(flow, recipe["freeze"])
     gradient = _Gradient(flow, batch, frozen)
-    adam = Adam(flow.theta.size, flow.dtype, backend=gradient.backend)
+    adam = Adam(flow.theta.size, flow.dtype, backend=gradient.plan.engine)
     best = flow.theta.copy()
     state = {"theta": flow.theta, "best": best, "m": adam.m, "v": adam.v}
     clip = recipe["clip"] if math.isfinite(recipe["clip"]) else "inf"  # JSON knows no infinity
@@ -197,7 +198,7 @@ def _train(
         adam.t = run.adam_t
     else:
         run = Run()
-        flow._begin(*data.first_look(recipe["seed"]))
+        flow.start_from_data(*data.first_look(recipe["seed"]))
         best[:] = flow.theta
     history = run.history
     good = flow.theta.copy()
@@ -368,7 +369,8 @@ class _Data:
     def validation_loss(self, flow: Flow, epoch: int) -> float:
         """Return the mean negative log-likelihood of the validation rows, nats."""
         try:
-            log_prob = flow.log_prob(self.x_val, self.c_val if flow.context else None)
+            engine = flow.plan("auto", len(self.x_val)).engine  # by size alone: repeatable
+            log_prob = flow.log_prob(self.x_val, self.c_val if flow.context else None, engine)
         except FloatingPointError as error:
             raise FloatingPointError(f"after epoch {epoch}, in x_val: {error}") from error
         if not np.isfinite(log_prob).all():
@@ -377,33 +379,21 @@ class _Data:
         return -float(log_prob.mean(dtype=np.float64))
 
 
-class _Gradient:
-    """The gradient of the mean loss of a batch, with memory and threads arranged once a run."""
+class _Gradient(BatchGradient):
+    """The gradient of the mean loss of a batch, with zeros where parameters are frozen."""
 
     def __init__(self, flow: Flow, batch: int, frozen: list[slice]):
-        self.flow, self.frozen = flow, frozen
-        self.backend = flow._backend("auto", batch)
-        blocks = flow._gradient_blocks(batch, self.backend)
-        self.grads = [flow.split(np.zeros_like(flow.theta)) for _ in blocks]
-        self.batch = batch
-        self.kept: list[tuple] = []
+        super().__init__(flow, batch)
+        self.frozen = frozen
 
-    def __call__(self, x: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def __call__(self, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Return log p (B,), the gradient (P,), and its length."""
-        self.kept.clear()
-        log_prob, square = self.flow._gradient_in_blocks(x, c, self.grads, self.backend, self.kept)
-        self.share = len(x) / self.batch
-        grad = self.grads[0].flat
+        log_prob, grad, norm = super().__call__(x, context)
         if self.frozen:
             for part in self.frozen:
                 grad[part] = 0
-            square = float(grad @ grad)
-        return log_prob, grad, math.sqrt(square)
-
-    def update_statistics(self) -> None:
-        """Move the running statistics of layers that take them by those of the last batch."""
-        for layer, p, cache in self.kept:
-            layer.update_statistics(p, cache, self.share)
+            norm = math.sqrt(float(grad @ grad))
+        return log_prob, grad, norm
 
 
 class _Clock:

@@ -57,6 +57,8 @@ class Transform:
     """What is applied to each feature, where there is a network to steer it; see :mod:`afnp.univariate`."""
     takes_statistics: bool = False
     """Whether training needs statistics of a whole batch, as batch normalisation does."""
+    preprocesses: bool = False
+    """Whether constants of the data bring data into range; in front of a flow that is done in float64."""
     cost: Cost = FREE
     """What each direction costs a row."""
 

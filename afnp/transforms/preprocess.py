@@ -44,6 +44,8 @@ class Standardize(Transform):
     (array([[2., 0.]]), array([-0.693]))
     """
 
+    preprocesses = True
+
     def __init__(self, mean, std):
         self.mean, self.std = np.array(mean, dtype=np.float64), np.array(std, dtype=np.float64)
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
@@ -117,6 +119,8 @@ class Logit(Transform):
     As in RealNVP and MAF (arXiv 1605.08803, section 4.1). The support is where 0 < s < 1, a little
     wider than [0, 1]; a row with a value outside it has log-determinant -inf, hence density zero.
     """
+
+    preprocesses = True
 
     def __init__(self, features: int, alpha: float = 1e-6):
         if not 0 < alpha < 0.5:

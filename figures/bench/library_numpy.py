@@ -77,7 +77,7 @@ class Afnp:
         loss, grad = self.flow.loss_and_grad(x)
         if self.adam is None:
             self.adam = self.make_adam(
-                grad.size, grad.dtype, backend=self.flow._backend("auto", len(x))
+                grad.size, grad.dtype, backend=self.flow.plan("auto", len(x)).engine
             )
         self.adam.step(self.flow.theta, grad, RATE)
         return loss

@@ -133,11 +133,11 @@ def _expected(flow: Flow, batches: list, directions, step: float = STEP) -> list
     for row, k in zip(derivatives, directions[0], strict=False):
         safe_point()
         theta[k] += 1j * step
-        row[:] = flow._log_prob(flow.split(theta), x, c)[0].imag / -step
+        row[:] = flow.log_prob_with(flow.split(theta), x, c).imag / -step
         theta[k] = theta[k].real
     for row, v in zip(derivatives[len(directions[0]) :], directions[1], strict=True):
         safe_point()
-        row[:] = flow._log_prob(flow.split(theta + 1j * step * v), x, c)[0].imag / -step
+        row[:] = flow.log_prob_with(flow.split(theta + 1j * step * v), x, c).imag / -step
     cuts = np.cumsum([len(rows) for rows, _ in batches])[:-1]
     return [part.mean(axis=1) for part in np.split(derivatives, cuts, axis=1)]
 
@@ -152,7 +152,7 @@ def _gradient(
 
     safe_point()
     gradient = np.zeros(flow.theta.size)
-    flow._gradient(flow.split(cast(flow.theta)), cast(x), cast(c), flow.split(gradient))
+    flow.add_gradient(flow.split(cast(flow.theta)), cast(x), cast(c), flow.split(gradient))
     return gradient
 
 

@@ -56,9 +56,7 @@ def square_not_halved(flow):
 @mutant("plane", kills="normalisation")
 def log_prob_of_the_mean_feature(flow):
     """The log-density is averaged over features: right as bits per dimension, wrong as a density."""
-    replace(flow, "_log_prob")(
-        lambda log_prob, *arguments: (log_prob(*arguments)[0] / flow.features,)
-    )
+    replace(flow, "_log_prob")(lambda log_prob, *arguments: log_prob(*arguments) / flow.features)
 
 
 @mutant("plane", kills="normalisation")
@@ -67,7 +65,7 @@ def log_det_subtracted(flow):
 
     def log_prob(p, x, context, backend="numpy"):
         u, log_det = flow._evaluate(p, x, context, backend)
-        return (flow.base.log_prob(p.base, u) - log_det,)
+        return flow.base.log_prob(p.base, u) - log_det
 
     flow._log_prob = log_prob
 
@@ -77,7 +75,7 @@ def log_det_forgotten(flow):
     """The likelihood is the base's alone."""
 
     def log_prob(p, x, context, backend="numpy"):
-        return (flow.base.log_prob(p.base, flow._evaluate(p, x, context, backend)[0]),)
+        return flow.base.log_prob(p.base, flow._evaluate(p, x, context, backend)[0])
 
     flow._log_prob = log_prob
 
@@ -85,9 +83,7 @@ def log_det_forgotten(flow):
 @mutant("plane", kills="normalisation")
 def dequantisation_constant_added(flow):
     """The constant log 256 is added once too often: a likelihood in the units of another preprocessing."""
-    replace(flow, "_log_prob")(
-        lambda log_prob, *arguments: (log_prob(*arguments)[0] + math.log(256),)
-    )
+    replace(flow, "_log_prob")(lambda log_prob, *arguments: log_prob(*arguments) + math.log(256))
 
 
 # ---- the sampler ---------------------------------------------------------------------------------

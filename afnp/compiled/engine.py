@@ -1,0 +1,34 @@
+"""Whether compiled code can be used at all, and which of it this process has already loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["LOADED", "all_loaded", "load"]
+
+LOADED: set = set()
+"""Keys of the kernels that have run here; see :func:`afnp.compiled.stages.kernels`."""
+
+
+def load():
+    """Import the compiled stages and return their module.
+
+    Raises
+    ------
+    Exception
+        Whatever keeps Numba from working here: it is missing or broken, may write nowhere, or has
+        been told not to compile.
+    """
+    from numba import config  # half a second, which only compiled work should cost
+
+    if config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set")
+    from afnp.compiled import stages
+
+    stages.workers()
+    return stages
+
+
+def all_loaded(keys: Iterable) -> bool:
+    """Return whether all these kernels have run here before."""
+    return LOADED.issuperset(keys)

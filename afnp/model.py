@@ -1,0 +1,417 @@
+r"""Models: what flows and discrete models share, and the one place that decides who does the work.
+
+.. math:: \theta \in \mathbb R^P, \qquad \log p_\theta(x), \qquad
+          \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n)
+
+A model holds one flat vector of parameters, checks what it is given, and streams long inputs
+through in blocks, so that memory stays bounded. A :class:`Plan`, made once a call, says which
+engine takes which rows. :func:`afnp.fit` and :mod:`afnp.verify` use the public face below and
+nothing else.
+
+Letters: N rows, D features, C context inputs, P parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afnp.compiled.threads import in_threads, row_blocks
+from afnp.inputs import check_rows, choose
+from afnp.params import Parameters
+
+__all__ = ["BACKENDS", "BatchGradient", "Model", "Plan", "check_context", "refuse_nan"]
+
+BACKENDS = ("auto", "numpy", "numba", "cuda")
+"""Who may do the arithmetic. "auto" takes compiled code where it pays: from ``COMPILED_FROM`` on, and
+below where this process has already loaded it. It never takes "cuda"."""
+
+COMPILED_FROM = 10**6
+"""Rows times parameters from which "auto" loads compiled code. Below, NumPy needs a few milliseconds,
+and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the
+wait."""
+
+WORTH_A_THREAD = 10**7
+"""Rows times parameters that make another thread worth waking."""
+
+BATCH_NUMBERS = 2**23
+"""Long inputs are streamed in batches of about this many activations, so that memory stays bounded."""
+
+_unusable: list[str] = []
+"""Why compiled code is not used in this process, once that is known."""
+
+
+class Plan(NamedTuple):
+    """Who works on the rows of one call: an engine, and the blocks that it takes in turn."""
+
+    engine: str
+    """"numpy", "numba" or "cuda"."""
+    blocks: list[slice]
+    """Rows of each block; compiled code takes them in threads."""
+    chosen: bool
+    """Whether "auto" has chosen, so that NumPy may take over from an engine that fails."""
+
+    def run(self, work: Callable[[slice], Any]) -> list:
+        """Return ``work`` of each block, in order."""
+        if self.engine == "numba":
+            return in_threads(work, self.blocks)
+        return [work(rows) for rows in self.blocks]
+
+
+class Model:
+    """Parameters, checked input, long inputs in blocks, and gradients of batches.
+
+    A subclass gives ``layout``-like views by :meth:`split`, checks rows by :meth:`check`, and
+    defines ``config``, ``log_prob``, ``sample`` and :meth:`add_gradient`.
+
+    Attributes
+    ----------
+    features, context : int
+        D and C.
+    theta : (P,) array
+        All parameters; writing into it changes the model everywhere.
+    dtype : numpy.dtype
+    parameters : mapping of str to array
+        The same memory by name; see :class:`afnp.params.Parameters`.
+    """
+
+    engines: tuple[str, ...] = ("auto", "numpy")
+    """What ``backend`` may be."""
+
+    def __init__(
+        self, features: int, context: int, size: int, dtype, theta: np.ndarray | None = None
+    ):
+        self.features, self.context = features, context
+        try:
+            dtype = np.dtype(dtype)
+        except TypeError:
+            raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
+        if theta is None:
+            theta = np.zeros(size, dtype=dtype)
+        if theta.shape != (size,) or theta.dtype != dtype:
+            raise ValueError(
+                f"theta: expected ({size},) of {dtype}, got {theta.shape} of {theta.dtype}"
+            )
+        self._theta = theta
+
+    # ---- parameters ------------------------------------------------------------------------------
+
+    @property
+    def theta(self) -> np.ndarray:
+        """All parameters, (P,); assigning copies into the same memory."""
+        return self._theta
+
+    @theta.setter
+    def theta(self, values: np.ndarray) -> None:
+        if np.shape(values) != self._theta.shape or np.iscomplexobj(values):
+            got = np.asarray(values)
+            raise ValueError(
+                f"theta: expected shape {self._theta.shape}, got {got.shape}, {got.dtype}"
+            )
+        self._theta[:] = values
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Floating-point type of parameters and results."""
+        return self._theta.dtype
+
+    @property
+    def parameters(self) -> Parameters:
+        """All parameters by name, readable and writable.
+
+        Examples
+        --------
+        >>> import afnp
+        >>> flow = afnp.made(2, hidden=(4,))
+        >>> list(flow.parameters)
+        ['0.W0', '0.b0', '0.W1', '0.b1']
+        >>> flow.parameters["0.b1"] = [0.0, 0.0, 1.0, 0.5]
+        >>> flow.parameters["0.b1"]
+        array([0. , 0. , 1. , 0.5])
+        """
+        return Parameters(self.named(self.own))
+
+    def split(self, theta: np.ndarray):
+        """Return the named views of a vector laid out like ``theta``, of any type."""
+        raise NotImplementedError
+
+    def named(self, p) -> dict[str, np.ndarray]:
+        """Return the views that ``split`` made, in one dictionary."""
+        return dict(p)
+
+    @functools.cached_property
+    def own(self):
+        """The views of ``theta``, made once."""
+        return self.split(self._theta)
+
+    def __getstate__(self) -> dict:
+        """Leave out what is made on demand: copies of views would see the memory they came from no more."""
+        made = {name for cls in type(self).__mro__ for name, v in vars(cls).items() if _cached(v)}
+        return {name: value for name, value in vars(self).items() if name not in made}
+
+    # ---- what a subclass defines -----------------------------------------------------------------
+
+    def config(self) -> dict:
+        """Return what rebuilds this model, but for ``theta``: numbers, strings and lists only."""
+        raise NotImplementedError
+
+    def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
+        """Return rows x (N, D) and their contexts (N, C), or raise a ValueError that says what is wrong."""
+        raise NotImplementedError
+
+    def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
+        """Let parameters that begin as statistics of the data take those of checked rows: none do."""
+
+    def add_gradient(self, p, x, context, g, engine="numpy", of: int = 0, kept=None) -> np.ndarray:
+        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,).
+
+        ``kept`` is a list in a training step, and gets (layer, p, cache) of those layers whose
+        running statistics are to be moved by it.
+        """
+        raise NotImplementedError
+
+    @property
+    def work(self) -> int:
+        """How much work a row is: parameters, or multiply-adds where there are more."""
+        return self._theta.size
+
+    @property
+    def widest(self) -> int:
+        """Numbers a row that are alive at once, for cutting long inputs into blocks."""
+        return self.features
+
+    def uncompiled(self) -> str:
+        """Say what has no compiled code; nothing if all has."""
+        return ""
+
+    def kernels(self, stages, task: str, n: int) -> set:
+        """Return the kernels of ``stages``, the compiled ones, that a task needs for n rows."""
+        return {task}
+
+    # ---- the one decision ------------------------------------------------------------------------
+
+    def plan(self, backend: str, n: int, task: str = "", gradient: bool = False) -> Plan:
+        """Return who works on n rows: the backend that was asked for, or the better one.
+
+        "auto" takes compiled code for much work, and for little work of a ``task`` whose kernels
+        this process has loaded. Which it is may change the last bits of a result.
+
+        Raises
+        ------
+        ValueError
+            If there is no such backend, or it was asked for by name and lacks what the model needs.
+        """
+        choose("backend", backend, self.engines)
+        chosen = backend == "auto"
+        engine = self._best(n, task) if chosen else backend
+        if engine == "numba" and not chosen:
+            _load()
+            if missing := self.uncompiled():
+                raise ValueError(
+                    f"backend: 'numba' has no compiled code for {missing}; 'auto' and 'numpy' run it"
+                )
+        return Plan(engine, self.cut(n, engine, gradient), chosen)
+
+    def _best(self, n: int, task: str) -> str:
+        if "numba" not in self.engines or _unusable:
+            return "numpy"
+        stages = sys.modules.get("afnp.compiled.stages")
+        if n * self.work < COMPILED_FROM:
+            if not (stages and task and n):
+                return "numpy"
+            keys = self.kernels(stages, task, n)
+            loaded = keys and sys.modules["afnp.compiled.engine"].all_loaded(keys)
+            return "numba" if loaded and not self.uncompiled() else "numpy"
+        try:
+            _load()
+        except Exception as error:
+            _give_up(error)
+            return "numpy"
+        return "numpy" if self.uncompiled() else "numba"
+
+    def cut(self, n: int, engine: str, gradient: bool = False) -> list[slice]:
+        """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
+        unit = 64 * max(1, -(-WORTH_A_THREAD // (64 * max(1, self.work))))
+        if gradient or engine == "cuda":
+            return [slice(0, n)]  # they make threads of their own, or stream
+        most = 64 * max(1, BATCH_NUMBERS // (64 * self.widest))
+        if engine == "numpy":
+            return [slice(start, start + most) for start in range(0, max(n, 1), most)]
+        return row_blocks(n, min(unit, most), most=most)
+
+    def attempt(self, plan: Plan, n: int, task: str, work: Callable, gradient=False) -> tuple:
+        """Return the plan that was carried out, and ``work(rows, engine)`` of each block.
+
+        Where "auto" chose and compiled code fails, NumPy takes over.
+        """
+
+        def quietly(rows: slice) -> Any:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                return work(rows, plan.engine)
+
+        try:
+            results = plan.run(quietly)
+        except Exception as error:
+            if plan.engine != "numba" or not plan.chosen:
+                raise
+            _give_up(error)
+            plan = Plan("numpy", self.cut(n, "numpy", gradient), chosen=True)
+            return plan, plan.run(quietly)
+        if plan.engine == "numba" and task:
+            engine, stages = (sys.modules[f"afnp.compiled.{name}"] for name in ("engine", "stages"))
+            engine.LOADED |= self.kernels(stages, task, n)
+        return plan, results
+
+    def streamed(self, task: str, function, x, context, backend: str, name: str = "x") -> list:
+        """Apply ``function(p, x, context, engine)``, which returns arrays of N rows, to blocks of rows."""
+        x, context = self.check(x, context, name)
+        plan = self.plan(backend, len(x), task)
+
+        def work(rows: slice, engine: str) -> tuple:
+            return function(self.own, x[rows], context[rows], engine)
+
+        _, parts = self.attempt(plan, len(x), task, work)
+        results = [
+            np.concatenate(arrays) if len(parts) > 1 else arrays[0]
+            for arrays in zip(*parts, strict=True)
+        ]
+        for result in results:
+            refuse_nan(result, name)
+        return results
+
+    # ---- the gradient ----------------------------------------------------------------------------
+
+    def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
+        r"""Return the mean negative log-likelihood in nats, and its gradient (P,) laid out like ``theta``.
+
+        .. math:: \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n)
+
+        Raises
+        ------
+        ValueError
+            As ``log_prob``; and for an empty batch, whose mean does not exist.
+        FloatingPointError
+            If the loss of a row, or the gradient, is not a number.
+        """
+        x, context = self.check(x, context)
+        if not len(x):
+            raise ValueError("x: expected at least one row, got an empty batch")
+        gradient = BatchGradient(self, len(x), backend, training=False, task="gradient")
+        log_prob, grad, length = gradient(x, context)
+        refuse_nan(log_prob, "x")
+        if np.isnan(length):
+            raise FloatingPointError("the gradient of the loss is not a number")
+        return -float(log_prob.mean(dtype=np.float64)), grad
+
+
+class BatchGradient:
+    """The gradient of the mean loss of batches, with memory and threads arranged once.
+
+    Parameters
+    ----------
+    model : Model
+    rows : int
+        Of a full batch.
+    backend : str
+        As for ``log_prob``. "auto" decides by the size of a batch alone, so that a run can be
+        repeated bit for bit, unless a ``task`` is named.
+    training : bool
+        Whether layers take statistics of the batch.
+    """
+
+    def __init__(
+        self, model: Model, rows: int, backend="auto", training: bool = True, task: str = ""
+    ):
+        self.model, self.rows, self.training, self.task = model, rows, training, task
+        self.plan = model.plan(backend, rows, task, gradient=True)
+        self.g = model.split(np.zeros_like(model.theta))
+        self.kept: list[tuple] = []
+        self.share = 1.0
+
+    def __call__(self, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return log p (B,) of checked rows, the gradient (P,), which the next call overwrites, and its length."""
+        model, n = self.model, len(x)
+        self.kept.clear()
+        self.share = n / self.rows
+        plan = self.plan._replace(blocks=model.cut(n, self.plan.engine, gradient=True))
+        kept = self.kept if self.training else None
+        grad = self.g.flat
+
+        def work(rows: slice, engine: str) -> np.ndarray:
+            grad[:] = 0
+            return model.add_gradient(model.own, x, context, self.g, engine, n, kept)
+
+        self.plan, (log_prob,) = model.attempt(plan, n, self.task, work, gradient=True)
+        if self.plan.engine == "numpy":
+            return log_prob, grad, math.sqrt(float(grad @ grad))
+        from afnp.compiled.adam import add_up
+
+        return log_prob, grad, math.sqrt(add_up([grad]))
+
+    def update_statistics(self) -> None:
+        """Move the running statistics of layers that take them by those of the last batch."""
+        for layer, p, cache in self.kept:
+            layer.update_statistics(p, cache, self.share)
+
+
+def _load():
+    """Import compiled code, or raise what keeps it from working."""
+    from afnp.compiled import engine
+
+    return engine.load()
+
+
+def _give_up(error: Exception) -> None:
+    """Do without compiled code in this process, and say so once."""
+    _unusable.append(str(error))
+    if len(_unusable) == 1:
+        warnings.warn(
+            f"compiled code is not used: {type(error).__name__}: {error}; NumPy gives the same "
+            "results, slower (backend='numpy' asks for it, backend='numba' shows the error)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _cached(attribute) -> bool:
+    return isinstance(attribute, functools.cached_property)
+
+
+def check_context(context, width: int, n: int, dtype) -> np.ndarray:
+    """Return a context as (N, C) floats, from (N, C), from one row for all, or from None if C is 0.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, superfluous, of another width or number of rows, or has a value that is
+        not finite.
+
+    Examples
+    --------
+    >>> check_context([[1, 2]], width=2, n=3, dtype=np.float64).shape
+    (3, 2)
+    """
+    if (context is None) != (width == 0):
+        got = "none" if context is None else f"shape {np.shape(context)}"
+        raise ValueError(f"context: expected {width or 'no'} columns, got {got}")
+    if context is None:
+        return np.empty((n, 0), dtype=dtype)
+    context = check_rows(context, width, dtype, "context")
+    if len(context) not in (1, n):
+        raise ValueError(f"context: expected {n} rows (or 1), got {len(context)}")
+    return np.broadcast_to(context, (n, width))
+
+
+def refuse_nan(result: np.ndarray, name: str) -> None:
+    """Raise a FloatingPointError that names the row if a result (N, ...) has something that is not a number."""
+    if np.isnan(result).any():
+        row = int(np.argwhere(np.isnan(result))[0, 0])
+        raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")
