@@ -287,6 +287,8 @@ class Flow(Model):
 
     def _stages(self, p: Parts, engine: str) -> list[tuple]:
         """Return what runs in turn on an engine, each with its parameters."""
+        if engine == "cuda":
+            raise ValueError("backend: 'cuda' only generates; expected 'auto', 'numpy' or 'numba'")
         if engine != "numba":
             return list(zip(self.layers, p, strict=True))
         if p.fused is None:
@@ -382,9 +384,11 @@ class Flow(Model):
 
         return uncompiled(self.layers)
 
-    def kernels(self, stages, task: str, n: int) -> set:
-        """Return the kernels that a task needs for n rows."""
-        compiled = [stage for stage in self.compiled_stages if isinstance(stage, stages.Stage)]
+    def kernels(self, task: str, n: int) -> set:
+        """Return what identifies the compiled code that a task needs for n rows."""
+        from afnp.compiled.stages import Stage
+
+        compiled = [stage for stage in self.compiled_stages if isinstance(stage, Stage)]
         return {key for stage in compiled for key in stage.kernels(task, n, self.dtype)}
 
     def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:

@@ -192,9 +192,9 @@ class Model:
         """Say what has no compiled code; nothing if all has."""
         return ""
 
-    def kernels(self, stages, task: str, n: int) -> set:
-        """Return the kernels of ``stages``, the compiled ones, that a task needs for n rows."""
-        return {task}
+    def kernels(self, task: str, n: int) -> set:
+        """Return what identifies the compiled code that a task needs for n rows: there is none."""
+        return set()
 
     # ---- the one decision ------------------------------------------------------------------------
 
@@ -223,13 +223,13 @@ class Model:
     def _best(self, n: int, task: str) -> str:
         if "numba" not in self.engines or _unusable:
             return "numpy"
-        stages = sys.modules.get("afnp.compiled.stages")
         if n * self.work < COMPILED_FROM:
-            if not (stages and task and n):
+            engine = sys.modules.get("afnp.compiled.engine")
+            if engine is None or not (engine.LOADED and task and n):
                 return "numpy"
-            keys = self.kernels(stages, task, n)
-            loaded = keys and sys.modules["afnp.compiled.engine"].all_loaded(keys)
-            return "numba" if loaded and not self.uncompiled() else "numpy"
+            keys = self.kernels(task, n)
+            loaded = keys and engine.LOADED.issuperset(keys) and not self.uncompiled()
+            return "numba" if loaded else "numpy"
         try:
             _load()
         except Exception as error:
@@ -266,8 +266,9 @@ class Model:
             plan = Plan("numpy", self.cut(n, "numpy", gradient), chosen=True)
             return plan, plan.run(quietly)
         if plan.engine == "numba" and task:
-            engine, stages = (sys.modules[f"afnp.compiled.{name}"] for name in ("engine", "stages"))
-            engine.LOADED |= self.kernels(stages, task, n)
+            from afnp.compiled import engine
+
+            engine.LOADED |= self.kernels(task, n)
         return plan, results
 
     def streamed(self, task: str, function, x, context, backend: str, name: str = "x") -> list:
@@ -351,7 +352,8 @@ class BatchGradient:
 
         self.plan, (log_prob,) = model.attempt(plan, n, self.task, work, gradient=True)
         if self.plan.engine == "numpy":
-            return log_prob, grad, math.sqrt(float(grad @ grad))
+            with np.errstate(over="ignore", invalid="ignore"):
+                return log_prob, grad, math.sqrt(float(grad @ grad))
         from afnp.compiled.adam import add_up
 
         return log_prob, grad, math.sqrt(add_up([grad]))

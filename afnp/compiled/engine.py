@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-__all__ = ["LOADED", "all_loaded", "load"]
+__all__ = ["LOADED", "load"]
 
 LOADED: set = set()
-"""Keys of the kernels that have run here; see :func:`afnp.compiled.stages.kernels`."""
+"""Keys of the kernels that have run here; see :meth:`afnp.model.Model.kernels`."""
 
 
 def load():
@@ -27,8 +25,3 @@ def load():
 
     stages.workers()
     return stages
-
-
-def all_loaded(keys: Iterable) -> bool:
-    """Return whether all these kernels have run here before."""
-    return LOADED.issuperset(keys)

@@ -30,6 +30,7 @@ from afnp.transforms.base import Transform
 from afnp.transforms.convolution import CausalConvolution
 from afnp.transforms.coupling import Coupling
 from afnp.transforms.inverse import Inverse
+from afnp.univariate import UNIVARIATES
 
 __all__ = ["compiled", "generate_on_gpu", "gpu_step", "stages_of", "uncompiled", "workers"]
 
@@ -68,7 +69,9 @@ def _known(layer: Transform) -> bool:
     """Return whether the kernels have this network, and this univariate."""
     kinds = (Autoregressive, Coupling, Inverse, CausalConvolution)
     inner = layer.transform if isinstance(layer, Inverse) else layer
-    return type(layer) in kinds and dispatch.known(inner.name, inner.univariate.config())
+    if type(layer) not in kinds or type(inner.univariate) is not UNIVARIATES.get(inner.name):
+        return False
+    return dispatch.known(inner.name, inner.univariate.config())
 
 
 def _shape(layer: Transform) -> tuple | None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import afnp
-from afnp import batches, files
+from afnp import files
+from afnp import model as models
 
 SMALL = {"hidden": (6,), "transforms": 2}
 
@@ -105,7 +106,7 @@ def kill_at_random(family, path, rng, longest):
 
 
 def main(family, engine, kills, seed, folder):
-    batches.COMPILED_FROM = 0 if engine == "numba" else sys.maxsize
+    models.COMPILED_FROM = 0 if engine == "numba" else sys.maxsize
     folder, rng = Path(folder), np.random.default_rng(int(seed))
     whole, path = folder / "whole", folder / "c"
     for _ in range(2):  # the first may compile
