@@ -11,7 +11,6 @@ from afnp.compiled.simd import vector
 from afnp.compiled.univariate.dispatch import FORMS, known
 from afnp.flow import Flow
 from afnp.transforms import Autoregressive, Coupling, Inverse
-from afnp.transforms.support import is_periodic
 from afnp.univariate import UNIVARIATES
 
 CASES = {
@@ -58,7 +57,7 @@ def univariate(case):
 
 def flow_of(layers, dtype, last=1.0):
     """A flow with parameters of gain 1, in the last layer as told, and biases that are not 0."""
-    base = UniformTorus(layers[0].features) if is_periodic(layers[0]) else None
+    base = UniformTorus(layers[0].features) if layers[0].periodic else None
     flow = Flow(layers, context=getattr(layers[0], "context", 0), dtype=dtype, base=base)
     rng = np.random.default_rng(7)
     for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):

@@ -232,7 +232,7 @@ def test_never_more_sweeps_than_features(backend):
 def test_after_k_sweeps_the_first_k_features_are_right():
     """The theorem, watched: the network stops answering truly after k sweeps, from any guess."""
     layer = flow_of("maf", 8, last=1.0).layers[0]
-    p = layer.layout.views(flow_of("maf", 8, last=1.0)._own[0].flat.copy())
+    p = layer.layout.views(flow_of("maf", 8, last=1.0).own[0].flat.copy())
     u, context = np.random.default_rng(2).standard_normal((20, 8)), np.empty((20, 0))
     true, _ = layer._naive(p, u, context)
     rng = np.random.default_rng(3)

@@ -263,8 +263,8 @@ def gradient_of_masked_entry(flow):
     """An entry that is never read gets a gradient, tiny as it may be."""
     loss_and_grad = flow.loss_and_grad
 
-    def touching(x, context=None):
-        loss, gradient = loss_and_grad(x, context)
+    def touching(x, context=None, backend="auto"):
+        loss, gradient = loss_and_grad(x, context, backend)
         gradient[np.flatnonzero(gradient == 0)[0]] = 1e-30
         return loss, gradient
 
