@@ -24,7 +24,7 @@ def in_stage(flow, name: str):
     def put(function: Callable) -> Callable:
         class Planted(type(flow)):
             @functools.cached_property
-            def _fused(self) -> list:
+            def compiled_stages(self) -> list:
                 stages = stages_of(self.layers)
                 replace(stages[0], name)(function)
                 return stages
