@@ -1,0 +1,151 @@
+"""ONNX: density and sampler equal the flow's, by two independent runtimes; what cannot go is named."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+import afnp
+
+pytest.importorskip("onnx", reason="ONNX IS MISSING: pip install '.[onnx]'")
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from afnp.interop.onnx import density_model, sampler_model, to_onnx
+
+D = 4
+ROWS = np.random.default_rng(0).standard_normal((200, D)) * [1, 2, 3, 4] + [5, 0, -5, 100]
+SHAPE = {"hidden": (16, 16), "dtype": "float32"}
+FLOWS = {
+    "made": lambda: afnp.made(D, **SHAPE),
+    "maf": lambda: afnp.maf(D, transforms=3, order="random", **SHAPE),
+    "maf, preprocessed": lambda: afnp.maf(D, preprocess=afnp.preprocessing(ROWS), **SHAPE),
+    "maf, context": lambda: afnp.maf(D, transforms=2, context=3, activation="tanh", **SHAPE),
+    "maf, residual": lambda: afnp.maf(
+        D, (16, 16, 16), transforms=2, residual=True, dtype="float32"
+    ),
+    "maf, between": lambda: afnp.maf(D, transforms=2, between=("batchnorm", "lu"), **SHAPE),
+    "maf, exp": lambda: afnp.maf(D, transforms=2, options={"scale": "exp"}, **SHAPE),
+    "maf, softplus": lambda: afnp.maf(D, transforms=2, options={"scale": "softplus"}, **SHAPE),
+    "iaf": lambda: afnp.iaf(D, transforms=2, **SHAPE),
+    "iaf, sigmoid": lambda: afnp.iaf(D, transforms=2, options={"scale": "sigmoid"}, **SHAPE),
+    "realnvp": lambda: afnp.realnvp(D, transforms=4, context=2, **SHAPE),
+    "nice": lambda: afnp.nice(D, **SHAPE),
+    "nsf": lambda: afnp.nsf(D, transforms=2, between="permutation", **SHAPE),
+    "nsf, coupling": lambda: afnp.nsf(D, transforms=4, coupling=True, bins=5, **SHAPE),
+    "nsf, context": lambda: afnp.nsf(D, transforms=2, context=2, **SHAPE),
+    "one feature": lambda: afnp.nsf(1, transforms=2, context=1, **SHAPE),
+}
+
+
+@pytest.fixture(scope="module", params=FLOWS)
+def case(request):
+    """A flow with parameters that hide nothing, noise, and a context where it takes one."""
+    flow, rng = FLOWS[request.param](), np.random.default_rng(1)
+    flow.theta = flow.theta + 0.2 * rng.standard_normal(flow.theta.size)
+    u = rng.standard_normal((100, flow.features)).astype(np.float32)
+    given = {}
+    if flow.context:
+        given["context"] = rng.standard_normal((100, flow.context)).astype(np.float32)
+    return flow, u, given
+
+
+def reference(model):
+    return ReferenceEvaluator(model).run
+
+
+def runtime(model):
+    ort = pytest.importorskip("onnxruntime", reason="ONNXRUNTIME IS MISSING")
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run
+
+
+def close(got, expected):
+    """To 1e-5 in units of the largest value."""
+    assert got.shape == expected.shape and got.dtype == np.float32
+    assert np.abs(got - expected).max() <= 1e-5 * (1 + np.abs(expected).max())
+
+
+@pytest.mark.parametrize("run", [reference, runtime])
+def test_density_and_sampler_are_the_flows(case, run):
+    flow, u, given = case
+    x = flow.generate(u, **given)[0]
+    (found,) = run(sampler_model(flow))(["x"], {"u": u, **given})
+    close(found, x)
+    log_prob, noise = run(density_model(flow))(["log_prob", "u"], {"x": x, **given})
+    close(log_prob, flow.log_prob(x, **given))
+    close(noise, flow.normalize(x, **given)[0])
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_any_number_of_rows_goes_through(case, n):
+    flow, u, given = case
+    given = {name: values[:n] for name, values in given.items()}
+    (x,) = reference(sampler_model(flow))(["x"], {"u": u[:n], **given})
+    close(x, flow.generate(u[:n], **given)[0])
+
+
+def test_far_out_and_beyond_a_splines_end():
+    flow = afnp.nsf(2, hidden=(8,), transforms=1, dtype="float32")
+    x = np.array([[1e3, -1e3], [4.0, -4.0], [3.9999, 0.0]], dtype=np.float32)
+    log_prob, _ = reference(density_model(flow))(None, {"x": x})
+    close(log_prob, flow.log_prob(x))
+
+
+def test_outside_the_support_the_density_is_zero():
+    layers = afnp.preprocessing(np.arange(40.0).reshape(20, 2) % 16, levels=16)
+    flow = afnp.made(2, hidden=(4,), dtype="float32", preprocess=layers)
+    x = np.array([[3.5, 8.1], [-1.0, 3.0], [3.0, 17.0]], dtype=np.float32)
+    log_prob, _ = reference(density_model(flow))(None, {"x": x})
+    assert (log_prob[1:] == -np.inf).all()
+    close(log_prob[:1], flow.log_prob(x[:1]))
+
+
+def test_no_number_becomes_an_integer(case):
+    for model in (density_model(case[0]), sampler_model(case[0])):
+        bodies = [a.g for node in model.graph.node for a in node.attribute if a.name == "body"]
+        kinds = {node.op_type for graph in (model.graph, *bodies) for node in graph.node}
+        assert not kinds & {"Cast", "Round", "Floor", "Ceil"}
+
+
+def test_two_files_are_written_and_read(tmp_path):
+    flow = afnp.maf(3, hidden=(8,), transforms=2)
+    density, sampler = to_onnx(flow, tmp_path / "f.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {density.name, sampler.name}
+    x = flow.sample(5, rng=0).astype(np.float32)
+    log_prob, _ = reference(onnx.load(density))(None, {"x": x})
+    assert log_prob == pytest.approx(flow.log_prob(x), abs=1e-4)
+
+
+def test_a_graph_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    flow = afnp.maf(3, hidden=(8,), transforms=2)
+    other = afnp.maf(3, hidden=(8,), transforms=2, seed=1)
+    other.theta = other.theta + 0.1
+    model = sampler_model(other)
+    monkeypatch.setattr("afnp.interop.onnx.sampler_model", lambda flow: model)
+    with pytest.raises(ArithmeticError, match="x: the graph and the flow differ by"):
+        to_onnx(flow, tmp_path / "f.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+REFUSED = {
+    "attention": (lambda: afnp.tarflow(4, width=8, heads=2, blocks=1), "network CausalTransformer"),
+    "mixture": (lambda: afnp.maf_mog(2, hidden=(4,)), "univariate Mixture"),
+    "circle": (
+        lambda: afnp.nsf(2, hidden=(4,), circular=True),
+        "network of angles|base: .*UniformTorus",
+    ),
+    "base": (lambda: afnp.made(2, hidden=(4,), base=afnp.bases.Logistic(2)), "base: .*Logistic"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_exported_is_named(case, tmp_path):
+    make, message = REFUSED[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flow = make()
+    with pytest.raises(ValueError, match=message):
+        to_onnx(flow, tmp_path / "f.onnx")
