@@ -22,9 +22,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
-from afnp.bases import logsumexp
 from afnp.data import Dataset, load, quantize
 from afnp.train import History
+from afnp.univariate.stable import logsumexp
 from figures import recipes
 from figures.common import COLORS, caption, note, trained
 

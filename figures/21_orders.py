@@ -22,9 +22,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
-from afnp.bases import logsumexp
 from afnp.data import load, quantize
 from afnp.discrete import averaging_gain
+from afnp.univariate.stable import logsumexp
 from figures.common import COLORS, caption, note, one_thread, trained
 
 THRESHOLD = 8

@@ -45,11 +45,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import afnp
-from afnp.bases import logsumexp
 from afnp.data import load
 from afnp.data.molecules import ALANINE, ATOMS, KT, METHYLS, RIGID, alanine_energies
 from afnp.train import History
 from afnp.univariate.circular import wrap
+from afnp.univariate.stable import logsumexp
 from figures.common import COLORS, caption, note, trained, verified
 
 internal = ALANINE.to_internal
