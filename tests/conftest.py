@@ -48,7 +48,8 @@ def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
     rng = np.random.default_rng([seed, 99])
     for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
         for linear in layer.conditioner.linears if layer.conditioner is not None else ():
-            W, prefix = p[linear.W], linear.prefix[:, None]
+            W = p[linear.W]
+            prefix = linear.prefix[:, None]
             size = last if linear is layer.conditioner.linears[-1] else gain * np.sqrt(2)
             heard = masks.mask(linear.prefix, W.shape[1])
             drawn = rng.standard_normal(W.shape)
@@ -60,7 +61,8 @@ def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
 def norm_error(got, true):
     """Largest difference in units of the largest entry: an entry may be a sum that cancels,
     its error is not."""
-    got, true = np.asarray(got), np.asarray(true)
+    got = np.asarray(got)
+    true = np.asarray(true)
     assert got.shape == true.shape
     largest = np.abs(true).max(initial=0.0)
     difference = np.abs(got - true).max(initial=0.0)

@@ -219,7 +219,8 @@ def test_a_floor_is_told_beside_each_training_step(run):
     """Three products at the measured rate, 28 bytes a parameter at the copy's, over the median."""
     _, text, result = run
     found = result["configurations"]["tiny"]
-    ones, P = found["proofs"]["afnp"]["connections"], found["parameters"]
+    ones = found["proofs"]["afnp"]["connections"]
+    P = found["parameters"]
     for n in (32, 100, 1000):
         products = 6 * n * ones / found["machine_gflops"]
         floor = 1e-9 * (products + 28 * P / found["machine_gbytes"])
@@ -323,7 +324,8 @@ def test_libraries_are_asked_in_turn_and_short_calls_more_often():
 
 
 def test_the_slow_get_fewer_turns_and_the_broken_none():
-    log, reasons = [], {}
+    log = []
+    reasons = {}
     workers = {
         "a": Scripted("a", 1.0, log),
         "b": Scripted("b", 1.0, log, fails_at=3),
@@ -426,7 +428,8 @@ def cyclic(rng, D, H, reverse):
 @pytest.mark.parametrize("D, H, own", [(2, 5, True), (4, 6, True), (5, 10, False), (7, 20, False)])
 def test_cyclic_degrees_sort_into_afnp(D, H, own, reverse):
     rng = np.random.default_rng([D, reverse])
-    network, x = cyclic(rng, D, H, reverse), rng.standard_normal((9, D))
+    network = cyclic(rng, D, H, reverse)
+    x = rng.standard_normal((9, D))
     got, as_its_own = proof.afnp_raw(network, x)
     assert as_its_own == own
     np.testing.assert_allclose(got, proof.plain_network(network, x), rtol=1e-12, atol=1e-12)
@@ -497,7 +500,8 @@ def test_a_library_is_held_to_its_own_splines(name, tmp_path):
 def test_the_plain_curve_is_monotone_and_has_its_slope():
     rng = np.random.default_rng(0)
     for name, reading in splines.SPLINES.items():
-        univariate, h = proof.univariate_of(name, 5), rng.standard_normal((1, reading.numbers(5)))
+        univariate = proof.univariate_of(name, 5)
+        h = rng.standard_normal((1, reading.numbers(5)))
         x = np.linspace(-5.5, 5.5, 1101) + 1e-3  # no point on a knot at the ends
         u, log_slope = univariate(np.repeat(h, len(x), axis=0), x)
         ahead, behind = (
@@ -511,7 +515,8 @@ def test_the_plain_curve_is_monotone_and_has_its_slope():
 
 def test_the_plain_curve_is_afnps():
     rng = np.random.default_rng(1)
-    x, h = 3 * rng.standard_normal(500), 2 * rng.standard_normal((500, 23))
+    x = 3 * rng.standard_normal(500)
+    h = 2 * rng.standard_normal((500, 23))
     expected = RationalQuadratic(bins=8, bound=5.0).normalize(h, x)[:2]
     np.testing.assert_allclose(
         proof.univariate_of("afnp", 8)(h, x), expected, rtol=1e-10, atol=1e-10

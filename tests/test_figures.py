@@ -117,7 +117,8 @@ def test_masks_are_staircases_and_their_product_is_strictly_triangular(net):
     network = quick("02_masks")[net]
     for mask in network["masks"]:
         assert (np.diff(mask, axis=1) <= 0).all() and (np.diff(mask.sum(axis=1)) >= 0).all()
-    inputs, outputs = network["degrees"][0], network["degrees"][3]
+    inputs = network["degrees"][0]
+    outputs = network["degrees"][3]
     assert not network["paths"][inputs[None, :] >= outputs[:, None]].any()
 
 
@@ -130,7 +131,8 @@ def test_masks_are_staircases_and_their_product_is_strictly_triangular(net):
     ],
 )
 def test_lost_dependencies_are_the_legal_pairs_without_a_path(net, legal, lost):
-    network, found = quick("02_masks")[net], numbers("02_masks")
+    network = quick("02_masks")[net]
+    found = numbers("02_masks")
     pairs = network["degrees"][0][None, :] < network["degrees"][3][:, None]
     assert found[legal] == pairs.sum()
     assert found[lost] == (pairs & (network["paths"] == 0)).sum()

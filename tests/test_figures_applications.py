@@ -74,7 +74,8 @@ def texts(figure):
 
 def outline(text):
     """The box of a text in pixels, turned with it, and a pixel smaller on every side."""
-    angle, renderer = text.get_rotation(), text.figure.canvas.get_renderer()
+    angle = text.get_rotation()
+    renderer = text.figure.canvas.get_renderer()
     if angle % 90 == 0:
         return Outline.unit_rectangle().transformed(_onto(text.get_window_extent(renderer)))
     assert text.get_rotation_mode() == "anchor"
@@ -172,7 +173,9 @@ def test_the_lattice_has_a_fibonacci_number_of_places_and_no_angle_twice():
 def test_the_lattice_integrates_smooth_densities_to_rounding():
     # sums of 1597 terms of about 1e-2 to 1e1: rounding stays below 1e-13, and what a lattice misses
     # of waves too
-    at, mu, kappa = torus.lattice(1000), np.array([0.3, -2.0]), np.array([1.0, 2.0])
+    at = torus.lattice(1000)
+    mu = np.array([0.3, -2.0])
+    kappa = np.array([1.0, 2.0])
     p = np.exp((kappa * np.cos(at - mu)).sum(axis=1)) / np.prod(2 * np.pi * np.i0(kappa))
     assert abs(torus.integral(p) - 1) < 1e-12
     assert abs(torus.integral(np.ones(len(at))) - 4 * np.pi**2) < 1e-12
@@ -210,7 +213,8 @@ def test_a_jump_is_measured_across_both_seams():
 
 def test_leads_are_differences_of_likelihoods(angles):
     for found in angles["numbers"].values():
-        nats, leads = found["test_nats_and_standard_error"], found["lead_and_standard_error"]
+        nats = found["test_nats_and_standard_error"]
+        leads = found["lead_and_standard_error"]
         assert list(nats) == list(torus.MODELS) and list(leads) == list(torus.MODELS[1:])
         for name, (lead, _) in leads.items():
             assert lead == pytest.approx(nats[torus.MODELS[0]][0] - nats[name][0], abs=1e-12)
@@ -284,7 +288,8 @@ def test_what_the_class_tells_is_below_its_bound_and_adds_up(classes):
 
 
 def test_bits_and_nats_of_conditional_digits_tell_the_same(classes):
-    numbers, known = classes["numbers"], afnp.data.load("digits")
+    numbers = classes["numbers"]
+    known = afnp.data.load("digits")
     flow, _ = conditional._fitted(known, quick=True, context=10)
     log_det = recipes.standardize(flow, known.test)[1].mean()
     for name, (nats, _) in numbers["test_nats_and_standard_error"].items():
@@ -314,7 +319,8 @@ def test_the_nearest_neighbour_of_a_training_image_is_itself():
 
 
 def test_the_picture_of_classes_can_be_read(classes):
-    text, numbers = read(conditional, classes), classes["numbers"]
+    text = read(conditional, classes)
+    numbers = classes["numbers"]
     assert f"Bayes' rule reads {100 * numbers['accuracy']:.1f} % of 300" in text.replace("\n", " ")
     assert "The class tells {:.2f} ± {:.2f} nats".format(*numbers["told_by_the_class"]) in text
 
@@ -406,7 +412,8 @@ def test_redshifts_are_known_better_with_magnitudes(shifts):
     nats = {name: mean for name, (mean, _) in numbers["test_nats_and_standard_error"].items()}
     assert nats["flow"] > nats["linear regression"] > nats["Gaussian, no condition"]
     z = afnp.data.load("galaxies")
-    mu, sd = z.train[:1500, 0].mean(), z.train[:1500, 0].std()
+    mu = z.train[:1500, 0].mean()
+    sd = z.train[:1500, 0].std()
     expected = afnp.data.gaussian_log_prob(
         (z.train[:1500, :1] - mu) / sd, (z.test[:, :1] - mu) / sd
     ).mean()
@@ -424,7 +431,8 @@ def test_redshifts_are_known_better_with_magnitudes(shifts):
 
 
 def test_the_picture_of_redshifts_can_be_read(shifts):
-    text, numbers = read(redshift, shifts), shifts["numbers"]
+    text = read(redshift, shifts)
+    numbers = shifts["numbers"]
     held = numbers["calibration"]["flow"]["coverage"]["90 %"]
     assert f"90 % intervals hold {100 * held:.1f} % of unseen galaxies" in text.replace("\n", " ")
     assert "log-likelihood" in text

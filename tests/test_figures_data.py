@@ -87,7 +87,8 @@ def test_digits_gaussian_is_the_closed_form(quick):
 @pytest.mark.parametrize("model", ["MADE", "MAF"])
 def test_standardised_nats_are_those_of_the_trained_layers_alone(model):
     recipe = recipes.digits(quick=True)
-    flow, x = recipe.flows[model], recipe.data.val
+    flow = recipe.flows[model]
+    x = recipe.data.val
     z, log_det = recipes.standardize(flow, x)
     tail = afnp.Flow([layer for layer in flow.layers if layer.layout.size], dtype=np.float64)
     tail.theta = flow.theta

@@ -227,7 +227,8 @@ def test_divergence_of_known_densities_comes_out():
 
 @pytest.mark.parametrize("name", gallery.TARGETS)
 def test_windows_show_all_of_the_truth(name):
-    known, grid = afnp.data.load(name), gallery.grid_of(name, 200)
+    known = afnp.data.load(name)
+    grid = gallery.grid_of(name, 200)
     mass = gallery.density(known.log_density, grid).sum() * grid.area
     assert mass == pytest.approx(1, abs=0.02)  # the checkerboard's edges fall within pixels
     p = gallery.density(known.log_density, grid)

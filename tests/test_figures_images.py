@@ -87,7 +87,8 @@ def test_patches_63_is_complete_and_described(loaded):
     assert all(x.dtype == np.float64 and np.isfinite(x).all() for x in parts)
     assert loaded.name == "patches_63" and loaded.levels is None and len(loaded.columns) == 63
     assert loaded.description and loaded.license and loaded.source
-    again, other = afnp.data.load("patches_63"), afnp.data.load("patches_63", seed=1)
+    again = afnp.data.load("patches_63")
+    other = afnp.data.load("patches_63", seed=1)
     assert np.array_equal(again.train, loaded.train) and not np.array_equal(
         other.train, loaded.train
     )
@@ -179,7 +180,8 @@ def write_idx(path, a):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Three hundred images of 8 x 8 pixels to train and validate on, and twenty to test on."""
-    path, rng = tmp_path_factory.mktemp("idx"), np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("idx")
+    rng = np.random.default_rng(0)
     for part, n in (("train", 300), ("t10k", 20)):
         blobs = rng.integers(0, 256, (n, 1, 1)) * rng.random((n, 8, 8)) ** 2
         write_idx(path / f"{part}-images-idx3-ubyte", blobs.astype(np.uint8))
@@ -202,7 +204,8 @@ def fresh(tmp_path, monkeypatch):
 
 def interrupt_at(step, monkeypatch):
     """Send Ctrl-C in that step of all training that follows."""
-    taken, real = [], train.Adam.step
+    taken = []
+    real = train.Adam.step
 
     def counted(self, *arguments):
         real(self, *arguments)

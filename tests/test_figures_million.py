@@ -31,7 +31,8 @@ def test_the_loop_falls_behind_as_dimensions_grow(quick):
 def test_the_memory_is_that_of_the_process_which_samples():
     """A million float64 numbers take 8 MB; what this process has taken before does not count."""
     hoard = bytearray(2**30)
-    few, many = figure.megabytes(100), figure.megabytes(10**6)
+    few = figure.megabytes(100)
+    many = figure.megabytes(10**6)
     assert len(hoard) == 2**30
     assert 20 < few < 1024 and few + 7 < many < 1024
 

@@ -145,7 +145,8 @@ def test_roofs_are_work_over_the_fastest_of_all_rounds():
     ]
     roofs.seconds = {name: rounds for name in ("product", "product_one_core", "copy")}
     found = roofs.numbers()
-    flops, moved = 2 * 2048**3, 2 * 4 * 2**25
+    flops = 2 * 2048**3
+    moved = 2 * 4 * 2**25
     assert found["product_gflops"] == found["product_one_core_gflops"] == flops / 0.25 / 1e9
     assert found["product_gflops_median"] == flops / 2.0 / 1e9
     assert found["copy_gbytes"] == moved / 0.25 / 1e9
@@ -168,7 +169,8 @@ def test_the_largest_flow_of_the_ratio_is_that_of_images():
 
 def test_the_picture_says_what_the_numbers_say(small):
     _, data = small
-    text, numbers = words(drawn(roofline, data)), data["numbers"]
+    text = words(drawn(roofline, data))
+    numbers = data["numbers"]
     assert f"matrix product: {numbers['product_gflops']:.0f} GFLOP/s" in text
     for one in numbers["configurations"].values():
         density, sampler = (100 * one[f"{of}_fraction"][-1] for of in PASSES)
@@ -312,7 +314,8 @@ def test_a_line_that_ends_early_says_where(read):
 
 
 def test_the_committed_record_is_complete_for_what_it_names():
-    data, record = beside.data(quick=True), json.loads(beside.RECORD.read_text(encoding="utf-8"))
+    data = beside.data(quick=True)
+    record = json.loads(beside.RECORD.read_text(encoding="utf-8"))
     assert "date" not in data["machine"] and data["numbers"] == beside.data(quick=False)["numbers"]
     for name, one in data["numbers"]["configurations"].items():
         assert one["features"] == roofline.CONFIGURATIONS[name].features

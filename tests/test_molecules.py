@@ -58,7 +58,8 @@ def apart(phi, psi):
 
 def superposed(x, y):
     """Frames y after the rotation (no mirror) and shift that bring them closest to x (Kabsch)."""
-    x_mid, y_mid = x.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
+    x_mid = x.mean(axis=1, keepdims=True)
+    y_mid = y.mean(axis=1, keepdims=True)
     U, _, V = np.linalg.svd(np.swapaxes(y - y_mid, 1, 2) @ (x - x_mid))
     keep = np.stack([np.ones(len(x)), np.ones(len(x)), np.linalg.det(U @ V)], axis=1)
     return (y - y_mid) @ (U * keep[:, None]) @ V + x_mid
@@ -100,7 +101,8 @@ def test_any_tree_of_atoms_survives_the_round_trip(atoms, seed):
 
 
 def _angle_of(x, i, b, a):
-    e, f = x[:, i] - x[:, b], x[:, a] - x[:, b]
+    e = x[:, i] - x[:, b]
+    f = x[:, a] - x[:, b]
     return np.arctan2(np.linalg.norm(np.cross(e, f), axis=1), (e * f).sum(axis=1))
 
 
@@ -124,10 +126,8 @@ def test_internal_coordinates_are_what_chemists_mean(frames):
 
 
 def test_a_mirror_turns_every_dihedral_and_no_rotation_does(frames):
-    q, turned = (
-        ALANINE.to_internal(frames),
-        ALANINE.to_internal(frames @ rotation(np.random.default_rng(1))),
-    )
+    q = ALANINE.to_internal(frames)
+    turned = ALANINE.to_internal(frames @ rotation(np.random.default_rng(1)))
     mirrored = ALANINE.to_internal(frames * [1, 1, -1])
     assert (
         np.abs(turned[:, :41] - q[:, :41]).max() < 1e-13
@@ -240,7 +240,8 @@ def test_bad_trees_are_named(rows, message):
 
 
 def test_frames_and_energies_are_split_alike_and_in_blocks():
-    known, energies = data.load("alanine_frames", seed=3), alanine_energies(seed=3)
+    known = data.load("alanine_frames", seed=3)
+    energies = alanine_energies(seed=3)
     raw = np.load(SHIPPED / "alanine_frames.npz")
     row_of = {energy: k for k, energy in enumerate(raw["energy_kj_mol"].tolist())}
     for x, energy in zip((known.train, known.val, known.test), energies, strict=True):
@@ -288,7 +289,8 @@ def quick(trained_flows):
 
 def test_hydrogens_are_handed_on_without_a_mirror(frames):
     other = molecules.handed_on(frames, 0)
-    bonds, q = ALANINE.to_internal(other)[:, :21], ALANINE.to_internal(frames)
+    bonds = ALANINE.to_internal(other)[:, :21]
+    q = ALANINE.to_internal(frames)
     assert (other != frames).any(axis=(1, 2)).mean() > 0.9  # all but one in 27
     assert (
         np.abs(bonds - q[:, :21]).max() < 2e-4
@@ -303,7 +305,8 @@ def test_hydrogens_are_handed_on_without_a_mirror(frames):
 
 
 def test_rivals_are_densities():
-    z, rng = ALANINE, np.random.default_rng(0)
+    z = ALANINE
+    rng = np.random.default_rng(0)
     q = z.to_internal(data.load("alanine_frames").train[::4].reshape(-1, 22, 3))
     assert molecules.steady(q).sum() == 14 and not molecules.steady(q)[[0, 1]].any()
     length = np.i0(2.0) ** -1 * np.mean(
@@ -329,7 +332,8 @@ def test_rivals_are_densities():
 def test_weights_of_a_known_pair_have_the_known_share():
     """Unit normal p, normal q of deviation 1.2: ESS = (2 s² - 1)^½ / s²,
     KL = log s + 1 / (2 s²) - ½."""
-    x, s = np.random.default_rng(0).standard_normal(200_000), 1.2
+    x = np.random.default_rng(0).standard_normal(200_000)
+    s = 1.2
     target = -x * x / 2 + 5.0  # log Z = 5 + log sqrt(2 pi) has to drop out
     log_q = -((x / s) ** 2) / 2 - np.log(s * np.sqrt(2 * np.pi))
     found = molecules.beside_energies({molecules.FLOW: log_q}, target)[molecules.FLOW]

@@ -163,7 +163,8 @@ def test_the_second_order_process_has_its_closed_form():
 @pytest.mark.parametrize("n", [1, 2, 3, 40])
 def test_log_density_is_that_of_the_normal_vector(n):
     x = AR2.sample(n, rng=2)
-    R, y = toeplitz(autocovariances_of_ar2(n)), x - MEAN
+    R = toeplitz(autocovariances_of_ar2(n))
+    y = x - MEAN
     sign, log_det = np.linalg.slogdet(2 * np.pi * R)
     assert sign == 1
     assert AR2.log_prob(x).sum() == pytest.approx(
@@ -179,7 +180,8 @@ def test_every_term_is_a_conditional_that_later_samples_do_not_change():
 
 
 def test_samples_are_the_noise_that_the_errors_give_back():
-    x, z = AR2.sample(500, rng=4), np.random.default_rng(4).standard_normal(500)
+    x = AR2.sample(500, rng=4)
+    z = np.random.default_rng(4).standard_normal(500)
     _, variances = AR2.ladder()
     scale = np.sqrt(variances[np.minimum(np.arange(500), 2)])
     assert norm_error(AR2.errors(x) / scale, z) < 1e-13
@@ -227,7 +229,8 @@ def test_an_adaptive_gain_still_is_a_density():
 
 
 def test_an_adaptive_gain_follows_the_errors_before_and_not_those_to_come():
-    white, x = LinearPredictor(np.zeros(0), 4.0), np.array([1.0, -3.0, 0.5])
+    white = LinearPredictor(np.zeros(0), 4.0)
+    x = np.array([1.0, -3.0, 0.5])
     w = [4.0, 0.9 * 4 + 0.1 * 1, 0.9 * (0.9 * 4 + 0.1) + 0.1 * 9]
     assert (
         norm_error(adapted_log_prob(white, x, 0.9, 0.25), log_normal(x, np.array(w) + 0.25))
@@ -280,11 +283,10 @@ def test_the_layer_alone_is_the_predictor_with_zeros_before_the_start():
 
 
 def test_derivatives_of_the_layer_match_the_complex_step():
-    layer, rng = (
-        LinearPrediction(7, [0.9, -0.4, 0.2], scale=2.5, mean=0.3),
-        np.random.default_rng(10),
-    )
-    x, d_u = rng.standard_normal((1, 7)), rng.standard_normal((1, 7))
+    layer = LinearPrediction(7, [0.9, -0.4, 0.2], scale=2.5, mean=0.3)
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((1, 7))
+    d_u = rng.standard_normal((1, 7))
     J = complex_step(lambda x: layer.normalize({}, x, None)[0][0], x)[:, 0]
     assert not J[~layer.allowed()].any() and J[layer.allowed()].all()
     assert norm_error(layer.backward({}, None, d_u, None, {}), d_u @ J) < 8 * EPS
@@ -294,7 +296,8 @@ def test_derivatives_of_the_layer_match_the_complex_step():
 
 
 def test_the_layer_keeps_the_type_of_its_rows():
-    layer, x = LinearPrediction(5, [0.5, 0.1], 2.0, 1.0), np.ones((2, 5), dtype=np.float32)
+    layer = LinearPrediction(5, [0.5, 0.1], 2.0, 1.0)
+    x = np.ones((2, 5), dtype=np.float32)
     for direction in (layer.normalize, layer.generate):
         values, log_det = direction({}, x, None)[:2]
         assert values.dtype == log_det.dtype == np.float32
@@ -330,7 +333,8 @@ def loud_and_quiet(rows, D, seed):
     32 steps."""
     rng = np.random.default_rng(seed)
     scale = np.where((np.arange(D) + rng.integers(0, 64, (rows, 1))) // 32 % 2, 0.125, 2.0)
-    e, x = scale * rng.standard_normal((rows, D)), np.zeros((rows, D + 2))
+    e = scale * rng.standard_normal((rows, D))
+    x = np.zeros((rows, D + 2))
     for t in range(D):
         x[:, t + 2] = A1 * x[:, t + 1] + A2 * x[:, t] + e[:, t]
     return x[:, 2:], log_normal(e, scale**2).sum(axis=1)
@@ -342,7 +346,8 @@ def test_a_short_training_beats_the_best_stationary_gaussian_where_loudness_chan
     flow = wavenet_flow(256, channels=6, layers=5, transforms=1, preprocess=[predictor.layer(256)])
     afnp.fit(flow, train, epochs=12, batch_size=8, learning_rate=0.01, progress=False)
     gaussian = np.mean([predictor.log_prob(x).sum() for x in test]) / 256
-    nats, best = flow.log_prob(test).mean() / 256, truth.mean() / 256
+    nats = flow.log_prob(test).mean() / 256
+    best = truth.mean() / 256
     assert (
         gaussian + 0.5 < nats < best
     )  # nobody knows the next sample's loudness better than who made it
@@ -384,7 +389,8 @@ def test_flows_of_all_lengths_are_one_chain_rule(t):
     """p(x_1 ... x_t) / p(x_1 ... x_{t-1}) is a density of x_t:
     validation is scored by such a ratio."""
     rng = np.random.default_rng(12)
-    first, size = LinearPredictor(np.array([0.5]), 4.0, 1.0), {"channels": 3, "layers": 3}
+    first = LinearPredictor(np.array([0.5]), 4.0, 1.0)
+    size = {"channels": 3, "layers": 3}
     theta = speech.network(1, size, np.float64).theta
     stack = speech.Stack(first, 0.3 * rng.standard_normal(theta.size), size)
     line = np.arange(-200, 200, 0.02)
