@@ -121,7 +121,7 @@ def over_training(name: str, quick: bool) -> dict:
         dtype=np.float32,
         preprocess=afnp.preprocessing(known.train, levels=known.levels),
     )
-    stages = [0, 1, 2] if quick else [0, 1, 3, 10, 30]
+    stages = [0, 1, 2] if quick else [0, 1, 3, 10, 20]
     counts = [_mean_sweeps(flow)]
     for epochs in np.diff(stages):
         trained(
@@ -166,7 +166,7 @@ def measure(D: int, options: dict, quick: bool) -> dict:
 
     calls = {name: lambda name=name: generate(name) for name in WAYS}
     slow = {"naive": calls.pop("naive")}
-    seconds = median_seconds(calls, 3 if quick else 25 if D < 200 else 9)
+    seconds = median_seconds(calls, 3 if quick else 15 if D < 200 else 5)
     seconds |= median_seconds(slow, 1 if quick or D > 200 else 3, warm=False)
     scale = np.abs(samples["naive"]).max()
     difference = max(float(np.abs(x - samples["naive"]).max() / scale) for x in samples.values())

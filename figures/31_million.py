@@ -34,7 +34,7 @@ WAYS = {
     "queues": ("queues, compiled", "blue", "o--"),
     "density": ("density, compiled", "green", "^--"),
 }
-GATE = 4_096
+GATE = 2_048
 """Up to here the textbook loop is timed too."""
 MOST = {"loop": GATE, "numpy_queues": 10_000}
 
@@ -50,6 +50,7 @@ def data(quick: bool = False) -> dict:
     D = [64, 256] if quick else [256, 1_000, GATE, 10_000, 100_000, 1_000_000]
     with one_thread():
         times = [measure(d, 1 if quick else 5 if d < 100_000 else 2) for d in D]
+    measured = D if quick else [256, 10_000, 100_000, 1_000_000]
     found = {
         name: [(d, row[name]) for d, row in zip(D, times, strict=True) if name in row]
         for name in WAYS
@@ -68,7 +69,7 @@ def data(quick: bool = False) -> dict:
             if d <= GATE
         },
         "difference": max(row["difference"] for row in times),
-        "megabytes": {"D": D, "peak": [megabytes(d) for d in D]},
+        "megabytes": {"D": measured, "peak": [megabytes(d) for d in measured]},
     }
     return {"numbers": numbers, "machine": machine()}
 
@@ -91,7 +92,9 @@ def measure(D: int, repeats: int) -> dict:
         "loop": lambda: generate("loop", "naive", "numpy"),
     }
     slow = {name: call for name, call in slow.items() if D <= MOST[name]}
-    seconds = median_seconds(calls, repeats) | (median_seconds(slow, 1, warm=False) if slow else {})
+    seconds = median_seconds(calls, repeats, warm=D < 1_000_000)
+    if slow:
+        seconds |= median_seconds(slow, 1, warm=False)
     apart = max((np.abs(x - samples["queues"]).max() for x in samples.values()), default=0.0)
     difference = float(apart / np.abs(samples["queues"]).max())
     return {"difference": difference, **{name: s["minimum"] for name, s in seconds.items()}}
