@@ -49,7 +49,7 @@ def flow_of(D: int) -> Flow:
 def data(quick: bool = False) -> dict:
     D = [64, 256] if quick else [256, 1_000, GATE, 10_000, 100_000, 1_000_000]
     with one_thread():
-        times = [measure(d, 1 if quick else 5 if d < 100_000 else 2) for d in D]
+        times = [measure(d, 5 if d < 100_000 else 2) for d in D]
     measured = D if quick else [256, 10_000, 100_000, 1_000_000]
     found = {
         name: [(d, row[name]) for d, row in zip(D, times, strict=True) if name in row]
@@ -94,7 +94,7 @@ def measure(D: int, repeats: int) -> dict:
     slow = {name: call for name, call in slow.items() if D <= MOST[name]}
     seconds = median_seconds(calls, repeats, warm=D < 1_000_000)
     if slow:
-        seconds |= median_seconds(slow, 1, warm=False)
+        seconds |= median_seconds(slow, 3 if D < 1_000 else 1, warm=False)
     apart = max((np.abs(x - samples["queues"]).max() for x in samples.values()), default=0.0)
     difference = float(apart / np.abs(samples["queues"]).max())
     return {"difference": difference, **{name: s["minimum"] for name, s in seconds.items()}}
