@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent / "fuzz.py"
 @pytest.mark.parametrize("mode", ["model", "checkpoint"])
 def test_half_a_million_mutations(mode, tmp_path):
     if importlib.util.find_spec("atheris") is None:
-        pytest.skip("NOTHING WAS FUZZED: pip install atheris")
+        pytest.skip("NOTHING WAS FUZZED: pip install -e .[fuzz]")
     runs = int(os.environ.get("AFNP_FUZZ_RUNS", 500_000))
     done = subprocess.run(
         [
