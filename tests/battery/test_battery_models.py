@@ -48,8 +48,11 @@ def outcome(path, content, model):
     # another sound model of as many parameters: it is saved as it came, and it works
     afnp.save(loaded, path)
     assert unpacked(path.read_bytes()) == unpacked(content)
-    x = loaded.sample(2, rng=0, context=np.zeros((1, loaded.context)) if loaded.context else None)
-    assert x.shape == (2, loaded.features)
+    context = np.zeros((1, loaded.context)) if loaded.context else None
+    try:
+        assert loaded.sample(2, rng=0, context=context).shape == (2, loaded.features)
+    except FloatingPointError:
+        return "another model, beyond its precision"
     return "another model"
 
 
