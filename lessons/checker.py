@@ -25,7 +25,7 @@ import numpy as np
 
 from afnp.atomic import write_bytes
 
-__all__ = ["Different", "Exercise", "Lesson", "same"]
+__all__ = ["Different", "Exercise", "Lesson", "Malformed", "same"]
 
 WIDTH = 100
 """Characters a line of an answer."""
@@ -50,7 +50,7 @@ class _NotYet(Exception):
     """The answer is still the stub."""
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """The answer has a form that no right answer has; the message says which form is asked for."""
 
 
@@ -73,7 +73,8 @@ class Exercise:
     because : str
         Said when the answer is right.
     judge : callable, optional
-        Where several answers are right: takes the reader's, returns what is wrong with it, or None.
+        Where several answers are right: takes the reader's, returns what is wrong with it, or None;
+        may raise `Malformed`.
     any_length : bool
         Judge a tuple of any length, in any order; a set and a single entry will do as well.
     prediction : bool
@@ -93,7 +94,7 @@ class Exercise:
     tolerance: float = 1e-9
 
     def examine(self, yours: object) -> str | None:
-        """Return what is wrong, or None; raise `_NotYet` for a stub, `_Malformed` for a wrong form."""
+        """Return what is wrong, or None; raise `_NotYet` for a stub, `Malformed` for a wrong form."""
         _stop_at_stub(yours)
         if callable(self.answer):
             return self._examine_function(yours)
@@ -102,11 +103,13 @@ class Exercise:
         return wrong and _paragraph(wrong, self._recognise(yours, None))
 
     def _value(self, yours: object) -> object:
-        """Return a value in the form that is asked for, or raise `_Malformed`."""
+        """Return a value in the form that is asked for, or raise `Malformed`."""
+        if self.judge and not isinstance(self.answer, (tuple, str, int, float, np.ndarray)):
+            return yours  # a thing of the reader's own making: its judge says what it must have
         if not self.any_length:
             _check_form(yours, self.answer, "")
             if np.ndim(self.answer) == 0 and np.ndim(yours):
-                raise _Malformed(f"expected one value, got {_described(yours)}")
+                raise Malformed(f"expected one value, got {_described(yours)}")
             return yours
         entries = yours.tolist() if isinstance(yours, np.ndarray) else yours
         if not isinstance(entries, (tuple, list, set, frozenset)):
@@ -114,17 +117,17 @@ class Exercise:
         for entry in entries:
             _check_form(entry, self.answer[0], "each entry: ")  # type: ignore[index]
             if np.ndim(entry):
-                raise _Malformed(f"each entry: expected one value, got {_described(entry)}")
+                raise Malformed(f"each entry: expected one value, got {_described(entry)}")
         return tuple(sorted(set(entries)))
 
     def _examine_function(self, yours: object) -> str | None:
         if not callable(yours):
-            raise _Malformed(f"expected a function, got {_described(yours)}")
+            raise Malformed(f"expected a function, got {_described(yours)}")
         for k, case in enumerate(self.cases):
             got = _call(yours, self.name, case)
             if got is None:
                 call = f"{self.name}({_arguments(case)})"
-                raise _Malformed(f"{call} returned None: is the word return missing?")
+                raise Malformed(f"{call} returned None: is the word return missing?")
             _stop_at_stub(got)
             expected = self.answer(*copy.deepcopy(case))  # type: ignore[operator]
             _check_form(got, expected, f"{self.name}({_arguments(case)}): ")
@@ -146,7 +149,7 @@ class Exercise:
             try:
                 made = mistake(*copy.deepcopy(case)) if case is not None else mistake  # type: ignore[operator]
                 made = tuple(sorted(made)) if self.any_length else made  # type: ignore[call-overload]
-                if difference(got, made, self.tolerance) is None:
+                if made is got or difference(got, made, self.tolerance) is None:
                     return f"That is what one gets by {name}."
             except Exception:
                 continue  # a mistake that fails on this case is not the one that was made
@@ -179,7 +182,7 @@ class Lesson:
                 wrong = exercise.examine(yours)
         except _NotYet:
             return print(f"... not yet: {name}")
-        except _Malformed as error:
+        except Malformed as error:
             self.state[name] = "open"
             explained = _paragraph(f"✗ not an answer yet: {name}", str(error), NO_TRY)
             raise Different(explained) from None
@@ -238,34 +241,34 @@ NO_TRY = "This cost no try: only the form is wrong."
 
 
 def _check_form(yours: object, expected: object, where: str) -> None:
-    """Raise `_Malformed` unless an answer has the kind and, of several results, the number asked for."""
+    """Raise `Malformed` unless an answer has the kind and, of several results, the number asked for."""
     if isinstance(yours, (set, frozenset, dict)):
         kind = "set" if isinstance(yours, (set, frozenset)) else "dict"
         remedy = "put (round brackets) around several values, none around one"
-        raise _Malformed(f"{where}a {kind} has no order or no plain values: {remedy}")
+        raise Malformed(f"{where}a {kind} has no order or no plain values: {remedy}")
     if isinstance(expected, tuple):
         return _check_tuple(yours, expected, where)
     if isinstance(expected, str):
         if not isinstance(yours, str):
-            raise _Malformed(f"{where}expected a string such as 'x', got {_described(yours)}")
+            raise Malformed(f"{where}expected a string such as 'x', got {_described(yours)}")
         return
     try:
         kind = np.asarray(yours).dtype.kind
     except ValueError:
-        raise _Malformed(f"{where}expected an array, got lists of unequal lengths") from None
+        raise Malformed(f"{where}expected an array, got lists of unequal lengths") from None
     if kind not in "biufc":
         asked = _kind(np.asarray(expected))
-        raise _Malformed(f"{where}expected {asked}, got {_described(yours)}")
+        raise Malformed(f"{where}expected {asked}, got {_described(yours)}")
 
 
 def _check_tuple(yours: object, expected: tuple, where: str) -> None:
     n = len(expected)
     entries = list(yours) if isinstance(yours, (np.ndarray, range)) and np.ndim(yours) else yours
     if not isinstance(entries, (tuple, list)):
-        raise _Malformed(f"{where}expected {n} results, in a tuple, got {_described(yours)}")
+        raise Malformed(f"{where}expected {n} results, in a tuple, got {_described(yours)}")
     if len(entries) != n:
         got = f"{len(entries)} result{'s' if len(entries) != 1 else ''}"
-        raise _Malformed(f"{where}expected {n} results, separated by commas, got {got}")
+        raise Malformed(f"{where}expected {n} results, separated by commas, got {got}")
     for k, (a, b) in enumerate(zip(entries, expected, strict=True)):
         _check_form(a, b, f"{where}result {k + 1} of {n}: ")
 

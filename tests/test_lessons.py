@@ -43,8 +43,12 @@ def source(cell):
     return "".join(cell["source"])
 
 
+def tags_of(cell):
+    return set(cell["metadata"].get("tags", []))
+
+
 def tagged(path, tag):
-    return [cell for cell in cells(path) if tag in cell["metadata"].get("tags", [])]
+    return [cell for cell in cells(path) if tag in tags_of(cell)]
 
 
 def solutions(number):
@@ -74,6 +78,8 @@ def case(request):
     stub = next(cell for cell in cells(path) if cell["id"] == exercise.name)
     call = next(cell for cell in cells(path) if cell["id"] == f"check-{exercise.name}")
     preamble, sections = solutions(number)
+    before = list(sections)[: list(sections).index(exercise.name)]  # exercises may build on these
+    preamble += "".join(sections[name] for name in before)
     return SimpleNamespace(
         check=lesson(number),
         exercise=exercise,
@@ -145,6 +151,35 @@ def test_a_notebook_imports_the_package_and_its_own_tools_only(path):
                 assert {alias.name.split(".")[0] for alias in node.names} <= KNOWN
             if isinstance(node, ast.ImportFrom):
                 assert node.module.split(".")[0] in KNOWN
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_what_a_notebook_imports_from_the_package_is_there(path):
+    for cell in cells(path):
+        for node in ast.walk(ast.parse(source(cell))):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "afnp":
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    assert hasattr(module, alias.name) or importlib.util.find_spec(full), full
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=name)
+def test_files_that_a_lesson_points_to_are_there(path):
+    for cell in cells(path, "markdown"):
+        for file in re.findall(r"`((?:afnp|figures|tests|lessons)/[\w/.]+)`", source(cell)):
+            assert (LESSONS.parent / file).exists(), file
+        for figures in re.findall(r"`python -m figures ([\w ]+)`", source(cell)):
+            for figure in figures.split():
+                assert list((LESSONS.parent / "figures").glob(f"[0-9][0-9]_{figure}.py")), figure
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=name)
+def test_long_code_is_folded(path):
+    visible = [c for c in cells(path) if not {"picture", "exercise"} & tags_of(c)]
+    lengths = {cell["id"]: len(source(cell).splitlines()) for cell in visible}
+    assert max(lengths.values()) <= 56, lengths
+    assert sum(lengths.values()) <= 200, lengths
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
