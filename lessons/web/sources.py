@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ABOUT = (
     "README.md",
     "lessons/README.md",
+    "lessons/TEACHERS.md",
     "figures/README.md",
     "afnp/README.md",
     "afnp/verify/README.md",
@@ -82,7 +83,7 @@ read, with every derivative by hand, checked against mathematics, and fast.
 ::::{container} doors
 [**Watch one work**: every number on screen](explainer.md)
 
-[**The course**: fourteen lessons, from the chain rule on](lessons/00_contents.ipynb)
+[**The course**: fifteen lessons, from the chain rule on](lessons/00_contents.ipynb)
 
 [**Figures**: thirty claims, with the evidence](figures/index.rst)
 
