@@ -150,20 +150,25 @@ def log_prob(flow, x):
     return -0.5 * (u**2 + np.log(2 * np.pi)).sum(axis=1) + log_det
 
 
+def backward(flow, caches, d_u, d_log_det):
+    """Undo ``normalize``: return d_x (N, D), and the gradients, listed as ``parameters`` are."""
+    grads = []
+    for made, cache in zip(reversed(flow), reversed(caches), strict=True):
+        d_u, d_W, d_b = made.backward(cache, d_u[:, ::-1], d_log_det)
+        grads = [g for Wb in zip(d_W, d_b, strict=True) for g in Wb] + grads
+    return d_u, grads
+
+
 def loss_and_grad(flow, x):
-    r"""Return the loss, in nats, and its gradients, listed as ``parameters`` are.
+    r"""Return the loss, in nats, and its gradients.
 
     .. math:: \mathcal L = -\frac1N \sum_n \log p(x_n), \qquad
               d_u = \frac uN, \quad d_{\log\det} = -\frac1N
     """
     N = len(x)
-    loss = -log_prob(flow, x).mean()
     u, _, caches = normalize(flow, x)
-    d_u, grads = u / N, []
-    for made, cache in zip(reversed(flow), reversed(caches), strict=True):
-        d_u, d_W, d_b = made.backward(cache, d_u[:, ::-1], np.full(N, -1 / N))
-        grads = [g for Wb in zip(d_W, d_b, strict=True) for g in Wb] + grads
-    return loss, grads
+    _, grads = backward(flow, caches, u / N, np.full(N, -1 / N))
+    return -log_prob(flow, x).mean(), grads
 
 
 def adam(theta, grads, m, v, t, rate=0.01):
