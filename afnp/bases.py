@@ -72,7 +72,10 @@ class Base:
         raise NotImplementedError
 
     def backward(self, p: Views, u: np.ndarray, d_log_prob: np.ndarray, g: Views) -> np.ndarray:
-        """Add the parameters' gradients into g; return d_u (N, D) from the gradient d_log_prob (N,)."""
+        """Add the parameters' gradients into g.
+
+        Return d_u (N, D) from the gradient d_log_prob (N,).
+        """
         raise NotImplementedError
 
     def sample(self, p: Views, n: int, rng: np.random.Generator, dtype) -> np.ndarray:
@@ -168,7 +171,7 @@ class UniformTorus(Base):
 
 
 class StudentT(Base):
-    r"""Independent Student-t noise: tails like powers of u, for data with far outliers (arXiv 2107.07352).
+    r"""Independent Student-t noise: tails like powers of u, for data with far outliers.
 
     .. math:: \log p(u) = \sum_i \Big[ \log \frac{\Gamma(\frac{\nu + 1}{2})}
               {\Gamma(\frac\nu2) \sqrt{\nu\pi}} - \frac{\nu + 1}{2}
@@ -176,7 +179,7 @@ class StudentT(Base):
               \frac{\partial \log p}{\partial u_i} = -\frac{(\nu + 1)\, u_i}{\nu + u_i^2}
 
     Affine flows pass their base's tails on to the data, so a normal base makes outliers all but
-    impossible. The density is finite for every float.
+    impossible (arXiv 2107.07352). The density is finite for every float.
 
     Parameters
     ----------
@@ -201,7 +204,7 @@ class StudentT(Base):
         return {"features": self.features, "df": self.df}
 
     def _parts(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return where |u| > sqrt(ν), and t = u / sqrt(ν) in the middle, 1 / t out there, 0 elsewhere."""
+        """Return where |u| > sqrt(ν), and t = u / sqrt(ν) in the middle, 1 / t beyond, else 0."""
         root = math.sqrt(self.df)
         far = np.abs(u.real) > root
         t = np.where(far, 0, u) / root
@@ -225,14 +228,17 @@ class StudentT(Base):
         return d_u.astype(u.dtype, copy=False)
 
     def sample(self, p: Views, n: int, rng: np.random.Generator, dtype) -> np.ndarray:
-        """Draw u (n, D), in double precision first: what float32 cannot hold becomes its largest number."""
+        """Draw u (n, D); what float32 cannot hold becomes its largest number."""
         u = rng.standard_t(self.df, size=(n, self.features))
         largest = np.finfo(dtype).max
         return np.clip(u, -largest, largest).astype(dtype)
 
 
 def _log_gamma_step(a: float) -> float:
-    r"""Return :math:`\log \Gamma(a + \tfrac12) - \log \Gamma(a)`; for large a by its series, as both are large."""
+    r"""Return :math:`\log \Gamma(a + \tfrac12) - \log \Gamma(a)`.
+
+    For large a by its series, as both are large.
+    """
     if a < 100:
         return math.lgamma(a + 0.5) - math.lgamma(a)
     return 0.5 * math.log(a) - 1 / (8 * a) + 1 / (192 * a**3) - 1 / (640 * a**5)

@@ -5,13 +5,15 @@ r"""The command line: fit, score, sample, verify, and a list of the data sets.
           \mathrm{MODEL} \xrightarrow{\text{sample}} x_n \sim p
 
 Results go to stdout, progress to stderr. Exit codes: 0, done; 1, a check of ``verify`` failed; 2,
-one line on stderr says what to change; 130, interrupted by Ctrl-C or SIGTERM. No command overwrites
-a file unless ``--force`` is given, and none writes over what it reads, even then.
+one line on stderr says what to change; 130, interrupted by Ctrl-C or SIGTERM; 141, nobody reads
+what is written any more. No command overwrites a file unless ``--force`` is given, and none writes
+over what it reads, even then.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import itertools
 import math
@@ -19,25 +21,21 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from afnp import __version__, data, files, train
+from afnp import __version__, constructors, data, files, rows, train
 from afnp.atomic import check_regular, write_bytes
-from afnp.constructors import maf
-from afnp.data.dataset import random_split
 from afnp.flow import Flow
 from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
 from afnp.verify.adapters.targets import build, found_object
 
 __all__ = ["main"]
-
-TABLES = (".npy", ".npz", ".csv")
 
 EXAMPLES = """\
 examples:
@@ -48,14 +46,17 @@ examples:
   afnp fit rows.csv -o rows.afnp --checkpoint rows.ckpt --resume --force
   afnp score moons.afnp new.npy -o log_prob.csv     log-likelihood of each row, in nats
   afnp sample moons.afnp -n 1000 -o samples.csv --seed 7
+  afnp plot moons.afnp two_moons -o moons.png       samples beside data, every pair of columns
+  afnp fit stars.csv -o stars.afnp --family nsf --context age,mass --bounds flux:0:
+  afnp sample stars.afnp -n 1000 --context age=4.6,mass=1 -o -
   afnp verify moons.afnp                            is it really a normalizing flow?
   afnp verify mine.flows:make_flow --features 3     is yours?
-  afnp lessons                                      the course, in JupyterLab; --progress says how far you are
+  afnp lessons                                      the course; --progress says how far you are
   afnp figures two_moons --quick                    draw a figure, with its claim and its numbers
 
-Speed beside other flow libraries is measured by 'python -m figures.bench', in a clone of the project.
-DATA is a set that 'afnp data' lists, or a .npy, .npz or .csv file of numbers, one sample a row.
-Conditional flows (with a context) are for Python: afnp.fit(flow, x, context=c). Here they can only be verified.
+Speed beside other libraries is measured by 'python -m figures.bench', in a clone of the project.
+DATA is a set that 'afnp data' lists, or a .npy, .npz, .csv or .parquet file, one sample a row. The
+names of its columns stay with the model: score wants them, in any order, and sample writes them.
 """
 
 
@@ -65,15 +66,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Print one line on stderr and exit with code 2."""
         self.exit(2, f"afnp: error: {message} (see '{self.prog} --help')\n")
-
-
-class Rows(NamedTuple):
-    """What a DATA argument stands for."""
-
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
-    levels: int | None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,7 +79,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        with _warnings_in_lines():
+            code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         message = (
             f"{error.filename}: {error.strerror}"
@@ -107,6 +105,23 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
 
+@contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Say each warning in one line of its own, once."""
+    said = set()
+
+    def line(message, category, *where) -> None:
+        text = " ".join(str(message).split())
+        if text not in said:
+            said.add(text)
+            print(f"afnp: warning: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = line
+        yield
+
+
 # ---- commands ------------------------------------------------------------------------------------
 
 
@@ -115,14 +130,17 @@ def fit(args: argparse.Namespace) -> int:
     _check_output(args.output, args.force)
     _check_checkpoint(args.checkpoint, args.resume)
     _refuse_same(args.output, args.checkpoint, args.data, folder=args.data_folder)
-    rows = _rows(args.data, args.data_folder, args.key, args.seed)
-    flow = _build(args, rows)
-    sizes = " + ".join(f"{len(part):,}" for part in rows[:3])
-    print(f"{args.data}: {sizes} rows to train, validate, test; {flow.features} features")
+    found = rows.read(args.data, args.data_folder, args.key, args.seed, args.context, args.weights)
+    flow = _build(args, found)
+    sizes = " + ".join(f"{len(part.x):,}" for part in found[:3])
+    given = f", {flow.context} of context" if flow.context else ""
+    print(f"{args.data}: {sizes} rows to train, validate, test; {flow.features} features{given}")
     history = train.fit(
         flow,
-        rows.train,
-        rows.val,
+        found.train.x,
+        found.val.x,
+        context=found.train.context,
+        context_val=found.val.context,
         epochs=args.epochs,
         batch_size=args.batch_size,
         patience=args.patience,
@@ -143,43 +161,89 @@ def fit(args: argparse.Namespace) -> int:
         return 130
     best = f", best {history.best_epoch + 1}" if history.best_epoch is not None else ""
     print(f"{epochs}{best}, {history.seconds:.1f} seconds; wrote {args.output}")
-    print(f"test log-likelihood: {_mean(flow, flow.log_prob(rows.test))}")
+    print(f"test log-likelihood: {_mean(flow, flow.log_prob(found.test.x, found.test.context))}")
+    _print_gaussian(found)
     return 0
 
 
+def _print_gaussian(found: rows.Rows) -> None:
+    """Print what a Gaussian would reach, where there is one: a flow should do better."""
+    if found.train.context is None and found.levels is None:
+        try:
+            values = data.gaussian_log_prob(found.train.x, found.test.x)
+        except ValueError:
+            return
+        print(f"a Gaussian reaches:  {values.mean():.4f} nats")
+
+
 def score(args: argparse.Namespace) -> int:
-    """Print the mean log-likelihood of the rows of a file, or of the test rows of a set; write it a row."""
+    """Print the mean log-likelihood of the rows of a file, or of the test rows of a set.
+
+    Write it a row.
+    """
     if args.output:
-        _check_output(args.output, args.force, TABLES)
+        _check_output(args.output, args.force, rows.WRITTEN)
         _refuse_same(args.output, args.model, args.data, folder=args.data_folder)
-    flow = _unconditional(args.model)
-    if _is_table(args.data):
-        x, which = data.read_table(args.data, args.key), f"{args.data}"
-    else:
-        x, which = _rows(args.data, args.data_folder, args.key).test, f"{args.data}, test rows"
-    if x.shape[1] != flow.features:
-        raise ValueError(
-            f"{args.data}: expected {flow.features} columns, as {args.model} has, got {x.shape[1]}"
-        )
-    log_prob = flow.log_prob(x)
+    flow = files.load(args.model)
+    part = rows.for_flow(flow, args.data, args.data_folder, args.key)
+    log_prob = flow.log_prob(part.x, part.context)
     if args.output:
-        _write_table(args.output, log_prob)
-    print(f"{which}: {len(x):,} rows, log-likelihood: {_mean(flow, log_prob)}")
+        rows.write(args.output, log_prob, ("log_prob",))
+    which = args.data if rows.is_table(args.data) else f"{args.data}, test rows"
+    said = f"{which}: {len(part.x):,} rows, log-likelihood: {_mean(flow, log_prob)}"
+    print(said, file=_beside(args.output))
     return 0
 
 
 def sample(args: argparse.Namespace) -> int:
     """Draw rows and write them to a file."""
-    _check_output(args.output, args.force, TABLES)
+    _check_output(args.output, args.force, rows.WRITTEN)
     _refuse_same(args.output, args.model)
-    x = _unconditional(args.model).sample(args.rows, rng=args.seed)
-    _write_table(args.output, x)
-    print(f"wrote {len(x):,} x {x.shape[1]} to {args.output}")
+    flow = files.load(args.model)
+    x = flow.sample(args.rows, args.seed, rows.context_of(flow, args.context))
+    rows.write(args.output, x, flow.columns)
+    print(f"wrote {len(x):,} x {x.shape[1]} to {args.output}", file=_beside(args.output))
     return 0
 
 
+def plot(args: argparse.Namespace) -> int:
+    """Draw a model's samples beside data, every pair of columns; or --pit: is its density right."""
+    from afnp import plot as plots
+
+    _check_output(args.output, args.force, (".png", ".pdf", ".svg"))
+    _refuse_same(args.output, args.model, args.data, folder=args.data_folder)
+    flow = files.load(args.model)
+    part = None
+    if args.data is not None:
+        part = rows.for_flow(flow, args.data, args.data_folder, args.key)
+    if args.pit:
+        if part is None:
+            raise ValueError("--pit needs DATA, to ask whether the density is that of the data")
+        figure = plots.pit(flow, part.x, part.context)
+    else:
+        context = None if part is None else part.context
+        if args.context is not None or context is None:
+            context = rows.context_of(flow, args.context)
+        else:  # as the data have it, so that samples can be compared with them
+            rng = np.random.default_rng(args.seed)
+            context = context[rng.integers(0, len(context), args.rows)]
+        x = None if part is None else part.x
+        chosen = args.features.split(",") if args.features else None
+        figure = plots.corner(flow, x, args.rows, args.seed, context, chosen)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=args.output.suffix[1:], dpi=150)
+    write_bytes(args.output, buffer.getvalue())
+    print(f"wrote {args.output}")
+    return 0
+
+
+def _beside(output: Path | None):
+    """Return where to say what was done: not among the rows, if these go to standard output."""
+    return sys.stderr if output == rows.STDOUT else sys.stdout
+
+
 def verify(args: argparse.Namespace) -> int:
-    """Check a model, or anything that Python can import, print the report, and fail if a check failed."""
+    """Check a model, or what Python can import, print the report, and fail if a check failed."""
     for path in filter(None, (args.json, args.markdown)):
         _check_output(path, args.force)
     _refuse_same(args.json, args.markdown, args.target)
@@ -212,7 +276,7 @@ def sets(args: argparse.Namespace) -> int:
         width = max(map(len, names))
         print("\n".join(f"{name:{width}s}  {line}" for name, line in names.items()))
         return 0
-    found = _load_set(args.name, args.data_folder)
+    found = rows.load_set(args.name, args.data_folder)
     print(f"{found.name}: {found.description}")
     for part in ("train", "val", "test"):
         print(f"{part + ':':9s}{len(getattr(found, part)):,} rows")
@@ -259,68 +323,52 @@ def _home_of(name: str) -> Path:
     raise FileNotFoundError(f"the {name} were not installed with this afnp; a clone has them")
 
 
-# ---- data and models -----------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "maf": {"hidden": (128, 128)},
+    "made": {"hidden": (128, 128)},
+    "iaf": {"hidden": (128, 128)},
+    "realnvp": {"hidden": (128, 128)},
+    "nice": {"hidden": (128, 128)},
+    "nsf": {"hidden": (128, 128)},
+    "maf_mog": {"hidden": (128, 128)},
+    "tarflow": {},
+    "wavenet_flow": {},
+}
+"""Every constructor by its name, and what is not its own default here."""
 
 
-def _is_table(name: str) -> bool:
-    return Path(name).suffix.lower() in TABLES
-
-
-def _load_set(name: str, folder: str | None) -> data.Dataset:
-    if name not in data.names():
-        raise ValueError(
-            f"{name}: expected a .npy, .npz or .csv file, or a set that 'afnp data' lists"
-        )
-    if name in data.IN_FOLDER and folder is None:
-        raise ValueError(
-            f"{name} is read from files of your own; say where they are with --data-folder FOLDER"
-        )
-    return data.load(name, folder=folder)
-
-
-def _rows(name: str, folder: str | None, key: str | None, seed: int = 0) -> Rows:
-    """Return a set in its own split (always that of seed 0), or a file's rows, dealt 80/10/10 by the seed."""
-    if not _is_table(name):
-        found = _load_set(name, folder)
-        return Rows(found.train, found.val, found.test, found.levels)
-    x = data.read_table(name, key)
-    if len(x) < 10:
-        raise ValueError(
-            f"{name}: expected at least 10 rows, to deal them to train, validate and test, got {len(x)}"
-        )
-    parts = [
-        x[rows]
-        for rows in random_split(len(x), len(x) // 10, len(x) // 10, np.random.default_rng(seed))
-    ]
-    return Rows(parts[0], parts[1], parts[2], levels=None)
-
-
-def _build(args: argparse.Namespace, rows: Rows) -> Flow:
-    """Build a MAF for the rows; warn in one line where its widths lose dependencies."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        flow = maf(
-            rows.train.shape[1],
-            args.hidden,
-            args.transforms,
-            args.order,
-            seed=args.seed,
-            dtype=args.dtype,
-            preprocess=preprocessing(rows.train, levels=rows.levels),
-        )
-    for message in {str(warning.message) for warning in caught}:
-        print(f"afnp: warning: {message}", file=sys.stderr)
+def _build(args: argparse.Namespace, found: rows.Rows) -> Flow:
+    """Build a flow of the family for the rows, with data and context scaled inside it."""
+    make = getattr(constructors, args.family)
+    train_rows = found.train
+    options: dict = dict(FAMILIES[args.family])
+    for name in ("hidden", "transforms", "order"):
+        value = getattr(args, name)
+        if value is not None:
+            if name not in _options_of(args.family):
+                raise ValueError(f"--{name}: {args.family} has no such option")
+            options[name] = value
+    bounds = rows.bounds_of(args.bounds, found) if args.bounds else None
+    flow = make(
+        train_rows.x.shape[1],
+        context=0 if train_rows.context is None else train_rows.context.shape[1],
+        seed=args.seed,
+        dtype=args.dtype,
+        preprocess=preprocessing(train_rows.x, levels=found.levels, bounds=bounds),
+        **options,
+    )
+    flow.columns, flow.context_columns = found.columns, found.context_columns
+    if train_rows.context is not None:
+        flow.standardize_context(train_rows.context)
     return flow
 
 
-def _unconditional(path: str) -> Flow:
-    flow = files.load(path)
-    if flow.context:
-        raise ValueError(
-            f"{path}: needs a context of {flow.context} columns, which the command line does not handle; "
-            "in Python: flow.log_prob(x, context), flow.sample(n, context=context)"
-        )
-    return flow
+def _options_of(family: str) -> set[str]:
+    """Return what a constructor can be told; made has one transform, couplings no order."""
+    named = set(inspect.signature(getattr(constructors, family)).parameters)
+    return named | ({"order"} if family == "nsf" else set())
 
 
 def _mean(flow: Flow, log_prob: np.ndarray) -> str:
@@ -343,6 +391,8 @@ def _mean(flow: Flow, log_prob: np.ndarray) -> str:
 
 def _check_output(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> None:
     """Refuse, before any work is done, a path that cannot or must not be written."""
+    if path == rows.STDOUT and suffixes == rows.WRITTEN:
+        return
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(suffixes)}")
     if path.is_dir() or not path.parent.is_dir():
@@ -353,7 +403,7 @@ def _check_output(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> No
 
 
 def _refuse_same(*paths: Path | str | None, folder: str | None = None) -> None:
-    """Refuse two names of one file: no output may be an input, the checkpoint, or a file of a set."""
+    """Refuse two names of one file: no output may be an input, a checkpoint, or a set's file."""
     named = [Path(path) for path in paths if path is not None]
     for one, other in itertools.combinations(named, 2):
         linked = one.exists() and other.exists() and one.samefile(other)
@@ -375,18 +425,6 @@ def _check_checkpoint(path: Path | None, resume: bool) -> None:
         _check_output(path, force=resume)
 
 
-def _write_table(path: Path, x: np.ndarray) -> None:
-    """Write .npy, .npz or .csv, atomically, with all digits."""
-    buffer, suffix = io.BytesIO(), path.suffix.lower()
-    if suffix == ".npy":
-        np.save(buffer, x)
-    elif suffix == ".npz":
-        np.savez(buffer, x=x)
-    else:
-        np.savetxt(buffer, x, delimiter=",", fmt="%.17g" if x.dtype == np.float64 else "%.9g")
-    write_bytes(path, buffer.getvalue())
-
-
 # ---- arguments -----------------------------------------------------------------------------------
 
 
@@ -398,6 +436,10 @@ def _count(text: str) -> int:
 
 def _widths(text: str) -> tuple[int, ...]:
     return tuple(_count(width) for width in text.split(",")) if text else ()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _parser() -> Parser:
@@ -417,12 +459,14 @@ def _parser() -> Parser:
         added.set_defaults(run=run)
         return added
 
-    model, source, folder, forced, seeded = (Parser(add_help=False) for _ in range(5))
+    model, source, keyed, folder, forced, seeded, given = (Parser(add_help=False) for _ in range(7))
     model.add_argument("model", metavar="MODEL", help="a file that 'afnp fit' or afnp.save wrote")
     source.add_argument(
-        "data", metavar="DATA", help="a set that 'afnp data' lists, or a .npy, .npz or .csv file"
+        "data",
+        metavar="DATA",
+        help="a set that 'afnp data' lists, or a .npy, .npz, .csv or .parquet file",
     )
-    source.add_argument("--key", metavar="NAME", help="which array of an .npz file")
+    keyed.add_argument("--key", metavar="NAME", help="which array of an .npz file")
     folder.add_argument(
         "--data-folder", metavar="FOLDER", help="where the files of MNIST or the UCI sets are"
     )
@@ -431,19 +475,21 @@ def _parser() -> Parser:
         "--seed", type=_count, default=0, help="the same seed gives the same numbers (default 0)"
     )
 
-    _add_fit_options(command("fit", fit, source, folder, forced, seeded))
-    command("score", score, model, source, folder, forced).add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write one value a row, .npy, .npz or .csv",
+    given.add_argument(
+        "--context",
+        metavar="NAME=VALUE,...",
+        help="what the rows of a conditional model depend on",
     )
-    p = command("sample", sample, model, forced, seeded)
+    tables = ".npy, .npz or .csv, or - for a .csv on standard output"
+
+    _add_fit_options(command("fit", fit, source, keyed, folder, forced, seeded))
+    command("score", score, model, source, keyed, folder, forced).add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help=f"write one value a row, {tables}"
+    )
+    p = command("sample", sample, model, forced, seeded, given)
     p.add_argument("-n", "--rows", type=_count, required=True, metavar="N", help="how many rows")
-    p.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help=".npy, .npz or .csv"
-    )
+    p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=tables)
+    _add_plot_options(command("plot", plot, model, keyed, folder, forced, seeded, given))
     _add_verify_options(command("verify", verify, forced, seeded))
     command("data", sets, folder).add_argument(
         "name", nargs="?", metavar="NAME", help="say all about this set"
@@ -466,24 +512,32 @@ def _add_fit_options(p: Parser) -> None:
         "-o", "--output", type=Path, required=True, metavar="MODEL", help="the model file to write"
     )
     p.add_argument(
+        "--context",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="columns that the others depend on",
+    )
+    p.add_argument("--weights", metavar="COLUMN", help="how much each row counts")
+    p.add_argument(
+        "--bounds",
+        metavar="A:LOW:HIGH,...",
+        help="where columns end; LOW or HIGH may be empty: mass:0:,angle:0:90",
+    )
+    p.add_argument(
+        "--family", choices=tuple(FAMILIES), default="maf", help="the kind of flow (default maf)"
+    )
+    p.add_argument(
         "--transforms",
         type=_count,
-        default=5,
         metavar="T",
-        help="autoregressive transforms (default 5)",
+        help="how many (default: the family's, 5 of a maf)",
     )
     p.add_argument(
-        "--hidden",
-        type=_widths,
-        default=(128, 128),
-        metavar="H,H",
-        help='widths, "" for none (default 128,128)',
+        "--hidden", type=_widths, metavar="H,H", help='widths, "" for none (default 128,128)'
     )
     p.add_argument(
-        "--order",
-        choices=("reverse", "natural", "random"),
-        default="reverse",
-        help="default reverse",
+        "--order", choices=("reverse", "natural", "random"), help="default: the family's, reverse"
     )
     p.add_argument(
         "--dtype", choices=("float32", "float64"), default="float64", help="default float64"
@@ -505,12 +559,27 @@ def _add_fit_options(p: Parser) -> None:
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _add_plot_options(p: Parser) -> None:
+    p.add_argument("data", nargs="?", metavar="DATA", help="what to compare with, as for score")
+    p.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".png, .pdf or .svg"
+    )
+    p.add_argument(
+        "-n", "--rows", type=_count, default=10_000, metavar="N", help="samples (default 10000)"
+    )
+    p.add_argument("--features", metavar="A,B", help="which columns (default: the first eight)")
+    p.add_argument(
+        "--pit", action="store_true", help="the probability integral transform of DATA instead"
+    )
+
+
 def _add_verify_options(p: Parser) -> None:
     p.add_argument(
         "target",
         metavar="MODEL",
         help="a model file, or package.module:object: a flow of any library that "
-        "afnp.verify.adapt knows, a dictionary of functions, a function that makes one of these, or a module",
+        "afnp.verify.adapt knows, a dictionary of functions, a function that makes one of these, "
+        "or a module",
     )
     p.add_argument("--features", type=_count, metavar="D", help="of functions")
     p.add_argument("--context", type=_count, metavar="C", help="of functions (default 0)")

@@ -1,6 +1,6 @@
 r"""Constructors: whole flows from a few numbers.
 
-.. math:: x \;\to\; f_1 \;\to\; g_1 \;\to\; f_2 \;\to\; \dots \;\to\; f_T \;\to\; u \sim p_{\mathrm{base}}
+.. math:: x \to f_1 \to g_1 \to f_2 \to \dots \to f_T \to u \sim p_{\mathrm{base}}
 
 f are transforms with networks, g what stands ``between`` them. All constructors share one
 signature: ``features, hidden=, transforms=, context=, seed=, dtype=, activation=, residual=,
@@ -82,7 +82,9 @@ def maf(
     between: str | Sequence[str] = (),
     base=None,
 ) -> Flow:
-    """Build a masked autoregressive flow (MAF, arXiv 1705.07057): fast density, sampling by substitution.
+    """Build a masked autoregressive flow (MAF, arXiv 1705.07057).
+
+    Density is one network pass a transform, sampling substitution.
 
     Parameters
     ----------
@@ -158,7 +160,9 @@ def made(
     order: str | Sequence[int] | np.ndarray = "natural",
     **kwargs,
 ) -> Flow:
-    """Build a Gaussian MADE (arXiv 1502.03509): one autoregressive transform; arguments as in :func:`maf`.
+    """Build a Gaussian MADE (arXiv 1502.03509): one autoregressive transform.
+
+    Arguments as in :func:`maf`.
 
     Examples
     --------
@@ -177,9 +181,9 @@ def iaf(
     order: str | Sequence[int] | np.ndarray = "reverse",
     **kwargs,
 ) -> Flow:
-    """Build an inverse autoregressive flow (IAF, arXiv 1606.04934): fast sampling, density by substitution.
+    """Build an inverse autoregressive flow (IAF, arXiv 1606.04934).
 
-    A MAF read the other way; arguments as in :func:`maf`.
+    A MAF read the other way: sampling is fast, density substitution; arguments as in :func:`maf`.
 
     Examples
     --------
@@ -208,7 +212,8 @@ def realnvp(
 
     Examples
     --------
-    >>> [layer.passing.astype(int).tolist() for layer in realnvp(4, hidden=(8,), transforms=2).layers]
+    >>> flow = realnvp(4, hidden=(8,), transforms=2)
+    >>> [layer.passing.astype(int).tolist() for layer in flow.layers]
     [[1, 0, 1, 0], [0, 1, 0, 1]]
     """
     return _couplings(features, transforms, split, hidden=hidden, **kwargs)
@@ -221,9 +226,9 @@ def nice(
     split: str | Sequence[bool] | np.ndarray = "alternating",
     **kwargs,
 ) -> Flow:
-    """Build a flow of additive couplings that keep volumes, and one scaling (NICE, arXiv 1410.8516).
+    """Build a flow of additive couplings, which keep volumes (NICE, arXiv 1410.8516).
 
-    The scaling, closest to the noise, is an :class:`afnp.transforms.ActNorm`: a trained diagonal as
+    One scaling, closest to the noise, is an :class:`afnp.transforms.ActNorm`: a trained diagonal as
     in the paper, with a shift, begun at the statistics of the first batch. Arguments as in
     :func:`realnvp`.
 
@@ -299,7 +304,8 @@ def maf_mog(
     r"""Build a MAF on a mixture-of-Gaussians MADE (MAF MoG, arXiv 1705.07057, section 3.1).
 
     .. math:: p(u) = \prod_i \sum_k \pi_{ik}\, \mathcal N(u_i;\, \mu_{ik}, \sigma_{ik}^2), \qquad
-              w_i = \Phi^{-1}\Big(\sum_k \pi_{ik}\, \Phi\Big(\frac{u_i - \mu_{ik}}{\sigma_{ik}}\Big)\Big)
+              w_i = \Phi^{-1}\Big(\sum_k \pi_{ik}\,
+              \Phi\Big(\frac{u_i - \mu_{ik}}{\sigma_{ik}}\Big)\Big)
 
     The paper puts a MADE of mixtures where the noise would be. The same distribution as one more
     transform: if every u_i goes through its own conditional distribution function, the result is
@@ -426,7 +432,10 @@ def _flow(
     base=None,
     **kwargs,
 ) -> Flow:
-    """Put together what comes before, between and after the transforms; angles get noise on the torus."""
+    """Put together what comes before, between and after the transforms.
+
+    Angles get noise on the torus.
+    """
     names, features = _names_between(between), layers[0].features
     preprocess = _fixed_layers(preprocess, features)
     if kwargs.get("dtype", np.float64) is None:
@@ -448,7 +457,8 @@ def _names_between(between) -> list[str]:
     """Return the names of what stands between two transforms."""
     if not isinstance(between, Iterable):
         raise ValueError(
-            f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got {between!r}"
+            f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got "
+            f"{between!r}"
         )
     names = [between] if isinstance(between, str) else list(between)
     for name in names:
@@ -493,7 +503,7 @@ def tarflow(
     order: str | Sequence[int] | np.ndarray = "reverse",
     **kwargs,
 ) -> Flow:
-    """Build a flow of causal transformers in alternating directions (TarFlow, arXiv 2412.06329, in small).
+    """Build a flow of causal transformers in alternating directions (TarFlow, arXiv 2412.06329).
 
     Parameters
     ----------
@@ -507,7 +517,8 @@ def tarflow(
 
     Examples
     --------
-    >>> [layer.order.tolist() for layer in tarflow(4, patch=2, width=8, heads=2, transforms=2).layers]
+    >>> flow = tarflow(4, patch=2, width=8, heads=2, transforms=2)
+    >>> [layer.order.tolist() for layer in flow.layers]
     [[0, 1, 2, 3], [3, 2, 1, 0]]
     """
     kwargs |= {"patch": patch, "width": width, "heads": heads, "blocks": blocks}
@@ -525,7 +536,7 @@ def wavenet_flow(
     seed: int = 0,
     **kwargs,
 ) -> Flow:
-    """Build a flow of causal dilated convolutions (WaveNet, arXiv 1609.03499), for series of any length.
+    """Build a flow of causal dilated convolutions (WaveNet, arXiv 1609.03499), for long series.
 
     Parameters
     ----------

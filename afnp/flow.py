@@ -20,7 +20,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.bases import BASES, StandardNormal
-from afnp.inputs import check_angles, check_rows, flag, generator, integer
+from afnp.inputs import (
+    check_angles,
+    check_names,
+    check_rows,
+    flag,
+    frame_names,
+    frame_of,
+    generator,
+    integer,
+)
 from afnp.model import BACKENDS, Model, check_context
 from afnp.params import Parts
 from afnp.sampling.fixed_point import Sweeps, method_of
@@ -53,6 +62,9 @@ class Flow(Model):
         All parameters; writing into it changes the flow everywhere.
     features, context : int
     dtype : numpy.dtype
+    columns, context_columns : tuple of str or None
+        Names of the features and of the context's columns, kept in model files. A DataFrame is read
+        by them, in whatever order its columns are; :func:`afnp.fit` takes them from the first.
 
     Examples
     --------
@@ -92,6 +104,11 @@ class Flow(Model):
         if self.base.features != self.features:
             raise ValueError(f"base: expected {self.features} features, got {self.base.features}")
         check_support(self.layers, self.base)
+        self._columns: dict[str, tuple[str, ...] | None] = {
+            "columns": None,
+            "context_columns": None,
+        }
+        self._context_scale: tuple[np.ndarray, np.ndarray] | None = None
         size = sum(part.layout.size for part in (*self.layers, self.base))
         super().__init__(self.features, self.context, size, dtype, theta)
         if theta is not None:
@@ -101,9 +118,78 @@ class Flow(Model):
             layer.initialize(p_layer, rng)
         self.base.initialize(p.base, rng)
 
+    # ---- names and units of columns --------------------------------------------------------------
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the D features, or None."""
+        return self._columns["columns"]
+
+    @columns.setter
+    def columns(self, names: Sequence[str] | None) -> None:
+        self._columns["columns"] = check_names("columns", names, self.features)
+
+    @property
+    def context_columns(self) -> tuple[str, ...] | None:
+        """Names of the context's C columns, or None."""
+        return self._columns["context_columns"]
+
+    @context_columns.setter
+    def context_columns(self, names: Sequence[str] | None) -> None:
+        self._columns["context_columns"] = check_names("context_columns", names, self.context)
+
+    def take_columns(self, x, context=None) -> None:
+        """Take the names of DataFrames x (N, D) and context (N, C), where there are none yet."""
+        for attribute, table in (("columns", x), ("context_columns", context)):
+            frame = frame_of(table)
+            if frame is not None and self._columns[attribute] is None:
+                setattr(self, attribute, frame_names(frame))
+
+    def standardize_context(self, context) -> None:
+        r"""Let networks depend on the context in units of its spread, in model files too.
+
+        .. math:: c \leftarrow (c - m) / s
+
+        m and s are mean and standard deviation of the rows (N, C) given here; a column that never
+        changes keeps its scale. Everything public still takes contexts as they are.
+
+        Examples
+        --------
+        >>> import afnp
+        >>> flow = afnp.maf(2, hidden=(4,), transforms=1, context=1)
+        >>> flow.standardize_context([[1990.0], [2000.0], [2010.0]])
+        >>> flow.log_prob([[0.0, 0.0]], [[2000.0]]).round(3)
+        array([-1.838])
+        """
+        c = check_rows(context, self.context, np.float64, "context", self.context_columns)
+        if not c.size:
+            raise ValueError("context: expected at least one row of at least one column, got none")
+        std = c.std(axis=0)
+        varies = std > 1e-12 * np.abs(c).max(axis=0)
+        self._context_scale = c.mean(axis=0), np.where(varies, std, 1.0)
+
+    @property
+    def context_is_scaled(self) -> bool:
+        """Whether ``standardize_context`` has been told what to do."""
+        return self._context_scale is not None
+
+    def _in_its_units(self, context: np.ndarray, p: Parts) -> np.ndarray:
+        """Return the context (N, C) as networks with parameters p take it."""
+        if self._context_scale is None:
+            return context
+        mean, std = self._context_scale
+        scaled = (context - mean) / std
+        return scaled if np.iscomplexobj(scaled) else scaled.astype(p.flat.real.dtype, copy=False)
+
+    # ---- files -----------------------------------------------------------------------------------
+
     def config(self) -> dict:
         """Return what rebuilds this flow, but for ``theta``: numbers, strings and lists only."""
+        named = {name: list(columns) for name, columns in self._columns.items() if columns}
+        if self._context_scale is not None:
+            named["context_scale"] = [part.tolist() for part in self._context_scale]
         return {
+            **named,
             "context": self.context,
             "dtype": self.dtype.name,
             "layers": [{"type": type(layer).__name__, **layer.config()} for layer in self.layers],
@@ -115,7 +201,12 @@ class Flow(Model):
         """Build the flow that ``config()`` describes, with fresh parameters, or with this very array."""
         layers = [kind.from_config(options) for kind, options in _parts_of(config)[:-1]]
         kind, options = _parts_of(config)[-1]
-        return cls(layers, config["context"], config["dtype"], base=kind(**options), theta=theta)
+        flow = cls(layers, config["context"], config["dtype"], base=kind(**options), theta=theta)
+        flow.columns = config.get("columns")
+        flow.context_columns = config.get("context_columns")
+        if "context_scale" in config:
+            flow._context_scale = _scale_of(config["context_scale"], flow.context)
+        return flow
 
     @classmethod
     def counts(cls, config: dict) -> list[int]:
@@ -227,7 +318,7 @@ class Flow(Model):
         if flag("each", each):
             if not self.context:
                 raise ValueError("each: needs a context, and this flow takes none")
-            many = check_rows(context, self.context, self.dtype, "context")
+            many = check_rows(context, self.context, np.float64, "context", self.context_columns)
             x = self.sample(n * len(many), rng, np.repeat(many, n, axis=0), method, backend)
             return x.reshape(len(many), n, self.features)
         try:
@@ -308,6 +399,7 @@ class Flow(Model):
         self, p: Parts, x, context, engine: str = "numpy", training: bool = False
     ) -> tuple:
         log_det, caches = 0, []
+        context = self._in_its_units(context, p)
         for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
             normalize = stage.normalize_training if training else stage.normalize
             x, log_det_stage, cache = normalize(p_stage, self._cast(p, x, k), context)
@@ -316,6 +408,7 @@ class Flow(Model):
         return x, log_det, caches
 
     def _evaluate(self, p: Parts, x, context, engine: str = "numpy") -> tuple:
+        context = self._in_its_units(context, p)
         log_det = 0
         for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
             x, log_det_stage = stage.evaluate(p_stage, self._cast(p, x, k), context)
@@ -325,6 +418,7 @@ class Flow(Model):
     def _generate(self, p: Parts, u, context, method="substitution", engine="numpy") -> tuple:
         """Map u to x; also give log|det| and, of each stage, what an iteration took."""
         front, log_det, counts = self._front, 0, []
+        context = self._in_its_units(context, p)
         if engine == "cuda":
             from afnp.compiled.stages import generate_on_gpu
 
@@ -360,6 +454,7 @@ class Flow(Model):
 
     def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
         """Let layers that start from data (ActNorm, BatchNorm) take the statistics of checked rows x (N, D)."""
+        context = self._in_its_units(context, self.own)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for k, (layer, p_layer) in enumerate(zip(self.layers, self.own, strict=True)):
                 x = self._cast(self.own, x, k)
@@ -398,10 +493,12 @@ class Flow(Model):
         digits to lose before their mean is subtracted.
         """
         dtype = np.float64 if self._front and name != "u" else self.dtype
-        x = check_rows(x, self.features, dtype, name)
+        x = check_rows(x, self.features, dtype, name, None if name == "u" else self.columns)
         if self.layers[-1 if name == "u" else 0].periodic:
             check_angles(x, name)
-        return x, check_context(context, self.context, len(x), self.dtype)
+        # units of a context are taken off in float64
+        dtype = self.dtype if self._context_scale is None else np.float64
+        return x, check_context(context, self.context, len(x), dtype, self.context_columns)
 
 
 def _summary(layer) -> str:
@@ -427,3 +524,11 @@ def _parts_of(config: dict) -> list[tuple]:
             )
         parts.append((registry[name], options))
     return parts
+
+
+def _scale_of(parts, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation (C,) of a context, as a configuration holds them."""
+    mean, std = np.array(parts, dtype=np.float64)
+    if mean.shape != (width,) or not (np.isfinite(mean + std).all() and std.min() > 0):
+        raise ValueError("context_scale: expected a mean and a std > 0 for each column")
+    return mean, std

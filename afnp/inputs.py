@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 __all__ = [
     "check_angles",
+    "check_names",
     "check_rows",
     "choose",
     "finite_array",
@@ -36,7 +37,7 @@ __all__ = [
 def check_rows(
     x, features: int | None, dtype, name: str = "x", columns: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Return x as finite rows (N, D) of ``dtype``, or raise a ValueError that says what is wrong and where.
+    """Return x as finite rows (N, D) of ``dtype``, or say what is wrong and where.
 
     A pandas DataFrame is read by its columns; where the caller knows their names (``columns``), it
     may have them in any order, but no others. A Series is one column.
@@ -46,7 +47,7 @@ def check_rows(
     >>> check_rows([[1, 2], [3, float("nan")]], 2, np.float64)
     Traceback (most recent call last):
         ...
-    ValueError: x: row 1, feature 1 is nan; every value must be finite (missing values are not supported)
+    ValueError: x: row 1, feature 1 is nan; every value must be finite, none missing
     """
     frame = frame_of(x)
     if frame is not None:
@@ -57,7 +58,8 @@ def check_rows(
     if x.ndim != 2:
         hint = f"; a single row is {name}[None, :]" if x.shape == (features,) else ""
         raise ValueError(
-            f"{name}: expected a two-dimensional array (N, {features or 'D'}), got shape {x.shape}{hint}"
+            f"{name}: expected a two-dimensional array (N, {features or 'D'}), got shape "
+            f"{x.shape}{hint}"
         )
     if features is not None and x.shape[1] != features:
         raise ValueError(f"{name}: expected {features} columns, got {x.shape[1]}")
@@ -68,9 +70,10 @@ def check_rows(
         row, feature = np.argwhere(~np.isfinite(x))[0]
         value = given[row, feature]
         kind = f" as {np.dtype(dtype)}" if np.isfinite(value) else ""
-        hint = " (missing values are not supported)" if np.isnan(value) else ""
+        hint = ", none missing" if np.isnan(value) else ""
         raise ValueError(
-            f"{name}: row {row}, feature {feature} is {value}; every value must be finite{kind}{hint}"
+            f"{name}: row {row}, feature {feature} is {value}; every value must be "
+            f"finite{kind}{hint}"
         )
     return x
 
@@ -134,7 +137,10 @@ def frame_names(frame) -> tuple[str, ...]:
 
 
 def frame_values(frame, name: str) -> np.ndarray:
-    """Return a DataFrame's values (N, D); refuse a column that is not of numbers, or has a gap, by its name."""
+    """Return a DataFrame's values (N, D).
+
+    Refuse a column that is not of numbers, or has a gap, by its name.
+    """
     values = np.empty(frame.shape)
     for i, column in enumerate(frame_names(frame)):
         series = frame.iloc[:, i]
@@ -150,6 +156,22 @@ def frame_values(frame, name: str) -> np.ndarray:
                 "supported: leave such rows out (dropna), or fill them in"
             )
     return values
+
+
+def check_names(name: str, names, width: int) -> tuple[str, ...] | None:
+    """Return names of ``width`` columns, all different, as a tuple, or raise a ValueError.
+
+    Examples
+    --------
+    >>> check_names("columns", ["mass", "age"], 2)
+    ('mass', 'age')
+    """
+    if names is None:
+        return None
+    sound = not isinstance(names, str) and all(isinstance(column, str) for column in names)
+    if not sound or len(names) != width or len(set(names)) != width:
+        raise ValueError(f"{name}: expected {width} different names of columns, got {names!r}")
+    return tuple(names)
 
 
 def _by_name(frame, columns: Sequence[str], name: str):
@@ -179,7 +201,7 @@ SYMMETRY_TOLERANCE = 1e-12
 
 
 def require(ok: np.ndarray, got: np.ndarray, expected: str) -> None:
-    """Raise a ValueError for the first entry that is not ok: what was expected, what came, and where."""
+    """Raise a ValueError for the first entry that is not ok: expected, got, and where."""
     if not np.all(ok):
         at = np.argwhere(~ok)[0].tolist()
         raise ValueError(f"expected {expected}, got {got[tuple(at)]}" + (f" at {at}" if at else ""))
@@ -272,7 +294,8 @@ def check_angles(x: np.ndarray, name: str = "x") -> None:
     if len(outside):
         row, feature = outside[0]
         raise ValueError(
-            f"{name}: row {row}, feature {feature}: expected an angle in [-pi, pi], got {x[row, feature]}"
+            f"{name}: row {row}, feature {feature}: expected an angle in [-pi, pi], got "
+            f"{x[row, feature]}"
         )
 
 
@@ -304,7 +327,9 @@ def choose(name: str, value: str, allowed: Sequence[str]) -> None:
 def real(
     name: str, value, low: float = -math.inf, high: float = math.inf, ends: str = "()"
 ) -> float:
-    """Return ``value`` as a float between two ends, each counted in, [ or ], or not, or raise a ValueError.
+    """Return ``value`` as a float between two ends, or raise a ValueError that names it.
+
+    An end is counted in, [ or ], or not.
 
     Examples
     --------
@@ -333,7 +358,7 @@ def flag(name: str, value) -> bool:
 
 
 def generator(name: str, value) -> np.random.Generator:
-    """Return a Generator, from one or from what NumPy takes as a seed, or raise a ValueError that names it.
+    """Return a Generator from one or from a seed, or raise a ValueError that names it.
 
     Examples
     --------

@@ -387,7 +387,7 @@ def _cached(attribute) -> bool:
     return isinstance(attribute, functools.cached_property)
 
 
-def check_context(context, width: int, n: int, dtype) -> np.ndarray:
+def check_context(context, width: int, n: int, dtype, columns=None) -> np.ndarray:
     """Return a context as (N, C) floats, from (N, C), from one row for all, or from None if C is 0.
 
     Raises
@@ -406,7 +406,7 @@ def check_context(context, width: int, n: int, dtype) -> np.ndarray:
         raise ValueError(f"context: expected {width or 'no'} columns, got {got}")
     if context is None:
         return np.empty((n, 0), dtype=dtype)
-    context = check_rows(context, width, dtype, "context")
+    context = check_rows(context, width, dtype, "context", columns)
     if len(context) not in (1, n):
         raise ValueError(f"context: expected {n} rows (or 1), got {len(context)}")
     return np.broadcast_to(context, (n, width))

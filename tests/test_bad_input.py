@@ -667,10 +667,14 @@ def test_ragged_rows_are_named(flow, x, said):
 FAR = {np.float32: [1e3, 1e10, 1e18, 1e30], np.float64: [1e3, 1e10, 1e100, 1e300]}
 
 
+@pytest.mark.filterwarnings("ignore::afnp.advice.DataWarning")
 @pytest.mark.parametrize("univariate", ["affine", "spline", "logistic_mixture", "gaussian_mixture"])
 @pytest.mark.parametrize("dtype", FAR)
 def test_nothing_far_out_warns_of_its_arithmetic(univariate, dtype, backend):
-    """Results or a FloatingPointError that names the row; a warning of NumPy's would be an error here."""
+    """Results or a FloatingPointError that names the row.
+
+    A warning of NumPy's would be an error here.
+    """
     flow = lively(afnp.maf(2, (6,), 2, univariate=univariate, dtype=dtype, between="actnorm"))
     for far in FAR[dtype]:
         x = np.array([[0.1, 0.2], [far, 0.3], [0.2, -far], [-far, -far]])
@@ -745,3 +749,129 @@ def test_grey_levels_outside_their_range_are_refused(bad):
 def test_training_rows_are_checked_like_any_rows(x, message, levels):
     with pytest.raises(ValueError, match=message):
         afnp.preprocessing(x, levels=levels)
+
+
+# Tables with names
+
+
+@pytest.fixture
+def table():
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(rows_of(40), columns=["mass", "age", "flux"])
+
+
+@pytest.fixture
+def known(flow):
+    flow.columns = ("mass", "age", "flux")
+    return flow
+
+
+@each_call
+def test_columns_are_found_by_name(known, table, call):
+    x = table.to_numpy()
+    if call.startswith("generate"):  # noise has no names
+        assert equal(CALLS[call](known, table.iloc[:, ::-1]), CALLS[call](known, x[:, ::-1]))
+        return
+    assert equal(CALLS[call](known, table[["flux", "mass", "age"]]), CALLS[call](known, x))
+    others = {
+        "lacks 'flux' and has also 'size'": table.rename(columns={"flux": "size"}),
+        "the table has also 'size'": table.assign(size=1.0),
+        "the table lacks 'age'": table.drop(columns="age"),
+        "has one of them twice": table.iloc[:, [0, 1, 2, 2]],
+    }
+    for said, other in others.items():
+        with pytest.raises(ValueError, match=f"^x: expected the columns 'mass', 'age', .*{said}"):
+            CALLS[call](known, other)
+
+
+@pytest.mark.parametrize(
+    "column, said",
+    [
+        (["a"] * 40, "column 'age': expected real numbers, got dtype (object|str)"),
+        ([None, *[1.0] * 39], "row 0, column 'age' is missing"),
+        ([1j] * 40, "column 'age': expected real numbers, got dtype complex128"),
+    ],
+)
+def test_a_column_that_is_no_number_is_named(flow, table, column, said):
+    with pytest.raises(ValueError, match=f"^x: {said}"):
+        flow.log_prob(table.assign(age=column))
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float32", "boolean", "bool", "int8", "float16"])
+def test_nullable_columns_are_numbers_where_nothing_is_missing(flow, table, dtype):
+    pandas = pytest.importorskip("pandas")
+    ages = pandas.array([0, 1] * 20, dtype=dtype)
+    plain = table.assign(age=[0.0, 1.0] * 20).to_numpy()
+    assert equal(flow.log_prob(table.assign(age=ages)), flow.log_prob(plain))
+    if dtype[0].isupper() or dtype == "boolean":
+        gap = pandas.Series(ages)
+        gap[7] = pandas.NA
+        with pytest.raises(ValueError, match="^x: row 7, column 'age' is missing"):
+            flow.log_prob(table.assign(age=gap))
+
+
+def test_a_series_is_one_column_of_context(table):
+    flow = lively(afnp.maf(2, hidden=(6,), transforms=1, context=1))
+    x, year = table[["mass", "age"]], table["flux"]
+    assert equal(flow.log_prob(x, year), flow.log_prob(x.to_numpy(), year.to_numpy()[:, None]))
+
+
+def test_fit_learns_the_names_and_files_keep_them(tmp_path, table):
+    flow = afnp.maf(2, hidden=(6,), transforms=1, context=1)
+    x, year = table[["mass", "age"]], table[["flux"]]
+    flow.standardize_context(year)
+    afnp.fit(flow, x, x, context=year, context_val=year, epochs=1, progress=False)
+    assert flow.columns == ("mass", "age") and flow.context_columns == ("flux",)
+    afnp.save(flow, tmp_path / "m.afnp")
+    again = afnp.load(tmp_path / "m.afnp")
+    assert again.columns == flow.columns and again.context_columns == flow.context_columns
+    assert equal(again.log_prob(x[["age", "mass"]], year), flow.log_prob(x, year))
+    with pytest.raises(
+        ValueError, match="^context: expected the columns 'flux'; .* has also 'age'"
+    ):
+        again.log_prob(x, table[["age"]])
+    with pytest.raises(ValueError, match="^x_train: expected the columns"):
+        afnp.fit(again, table[["mass", "flux"]], context=year, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a", "b"], "abc", [1, 2, 3], ["a", "b", "c", "d"]])
+def test_names_that_are_none_are_refused(flow, names):
+    with pytest.raises(ValueError, match="^columns: expected 3 different names of columns, got"):
+        flow.columns = names
+
+
+# Contexts in their own units
+
+
+def test_a_standardized_context_is_the_same_flow_in_other_units(backend, tmp_path):
+    """With weights kept, c in units of its spread gives what (c - m) / s gave before."""
+    flow = lively(afnp.maf(D, hidden=(6,), transforms=2, context=C))
+    x, c = rows_of(70), rows_of(70, C) * [8.0, 0.01] + [2005.0, 3.0]
+    z = (c - c.mean(axis=0)) / c.std(axis=0)
+    plain = [flow.log_prob(x, z), *flow.generate(x, z), flow.loss_and_grad(x, z)[1]]
+    flow.standardize_context(c)
+    afnp.save(flow, tmp_path / "m.afnp")
+    for f in (flow, afnp.load(tmp_path / "m.afnp")):
+        given = {"context": c, "backend": backend}
+        scaled = [f.log_prob(x, **given), *f.generate(x, **given), f.loss_and_grad(x, **given)[1]]
+        for a, b in zip(plain, scaled, strict=True):
+            assert norm_error(a, b) < 1e-11
+        assert equal(
+            f.sample(2, context=c[:3], each=True)[1],
+            f.sample(6, context=np.repeat(c[:3], 2, axis=0))[2:4],
+        )
+
+
+def test_seconds_since_1970_survive_float32():
+    flow = lively(afnp.maf(2, hidden=(6,), transforms=1, context=1, dtype=np.float32))
+    seconds = 1.7e9 + np.arange(60.0)[:, None]
+    flow.standardize_context(seconds)
+    assert len(np.unique(flow.log_prob(np.zeros((60, 2)), seconds))) == 60
+
+
+@pytest.mark.parametrize("context", [None, [[]], np.zeros((0, C)), np.zeros((4, 3)), [[np.nan, 0]]])
+def test_a_context_without_a_spread_is_refused(conditional, flow, context):
+    with pytest.raises(ValueError, match="^context: "):
+        conditional.standardize_context(context)
+    with pytest.raises(ValueError, match="^context: "):
+        flow.standardize_context(np.zeros((4, 0)))

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp import data
-from afnp.cli import _parser, main
+from afnp import constructors, data
+from afnp.cli import FAMILIES, _parser, main
 from afnp.verify import Report, Result
 
 FAST = ["--transforms", "2", "--hidden", "8", "--epochs", "3", "--quiet"]
@@ -308,7 +308,7 @@ def test_score_equals_log_prob(cli, folder, suffix):
     read = {
         ".npy": np.load,
         ".npz": lambda p: np.load(p)["x"],
-        ".csv": lambda p: np.loadtxt(p, delimiter=","),
+        ".csv": lambda p: np.loadtxt(p, skiprows=1),
     }
     assert np.array_equal(read[suffix](f"s{suffix}"), log_prob)
     error = log_prob.std(ddof=1) / np.sqrt(200)
@@ -484,7 +484,8 @@ REFUSED = {
     "unknown option": (["data", "--frobnicate"], "--frobnicate"),
     "unknown set": (
         ["fit", "moons", "-o", "m.afnp"],
-        "moons: expected a .npy, .npz or .csv file, or a set",
+        "moons: expected a .npy, .npz, .csv or .parquet file, or a set that 'afnp data' lists; did "
+        "you",
     ),
     "unknown set to describe": (["data", "moons"], "moons: expected"),
     "set without its folder": (["fit", "mnist", "-o", "m.afnp"], "--data-folder"),
@@ -556,10 +557,13 @@ REFUSED = {
     ),
     "not a model": (["verify", "broken.csv"], "broken.csv: not an afnp file"),
     "other columns": (["score", "{}/m.afnp", "{}/wide.npy"], "expected 2 columns, as"),
-    "context to score": (["score", "{}/conditional.afnp", "{}/x.npy"], "context of 3 columns"),
+    "context to score": (
+        ["score", "{}/conditional.afnp", "{}/x.npy"],
+        "x.npy: expected 2 columns and 3 of the context, in this order, as the model has, got 2",
+    ),
     "context to sample": (
         ["sample", "{}/conditional.afnp", "-n", 1, "-o", "s.npy"],
-        "context of 3 columns",
+        "the model needs a context: --context 0=...,1=...,2=...",
     ),
     "unknown suffix": (
         ["sample", "{}/m.afnp", "-n", 1, "-o", "s.txt"],
@@ -570,6 +574,19 @@ REFUSED = {
         "s: expected a name that ends in",
     ),
     "no such module": (["verify", "no_such.module:flow"], "no module named 'no_such'"),
+    "no module's name": (["verify", "../../x:y"], "../../x:y: expected package.module:object"),
+    "no such column": (
+        ["fit", "{}/x.csv", "-o", "m.afnp", "--context", "c"],
+        "x.csv has the columns a, b, got 'c'",
+    ),
+    "no such column of an array": (
+        ["fit", "{}/x.npy", "-o", "m.afnp", "--context", "2"],
+        "x.npy has the columns, counted from 0, 0, 1, got '2'",
+    ),
+    "nothing but context": (
+        ["fit", "{}/x.csv", "-o", "m.afnp", "--context", "a,b"],
+        "expected at least one column besides",
+    ),
     "no such object": (["verify", "json:flow"], "json has no 'flow'"),
     "functions of unknown width": (["verify", "json:"], "functions: expected at"),
     "width of a model": (["verify", "{}/m.afnp", "--features", 3], "knows its features"),
@@ -606,11 +623,18 @@ def test_missing_extra_says_what_to_install(cli, monkeypatch):
 
 
 def test_diverging_fit_is_one_line_and_writes_no_model(cli):
+    np.save("x.npy", gaussian())
+    fast = [*FAST, "--dtype", "float32", "--learning-rate", 1e30]
+    code, _, err = cli("fit", "x.npy", "-o", "m.afnp", *fast)
+    assert code == 2 and err.count("\n") == 1 and os.listdir() == ["x.npy"]
+
+
+def test_a_value_far_out_is_told(cli):
     x = gaussian()
     x[x[:, 0].argmax(), 0] = 1e200
     np.save("x.npy", x)
     code, _, err = cli("fit", "x.npy", "-o", "m.afnp", *FAST, "--dtype", "float32")
-    assert code == 2 and err.count("\n") == 1 and os.listdir() == ["x.npy"]
+    assert code == 0 and "feature 0 has a few values far out, such as 1e+200" in err
 
 
 def test_another_recipe_is_refused(cli):
@@ -631,7 +655,7 @@ def test_ctrl_c_elsewhere_is_no_traceback(cli, monkeypatch):
 # ---- the program ---------------------------------------------------------------------------------
 
 
-COMMANDS = ("fit", "score", "sample", "verify", "data", "lessons", "figures")
+COMMANDS = ("fit", "score", "sample", "plot", "verify", "data", "lessons", "figures")
 
 
 def test_help_shows_examples_that_parse(cli):
@@ -645,7 +669,7 @@ def test_help_shows_examples_that_parse(cli):
         _parser().parse_args(example)
 
 
-@pytest.mark.parametrize("command", COMMANDS[:5])
+@pytest.mark.parametrize("command", COMMANDS[:6])
 def test_every_command_has_help(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0 and out.startswith(f"usage: afnp {command}")
@@ -664,3 +688,135 @@ def test_as_a_process(folder, tmp_path):
     out, err = run.communicate(timeout=20)
     assert (run.returncode, out) == (2, "")
     assert err == f"afnp: error: {tmp_path}/missing.csv: no such file\n"
+
+
+# ---- names of columns ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def named(tmp_path):
+    """A table with names: two features and the context that they depend on, a year."""
+    rng = np.random.default_rng(0)
+    year = rng.uniform(1990, 2020, 400)
+    a = rng.standard_normal(400) + (year - 2005) / 5
+    b = 3 * rng.standard_normal(400) + 100
+    path, values = tmp_path / "named.csv", np.column_stack([b, year, a])
+    np.savetxt(path, values, delimiter=",", header="b,year,a", comments="")
+    return path
+
+
+def test_names_stay_with_the_model_and_come_back_in_samples(cli, folder):
+    assert cli("fit", "{}/x.csv", "-o", "m.afnp", *FAST)[0] == 0
+    assert afnp.load("m.afnp").columns == ("a", "b")
+    assert cli("sample", "m.afnp", "-n", 5, "-o", "s.csv")[0] == 0
+    x, columns = data.read_named("s.csv")
+    assert columns == ("a", "b") and np.array_equal(x, afnp.load("m.afnp").sample(5, rng=0))
+    code, out, err = cli("sample", "m.afnp", "-n", 2, "-o", "-")
+    assert code == 0 and out.startswith("a,b\n") and len(out.splitlines()) == 3
+    assert err == "wrote 2 x 2 to -\n"
+
+
+def test_swapped_columns_are_put_in_order_and_others_are_refused(cli, folder):
+    cli("fit", "{}/x.csv", "-o", "m.afnp", *FAST)
+    x = np.loadtxt(folder / "x.csv", delimiter=",", skiprows=1)
+    tables = {
+        "swapped.csv": ("b,a", x[:, ::-1]),
+        "more.csv": ("id,b,a", np.column_stack([np.arange(len(x)) + 0.5, x[:, ::-1]])),
+        "other.csv": ("a,c", x),
+    }
+    for name, (header, values) in tables.items():
+        np.savetxt(name, values, delimiter=",", fmt="%.17g", header=header, comments="")
+    _, first, _ = cli("score", "m.afnp", "{}/x.csv", "-o", "1.csv")
+    assert Path("1.csv").read_text().startswith("log_prob\n")
+    code, second, _ = cli("score", "m.afnp", "swapped.csv")
+    assert code == 0 and first.split("rows,")[1] == second.split("rows,")[1]
+    code, third, err = cli("score", "m.afnp", "more.csv")
+    assert code == 0 and first.split("rows,")[1] == third.split("rows,")[1]
+    assert err == "afnp: warning: more.csv: not in the model, left out: 'id'\n"
+    code, _, err = cli("score", "m.afnp", "other.csv")
+    assert code == 2 and "expected the columns a, b, as the model has; it lacks b" in err
+    code, out, _ = cli("score", "m.afnp", "{}/x.csv", "-o", "-")
+    assert code == 0 and out.startswith("log_prob\n") and len(out.splitlines()) == len(x) + 1
+
+
+def test_a_conditional_flow_from_a_table_with_names(cli, named):
+    code, out, err = cli(
+        *("fit", named, "-o", "m.afnp", "--context", "year", *FAST[:4], "--quiet"),
+        *("--epochs", 30, "--learning-rate", 0.03),
+    )
+    assert code == 0 and "2 features, 1 of context" in out and not err
+    flow = afnp.load("m.afnp")
+    assert flow.columns == ("b", "a") and flow.context_columns == ("year",)
+    code, out, _ = cli("score", "m.afnp", named)
+    assert code == 0 and "400 rows" in out
+    for year, mean in ((1993, -2.4), (2017, 2.4)):
+        code, out, _ = cli(
+            "sample", "m.afnp", "-n", 2000, "--context", f"year={year}", "-o", "s.npy", "--force"
+        )
+        assert code == 0 and abs(np.load("s.npy")[:, 1].mean() - mean) < 0.5
+    code, _, err = cli("sample", "m.afnp", "-n", 2, "-o", "-")
+    assert code == 2 and "the model needs a context: --context year=..." in err
+    for wrong in ("age=3", "year=x", "year=1,year=2", "1,2", ""):
+        code, _, err = cli("sample", "m.afnp", "-n", 2, "-o", "-", "--context", wrong)
+        assert code == 2 and "--context: expected year=..., got" in err
+    code, _, err = cli("sample", "m.afnp", "-n", 2, "-o", "-", "--context", "2000")
+    assert code == 0
+
+
+def test_bounds_hold_for_every_sample(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.exponential(size=300), rng.uniform(-1, 1, 300), rng.normal(size=300)])
+    np.savetxt("t.csv", x, delimiter=",", header="flux,cosine,z", comments="")
+    options = ["--bounds", "flux:0:,cosine:-1:1", "--family", "nsf", *FAST]
+    assert cli("fit", "t.csv", "-o", "m.afnp", *options)[0] == 0
+    assert cli("sample", "m.afnp", "-n", 3000, "-o", "s.npy")[0] == 0
+    s = np.load("s.npy")
+    assert (s[:, 0] > 0).all() and (np.abs(s[:, 1]) < 1).all() and np.abs(s[:, 2]).max() > 2
+    assert np.isfinite(afnp.load("m.afnp").log_prob(s)).all()
+    assert (afnp.load("m.afnp").log_prob([[-0.1, 0, 0], [1, 1.5, 0]]) == -np.inf).all()
+    for bounds in ("size:0:", "flux:", "flux:x:1", "flux::", "flux:1:0"):
+        code, _, err = cli("fit", "t.csv", "-o", "n.afnp", "--bounds", bounds, *FAST)
+        assert code == 2 and "bounds" in err
+    code, _, err = cli("fit", "t.csv", "-o", "n.afnp", "--bounds", "flux:0.1:", *FAST)
+    assert code == 2 and "rows of flux are not inside (0.1, inf), such as 0.0" in err
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_family_can_be_fitted(cli, family):
+    assert set(FAMILIES) == set(constructors.__all__) - {"BETWEEN"}
+    size = [] if family in ("tarflow", "wavenet_flow") else ["--hidden", 8]
+    code, _, err = cli(
+        "fit", "{}/x.csv", "-o", "m.afnp", "--family", family, *size, "--epochs", 1, "--quiet"
+    )
+    assert code == 0 and not err
+    assert cli("score", "m.afnp", "{}/x.csv")[0] == 0
+    if not size:
+        code, _, err = cli("fit", "{}/x.csv", "-o", "n.afnp", "--family", family, "--hidden", 8)
+        assert code == 2 and f"--hidden: {family} has no such option" in err
+
+
+def test_plot_writes_a_picture(cli, folder):
+    assert cli("plot", "{}/m.afnp", "{}/x.npy", "-o", "corner.png", "-n", 200)[0] == 0
+    assert Path("corner.png").read_bytes().startswith(b"\x89PNG")
+    assert cli("plot", "{}/m.afnp", "{}/x.npy", "--pit", "-o", "pit.svg")[0] == 0
+    assert "<svg" in Path("pit.svg").read_text()
+    code, _, err = cli("plot", "{}/m.afnp", "--pit", "-o", "other.svg")
+    assert code == 2 and "--pit needs DATA" in err
+    code, _, err = cli("plot", "{}/m.afnp", "-o", "other.txt")
+    assert code == 2 and "expected a name that ends in .png" in err
+
+
+def test_warnings_are_lines_and_hints_name_what_was_meant(cli):
+    np.savetxt("t.csv", np.column_stack([gaussian(), np.ones(200)]), delimiter=",")
+    code, _, err = cli("fit", "t.csv", "-o", "m.afnp", *FAST)
+    assert code == 0 and err.startswith("afnp: warning: x_train: feature 2 never changes")
+    assert err.count("\n") == 1
+    code, _, err = cli("fit", "galaxie", "-o", "n.afnp")
+    assert code == 2 and "did you mean galaxies?" in err
+
+
+def test_a_closed_pipe_is_no_error(folder):
+    command = f"{sys.executable} -m afnp sample {folder}/m.afnp -n 100000 -o - | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 1 and "Error" not in done.stderr
+    assert "Broken" not in done.stderr

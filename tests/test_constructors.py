@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from conftest import complex_step, lively, norm_error
 
+import afnp
 from afnp.bases import Logistic
 from afnp.constructors import BETWEEN, iaf, made, maf, maf_mog, nice, nsf, realnvp
+from afnp.flow import Flow
 from afnp.transforms import (
     ActNorm,
     Autoregressive,
     BatchNorm,
+    Bounds,
     Coupling,
     Inverse,
     LULinear,
@@ -316,3 +319,117 @@ def test_contexts_of_the_wrong_width_or_length_are_named(kind):
     for wrong, message in ((c[:, :1], width), (c[:4], length), (None, "context: .* got none")):
         with pytest.raises(ValueError, match=message):
             flow.log_prob(x, wrong)
+
+
+# Bounds
+
+LOW, HIGH = [0.0, None, -1.0, None], [None, 5.0, 3.0, None]
+BOUNDED = {"half-open above": 0, "half-open below": 1, "between": 2, "free": 3}
+
+
+def inside(n=40, seed=0):
+    """Rows inside LOW and HIGH, some very near to an end."""
+    rng = np.random.default_rng(seed)
+    x = np.column_stack(
+        [
+            rng.exponential(size=n),
+            5 - rng.exponential(size=n),
+            rng.uniform(-1, 3, n),
+            rng.normal(size=n),
+        ]
+    )
+    x[0, :3] = [1e-12, 5 - 1e-12, 3 - 1e-12]
+    return x
+
+
+def test_bounds_are_undone_and_have_their_derivative():
+    layer, x = Bounds(LOW, HIGH), inside()
+    y, log_det, cache = layer.normalize({}, x, None)
+    back, log_det_back = layer.generate({}, y, None)
+    np.testing.assert_allclose(back, x, rtol=1e-12)
+    np.testing.assert_allclose(log_det_back, -log_det, rtol=1e-3, atol=1e-9)
+    few = x[1:6]
+    J = complex_step(lambda x: layer.normalize({}, x, None)[0], few)
+    for n in range(5):
+        slopes = np.diag(J[n, :, n, :])
+        np.testing.assert_array_equal(J[n, :, n, :], np.diag(slopes))
+        assert np.log(slopes).sum() == pytest.approx(log_det[1 + n], rel=1e-12)
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal(few.shape), rng.standard_normal(len(few))
+
+    def score(x):
+        y, log_det, _ = layer.normalize({}, x, None)
+        return (a * y).sum() + (b * log_det).sum()
+
+    d_x = layer.backward({}, layer.normalize({}, few, None)[2], a, b, {})
+    assert norm_error(d_x, complex_step(score, few)) < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_noise_leaves_the_bounds_and_outside_the_density_is_zero(dtype):
+    x = inside(400)
+    layers = afnp.preprocessing(x, bounds=list(zip(LOW, HIGH, strict=True)))
+    assert [type(layer).__name__ for layer in layers] == ["Bounds", "Standardize"]
+    flow = afnp.nsf(4, hidden=(8,), transforms=1, preprocess=layers, dtype=dtype)
+    u = 4 * np.random.default_rng(0).standard_normal((5000, 4)).astype(dtype)
+    y = flow.generate(u)[0]
+    low = np.array([-np.inf if end is None else end for end in LOW])
+    high = np.array([np.inf if end is None else end for end in HIGH])
+    assert ((y > low.astype(dtype)) & (y < high.astype(dtype))).all()
+    assert np.isfinite(flow.log_prob(y)).all()
+    for feature, value in ((0, 0.0), (0, -1.0), (1, 5.0), (1, 6.0), (2, -1.0), (2, 3.5)):
+        rows = inside(2, seed=3)
+        rows[0, feature] = value
+        got = flow.log_prob(rows)
+        assert got[0] == -np.inf and np.isfinite(got[1])
+
+
+@pytest.mark.parametrize("kind", [k for k, i in BOUNDED.items() if i < 3])
+def test_a_bounded_density_integrates_to_one(kind):
+    i = BOUNDED[kind]
+    layer = Bounds([LOW[i]], [HIGH[i]])
+    flow = Flow([layer])
+    y = np.linspace(-9, 9, 20_001)
+    x = layer.generate({}, y[:, None], None)[0][:, 0]
+    p = np.exp(flow.log_prob(x[:, None]))
+    assert np.trapezoid(p, x) == pytest.approx(1, abs=1e-4)
+
+
+def test_bounds_by_name_and_in_model_files(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(inside(200), columns=["mass", "age", "angle", "z"])
+    named = afnp.preprocessing(table, bounds={"mass": (0, None), "angle": (-1, 3), 1: (None, 5)})
+    numbered = afnp.preprocessing(inside(200), bounds={0: (0, np.inf), 2: (-1, 3), 1: (-np.inf, 5)})
+    assert [layer.config() for layer in named] == [layer.config() for layer in numbered]
+    flow = afnp.maf(4, hidden=(8,), transforms=1, preprocess=named)
+    afnp.save(flow, tmp_path / "m.afnp")
+    again = afnp.load(tmp_path / "m.afnp")
+    np.testing.assert_array_equal(again.log_prob(inside()), flow.log_prob(inside()))
+
+
+@pytest.mark.parametrize(
+    "bounds, message",
+    [
+        ({4: (0, 1)}, "bounds: expected features among 0, 1, 2, 3, got 4"),
+        ({"mass": (0, 1)}, "bounds: expected features among 0, 1, 2, 3, got 'mass'"),
+        ({0: 3}, r"bounds: expected \(low, high\) for feature 0"),
+        ({0: (0, 1, 2)}, r"bounds: expected \(low, high\) for feature 0"),
+        ({0: ("a", None)}, r"bounds: low\[0\]: expected a number"),
+        ({0: (np.nan, None)}, r"bounds: low\[0\]: expected a number"),
+        ({3: (2, 1)}, "bounds: feature 3: expected low < high, got 2.0 and 1.0"),
+        (
+            {0: (1e-6, None)},
+            r"bounds: row 0, feature 0: expected a value inside \(1e-06, inf\), got 1e-12",
+        ),
+        (5, "bounds: expected {feature: "),
+        ([(0, None)] * 5, "bounds: expected {feature: "),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(bounds, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        afnp.preprocessing(inside(), bounds=bounds)
+
+
+def test_levels_have_bounds_of_their_own():
+    with pytest.raises(ValueError, match="^bounds: levels have their own"):
+        afnp.preprocessing(np.full((3, 2), 0.5), levels=2, bounds={0: (0, 1)})

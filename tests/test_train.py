@@ -217,6 +217,7 @@ def test_rates(steps):
     assert {step["rate"] for step in steps} == {0.5}
 
 
+@pytest.mark.filterwarnings("ignore::afnp.advice.DataWarning")
 @pytest.mark.parametrize("part", [0.01, 0.9])
 def test_clip_shortens_and_does_not_turn(steps, part):
     x, flow = 100 * banana(40), small()
@@ -654,6 +655,7 @@ def test_a_second_ctrl_c_interrupts_at_once(at_step, steps):
     assert len(steps) == 3
 
 
+@pytest.mark.filterwarnings("ignore::afnp.advice.DataWarning")
 def test_the_handler_of_others_is_put_back(at_step):
     def mine(number, frame):
         raise AssertionError("only a second Ctrl-C is mine")

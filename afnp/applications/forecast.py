@@ -1,6 +1,7 @@
-r"""Probabilistic forecasts: paths drawn step by step from a conditional flow, and how good they are.
+r"""Probabilistic forecasts: paths drawn from a conditional flow, and how good they are.
 
-.. math:: x_{t+k} \sim p_\theta(\,\cdot \mid x_{t+k-W}, \dots, x_{t+k-1}), \qquad k = 0, 1, \dots, S - 1
+.. math:: x_{t+k} \sim p_\theta(\,\cdot \mid x_{t+k-W}, \dots, x_{t+k-1}), \qquad
+          k = 0, 1, \dots, S - 1
 
 Each drawn value moves into the window of the next. A flow of one feature with the last W values as
 its context is all that this needs; :mod:`afnp.data.series` cuts the windows that it is trained on.
@@ -71,7 +72,7 @@ def sample_paths(flow: Flow, history, steps: int, paths: int = 100, rng=0) -> np
 
 
 def pit(flow: Flow, x, context=None) -> np.ndarray:
-    r"""Return each value's place in its own predictive distribution, (N,): uniform if the densities are right.
+    r"""Return each value's place in its predictive distribution, (N,): uniform if that is right.
 
     .. math:: F(x \mid c) = \int_{-\infty}^{x} p(x' \mid c)\, dx' = \Phi(\pm u(x; c))
 
@@ -154,7 +155,7 @@ def _direction(flow: Flow, context) -> int:
 
 
 def _series(name: str, values: ArrayLike) -> np.ndarray:
-    """Return an array of finite float64 of any shape, or raise a ValueError that names the place."""
+    """Return an array of finite float64 of any shape, or say where it is none."""
     values = plain_array(values, name)
     if values.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers, got dtype {values.dtype}")
@@ -168,7 +169,8 @@ def _series(name: str, values: ArrayLike) -> np.ndarray:
 def _window(flow: Flow) -> int:
     if flow.features != 1 or not flow.context:
         raise ValueError(
-            f"flow: expected one feature and a window as its context, got {flow.features} and a context of "
+            f"flow: expected one feature and a window as its context, got {flow.features} and a "
+            "context of "
             f"{flow.context}"
         )
     return flow.context

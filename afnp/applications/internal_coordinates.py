@@ -1,8 +1,9 @@
-r"""Internal coordinates: a molecule as bond lengths, bond angles and dihedral angles, and back, with the Jacobian.
+r"""Internal coordinates: a molecule as bond lengths, bond angles and dihedral angles, and back.
 
 .. math:: x_i = x_b + d_i \left( -\cos\theta_i\, \hat u + \sin\theta_i \cos\varphi_i\, \hat m
           + \sin\theta_i \sin\varphi_i\, \hat n \right), \qquad
-          \log\left|\det \frac{\partial x}{\partial q}\right| = 2 \sum_i \log d_i + \sum_i \log \sin\theta_i
+          \log\left|\det \frac{\partial x}{\partial q}\right|
+          = 2 \sum_i \log d_i + \sum_i \log \sin\theta_i
 
 Each atom i is placed by three earlier ones (b, a, c): its distance d from b, the angle θ at b
 between i and a, and the dihedral φ, by which the plane (i, b, a) is turned out of the plane (b, a,
@@ -34,7 +35,7 @@ from afnp.inputs import check_rows
 __all__ = ["ZMatrix"]
 
 STRAIGHT = 1e-6
-"""Sine below which three atoms count as lying on a line: a dihedral about it has lost six digits."""
+"""Sine below which three atoms lie on a line: a dihedral about it has lost six digits."""
 
 
 class ZMatrix:
@@ -112,7 +113,7 @@ class ZMatrix:
         return np.concatenate([d, _angle(x, i, b, a), _dihedral(x, *self.dihedrals.T)], axis=1)
 
     def to_cartesian(self, q) -> np.ndarray:
-        """Return frames (N, A, 3): first atom at the origin, second on the x axis, third at y > 0 in its plane.
+        """Return frames (N, A, 3): first atom at 0, second on the x axis, third at y > 0, z = 0.
 
         Raises
         ------
@@ -153,7 +154,7 @@ class ZMatrix:
         return x
 
     def _outward(self) -> int:
-        """Return the sign of the x axis seen from the third atom's neighbour towards the other of the first two."""
+        """Return the sign of the x axis from the third atom's neighbour to the other of the two."""
         return 1 if self.rows[2][1] == self.rows[0][0] else -1
 
     # ---- checks ----------------------------------------------------------------------------------
@@ -168,12 +169,13 @@ class ZMatrix:
         if len(bad):
             frame, atom, axis = bad[0]
             raise ValueError(
-                f"x: frame {frame}, atom {atom}: {'xyz'[axis]} is {x[frame, atom, axis]}, not finite"
+                f"x: frame {frame}, atom {atom}: {'xyz'[axis]} is {x[frame, atom, axis]}, not "
+                "finite"
             )
         return x.astype(np.float64)
 
     def _refuse(self, wrong: np.ndarray, atoms: np.ndarray, what: str) -> None:
-        """Raise a ValueError with frame and atoms of the first True of wrong (N, K), if there is one."""
+        """Raise a ValueError with frame and atoms of the first True of wrong (N, K), if any."""
         if wrong.any():
             frame, k = np.argwhere(wrong)[0]
             raise ValueError(f"x: frame {frame}, atoms {'-'.join(map(str, atoms[k]))}: {what}")

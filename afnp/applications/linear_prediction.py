@@ -1,4 +1,4 @@
-r"""Linear prediction: the best stationary Gaussian of a series, and the same filter as a layer of a flow.
+r"""Linear prediction: the best stationary Gaussian of a series, also as a layer of a flow.
 
 .. math::
     x_t - m = \sum_{k=1}^{P} a_k (x_{t-k} - m) + e_t, \qquad e_t \sim \mathcal N(0, \sigma^2)
@@ -54,7 +54,9 @@ def _series(x, name: str = "x", least: int = 1) -> np.ndarray:
 
 
 def autocovariance(x, order: int) -> np.ndarray:
-    r"""Return r_0 ... r_P of a series (T,) without mean, (P + 1,); always those of some stationary process.
+    r"""Return r_0 ... r_P of a series (T,) without mean, (P + 1,).
+
+    Always those of some stationary process.
 
     .. math:: r_k = \frac1T \sum_{t=k}^{T-1} x_t\, x_{t-k}
 
@@ -69,7 +71,9 @@ def autocovariance(x, order: int) -> np.ndarray:
 
 
 def levinson(r) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the predictors of all orders 0 ... P from autocovariances r (P + 1,), and their variances (P + 1,).
+    """Return the predictors of all orders 0 ... P from autocovariances r (P + 1,).
+
+    Also their variances (P + 1,).
 
     Raises
     ------
@@ -102,7 +106,8 @@ def levinson(r) -> tuple[list[np.ndarray], np.ndarray]:
 class LinearPredictor:
     r"""The stationary Gaussian process of order P; see the module's formulas.
 
-    .. math:: \log p(x) = \sum_t \log \mathcal N\Big(x_t;\; m + \sum_{k \le \min(t, P)} a^{(t)}_k (x_{t-k} - m),\;
+    .. math:: \log p(x) = \sum_t \log \mathcal N\Big(x_t;\;
+              m + \sum_{k \le \min(t, P)} a^{(t)}_k (x_{t-k} - m),\;
               v_{\min(t, P)}\Big)
 
     Parameters
@@ -175,7 +180,7 @@ class LinearPredictor:
         return len(self.coefficients)
 
     def ladder(self) -> tuple[list[np.ndarray], np.ndarray]:
-        r"""Return the predictors of orders 0 ... P and their variances, by the recursion run backwards.
+        r"""Return predictors of orders 0 ... P and variances, by the recursion run backwards.
 
         .. math:: a^{(p-1)}_k = \frac{a^{(p)}_k + \kappa_p\, a^{(p)}_{p-k}}{1 - \kappa_p^2}, \qquad
                   v_{p-1} = \frac{v_p}{1 - \kappa_p^2}, \qquad \kappa_p = a^{(p)}_p
@@ -190,14 +195,15 @@ class LinearPredictor:
             a, kappa = ladder[0], ladder[0][-1]
             if not abs(kappa) < 1:
                 raise ValueError(
-                    f"coefficients: expected a stationary process, got |kappa| = {abs(kappa):.6g}, {p=}"
+                    f"coefficients: expected a stationary process, got |kappa| = {abs(kappa):.6g}, "
+                    f"{p=}"
                 )
             ladder.insert(0, (a[:-1] + kappa * a[-2::-1]) / (1 - kappa * kappa))
             variances.insert(0, variances[0] / (1 - kappa * kappa))
         return ladder, np.array(variances)
 
     def layer(self, features: int) -> LinearPrediction:
-        """Return the predictor as a layer of a flow of so many steps: its coefficients, mean and σ."""
+        """Return the predictor as a layer of a flow of so many steps."""
         return LinearPrediction(features, self.coefficients, self.variance**0.5, self.mean)
 
     def errors(self, x) -> np.ndarray:
@@ -209,12 +215,12 @@ class LinearPredictor:
         return e
 
     def log_prob(self, x) -> np.ndarray:
-        """Return log p(x_t | all before) of each sample of x (T,), nats, (T,): the sum is the exact log-density."""
+        """Return log p(x_t | all before) of each sample of x (T,), nats, (T,)."""
         e, (_, variances) = self.errors(x), self.ladder()
         return _log_normal(e, variances[np.minimum(np.arange(len(e)), self.order)])
 
     def sample(self, n: int, rng=0) -> np.ndarray:
-        """Draw a path (n,), stationary from its first sample, from a seed or a ``numpy.random.Generator``."""
+        """Draw a path (n,), stationary from its first sample, from a seed or a Generator."""
         n, (ladder, variances) = integer("n", n, least=0), self.ladder()
         y, z = np.zeros(n), generator("rng", rng).standard_normal(n)
         for t in range(n):
@@ -228,7 +234,7 @@ def _log_normal(e: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def adapted_log_prob(predictor: LinearPredictor, x, memory: float, floor: float) -> np.ndarray:
-    r"""Return log p(x_t | all before) (T,) of a predictor whose variance follows the errors that it made.
+    r"""Return log p(x_t | all before) (T,) of a predictor whose variance follows its errors.
 
     .. math:: e_t \sim \mathcal N(0,\; w_t + \mathrm{floor}), \qquad
               w_{t+1} = \lambda\, w_t + (1 - \lambda)\, e_t^2, \qquad w_0 = \sigma^2
@@ -240,7 +246,8 @@ def adapted_log_prob(predictor: LinearPredictor, x, memory: float, floor: float)
     --------
     >>> quiet = LinearPredictor(np.zeros(0), variance=1.0)
     >>> x = 0.01 * np.ones(1000)
-    >>> bool(adapted_log_prob(quiet, x, memory=0.9, floor=1e-6).mean() > quiet.log_prob(x).mean() + 3)
+    >>> adapted = adapted_log_prob(quiet, x, memory=0.9, floor=1e-6)
+    >>> bool(adapted.mean() > quiet.log_prob(x).mean() + 3)
     True
     """
     if not (0 < memory < 1 and 0 < floor < np.inf):

@@ -145,6 +145,7 @@ def load(
         raise ValueError(f"name: expected one of {', '.join(names())}; got {name!r}")
     if folder is not None or options:
         raise ValueError(
-            f"{name!r} is not read from a folder and takes no options, got folder={folder!r}, options={options}"
+            f"{name!r} is not read from a folder and takes no options, got folder={folder!r}, "
+            f"options={options}"
         )
     return HERE[name][1](seed=seed)

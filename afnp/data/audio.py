@@ -1,4 +1,6 @@
-"""Sound files: 16-bit mono WAV in and out, in whole quantisation steps; nothing but the standard library.
+"""Sound files: 16-bit mono WAV in and out, in whole quantisation steps.
+
+Nothing but the standard library.
 
 A sample is an integer s in [-32768, 32768). Models are given x = s + v with uniform v in [0, 1),
 and -log2 p(x) then counts bits, beside the 16 of the raw file (see :func:`afnp.data.bits_per_dim`).
@@ -55,7 +57,8 @@ def load_wavs(*paths: str | os.PathLike[str]) -> tuple[list[NDArray[np.int16]], 
             raise ValueError(f"{path}: expected samples, got an empty sound")
         if rate != read[0][1]:
             raise ValueError(
-                f"{path}: expected {read[0][1]} samples a second, as in {paths[0]}, got {rate}; resample one"
+                f"{path}: expected {read[0][1]} samples a second, as in {paths[0]}, got {rate}; "
+                "resample one"
             )
     return [signal for signal, _ in read], read[0][1]
 

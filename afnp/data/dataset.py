@@ -258,5 +258,6 @@ def extra(module: str, name: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"data set {name!r} needs {module.split('.')[0]}, which is not installed: pip install 'afnp[data]'"
+            f"data set {name!r} needs {module.split('.')[0]}, which is not installed: pip install "
+            "'afnp[data]'"
         ) from error

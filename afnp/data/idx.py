@@ -54,7 +54,7 @@ ABOUT = {
 
 
 def read_idx(path: str | os.PathLike[str], md5: str | None = None) -> NDArray[np.uint8]:
-    """Read the uint8 array of an idx file, plain or gzipped (seen from its first bytes, not its name).
+    """Read the uint8 array of an idx file, plain or gzipped: its first bytes say which.
 
     Parameters
     ----------
@@ -90,7 +90,8 @@ def read_idx(path: str | os.PathLike[str], md5: str | None = None) -> NDArray[np
             most = os.path.getsize(path) * (DEFLATE if packed else 1)
             if math.prod(shape) > most:  # before so much memory is asked for
                 raise ValueError(
-                    f"{path}: declares shape {shape}, {math.prod(shape)} bytes, the file holds fewer"
+                    f"{path}: declares shape {shape}, {math.prod(shape)} bytes, the file holds "
+                    "fewer"
                 )
             values = stream.read(math.prod(shape) + 1)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -167,8 +168,8 @@ def idx_folder(
         test,
         columns=pixel_names(height, width),
         levels=256,
-        description=f"{title}, {height} x {width} pixels of 256 levels, dequantised; context: the class; "
-        + ("MD5 of all files as published" if check else "MD5 not checked"),
+        description=f"{title}, {height} x {width} pixels of 256 levels, dequantised; context: the "
+        "class; " + ("MD5 of all files as published" if check else "MD5 not checked"),
         license=rights,
         source=authors,
         context_train=classes[:cut],
@@ -181,7 +182,8 @@ def agree(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) ->
     """ValueError unless there is a label 0..9 for every image, and at least one."""
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not images.size:
         raise ValueError(
-            f"{folder}: expected images (N, height, width) and labels (N,), got {images.shape} and {labels.shape}"
+            f"{folder}: expected images (N, height, width) and labels (N,), got {images.shape} and "
+            f"{labels.shape}"
         )
     if labels.max() > 9:
         raise ValueError(

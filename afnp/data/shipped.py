@@ -40,14 +40,18 @@ def old_faithful(seed: int = 0) -> Dataset:
         val,
         test,
         columns=("eruptions", "waiting"),
-        description="Old Faithful geyser: duration of an eruption and waiting time to the next, in minutes",
+        description="Old Faithful geyser: duration of an eruption and waiting time to the next, in "
+        "minutes",
         license="facts, no known restriction (distributed with R as datasets::faithful)",
-        source="Azzalini & Bowman 1990, Applied Statistics 39, 357-365; Haerdle 1991; R datasets `faithful`",
+        source="Azzalini & Bowman 1990, Applied Statistics 39, 357-365; Haerdle 1991; R datasets "
+        "`faithful`",
     )
 
 
 def galaxies(seed: int = 0) -> Dataset:
-    """Redshift and six magnitudes of 20,000 simulated galaxies; 16,000 / 2,000 / 2,000, not standardised.
+    """Redshift and six magnitudes of 20,000 simulated galaxies.
+
+    16,000 / 2,000 / 2,000, not standardised.
 
     Examples
     --------
@@ -62,10 +66,12 @@ def galaxies(seed: int = 0) -> Dataset:
         val,
         test,
         columns=("redshift", "u", "g", "r", "i", "z", "y"),
-        description="Simulated LSST-like galaxies: redshift and magnitudes u g r i z y; a random fifth of "
+        description="Simulated LSST-like galaxies: redshift and magnitudes u g r i z y; a random "
+        "fifth of "
         "the example catalogue of pzflow",
         license="MIT, Copyright (c) 2021 John Franklin Crenshaw (pzflow)",
-        source="DeRose et al. 2019, arXiv 1901.02401 (Buzzard catalogue), as packaged in pzflow 4.0.0",
+        source="DeRose et al. 2019, arXiv 1901.02401 (Buzzard catalogue), as packaged in pzflow "
+        "4.0.0",
     )
 
 
@@ -98,7 +104,8 @@ def alanine(kelvin: int, seed: int = 0) -> Dataset:
         val,
         test,
         columns=("phi", "psi"),
-        description=f"Alanine dipeptide in implicit solvent at {kelvin} K: backbone angles in radians, one "
+        description=f"Alanine dipeptide in implicit solvent at {kelvin} K: backbone angles in "
+        "radians, one "
         f"time series split in blocks; {warning}",
         license="CC0",
         source="own simulation: OpenMM 8.6, amber14 with OBC2, Langevin middle integrator",
@@ -117,7 +124,8 @@ def wav(path: str | os.PathLike[str]) -> tuple[NDArray[np.int16], int]:
             )
             if declared > size:  # before so much memory is asked for
                 raise ValueError(
-                    f"{path}: the header declares {declared} bytes of sound, the whole file holds {size}"
+                    f"{path}: the header declares {declared} bytes of sound, the whole file holds "
+                    f"{size}"
                 )
             frames = sound.readframes(count)
     except (wave.Error, EOFError, RuntimeError, ZeroDivisionError, struct.error) as error:
@@ -134,7 +142,7 @@ def wav(path: str | os.PathLike[str]) -> tuple[NDArray[np.int16], int]:
 
 
 def speech_waveform(split: str = "train") -> tuple[NDArray[np.int16], int]:
-    """Read the raw English behind ``speech``: signal (T,) int16 and rate, 7.1 s (train) or 3.0 s (test).
+    """Read the sound behind ``speech``: signal (T,) int16 and rate; 7.1 s (train), 3.0 s (test).
 
     Examples
     --------
@@ -148,7 +156,9 @@ def speech_waveform(split: str = "train") -> tuple[NDArray[np.int16], int]:
 
 
 def windows(signal: NDArray[Any], rng: np.random.Generator) -> Array:
-    r"""Dequantised windows of a 16-bit sound, one a row, in [-1, 1); the last incomplete window is dropped.
+    r"""Dequantised windows of a 16-bit sound, one a row, in [-1, 1).
+
+    The last incomplete window is dropped.
 
     .. math:: x = (s + v) / 2^{15}, \quad v \sim \mathrm{Uniform}[0, 1)
     """
@@ -180,5 +190,6 @@ def speech(seed: int = 0) -> Dataset:
         columns=tuple(f"t{i}" for i in range(WINDOW)),
         description="Read English, 16 kHz: windows of 64 samples, 16 bits dequantised, in [-1, 1)",
         license="public domain (LibriVox)",
-        source="Jane Austen, Sense and Sensibility, LibriVox, as packaged in Debian's pocketsphinx-testdata",
+        source="Jane Austen, Sense and Sensibility, LibriVox, as packaged in Debian's "
+        "pocketsphinx-testdata",
     )

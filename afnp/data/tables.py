@@ -1,12 +1,12 @@
-"""Numeric tables from .npy, .npz, .csv and .parquet files: (N, D) float64, or an error that says where.
+"""Numeric tables from files: (N, D) float64, or an error that says where the fault is.
 
 Files are untrusted: nothing is ever unpickled, and a size is believed only after it was compared
 with the file and with a limit. (A compressed .npz of 2 MB may declare 2 GB; ``np.load`` would fill
 the memory.)
 
-A .csv is what spreadsheets and pandas write: its separator is a comma, a semicolon, a tab or blanks,
-whichever parts its first two lines alike; where it is no comma, 1,5 is one and a half. A first line
-without a number is a header. Every other line is a row: none is ever left out.
+A .csv is what spreadsheets and pandas write: its separator is a comma, a semicolon, a tab or
+blanks, whichever parts its first two lines alike; where it is no comma, 1,5 is one and a half. A
+first line without a number is a header. Every other line is a row: none is ever left out.
 
 Letters: N rows, D columns. Array rows and columns are counted from 0, lines and columns of text
 from 1.
@@ -87,7 +87,9 @@ def read_table(
 
 
 def read_named(path: str | os.PathLike[str], key: str | None = None, limit: int = LIMIT) -> Table:
-    r"""Read a table of numbers with the names of its columns; arguments and errors as in :func:`read_table`.
+    r"""Read a table of numbers with the names of its columns.
+
+    Arguments and errors as in :func:`read_table`.
 
     Examples
     --------
@@ -102,7 +104,8 @@ def read_named(path: str | os.PathLike[str], key: str | None = None, limit: int 
     if suffix not in SUFFIXES:
         expected = ", ".join(SUFFIXES[:-1])
         raise ValueError(
-            f"{path}: expected a {expected} or {SUFFIXES[-1]} file, got {path.suffix or 'no suffix'!r}"
+            f"{path}: expected a {expected} or {SUFFIXES[-1]} file, got "
+            f"{path.suffix or 'no suffix'!r}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -117,7 +120,10 @@ def read_named(path: str | os.PathLike[str], key: str | None = None, limit: int 
 
 
 def as_table(x: NDArray[np.generic], where: str) -> NDArray[np.float64]:
-    """Check a numeric array for being a table: two axes, not empty, finite; ValueError names `where`."""
+    """Check a numeric array for being a table: two axes, not empty, finite.
+
+    ValueError names `where`.
+    """
     if x.ndim != 2:
         hint = "; x.reshape(-1, 1) makes one column of it" if x.ndim == 1 else ""
         raise ValueError(f"{where}: expected two axes (rows, columns), got shape {x.shape}{hint}")
@@ -182,7 +188,8 @@ def read_npz(path: Path, key: str | None = None, limit: int = LIMIT) -> NDArray[
                 )
             if member.file_size > max(SUSPECT, 100 * member.compress_size):
                 raise ValueError(
-                    f"{path}: array {member.filename!r} unfolds from {member.compress_size} bytes to "
+                    f"{path}: array {member.filename!r} unfolds from {member.compress_size} bytes "
+                    "to "
                     f"{member.file_size}; if that is meant, unpack it to a .npy file"
                 )
             with archive.open(member) as stream:
@@ -226,7 +233,10 @@ def read_parquet(path: Path, limit: int = LIMIT) -> Table:
 
 
 def read_csv(path: Path, limit: int = LIMIT) -> Table:
-    """Read rows of numbers; a first line without a number is a header, an index column is left out."""
+    """Read rows of numbers.
+
+    A first line without a number is a header, an index column is left out.
+    """
     if os.path.getsize(path) > limit:
         raise ValueError(f"{path}: {os.path.getsize(path)} bytes of text, the limit is {limit}")
     try:
@@ -280,7 +290,10 @@ def parted(line: str, separator: str) -> list[str]:
 
 
 def records_of(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line numbers and cells, all of one width; empty lines are allowed at the two ends alone."""
+    """Yield line numbers and cells, all of one width.
+
+    Empty lines are allowed at the two ends alone.
+    """
     width = empty = 0
     with open(path, encoding="utf-8-sig", newline="") as stream:
         if separator == " ":
@@ -310,8 +323,8 @@ def records_of(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 def header_of(records: list, separator: str, path: Path) -> list[str] | None:
     """Return the names in the first record, or None if it is a row.
 
-    A record without a number is a header, unless it is made of missing values. So is one that counts
-    the columns, 0, 1, 2, ..., as pandas names them, above numbers that are not all integers.
+    A record without a number is a header, unless it is made of missing values. So is one that
+    counts the columns, 0, 1, 2, ..., as pandas names them, above numbers not all of them integers.
     """
     line, cells = records[0]
     cells = [cell.strip() for cell in cells]
@@ -321,12 +334,14 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
         body = [cell for _, row in records[1:] for cell in row]
         if not (unnamed(cells[0]) or any(not cell.strip().lstrip("+-").isdigit() for cell in body)):
             raise ValueError(
-                f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or a "
+                f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or "
+                "a "
                 "row? Names for the columns, in a line above it or in its place, would say"
             )
         if not unnamed(cells[0]):
             warnings.warn(
-                f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts the columns: taken as "
+                f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts the columns: taken "
+                "as "
                 "their header, as pandas writes it; if it is a row, put a line of names above it",
                 stacklevel=3,
             )
@@ -396,10 +411,10 @@ def number(cell: str, comma: bool, where: str, seen: str) -> float:
 
 
 def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
-    r"""Log-density (N,), nats, of test rows under the full-covariance Gaussian fitted to the training rows.
+    r"""Log-density (N,), nats, of test rows under the Gaussian fitted to the training rows.
 
-    .. math:: \log p(x) = -\tfrac12 |L^{-1}(x - \mu)|^2 - \sum_i \log L_{ii} - \tfrac D2 \log 2\pi, \quad
-              \Sigma = L L^\top
+    .. math:: \log p(x) = -\tfrac12 |L^{-1}(x - \mu)|^2 - \sum_i \log L_{ii}
+              - \tfrac D2 \log 2\pi, \quad \Sigma = L L^\top
 
     Raises
     ------
@@ -415,7 +430,8 @@ def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
     x, y = as_table(np.asarray(train), "train"), as_table(np.asarray(test), "test")
     mean = x.mean(axis=0)
     try:
-        root = np.linalg.cholesky(np.atleast_2d(np.cov(x, rowvar=False, bias=True)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            root = np.linalg.cholesky(np.atleast_2d(np.cov(x, rowvar=False, bias=True)))
     except np.linalg.LinAlgError as error:
         raise ValueError(
             f"train: expected an invertible covariance, that of {x.shape[1]} columns over "

@@ -107,7 +107,8 @@ def quadrature(name: str, refine: int = 1) -> tuple[Array, Array]:
 def mixture_log_density(x: Array, centres: Array, weights: Array, sigma: float) -> Array:
     r"""Log-density of round Gaussians of equal width.
 
-    .. math:: \log \sum_k \exp\Bigl(\log w_k - \frac{|x - c_k|^2}{2\sigma^2}\Bigr) - \log(2\pi\sigma^2)
+    .. math:: \log \sum_k \exp\Bigl(\log w_k - \frac{|x - c_k|^2}{2\sigma^2}\Bigr)
+              - \log(2\pi\sigma^2)
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def curves_log_density(name: str, x: ArrayLike) -> Array:
 
 
 def checkerboard_draw(n: int, rng: np.random.Generator) -> Array:
-    """Choose a column, one of its two squares, and a place in it: uniform on eight unit squares, (n, 2)."""
+    """Choose a column, one of its two squares, and a place in it: uniform, (n, 2)."""
     column, pick = rng.integers(4, size=n), rng.integers(2, size=n)
     row = 2 * pick + column % 2
     return np.stack([column, row], axis=1) + rng.random((n, 2)) - 2.0
@@ -159,7 +160,8 @@ def checkerboard_draw(n: int, rng: np.random.Generator) -> Array:
 def checkerboard_log_density(x: ArrayLike) -> Array:
     r"""Uniform on the eight unit squares of [-2, 2)^2 whose corners add up to an even number.
 
-    .. math:: p(x) = 1/8 \text{ if } \lfloor x_1 \rfloor + \lfloor x_2 \rfloor \text{ is even, else } 0
+    .. math:: p(x) = 1/8 \text{ if } \lfloor x_1 \rfloor + \lfloor x_2 \rfloor \text{ is even,
+              else } 0
 
     Examples
     --------

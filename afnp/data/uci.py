@@ -3,13 +3,13 @@ r"""The MAF paper's five density-estimation sets from its own preprocessed files
 Papamakarios, Pavlakou & Murray 2017, arXiv 1705.07057. Zenodo record 1161203, unpacked to a folder,
 holds
 
-========= ========================================== ====================================================
-power     power/data.npy                             shuffle, drop columns 1 and 3, add noise, scale
-gas       gas/ethylene_CO.pickle                     drop columns correlated above 0.98, scale
-hepmass   hepmass/1000_train.csv and 1000_test.csv   signal rows only, drop discrete columns, scale
+========= ========================================== ================================
+power     power/data.npy                             drop 2 columns, add noise, scale
+gas       gas/ethylene_CO.pickle                     drop what correlates, scale
+hepmass   hepmass/1000_train.csv and 1000_test.csv   signal rows, continuous columns
 miniboone miniboone/data.npy                         scale
 bsds300   BSDS300/BSDS300.hdf5                       as it is
-========= ========================================== ====================================================
+========= ========================================== ================================
 
 Splits and preprocessing are the paper's, to the detail of NumPy's old ``RandomState(42)``: only the
 same split can be compared with published numbers. Test is the last tenth, validation the last tenth
@@ -56,7 +56,10 @@ def scale_by(where: str, x: Array, *parts: Array, ddof: int = 0) -> list[Array]:
 
 
 def power(folder: Path) -> tuple[Array, ...]:
-    """Shuffle; drop reactive power (1) and intensity (3); undo the meter's rounding with uniform noise."""
+    """Shuffle; drop reactive power (1) and intensity (3).
+
+    Undo the meter's rounding with uniform noise.
+    """
     path = present(folder / "power/data.npy")
     x = as_table(read_npy(path), str(path))
     if x.shape[1] != 8:
@@ -78,7 +81,7 @@ def miniboone(folder: Path) -> tuple[Array, ...]:
 
 
 def uncorrelated(x: Array, threshold: float = 0.98) -> list[int]:
-    """Columns left when, from the left, each that correlates above the threshold with one still there goes.
+    """Columns left when, from the left, each that correlates with one still there goes.
 
     Examples
     --------
@@ -108,9 +111,12 @@ def gas_sensors(folder: Path, trust_pickle: bool) -> Array:
         return as_table(read_npy(safe), str(safe))
     if not trust_pickle:
         raise ValueError(
-            f"{present(pickle)}: a pickle can run any code; afnp opens it only with trust_pickle=True. Or "
-            "convert it once, where that does no harm: table = pandas.read_pickle('ethylene_CO.pickle'); "
-            "numpy.save('ethylene_CO.npy', table.drop(columns=['Time', 'Meth', 'Eth']).to_numpy(float))"
+            f"{present(pickle)}: a pickle can run any code; afnp opens it only with "
+            "trust_pickle=True. Or "
+            "convert it once, where that does no harm: table = "
+            "pandas.read_pickle('ethylene_CO.pickle'); "
+            "numpy.save('ethylene_CO.npy', table.drop(columns=['Time', 'Meth', "
+            "'Eth']).to_numpy(float))"
         )
     table = extra("pandas", "gas").read_pickle(present(pickle))
     missing = {"Time", "Meth", "Eth"} - set(table.columns)
@@ -135,7 +141,9 @@ def hepmass_table(path: Path, columns: int) -> Array:
 
 
 def hepmass(folder: Path) -> tuple[Array, ...]:
-    """Signal rows; scale by the training file; drop columns whose smallest value occurs more than five times.
+    """Signal rows; scale by the training file.
+
+    Drop columns whose smallest value occurs more than five times.
 
     The test file has a column more than the training file, at its end; it is ignored, as in the
     paper.

@@ -20,6 +20,7 @@ from types import FunctionType
 import numpy as np
 
 from afnp import progress as bars
+from afnp.advice import warn_of
 from afnp.atomic import check_regular, locked, path_of
 from afnp.flow import Flow
 from afnp.inputs import choose, flag, integer, real
@@ -199,6 +200,7 @@ def _train(
     else:
         run = Run()
         flow.start_from_data(*data.first_look(recipe["seed"]))
+        warn_of(flow, data.x, data.c)
         best[:] = flow.theta
     history = run.history
     good = flow.theta.copy()
@@ -342,6 +344,8 @@ class _Data:
     """Checked rows x (N, D), contexts c (N, C), and those of validation."""
 
     def __init__(self, flow: Flow, x_train, context, x_val, context_val):
+        if isinstance(flow, Flow):
+            flow.take_columns(x_train, context)
         self.x, self.c = flow.check(x_train, context, "x_train")
         self.n = len(self.x)
         if not self.n:

@@ -3,6 +3,7 @@
 from afnp.transforms.attention import Attentive, image_order
 from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.base import TRANSFORMS, Transform
+from afnp.transforms.bounds import Bounds
 from afnp.transforms.convolution import CausalConvolution
 from afnp.transforms.cost import Cost, CostTable, Work
 from afnp.transforms.coupling import SPLITS, Coupling, split_of
@@ -19,6 +20,7 @@ __all__ = [
     "Attentive",
     "Autoregressive",
     "BatchNorm",
+    "Bounds",
     "CausalConvolution",
     "Coupling",
     "Dequantize",

@@ -1,4 +1,4 @@
-r"""Preprocessing as fixed invertible transforms inside the flow, so that every likelihood counts it.
+r"""Preprocessing as fixed transforms inside the flow, so that every likelihood counts it.
 
 .. math:: \log p(x) = \log p(y(x)) + \log\left|\det \frac{\partial y}{\partial x}\right|
 
@@ -15,8 +15,9 @@ import math
 
 import numpy as np
 
-from afnp.inputs import check_rows, integer
+from afnp.inputs import check_rows, frame_names, frame_of, integer, real
 from afnp.transforms.base import Transform
+from afnp.transforms.bounds import Bounds, layer_of
 
 __all__ = ["Dequantize", "Logit", "Standardize", "preprocessing"]
 
@@ -24,7 +25,8 @@ __all__ = ["Dequantize", "Logit", "Standardize", "preprocessing"]
 class Standardize(Transform):
     r"""Subtract a mean and divide by a standard deviation, feature by feature.
 
-    .. math:: y_i = (x_i - m_i) / s_i, \qquad \log\left|\det \frac{\partial y}{\partial x}\right| = -\sum_i \log s_i
+    .. math:: y_i = (x_i - m_i) / s_i, \qquad
+              \log\left|\det \frac{\partial y}{\partial x}\right| = -\sum_i \log s_i
 
     Parameters
     ----------
@@ -50,21 +52,30 @@ class Standardize(Transform):
         self.mean, self.std = np.array(mean, dtype=np.float64), np.array(std, dtype=np.float64)
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
             raise ValueError(
-                f"mean and std: expected two vectors of one length, got {self.mean.shape} and {self.std.shape}"
+                f"mean and std: expected two vectors of one length, got {self.mean.shape} and "
+                f"{self.std.shape}"
             )
         bad = np.flatnonzero(~((self.std > 0) & np.isfinite(self.std) & np.isfinite(self.mean)))
         if bad.size:
             i = bad[0]
             raise ValueError(
-                f"feature {i}: expected a finite mean and std > 0, got {self.mean[i]}, {self.std[i]}"
+                f"feature {i}: expected a finite mean and std > 0, got {self.mean[i]}, "
+                f"{self.std[i]}"
             )
         self.features = integer("features", len(self.mean), least=1)
 
     @classmethod
     def of(cls, x: np.ndarray) -> Standardize:
-        """Take mean and standard deviation of the rows of x (N, D); constant features keep their scale."""
+        """Take mean and standard deviation of the rows of x (N, D).
+
+        Constant features keep their scale.
+        """
         x = np.asarray(x, dtype=np.float64)
-        std = x.std(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            std = x.std(axis=0)
+        if not np.isfinite(std).all():  # squares overflow: in units of the largest value
+            largest = np.maximum(np.abs(x).max(axis=0), 1.0)
+            std = (x / largest).std(axis=0) * largest
         return cls(x.mean(axis=0), np.where(std > 1e-12 * np.abs(x).max(axis=0), std, 1.0))
 
     def config(self) -> dict:
@@ -123,8 +134,7 @@ class Logit(Transform):
     preprocesses = True
 
     def __init__(self, features: int, alpha: float = 1e-6):
-        if not 0 < alpha < 0.5:
-            raise ValueError(f"alpha: expected a number in (0, 0.5), got {alpha}")
+        real("alpha", alpha, 0.0, 0.5)
         self.features = integer("features", features, least=1)
         self.alpha = float(alpha)
 
@@ -163,17 +173,31 @@ class Logit(Transform):
         return (1 - 2 * self.alpha) * (d_y * (1 / s + 1 / r) + d_log_det[:, None] * (1 / r - 1 / s))
 
 
-def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6) -> list:
+def preprocessing(
+    x: np.ndarray, levels: int | None = None, alpha: float = 1e-6, bounds=None
+) -> list[Transform]:
     """Return the usual fixed transforms for training rows x (N, D).
 
     Continuous data are standardised. Data with grey ``levels`` (noise already added, x in [0, L))
     are divided by L, spread by the logit, and then standardised.
 
+    Parameters
+    ----------
+    x : (N, D) array or DataFrame
+    levels : int, optional
+        L.
+    alpha : float
+        How far the logit keeps clear of its ends.
+    bounds : dict or sequence, optional
+        Where features end: ``{feature: (low, high)}`` by number or name, None for no end, or D such
+        pairs. They are unfolded (:class:`afnp.transforms.bounds.Bounds`), so that no sample leaves
+        them, and the density outside is zero.
+
     Raises
     ------
     ValueError
-        If x is not a table of finite numbers, or a value lies outside the levels (names row and
-        feature).
+        If x is not a table of finite numbers, or a value lies outside the levels or the bounds
+        (names row and feature).
 
     Examples
     --------
@@ -181,10 +205,17 @@ def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6)
     >>> [type(layer).__name__ for layer in preprocessing(x, levels=17)]
     ['Dequantize', 'Logit', 'Standardize']
     """
+    frame = frame_of(x)
+    columns = None if frame is None else frame_names(frame)
     x = check_rows(x, None, np.float64, "x")
     if not len(x):
         raise ValueError("x: expected at least one row, got none")
-    layers: list = []
+    layers: list[Transform] = []
+    if bounds is not None:
+        if levels is not None:
+            raise ValueError("bounds: levels have their own, 0 and L; expected one of the two")
+        layers = [layer_of(bounds, x.shape[1], columns)]
+        x = _unfolded(layers[0], x, columns)
     if levels is not None:
         outside = np.argwhere((x < 0) | (x > levels))
         if outside.size:
@@ -196,3 +227,17 @@ def preprocessing(x: np.ndarray, levels: int | None = None, alpha: float = 1e-6)
         for layer in layers:
             x = layer.normalize({}, x, None)[0]
     return [*layers, Standardize.of(x)]
+
+
+def _unfolded(layer: Bounds, x: np.ndarray, columns) -> np.ndarray:
+    """Return y (N, D), or raise a ValueError for the first row that is not strictly inside."""
+    for i, (low, high) in enumerate(zip(layer.low, layer.high, strict=True)):
+        low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
+        outside = np.flatnonzero(~((x[:, i] > low) & (x[:, i] < high)))
+        if outside.size:
+            named = f"{i}" if columns is None else f"{i} ({columns[i]!r})"
+            raise ValueError(
+                f"bounds: row {outside[0]}, feature {named}: expected a value inside "
+                f"({low:g}, {high:g}), got {x[outside[0], i]}"
+            )
+    return layer.normalize({}, x, None)[0]

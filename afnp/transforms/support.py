@@ -30,7 +30,7 @@ def check_support(layers: Sequence[Transform], base: Base) -> None:
     >>> check_support([Autoregressive(2, (4,), univariate="circular_spline")], StandardNormal(2))
     Traceback (most recent call last):
         ...
-    ValueError: base: layers of angles need noise on the circle, afnp.bases.UniformTorus(2), got StandardNormal
+    ValueError: base: layers of angles need noise on the circle, UniformTorus(2), got StandardNormal
     """
     if not any(layer.periodic for layer in layers):
         return
@@ -44,5 +44,5 @@ def check_support(layers: Sequence[Transform], base: Base) -> None:
     if not base.periodic:
         raise ValueError(
             "base: layers of angles need noise on the circle, "
-            f"afnp.bases.UniformTorus({base.features}), got {type(base).__name__}"
+            f"UniformTorus({base.features}), got {type(base).__name__}"
         )

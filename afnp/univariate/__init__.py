@@ -1,6 +1,6 @@
 """Univariates: the scalar bijections τ that an autoregressive flow applies to each feature.
 
-Each has the same face. The conditioner gives K numbers a feature, h (..., K); x and u are (...), of
+Each has the same face. The conditioner gives K params a feature, h (..., K); x and u are (...), of
 any shape.
 
 =============================== ===============================================================

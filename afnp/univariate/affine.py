@@ -1,6 +1,9 @@
-r"""The affine univariate: shift and scale, x = mu + u e^alpha; and the additive one, which only shifts.
+r"""The affine univariate: shift and scale, x = mu + u e^alpha.
 
-.. math:: x = \mu + u\, e^{\alpha}, \qquad u = (x - \mu)\, e^{-\alpha}, \qquad \log \frac{du}{dx} = -\alpha
+And the additive one, which only shifts.
+
+.. math:: x = \mu + u\, e^{\alpha}, \qquad u = (x - \mu)\, e^{-\alpha}, \qquad
+          \log \frac{du}{dx} = -\alpha
 
 The conditioner gives h = (m, a). How they become mu and alpha is the ``scale``:
 
@@ -18,7 +21,7 @@ eq. 3 to 5); the gate is IAF's (arXiv 1606.04934), open at first, and only ever 
 definition serves density, sampler and derivative. A scale without bound can overflow, with NumPy's
 warning; what is then not a number, a flow's public methods refuse.
 
-Letters: K numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...), each of any leading
+Letters: K params a feature; ``h`` is (..., K), ``x`` and ``u`` are (...), each of any leading
 shape.
 """
 
@@ -89,7 +92,7 @@ class Affine:
     """
 
     numbers = 2
-    """K: how many numbers a feature the conditioner must give."""
+    """K: how many params a feature the conditioner must give."""
     support = (-math.inf, math.inf)
     periodic = False
 
@@ -103,7 +106,10 @@ class Affine:
         return {"bound": self.bound, "scale": self.scale}
 
     def _shift_and_scale(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return mu, alpha and d alpha / d a; with the scale "sigmoid" the last is also 1 - sigma."""
+        """Return mu, alpha and d alpha / d a.
+
+        With the scale "sigmoid" the last is also 1 - sigma.
+        """
         alpha, slope = SCALES[self.scale](h[..., 1], self.bound)
         return (slope * h[..., 0] if self.scale == "sigmoid" else h[..., 0]), alpha, slope
 

@@ -8,7 +8,7 @@ any height there. The phase phi turns the knots to where the data wants them (ar
 alone would always take -pi to -pi. wrap brings any angle to [-pi, pi): x and u are angles in
 radians, in and out.
 
-Letters: n bins, K = 3 n + 1 numbers a feature: n widths, n heights, n slopes (the first is shared
+Letters: n bins, K = 3 n + 1 params a feature: n widths, n heights, n slopes (the first is shared
 by both ends), and the phase.
 """
 
@@ -24,7 +24,9 @@ __all__ = ["CircularRationalQuadratic", "wrap"]
 
 
 def wrap(x: np.ndarray) -> np.ndarray:
-    """Return the angle in [-pi, pi) that points the same way; one already there stays to the last bit.
+    """Return the angle in [-pi, pi) that points the same way.
+
+    One already there stays to the last bit.
 
     Examples
     --------
@@ -78,7 +80,7 @@ class CircularRationalQuadratic(RationalQuadratic):
 
     @property
     def numbers(self) -> int:
-        """K: how many numbers a feature the conditioner must give."""
+        """K: how many params a feature the conditioner must give."""
         return 3 * self.bins + 1
 
     def config(self) -> dict:
@@ -98,7 +100,10 @@ class CircularRationalQuadratic(RationalQuadratic):
     def backward(
         self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return d_h and d_x as the spline does; the phase moves against x, so its gradient is -d_x."""
+        """Return d_h and d_x as the spline does.
+
+        The phase moves against x, so its gradient is -d_x.
+        """
         d_h, d_x = super().backward(cache, d_u, d_log)
         return np.concatenate([d_h, -d_x[..., None]], axis=-1), d_x
 
@@ -107,7 +112,7 @@ class CircularRationalQuadratic(RationalQuadratic):
         return np.ones(np.shape(v), dtype=bool), np.asanyarray(v)
 
     def _slopes(self, a: np.ndarray) -> np.ndarray:
-        """Return the table (n + 1, ...) that the slopes are made of, its last row the first again."""
+        """Return the table (n + 1, ...) that slopes are made of, its last row the first again."""
         return np.concatenate([a, a[:1]])
 
     def _slopes_backward(self, d_a: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ The conditioner gives h = (logits, means, log-scales): pi is a softmax; mu_k is 
 fixed place, of C spread evenly over [-2, 2], so that at h = 0 no two components are alike (those
 that start alike stay alike); s is soft-clipped, B tanh(s / B), as in :mod:`afnp.univariate.affine`.
 
-Letters: C components, K = 3 C numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...).
+Letters: C components, K = 3 C params a feature; ``h`` is (..., K), ``x`` and ``u`` are (...).
 Inside, components come first: (C, ...).
 """
 
@@ -54,7 +54,7 @@ class Mixture:
 
     @property
     def numbers(self) -> int:
-        """K: how many numbers a feature the conditioner must give."""
+        """K: how many params a feature the conditioner must give."""
         return 3 * self.components
 
     def config(self) -> dict:
@@ -103,7 +103,8 @@ class Mixture:
             c_k &= d_{\log}\, (q_k - r_k) + r_k\, (d_{\log}\, \kappa(t) \mp d_u) / \lambda(t)
                    \qquad \text{is } d_{\log \pi_k},
 
-            d_{t_k} &= d_{\log}\, q_k\, \kappa(t_k) - \lambda(t_k)\, c_k, \qquad \kappa = (\log \lambda)'
+            d_{t_k} &= d_{\log}\, q_k\, \kappa(t_k) - \lambda(t_k)\, c_k, \qquad
+                       \kappa = (\log \lambda)'
 
         and from d_{z_k} = ± d_{t_k} follow d_x, d_mu, and d_s = -d_z z - d_log q.
         """

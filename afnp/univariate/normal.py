@@ -36,10 +36,13 @@ NEWTON_STEPS = 6
 
 
 def normal_tail(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    r"""Return, for t >= 0: :math:`\log \Phi(-t)`, :math:`\log \lambda(t)`, and :math:`\lambda(t) - t`.
+    r"""Return log of the tail, log of the hazard and its excess over t, for t >= 0.
+
+    These are :math:`\log \Phi(-t)`, :math:`\log \lambda(t)`, and :math:`\lambda(t) - t`.
 
     .. math:: \lambda(t) - t = \frac{1}{G(t)} \Big(\frac{1}{\sqrt{2\pi}} - t\,G(t)\Big), \qquad
-              \frac{1}{\sqrt{2\pi}} - t\,G(t) = \frac{1}{\pi} \int_0^\infty \frac{q^2 e^{-q^2/2}}{t^2 + q^2}\, dq
+              \frac{1}{\sqrt{2\pi}} - t\,G(t)
+              = \frac{1}{\pi} \int_0^\infty \frac{q^2 e^{-q^2/2}}{t^2 + q^2}\, dq
 
     Examples
     --------

@@ -1,8 +1,11 @@
-r"""The monotone rational-quadratic spline: a curve through knots (x_k, y_k) with chosen slopes delta_k.
+r"""The monotone rational-quadratic spline: a curve through knots with chosen slopes.
+
+The knots are (x_k, y_k), the slopes there delta_k.
 
 .. math::
     \frac{u - y_k}{y_{k+1} - y_k} = \frac{a}{a + c}, \qquad
-    a = \xi\,(s\,\xi + \delta_k\,(1 - \xi)), \qquad c = (1 - \xi)\,(s\,(1 - \xi) + \delta_{k+1}\,\xi)
+    a = \xi\,(s\,\xi + \delta_k\,(1 - \xi)), \qquad
+    c = (1 - \xi)\,(s\,(1 - \xi) + \delta_{k+1}\,\xi)
 
     \frac{du}{dx} = \frac{s^2\, e}{(a + c)^2}, \qquad
     e = \delta_{k+1}\, \xi^2 + 2 s\, \xi (1 - \xi) + \delta_k\, (1 - \xi)^2
@@ -23,7 +26,7 @@ not.
 The conditioner gives h = (widths, heights, slopes). Widths and heights go through a softmax, slopes
 through softplus, each above a small minimum; at h = 0 the curve is the identity to rounding.
 
-Letters: n bins, K numbers a feature; ``h`` is (..., K), ``x`` and ``u`` are (...). Inside, bins
+Letters: n bins, K params a feature; ``h`` is (..., K), ``x`` and ``u`` are (...). Inside, bins
 come first: (n + 1, ...) for knots.
 """
 
@@ -62,7 +65,7 @@ def _curve(at: _Bin, xi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _solve(at: _Bin, u: np.ndarray) -> np.ndarray:
-    """Return xi from u: the root of the quadratic that lies in [0, 1], by the form that cancels nothing."""
+    """Return xi from u: the quadratic's root in [0, 1], by the form that cancels nothing."""
     eta = (u - at.y0) / at.h
     q = at.d0 * (1 - eta) - at.d1 * eta
     r = np.sqrt(q * q + 4 * at.s * at.s * eta * (1 - eta))
@@ -72,7 +75,10 @@ def _solve(at: _Bin, u: np.ndarray) -> np.ndarray:
 
 
 def _gradients(at: _Bin, xi, a, c, e, d_u, d_log) -> tuple:
-    """Return the gradients of the bin's xi, h, s, d0, d1, through u and log du/dx = 2 log s + log e - 2 log Q."""
+    """Return the gradients of the bin's xi, h, s, d0, d1.
+
+    They go through u and through log du/dx = 2 log s + log e - 2 log Q.
+    """
     eta, Q = 1 - xi, a + c
     v = xi * eta
     d_e, d_Q = d_log / e, -2 * d_log / Q
@@ -142,14 +148,15 @@ class RationalQuadratic:
             real(name, value, 0.0, 0.5)
             if not value * self.bins < 1:
                 raise ValueError(
-                    f"bins: expected bins * {name} < 1, got {self.bins} * {value!r}; fewer bins, or a "
+                    f"bins: expected bins * {name} < 1, got {self.bins} * {value!r}; fewer bins, "
+                    "or a "
                     f"smaller {name}"
                 )
         real("min_slope", min_slope, 0.0, 1.0)
 
     @property
     def numbers(self) -> int:
-        """K: how many numbers a feature the conditioner must give."""
+        """K: how many params a feature the conditioner must give."""
         return 3 * self.bins - 1
 
     def config(self) -> dict:
@@ -158,7 +165,7 @@ class RationalQuadratic:
         return {name: getattr(self, name) for name in names}
 
     def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
-        """Map x to u; also give log du/dx, which is 0 outside [-B, B], and the cache for ``backward``."""
+        """Map x to u; also give log du/dx, 0 outside [-B, B], and the cache for ``backward``."""
         inside, x_in = self._clip(x)
         at, origin = self._bin_of(h, 0, x_in)
         xi = (x_in - at.x0) / at.w
@@ -184,7 +191,8 @@ class RationalQuadratic:
         r"""Return d_h and d_x for ``normalize``, from d_u and the gradient of its log-derivative.
 
         .. math::
-            d_x = d_\xi / w, \qquad d_{x_{k+1}} = -\xi\, d_x - s\, d_s / w, \qquad d_{x_k} = -d_x - d_{x_{k+1}}
+            d_x = d_\xi / w, \qquad d_{x_{k+1}} = -\xi\, d_x - s\, d_s / w, \qquad
+            d_{x_k} = -d_x - d_{x_{k+1}}
 
         and likewise for y; then back from the two knots of each bin to the shares of all bins.
         """
@@ -214,7 +222,9 @@ class RationalQuadratic:
         return inside, np.where(inside, v, np.zeros_like(v))
 
     def _bin_of(self, h: np.ndarray, which: int, v: np.ndarray) -> tuple[_Bin, tuple]:
-        """Find each v (...) among the knots of x (``which`` = 0) or of y (1); a knot opens the bin to its right.
+        """Find each v (...) among the knots of x (``which`` = 0) or of y (1).
+
+        A knot opens the bin to its right.
 
         Also returns how the bin came from h: the flat position of its left knot in a table (n + 1,
         ...), where the right knot is one row below, the shares of all bins, and the derivatives of
@@ -234,7 +244,10 @@ class RationalQuadratic:
         return _Bin(x0, w, y0, height, height / w, d0, d1), (left, widths, heights, rise0, rise1)
 
     def _places(self, shares: np.ndarray, least: float) -> np.ndarray:
-        r"""Return knots from -B to B, exactly: :math:`x_k = -B + 2B \sum_{j<k} (m + (1 - n m)\, p_j)`."""
+        r"""Return knots from -B to B, exactly.
+
+        .. math:: x_k = -B + 2B \sum_{j<k} (m + (1 - n m)\, p_j)
+        """
         places = np.empty((self.bins + 1, *shares.shape[1:]), dtype=shares.dtype)
         places[0], places[-1] = -self.bound, self.bound
         for k in range(1, self.bins):  # np.cumsum along the first axis is several times slower
@@ -246,7 +259,10 @@ class RationalQuadratic:
     def _places_backward(
         self, shares: np.ndarray, d_places: np.ndarray, least: float
     ) -> np.ndarray:
-        r"""Return the softmax's :math:`p_j (d_j - \sum_i p_i d_i)`, d_j the sum over knots right of bin j."""
+        r"""Return the softmax's gradient, d_j the sum over knots right of bin j.
+
+        .. math:: p_j \Big(d_j - \sum_i p_i d_i\Big)
+        """
         d = np.zeros_like(shares)
         for k in range(self.bins - 1, 0, -1):
             d[k - 1] = d[k] + d_places[k]
@@ -254,12 +270,15 @@ class RationalQuadratic:
         return shares * (d - (shares * d).sum(axis=0))
 
     def _slope(self, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return softplus, shifted so that a = 0 gives slope 1, above the least slope; and its derivative."""
+        """Return softplus, shifted so that a = 0 gives slope 1, above the least slope.
+
+        And its derivative.
+        """
         value, rise = softplus(a + math.log(math.expm1(1 - self.min_slope)))
         return self.min_slope + value, rise
 
     def _slopes(self, a: np.ndarray) -> np.ndarray:
-        """Return the table (n + 1, ...) that the slopes are made of: 0, for slope 1, at both ends."""
+        """Return the table (n + 1, ...) that slopes are made of: 0, for slope 1, at both ends."""
         end = np.zeros((1, *a.shape[1:]), dtype=a.dtype)
         return np.concatenate([end, a, end])
 
@@ -267,7 +286,7 @@ class RationalQuadratic:
         return d_a[1:-1]
 
     def _table(self, left: np.ndarray, d_left: np.ndarray, d_right: np.ndarray) -> np.ndarray:
-        """Return a table (n + 1, ...) with the gradients of each point's two knots at their places."""
+        """Return a table (n + 1, ...) with the gradients of each point's two knots."""
         table = np.zeros((self.bins + 1, *left.shape), dtype=np.result_type(d_left, d_right))
         np.put(table, left, d_left)
         np.put(table, left + left.size, d_right)

@@ -1,6 +1,7 @@
 r"""The root of an increasing function, by Newton's steps kept inside a bracket.
 
-.. math:: x \leftarrow x - (f(x) - y)\, e^{-\log f'(x)}, \quad \text{or else} \quad x \leftarrow (low + high) / 2
+.. math:: x \leftarrow x - (f(x) - y)\, e^{-\log f'(x)}, \quad \text{or else} \quad
+          x \leftarrow (low + high) / 2
 
 Every value moves one end of the bracket [low, high]. A Newton step that would leave the bracket, or
 is more than half as long as the step before, gives way to bisection: so steps shrink at least like
@@ -46,7 +47,8 @@ def increasing_root(
     Examples
     --------
     >>> zero, two = np.zeros(2), np.full(2, 2.0)
-    >>> increasing_root(lambda x, which: (x * x, np.log(2 * x)), two, zero, two, np.array([2.0, 3.0]))
+    >>> square = lambda x, which: (x * x, np.log(2 * x))
+    >>> increasing_root(square, two, zero, two, np.array([2.0, 3.0]))
     array([1.41421356, 1.73205081])
     """
     shape, eps = y.shape, float(np.finfo(y.dtype).eps)
@@ -78,7 +80,10 @@ def increasing_root(
 
 
 def _step(x, low, high, miss, log_slope, last) -> tuple[np.ndarray, np.ndarray]:
-    """Return the next x and the step to it; a slope below e^-80 counts as that, and is left to the bisection."""
+    """Return the next x and the step to it.
+
+    A slope below e^-80 counts as that, and is left to the bisection.
+    """
     newton = x - miss * np.exp(-np.maximum(log_slope, -80))
     good = (newton >= low) & (newton <= high) & (2 * np.abs(newton - x) <= last)
     after = np.where(good, newton, low + (high - low) / 2)

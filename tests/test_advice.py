@@ -1,0 +1,131 @@
+"""Advice before training: what would make a fit useless is said once, with the remedy; good data is
+left in peace."""
+
+import re
+
+import numpy as np
+import pytest
+
+import afnp
+from afnp import advice, data
+from afnp.advice import DataWarning
+
+RNG = np.random.default_rng(0)
+NORMAL = RNG.standard_normal((500, 3))
+YEARS = RNG.uniform(1990, 2020, (500, 1))
+
+
+def flow_for(x, **options):
+    return afnp.maf(x.shape[1], **{"hidden": (8,), "transforms": 1, **options})
+
+
+def said(x, context=None, flow=None, **options):
+    """The findings in rows, as fit sees them."""
+    x = np.asarray(x, np.float64)
+    c = np.empty((len(x), 0)) if context is None else np.asarray(context, np.float64)
+    flow = flow_for(x, context=c.shape[1], **options) if flow is None else flow
+    return advice.findings(flow, x, c)
+
+
+def with_column(column, x=NORMAL):
+    return np.column_stack([x, column])
+
+
+COUNTS = RNG.poisson(3.0, 500)
+FINDINGS = {
+    "a constant": (with_column(np.full(500, 2.5)), "feature 3 never changes.*leave it out"),
+    "an index": (with_column(RNG.permutation(500)), "feature 3 counts up.*an index"),
+    "counts": (with_column(COUNTS), "feature 3 holds whole numbers.*dequantize.*DiscreteMADE"),
+    "grey levels": (
+        RNG.integers(0, 256, (500, 4)),
+        "features 0, 1, 2 and 1 more holds whole numbers",
+    ),
+    "grey levels in [0, 1]": (
+        RNG.integers(0, 17, (500, 2)) / 16,
+        "takes 17 different values in 500 rows.*uniform noise",
+    ),
+    "copies": (np.repeat(NORMAL[:100], 5, axis=0), "400 of 500 rows repeat another one exactly"),
+    "a sum": (
+        with_column(NORMAL.sum(axis=1)),
+        "features 0, 1, 2 and 1 more depend on each other linearly",
+    ),
+    "a copy": (with_column(2 * NORMAL[:, 1] + 1), "features 1, 3 depend on each other linearly"),
+    "metres as micrometres": (
+        NORMAL * [1, 1, 1e6],
+        r"feature 2 reaches the first network unscaled \(feature 2: median .*preprocess=",
+    ),
+    "far from the origin": (NORMAL + [0, 0, 1e4], "feature 2 reaches the first network unscaled"),
+}
+
+
+@pytest.mark.parametrize("case", FINDINGS)
+def test_what_makes_a_fit_useless_is_found(case):
+    x, words = FINDINGS[case]
+    assert any(re.search(words, line) for line in said(x)), said(x)
+
+
+def test_a_context_in_years_is_one_number_to_a_network():
+    lines = said(NORMAL, YEARS)
+    assert len(lines) == 1 and lines[0].startswith("context: column 0 has mean 200")
+    assert said(NORMAL, (YEARS - YEARS.mean()) / YEARS.std()) == []
+    assert said(NORMAL, np.eye(3)[RNG.integers(0, 3, 500)]) == []
+
+
+def test_splines_beyond_their_bound_have_no_gradient():
+    flow = afnp.nsf(3, hidden=(8,), transforms=1)
+    lines = said(NORMAL + 100, flow=flow)
+    assert len(lines) == 1 and "outside [-4, 4] in up to 100 % of the rows" in lines[0]
+    assert not flow.loss_and_grad(NORMAL + 100)[1].any()
+    assert said(NORMAL * 1.5, flow=flow) == []
+    scaled = afnp.nsf(3, hidden=(8,), transforms=1, preprocess=afnp.preprocessing(NORMAL + 100))
+    assert said(NORMAL + 100, flow=scaled) == []
+
+
+def test_one_feature_and_affine_layers_are_a_gaussian():
+    x = NORMAL[:, :1]
+    assert "this is a Gaussian whatever its parameters" in said(x)[0]
+    assert said(x, univariate="spline") == said(x, univariate="gaussian_mixture") == []
+    assert said(x, YEARS - 2005) == [] and said(x, base=afnp.bases.StudentT(1)) == []
+
+
+CLEAN = {
+    "standard": lambda: NORMAL,
+    "few rows": lambda: np.round(NORMAL[:15]),
+    "galaxies": lambda: data.load("galaxies").train,
+    "two moons": lambda: data.load("two_moons").train,
+    "molecule": lambda: data.load("alanine_300K").train,
+    "dequantised": lambda: data.dequantize(COUNTS[:, None] * np.ones(2), 16, RNG),
+    "outliers": lambda: np.concatenate([NORMAL, [[100.0, 100.0, -100.0]]]),
+    "many zeros": lambda: NORMAL * (RNG.uniform(size=NORMAL.shape) > 0.4),
+    "rounded": lambda: NORMAL.round(2),
+    "one rounded column": lambda: NORMAL[:, :1].round(2),
+}
+
+
+@pytest.mark.parametrize("case", CLEAN)
+def test_nothing_is_said_of_good_data(case):
+    x = CLEAN[case]()
+    assert said(x, preprocess=afnp.preprocessing(x), univariate="gaussian_mixture") == []
+
+
+def test_a_row_far_out_sets_the_scale_of_all_others():
+    x = np.concatenate([NORMAL, [[0.0, 1e9, 0.0]]])
+    lines = said(x, preprocess=afnp.preprocessing(x))
+    assert len(lines) == 1 and "feature 1 has a few values far out, such as 1e+09" in lines[0]
+
+
+def test_fit_says_it_once_and_names_the_columns():
+    x = with_column(np.full(500, 2.5))
+    with pytest.warns(DataWarning, match="feature 3 never changes") as caught:
+        afnp.fit(flow_for(x), x, epochs=1, progress=False)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(x, columns=["a", "b", "c", "same"])
+    with pytest.warns(DataWarning, match=r"feature 3 \('same'\) never changes"):
+        afnp.fit(flow_for(x), table, epochs=1, progress=False)
+
+
+def test_other_models_are_left_in_peace():
+    x = RNG.integers(0, 3, (50, 2))
+    model = afnp.DiscreteMADE(2, levels=3, hidden=(4,))
+    assert advice.findings(model, x, np.empty((50, 0))) == []
