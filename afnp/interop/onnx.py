@@ -140,7 +140,9 @@ def _normalize(g: _Graph, layer: Any, p: dict, x: str) -> tuple[str, str]:
     if isinstance(layer, Logit):
         return _logit(g, layer, x)
     c, A, log_det = _linear(layer, p, "normalize")
-    return g.times(g("Sub", x, g.constant(c)), A), g.constant(log_det)
+    near = c.astype(np.float32)  # in two steps, or a mean far from 0 would lose the digits of x - c
+    moved = g("Sub", g("Sub", x, g.constant(near)), g.constant(c - near))
+    return g.times(moved, A), g.constant(log_det)
 
 
 def _generate(g: _Graph, layer: Any, p: dict, u: str) -> str:

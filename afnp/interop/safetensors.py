@@ -3,8 +3,7 @@ r"""Trained flows as safetensors files: named arrays that every framework reads,
 .. math:: \theta \to \{\, \texttt{layer.name} \mapsto \text{array} \,\}, \qquad
           \text{metadata} = \{\text{configuration}, \text{SHA-256 of it and } \theta\}
 
-Arrays are named by their layer's place in the flow, counted from the data, and by the layer's own
-name for them: ``0.W1``; those of the base are ``base.name``. The metadata say what to build around
+Arrays have the names of ``flow.parameters``: ``0.W1`` is W1 of the first layer, from the data. The metadata say what to build around
 them. afnp's own format (:func:`afnp.save`) keeps more: it is checked before anything is read whole.
 """
 
@@ -13,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +44,7 @@ def save(flow: Flow, path: str | os.PathLike) -> None:
     True
     """
     build(flow.config(), flow.theta, 0)
-    named = {name: np.ascontiguousarray(a) for name, a in _named(flow, flow.theta)}
+    named = {name: np.ascontiguousarray(a) for name, a in flow.parameters.items()}
     text = json.dumps(flow.config(), allow_nan=False)
     metadata = {"afnp": text, "sha256": _digest(text, flow.theta)}
     write_bytes(path, serialize(named, metadata))
@@ -67,7 +65,7 @@ def load(path: str | os.PathLike) -> Flow:
         config = json.loads(metadata["afnp"])
         theta = np.concatenate([arrays[name].ravel() for name in names] or [np.empty(0)])
         flow = build(config, theta, MOST_FREE)
-        expected = {name: a.shape for name, a in _named(flow, flow.theta)}
+        expected = {name: a.shape for name, a in flow.parameters.items()}
         if {name: a.shape for name, a in arrays.items()} != expected:
             raise ValueError(f"expected the arrays {', '.join(expected)}, got {', '.join(names)}")
         flow.theta = np.concatenate([arrays[name].ravel() for name in expected])
@@ -80,14 +78,6 @@ def load(path: str | os.PathLike) -> Flow:
 
 def _digest(text: str, theta: np.ndarray) -> str:
     return hashlib.sha256(text.encode() + theta.tobytes()).hexdigest()
-
-
-def _named(flow: Flow, theta: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each named array of a vector laid out like ``theta``, in its order."""
-    parts = flow.split(theta)
-    for place, views in [*enumerate(parts), ("base", parts.base)]:
-        for name, values in views.items():
-            yield f"{place}.{name}", values
 
 
 def _header(content: bytes) -> tuple[dict, list[str]]:
