@@ -3,8 +3,9 @@ r"""Trained flows as safetensors files: named arrays that every framework reads,
 .. math:: \theta \to \{\, \texttt{layer.name} \mapsto \text{array} \,\}, \qquad
           \text{metadata} = \{\text{configuration}, \text{SHA-256 of it and } \theta\}
 
-Arrays have the names of ``flow.parameters``: ``0.W1`` is W1 of the first layer, from the data. The metadata say what to build around
-them. afnp's own format (:func:`afnp.save`) keeps more: it is checked before anything is read whole.
+Arrays have the names of ``flow.parameters``: ``0.W1`` is W1 of the first layer, from the data. The
+metadata say what to build around them. afnp's own format (:func:`afnp.save`) keeps more: it is
+checked before anything is read whole.
 """
 
 from __future__ import annotations

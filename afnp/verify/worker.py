@@ -79,9 +79,13 @@ class Worker:
         if self.limit is None:
             return function()
         if self.tasks is None:
-            self.tasks, self.flag = queue.SimpleQueue(), threading.Event()
-            thread = threading.Thread(target=_work, args=(self.tasks, self.flag), daemon=True)
-            thread.start()
+            tasks, self.flag = queue.SimpleQueue(), threading.Event()
+            thread = threading.Thread(target=_work, args=(tasks, self.flag), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no threads here, as in a browser: nothing can be given up
+                return function()
+            self.tasks = tasks
         answers: queue.SimpleQueue = queue.SimpleQueue()
         self.tasks.put((function, answers))
         try:
