@@ -308,9 +308,31 @@ class Model:
         gradient = BatchGradient(self, len(x), backend, training=False, task="gradient")
         log_prob, grad, length = gradient(x, context)
         refuse_nan(log_prob, "x")
+        if not math.isfinite(length) and np.isfinite(log_prob).all():
+            row = self.row_without_gradient(x, context)
+            where = "" if row is None else f" of row {row} of x"
+            raise FloatingPointError(f"the gradient{where} is not finite in {self.dtype}")
         if np.isnan(length):
             raise FloatingPointError("the gradient of the loss is not a number")
         return -float(log_prob.mean(dtype=np.float64)), grad
+
+    def row_without_gradient(self, x: np.ndarray, context: np.ndarray) -> int | None:
+        """Return the first of checked rows whose gradient is not finite, by halving; or None."""
+
+        def is_finite(low: int, high: int) -> bool:
+            g = self.split(np.zeros_like(self._theta))
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                self.add_gradient(self.own, x[low:high], context[low:high], g, of=len(x))
+            return bool(np.isfinite(g.flat).all())
+
+        low, high = 0, len(x)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if is_finite(low, middle):
+                low = middle
+            else:
+                high = middle
+        return None if is_finite(low, high) else low
 
 
 class BatchGradient:
@@ -351,12 +373,22 @@ class BatchGradient:
             return model.add_gradient(model.own, x, context, self.g, engine, n, kept)
 
         self.plan, (log_prob,) = model.attempt(plan, n, self.task, work, gradient=True)
+        return log_prob, grad, math.sqrt(self._square(grad))
+
+    def _square(self, grad: np.ndarray) -> float:
+        """Return |grad|²; in float64 where the squares of finite float32 overflow."""
         if self.plan.engine == "numpy":
             with np.errstate(over="ignore", invalid="ignore"):
-                return log_prob, grad, math.sqrt(float(grad @ grad))
-        from afnp.compiled.adam import add_up
+                square = float(grad @ grad)
+        else:
+            from afnp.compiled.adam import add_up
 
-        return log_prob, grad, math.sqrt(add_up([grad]))
+            square = add_up([grad])
+        if not math.isfinite(square) and grad.dtype == np.float32:
+            double = grad.astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                square = float(double @ double)
+        return square
 
     def update_statistics(self) -> None:
         """Move the running statistics of layers that take them by those of the last batch."""

@@ -689,6 +689,35 @@ def test_nothing_far_out_warns_of_its_arithmetic(univariate, dtype, backend):
             assert "the loss is not finite" in str(error)
 
 
+@pytest.mark.filterwarnings("ignore::afnp.advice.DataWarning")
+def test_a_gradient_beyond_float32_names_its_row(backend):
+    """The density is finite still, but a weight's gradient is a product of two large numbers."""
+    flow = afnp.made(2, hidden=(1,), dtype=np.float32)
+    p = flow.parameters
+    p["0.W0"][:], p["0.W1"][2:, 0] = 1e-8, [1e8, 0]  # mu_2 = 1e8 relu(1e-8 x_1), alpha_2 = 0
+    x = rows_of(70, 2)
+    x[41] = [1e19, 0.0]
+    assert np.isfinite(flow.log_prob(x)).all()
+    with pytest.raises(
+        FloatingPointError, match="^the gradient of row 41 of x is not finite in float32"
+    ):
+        flow.loss_and_grad(x, backend=backend)
+    theta = flow.theta.copy()
+    with pytest.raises(FloatingPointError, match="its gradient, training row 41; the last good"):
+        afnp.fit(flow, x, epochs=1, batch_size=70, progress=False)
+    np.testing.assert_array_equal(flow.theta, theta)
+
+
+def test_a_long_gradient_is_no_overflow():
+    """Its squares are beyond float32, the numbers themselves are not: it is clipped like any other."""
+    flow = afnp.maf(D, hidden=(6,), transforms=1, dtype=np.float32)
+    x = rows_of(70)
+    x[41] = 3e10
+    assert np.isfinite(flow.loss_and_grad(x)[1]).all()
+    afnp.fit(flow, x, epochs=1, batch_size=70, progress=False)
+    assert np.isfinite(flow.theta).all()
+
+
 # Preprocessing
 
 

@@ -233,7 +233,8 @@ def test_contexts_count_with_their_contents(tmp_path):
     rng = np.random.default_rng(0)
     for context in (rng.standard_normal((30, 1)), rng.standard_normal((30, 1))):
         flow = afnp.maf(2, hidden=(4,), transforms=1, context=1)
-        common.trained(flow, np.zeros((30, 2)), cache=tmp_path, epochs=1, context=context)
+        x = np.random.default_rng(1).standard_normal((30, 2))
+        common.trained(flow, x, cache=tmp_path, epochs=1, context=context)
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -221,7 +221,7 @@ def _train(
                     log_prob, grad, norm = gradient(data.x[rows], data.c[rows])
                     loss_sum = -float(log_prob.sum(dtype=np.float64))
                     if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-                        raise _not_finite(run, log_prob, rows)
+                        raise _not_finite(flow, data, run, log_prob, rows)
                     if norm > recipe["clip"]:
                         grad *= recipe["clip"] / norm
                     good[:] = flow.theta
@@ -431,11 +431,14 @@ def _factor(shape: Callable[[float], float], done: float) -> float:
         ) from None
 
 
-def _not_finite(run: Run, log_prob: np.ndarray, rows: np.ndarray) -> FloatingPointError:
+def _not_finite(flow: Flow, data: _Data, run: Run, log_prob, rows) -> FloatingPointError:
     bad = rows[~np.isfinite(log_prob)]
-    where = f"its gradient, rows {rows[:5].tolist()}, ..."
     if len(bad):
         where = f"training rows {bad[:5].tolist()}"
+    else:
+        row = flow.row_without_gradient(data.x[rows], data.c[rows])
+        which = f"rows {rows[:5].tolist()}, ..." if row is None else f"training row {rows[row]}"
+        where = f"its gradient, {which}"
     return FloatingPointError(
         f"the loss is not finite at epoch {run.epoch}, step {run.step}: {where}; "
         "the last good parameters were kept (a lower learning_rate or clip may help)"
