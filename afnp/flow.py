@@ -258,11 +258,13 @@ class Flow(Model):
 
         Parameters
         ----------
-        u : (N, D) array context : (N, C) or (1, C) array, optional method : {"substitution",
-        "naive", "jacobi", "gauss-seidel"}, or one of :mod:`afnp.sampling.fixed_point`
-            Each hidden unit once, the textbook loop of D full passes, or sweeps over all features
-            or blocks of them until nothing changes; the same numbers. ``GaussSeidel(block=8)``
-            names a block, ``Jacobi(1e-6)`` a tolerance.
+        u : (N, D) array
+        context : (N, C) or (1, C) array, optional
+        method : {"substitution", "naive", "jacobi", "gauss-seidel"} or an object
+            Each hidden unit once, the textbook loop of D full passes, or iterations over all
+            features or blocks of them until nothing changes; the same numbers.
+            ``GaussSeidel(block=8)`` names a block, ``Jacobi(1e-6)`` a tolerance: those of
+            :mod:`afnp.sampling.fixed_point`.
         backend : {"auto", "numpy", "numba", "cuda"}
         """
         method = method_of(method, backend)

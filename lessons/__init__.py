@@ -1,1 +1,1 @@
-"""The lessons: a course in notebooks, from the chain rule to fast sampling. ``python -m lessons`` opens it."""
+"""A course in notebooks, from the chain rule to fast sampling: ``python -m lessons`` opens it."""

@@ -1,6 +1,7 @@
 r"""Exercises that answer back: *not yet*, what differs, a hint, or *right*.
 
-.. math:: |y_k - \hat y_k| \le \epsilon \, \bigl(|\hat y_k| + \max_l |\hat y_l|\bigr) \quad \text{for all } k
+.. math:: |y_k - \hat y_k| \le \epsilon \, \bigl(|\hat y_k| + \max_l |\hat y_l|\bigr)
+          \quad \text{for all } k
 
 y is the reader's answer, the other the expected one, epsilon 1e-9 unless an exercise says
 otherwise: rounding stays far below it, and no mistake does. A wrong answer raises `Different`, so
@@ -20,6 +21,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +33,7 @@ WIDTH = 100
 """Characters a line of an answer."""
 
 TRIES: dict[tuple[int, str], int] = {}
-"""Wrong answers so far; kept here, so that running a notebook's first cell again does not forget them."""
+"""Wrong answers so far; kept here, so that running the first cell again does not forget them."""
 
 
 PASSED = Path(__file__).with_name(".passed")
@@ -94,7 +96,7 @@ class Exercise:
     tolerance: float = 1e-9
 
     def examine(self, yours: object) -> str | None:
-        """Return what is wrong, or None; raise `_NotYet` for a stub, `Malformed` for a wrong form."""
+        """Return what is wrong, or None; raise `_NotYet` for a stub, `Malformed` for a form."""
         _stop_at_stub(yours)
         if callable(self.answer):
             return self._examine_function(yours)
@@ -147,8 +149,11 @@ class Exercise:
         """Say which of the known mistakes gives this answer, if one does."""
         for name, mistake in self.mistakes.items():
             try:
-                made = mistake(*copy.deepcopy(case)) if case is not None else mistake  # type: ignore[operator]
-                made = tuple(sorted(made)) if self.any_length else made  # type: ignore[call-overload]
+                made: Any = mistake
+                if case is not None:
+                    made = made(*copy.deepcopy(case))
+                if self.any_length:
+                    made = tuple(sorted(made))
                 if made is got or difference(got, made, self.tolerance) is None:
                     return f"That is what one gets by {name}."
             except Exception:
@@ -157,7 +162,7 @@ class Exercise:
 
 
 class Lesson:
-    """The checker of one lesson: ``check("name", answer)`` after every exercise, ``check.summary()`` at the end.
+    """The checker of a lesson: ``check("name", answer)`` after an exercise, ``check.summary()`` last.
 
     Parameters
     ----------
@@ -171,7 +176,7 @@ class Lesson:
         self.state = dict.fromkeys(self.exercises, "open")
 
     def __call__(self, name: str, yours: object) -> None:
-        """Examine an answer; print *not yet* or *right*, or raise `Different` with the explanation."""
+        """Examine an answer; print *not yet* or *right*, or raise `Different`, which explains."""
         if name not in self.exercises:
             raise Different(
                 f"no exercise is called {name!r}; there are {', '.join(self.exercises)}"
@@ -241,7 +246,7 @@ NO_TRY = "This cost no try: only the form is wrong."
 
 
 def _check_form(yours: object, expected: object, where: str) -> None:
-    """Raise `Malformed` unless an answer has the kind and, of several results, the number asked for."""
+    """Raise `Malformed` unless an answer has the kind and the number of results asked for."""
     if isinstance(yours, (set, frozenset, dict)):
         kind = "set" if isinstance(yours, (set, frozenset)) else "dict"
         remedy = "put (round brackets) around several values, none around one"

@@ -34,7 +34,7 @@ STATES = 40
 
 
 def style() -> None:
-    """Set Matplotlib's settings for a lesson; colours that the colour-blind tell apart (Okabe and Ito)."""
+    """Set Matplotlib up for a lesson, in colours that the colour-blind tell apart (Okabe, Ito)."""
     plt.rcdefaults()
     plt.rcParams.update(
         {
@@ -57,7 +57,7 @@ def style() -> None:
 
 
 def matrix(ax: Axes, M: np.ndarray, title: str = "", numbers: str = "") -> None:
-    """Draw a matrix as coloured cells: exact zeros white, anything else tinted; ``numbers`` formats the entries."""
+    """Draw a matrix as cells: exact zeros white, all else tinted; ``numbers`` formats the entries."""
     M = np.asarray(M, dtype=float)
     tint = np.sign(M) * (0.1 + 0.4 * np.abs(M) / (np.abs(M).max(initial=0) or 1))
     ax.imshow(np.ma.masked_equal(tint, 0), cmap="PuOr", vmin=-1, vmax=1, aspect="equal")
@@ -70,7 +70,7 @@ def matrix(ax: Axes, M: np.ndarray, title: str = "", numbers: str = "") -> None:
 
 
 def play(draw: Callable[..., Figure], /, **ranges):
-    """Show ``draw`` at the starting values, with a control for each argument where there are widgets.
+    """Show ``draw`` at the starting values, with a control for each argument if there are widgets.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ WAITS = "If a control says something else, it waits for the kernel, which is bus
 
 
 class _Shown:
-    """One output in several forms, of which a page shows the best that it can: the widget, else the picture."""
+    """One output in several forms, of which a page shows the best it can: widget, else picture."""
 
     def __init__(self, forms: dict[str, object]):
         self.forms = forms
@@ -130,7 +130,7 @@ def _picture(draw: Callable[..., Figure], values: dict, form: str = "png") -> by
 
 
 def _recorded(draw: Callable[..., Figure], ranges: dict, folder: Path) -> str:
-    """Keep a picture for every position of the controls; return the HTML that ``moves.js`` brings to life."""
+    """Keep a picture for every position of the controls; return HTML for ``moves.js``."""
     places = thinned({name: positions(given) for name, given in ranges.items()}, ranges)
     folder.mkdir(parents=True, exist_ok=True)
     names = []
@@ -172,7 +172,7 @@ def positions(given) -> list:
 
 
 def thinned(full: dict[str, list], ranges: dict, most: int = STATES) -> dict[str, list]:
-    """Leave out positions of sliders, of the longest first, until all together are at most ``most``.
+    """Leave out positions of sliders, of the longest first, until there are at most ``most``.
 
     Both ends stay, and every so many positions counted from the start.
 

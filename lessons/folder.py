@@ -21,7 +21,7 @@ LEFT_OUT = ("__init__.py", "__main__.py", "folder.py", "ruff.toml")
 
 
 def copy(folder: Path) -> list[str]:
-    """Copy the course; return the files that a newer version was not put over, for they have answers.
+    """Copy the course; return the files with answers that no newer version was put over.
 
     Raises
     ------

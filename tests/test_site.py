@@ -368,7 +368,7 @@ def test_dragging_the_noise_moves_the_sample_and_the_point(shown):
 
 @pytest.fixture
 def moving(browser, tmp_path, monkeypatch):
-    """A recorded picture on a page of its own: a red bar as long as the slider says, or a blue one."""
+    """A recorded picture on a page of its own: a bar as long as the slider says, red or blue."""
     import matplotlib
 
     matplotlib.use("agg")

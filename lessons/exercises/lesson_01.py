@@ -49,7 +49,8 @@ EXERCISES = [
         cases=[(np.array([[0.6, 0.1], [0.0, 0.3]]),), (_table(3, 2),), (_table(2, 5),)],
         hints=(
             "p(x_2 | x_1) is p(x_1, x_2) / p(x_1), and p(x_1) is the sum over x_2, the last axis.",
-            "keepdims=True in p.sum(...) leaves an axis of length one, and the division broadcasts.",
+            "keepdims=True in p.sum(...) leaves an axis of length one, and the division "
+            "broadcasts.",
         ),
         mistakes={
             "dividing by p(x_2) instead of p(x_1)": lambda p: p / p.sum(axis=0),
@@ -79,7 +80,8 @@ EXERCISES = [
             ([np.array([0.0, 1.0]), np.full((2, 2), 0.5)], (0, 1)),
         ],
         hints=(
-            "Factor number r is indexed by the first r + 1 entries of x: conditionals[r][tuple(x[: r + 1])].",
+            "Factor number r is indexed by the first r + 1 entries of x: "
+            "conditionals[r][tuple(x[: r + 1])].",
             "Take the logarithm of each such entry, and add them up.",
         ),
         mistakes={
@@ -106,9 +108,9 @@ EXERCISES = [
             "Count how many of those ends are at or below v: that is the level.",
         ),
         mistakes={
-            "counting only the ends below v, so that a v on an edge falls one too low": lambda p, v: (
-                int((np.cumsum(p) < v).sum())
-            ),
+            (
+                "counting only the ends below v, so that a v on an edge falls one too low"
+            ): lambda p, v: int((np.cumsum(p) < v).sum()),
             "taking the most likely level whatever the noise is": lambda p, v: int(np.argmax(p)),
         },
         because="Noise in, data out: this is a flow already, with steps instead of slopes.",
@@ -119,7 +121,8 @@ EXERCISES = [
         cases=[((2, 2, 2),), ((3, 4),), ((2, 5, 3, 2),), ((7,),)],
         hints=(
             "A distribution over K levels has K - 1 free numbers, because they sum to one.",
-            "There is one such distribution for each past, and there are K_1 K_2 ... K_(i-1) pasts.",
+            "There is one such distribution for each past, and there are K_1 K_2 ... K_(i-1) "
+            "pasts.",
         ),
         mistakes={
             "forgetting that each distribution sums to one": lambda levels: [
@@ -129,7 +132,9 @@ EXERCISES = [
                 k - 1 for k in levels
             ],
         },
-        because="They add up to K_1 ... K_D - 1 in every order: the chain rule by itself saves nothing.",
+        because=(
+            "They add up to K_1 ... K_D - 1 in every order: the chain rule by itself saves nothing."
+        ),
     ),
     Exercise(
         "quiet_order",
@@ -140,6 +145,9 @@ EXERCISES = [
             "Put the two causes first, in either order.",
         ),
         mistakes={"putting the effect before a cause": (2, 0, 1)},
-        because="The second factor is the same in both rows: it does not listen. With the alarm first, it must.",
+        because=(
+            "The second factor is the same in both rows: it does not listen. With the alarm "
+            "first, it must."
+        ),
     ),
 ]

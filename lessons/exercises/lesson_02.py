@@ -51,16 +51,20 @@ EXERCISES = [
         answer=lambda v: -np.log(1 - v),
         cases=[(np.array([0.0]),), (np.array([0.5, 0.9]),), (_rng.random(6),)],
         hints=(
-            "The share of the distribution below x is F(x) = 1 - exp(-x). Which x has the share v below it?",
+            "The share of the distribution below x is F(x) = 1 - exp(-x). Which x has the "
+            "share v below it?",
             "Solve v = 1 - exp(-x) for x.",
         ),
         mistakes={
             "returning F(v) instead of its inverse": lambda v: 1 - np.exp(-v),
-            "taking -log(v), which falls where it should rise (and is infinite at v = 0)": lambda v: (
-                -np.log(v)
-            ),
+            (
+                "taking -log(v), which falls where it should rise (and is infinite at v = 0)"
+            ): lambda v: -np.log(v),
         },
-        because="The step of lesson 01 has become a smooth curve: the inverse of the cumulative distribution.",
+        because=(
+            "The step of lesson 01 has become a smooth curve: the inverse of the cumulative "
+            "distribution."
+        ),
     ),
     Exercise(
         "normalize",
@@ -83,7 +87,10 @@ EXERCISES = [
                 [x[:, 0], x[:, 1] * np.exp(-0.4 * x[:, 0]) - 0.6 * x[:, 0] ** 2], axis=1
             ),
         },
-        because="Data in, noise out. Unlike generate, it needs no waiting: all of x is there from the start.",
+        because=(
+            "Data in, noise out. Unlike generate, it needs no waiting: all of x is there from "
+            "the start."
+        ),
     ),
     Exercise(
         "shear",
@@ -91,10 +98,14 @@ EXERCISES = [
         prediction=True,
         hints=(
             "The area of a small tile is multiplied by the determinant of the map's derivative.",
-            "The bend sits in the lower left corner of that matrix: does the determinant look at it?",
+            "The bend sits in the lower left corner of that matrix: does the determinant look "
+            "at it?",
         ),
         mistakes={"thinking that a longer, more slanted tile is a larger one": "a"},
-        because="A slanted tile is longer and thinner: a shear moves probability about without diluting it.",
+        because=(
+            "A slanted tile is longer and thinner: a shear moves probability about without "
+            "diluting it."
+        ),
     ),
     Exercise(
         "cholesky",
@@ -106,7 +117,8 @@ EXERCISES = [
         ],
         hints=(
             "x_1 = L_11 u_1 has variance L_11**2; and the covariance of x_1 and x_2 is L_11 L_21.",
-            "The variance of x_2 is L_21**2 + L_22**2: subtract what u_1 explains, then take the root.",
+            "The variance of x_2 is L_21**2 + L_22**2: subtract what u_1 explains, then take "
+            "the root.",
         ),
         mistakes={
             "returning the transpose: u_1 must reach both features": lambda S: _cholesky(S).T,
@@ -117,7 +129,9 @@ EXERCISES = [
                 [[np.sqrt(S[0, 0]), 0], [S[1, 0] / np.sqrt(S[0, 0]), np.sqrt(S[1, 1])]]
             ),
         },
-        because="L times its transpose is S again: you factored a covariance by thinking about noise.",
+        because=(
+            "L times its transpose is S again: you factored a covariance by thinking about noise."
+        ),
     ),
     Exercise(
         "given",
@@ -128,8 +142,10 @@ EXERCISES = [
             (np.array([0.5, 3.0]), np.array([[2.0, -1.0], [-1.0, 3.0]]), -1.5),
         ],
         hints=(
-            "From x = m + L u: seeing x_1 tells u_1 = (x_1 - m_1) / L_11. Put it into the second row.",
-            "x_2 = m_2 + L_21 u_1 + L_22 u_2, and only u_2 is still unknown: it has mean 0 and deviation 1.",
+            "From x = m + L u: seeing x_1 tells u_1 = (x_1 - m_1) / L_11. Put it into the "
+            "second row.",
+            "x_2 = m_2 + L_21 u_1 + L_22 u_2, and only u_2 is still unknown: it has mean 0 and "
+            "deviation 1.",
         ),
         mistakes={
             "keeping the whole deviation of x_2, as if x_1 told nothing": lambda m, S, x1: (
@@ -145,6 +161,9 @@ EXERCISES = [
                 np.sqrt(S[1, 1] - S[1, 0] ** 2 / S[0, 0]),
             ),
         },
-        because="Linear mean, constant spread: a flow is what comes when both may be any function of the past.",
+        because=(
+            "Linear mean, constant spread: a flow is what comes when both may be any function "
+            "of the past."
+        ),
     ),
 ]

@@ -70,7 +70,9 @@ EXERCISES = [
                 + _third_row(x) * np.array([1, -1, 1])
             ),
         },
-        because="Messy below the diagonal, and it will not matter; on the diagonal, just the scale.",
+        because=(
+            "Messy below the diagonal, and it will not matter; on the diagonal, just the scale."
+        ),
     ),
     Exercise(
         "det",
@@ -83,7 +85,8 @@ EXERCISES = [
         ],
         hints=(
             "A 1 x 1 matrix is its own determinant: that ends the recursion.",
-            "np.delete(J[1:], k, axis=1) is J without its first row and column k. Signs alternate, + first.",
+            "np.delete(J[1:], k, axis=1) is J without its first row and column k. Signs "
+            "alternate, + first.",
         ),
         mistakes={
             "adding all terms instead of alternating their signs": lambda J: (
@@ -117,9 +120,9 @@ EXERCISES = [
             "Take absolute values before the logarithms, and logarithms before the sum.",
         ),
         mistakes={
-            "taking the logarithm after the product, which underflows with many features": lambda J: (
-                np.log(np.abs(np.prod(np.diagonal(J))))
-            ),
+            (
+                "taking the logarithm after the product, which underflows with many features"
+            ): lambda J: np.log(np.abs(np.prod(np.diagonal(J)))),
             "forgetting the absolute value": lambda J: np.log(np.diagonal(J)).sum(),
             "adding up the whole matrix": lambda J: np.log(np.abs(J).sum()),
         },
@@ -140,9 +143,10 @@ EXERCISES = [
         ),
         mistakes={
             "sorting the rows only": lambda J, order: J[list(order)],
-            "sorting by the inverse permutation: that is each feature's place, not the feature at each place": (
-                lambda J, order: J[np.ix_(np.argsort(order), np.argsort(order))]
-            ),
+            (
+                "sorting by the inverse permutation: that is each feature's place, not the "
+                "feature at each place"
+            ): (lambda J, order: J[np.ix_(np.argsort(order), np.argsort(order))]),
         },
         because="Both sides by the same permutation: the diagonal stays on the diagonal.",
     ),
@@ -155,13 +159,17 @@ EXERCISES = [
             (_leaky(1, 2, 1e-3), np.ones(5) / 2),
         ],
         hints=(
-            "complex_step_jacobian(f, x[None])[0] is J at x: which entry above the diagonal is not zero?",
+            "complex_step_jacobian(f, x[None])[0] is J at x: which entry above the diagonal is "
+            "not zero?",
             "np.triu(J, 1) keeps what is above the diagonal, np.argwhere finds what is not zero.",
         ),
         mistakes={
             "giving the input first and the output second": lambda f, x: _leak(f, x)[::-1],
             "counting from one": lambda f, x: tuple(k + 1 for k in _leak(f, x)),
         },
-        because="One illegal glance of size 1e-7, found exactly. No picture of samples would have shown it.",
+        because=(
+            "One illegal glance of size 1e-7, found exactly. No picture of samples would have "
+            "shown it."
+        ),
     ),
 ]

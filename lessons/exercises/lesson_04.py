@@ -58,13 +58,14 @@ EXERCISES = [
             (np.arange(1, 5), np.array([2, 2, 1, 3, 1]), True),
         ],
         hints=(
-            "hears[:, None] is a column and heard[None, :] a row: comparing them gives a whole matrix.",
+            "hears[:, None] is a column and heard[None, :] a row: comparing them gives a whole "
+            "matrix.",
             "Use >= where equal degrees may be heard, and > where strict is true.",
         ),
         mistakes={
-            "hearing equal degrees at the output as well: each u_i would know its own x_i": lambda a, b, strict: (
-                _mask(a, b, False)
-            ),
+            (
+                "hearing equal degrees at the output as well: each u_i would know its own x_i"
+            ): lambda a, b, strict: _mask(a, b, False),
             "turning the comparison round, so that units hear the future": lambda a, b, strict: (
                 ~_mask(a, b, strict)
             ),
@@ -72,7 +73,9 @@ EXERCISES = [
                 _mask(a, b, strict).T
             ),
         },
-        because="One rule, two uses; the only strict inequality of the whole network is at the output.",
+        because=(
+            "One rule, two uses; the only strict inequality of the whole network is at the output."
+        ),
     ),
     Exercise(
         "moved",
@@ -115,7 +118,8 @@ EXERCISES = [
             (np.array([1, 3, 3]), np.array([2, 2, 3]), False),
         ],
         hints=(
-            "Row r of the mask begins with ones and ends with zeros; the prefix is how many ones there are.",
+            "Row r of the mask begins with ones and ends with zeros; the prefix is how many "
+            "ones there are.",
             "Your function mask gives that matrix: along which axis must it be summed? "
             "(np.searchsorted needs no matrix.)",
         ),
@@ -137,8 +141,10 @@ EXERCISES = [
             (masks.degrees_of_hidden(32, 64), 64),
         ],
         hints=(
-            "An output i hears an input j if some hidden unit k has j <= m_k < i: multiply the two masks.",
-            "There are D * (D - 1) // 2 legal pairs; take away those for which the product is positive.",
+            "An output i hears an input j if some hidden unit k has j <= m_k < i: multiply the "
+            "two masks.",
+            "There are D * (D - 1) // 2 legal pairs; take away those for which the product is "
+            "positive.",
         ),
         mistakes={
             "adding up the paths instead of counting the pairs that have one": lambda degrees, D: (
@@ -154,7 +160,10 @@ EXERCISES = [
                 D * (D - 1) // 2 - _lost(degrees, D)
             ),
         },
-        because="Nothing crashes when dependencies are lost. The flow is a valid one, and quietly a poorer one.",
+        because=(
+            "Nothing crashes when dependencies are lost. The flow is a valid one, and quietly "
+            "a poorer one."
+        ),
     ),
     Exercise(
         "design",
@@ -162,12 +171,16 @@ EXERCISES = [
         judge=_judge_design,
         hints=(
             "Output 3 hears feature 2 through a hidden unit of degree 2, and through no other.",
-            "So no unit may have degree 2; but degree 1 must be there for outputs 2 and 3, degree 3 for output 4.",
+            "So no unit may have degree 2; but degree 1 must be there for outputs 2 and 3, "
+            "degree 3 for output 4.",
         ),
         mistakes={
             "leaving out degree 1, on which three other pairs depend": (2, 3, 3),
             "losing nothing": (1, 2, 3),
         },
-        because="A path from j to i needs a degree m with j <= m < i, and from 2 to 3 only m = 2 will do.",
+        because=(
+            "A path from j to i needs a degree m with j <= m < i, and from 2 to 3 only m = 2 "
+            "will do."
+        ),
     ),
 ]

@@ -93,12 +93,15 @@ EXERCISES = [
         answer=_backward_linear,
         cases=[_layer(4, 3, 5), _layer(1, 2, 2), _layer(6, 1, 3)],
         hints=(
-            "Shapes say nearly everything: d_W (J, I) is made of d_y (N, J) and x (N, I), summed over N.",
+            "Shapes say nearly everything: d_W (J, I) is made of d_y (N, J) and x (N, I), "
+            "summed over N.",
             "A matrix product sums over the index where its factors meet. For d_W that is n, "
             "so d_y comes transposed, and the mask last; for d_x it is j.",
         ),
         mistakes={
-            "leaving the mask out of d_W: weights that nobody reads would get a gradient": _unmasked_d_W,
+            (
+                "leaving the mask out of d_W: weights that nobody reads would get a gradient"
+            ): _unmasked_d_W,
             "leaving the mask out of d_x": _unmasked_d_x,
             "averaging d_b over the rows: each row adds its own": _mean_d_b,
         },
@@ -124,7 +127,8 @@ EXERCISES = [
             (lambda x: 1e8 * x[0] + x[1] / x[2], np.array([0.1, 0.2, 0.3])),
         ],
         hints=(
-            "For entry k, add 1e-30j to x[k] alone: the rows of np.eye(len(x)) point along each entry.",
+            "For entry k, add 1e-30j to x[k] alone: the rows of np.eye(len(x)) point along "
+            "each entry.",
             "Call f once for each of these rows e, at x and a tiny imaginary part of e; the "
             "derivative is the imaginary part over the step.",
         ),
@@ -132,7 +136,9 @@ EXERCISES = [
             "subtracting two nearby values, which loses half of the digits": _forward_difference,
             "forgetting to divide by the step": lambda f, x: _complex_step(f, x) * 1e-30,
         },
-        because="Exact to rounding, for any smooth function. This judge will sit beside us from now on.",
+        because=(
+            "Exact to rounding, for any smooth function. This judge will sit beside us from now on."
+        ),
         tolerance=1e-12,
     ),
     Exercise(
@@ -161,11 +167,16 @@ EXERCISES = [
             "du/dmu = -e^(-alpha) and du/dalpha = -u; and alpha also stands in the loss by itself.",
         ),
         mistakes={
-            "forgetting that alpha is in the loss twice: the log-determinant is missing": _no_determinant,
+            (
+                "forgetting that alpha is in the loss twice: the log-determinant is missing"
+            ): _no_determinant,
             "forgetting that the loss is a mean over N rows": _no_mean,
             "forgetting the slope e^(-alpha) in du/dmu": _no_inner_slope,
         },
-        because="At the optimum both vanish on average: u has mean 0, and u**2 has mean 1. Noise, in short.",
+        because=(
+            "At the optimum both vanish on average: u has mean 0, and u**2 has mean 1. Noise, "
+            "in short."
+        ),
     ),
     Exercise(
         "culprits",
@@ -173,7 +184,8 @@ EXERCISES = [
         judge=_judge_culprits,
         any_length=True,
         hints=(
-            "Step into theta for the gradient of broken(...)[0], and compare with broken(...)[1], name by name.",
+            "Step into theta for the gradient of broken(...)[0], and compare with "
+            "broken(...)[1], name by name.",
             "A wrong line spoils everything that is computed after it, and nothing before it.",
         ),
         mistakes={
@@ -187,7 +199,8 @@ EXERCISES = [
         answer=_d_x,
         cases=[_ends(3, 2, 4), _ends(1, 3, 3), _ends(5, 4, 6)],
         hints=(
-            "Route one: x stands in u = (x - mu) e^(-alpha). Route two: x is what the first layer hears.",
+            "Route one: x stands in u = (x - mu) e^(-alpha). Route two: x is what the first "
+            "layer hears.",
             "The first is entry by entry, with the slope du/dx; the second is the d_x of a "
             "masked linear layer, from above.",
         ),
@@ -198,6 +211,9 @@ EXERCISES = [
             ),
             "leaving the mask out": lambda d_u, alpha, d_z, W, M: d_u * np.exp(-alpha) + d_z @ W,
         },
-        because="This d_x is the d_u of the layer below: so a stack is differentiated, layer after layer.",
+        because=(
+            "This d_x is the d_u of the layer below: so a stack is differentiated, layer after "
+            "layer."
+        ),
     ),
 ]

@@ -59,8 +59,10 @@ EXERCISES = [
         answer="a",
         prediction=True,
         hints=(
-            "In the natural order, what may the shift and the scale of the first feature depend on?",
-            "On nothing: every layer shifts and scales x_1 by constants. What is five times in a row?",
+            "In the natural order, what may the shift and the scale of the first feature "
+            "depend on?",
+            "On nothing: every layer shifts and scales x_1 by constants. What is five times in "
+            "a row?",
         ),
         mistakes={"expecting that depth alone bends anything": "b"},
         because="A constant shift and scale, five times over, is a constant shift and scale.",
@@ -70,8 +72,10 @@ EXERCISES = [
         answer=_stacked_log_prob,
         cases=[_stack(1), _stack(2), _stack(3)],
         hints=(
-            "Go through the flows as listed: x, log_det = flow.normalize(x), and add up the log_dets.",
-            "At the end x is noise: add its standard normal log-density, once, summed over features.",
+            "Go through the flows as listed: x, log_det = flow.normalize(x), and add up the "
+            "log_dets.",
+            "At the end x is noise: add its standard normal log-density, once, summed over "
+            "features.",
         ),
         mistakes={
             "adding the base density after every layer instead of once": _each_with_its_own_base,
@@ -118,7 +122,9 @@ EXERCISES = [
                 (a - b).std(),
             ),
         },
-        because="A small steady advantage can be certain although each model's own scatter is large.",
+        because=(
+            "A small steady advantage can be certain although each model's own scatter is large."
+        ),
     ),
     Exercise(
         "times_as_probable",

@@ -77,7 +77,8 @@ EXERCISES = [
             (_rng.standard_normal((5, 6)), _made(6, 10)),
         ],
         hints=(
-            "Begin with x full of zeros. In round i, call conditionals(x), and fill in column i alone.",
+            "Begin with x full of zeros. In round i, call conditionals(x), and fill in column "
+            "i alone.",
             "In round i the columns before i are right, so column i of mu and alpha is: the "
             "formula of the text, for that column.",
         ),
@@ -92,7 +93,8 @@ EXERCISES = [
         answer=63 / 64,
         prediction=True,
         hints=(
-            "With D = 64 the network runs 64 times. In how many of these runs is a given hidden unit of use?",
+            "With D = 64 the network runs 64 times. In how many of these runs is a given "
+            "hidden unit of use?",
             "Each unit need be computed once: when the last feature that it hears is known.",
         ),
         mistakes={"guessing a half, which is the share of zeros in the masks": 0.5},
@@ -111,7 +113,8 @@ EXERCISES = [
             (np.array([1, 2, 3]), 4),
         ],
         hints=(
-            "The degrees are sorted, so units of one degree lie side by side: find where they start and stop.",
+            "The degrees are sorted, so units of one degree lie side by side: find where they "
+            "start and stop.",
             "np.searchsorted finds the place of i in a sorted array; its argument side says: "
             "before its equals, or behind.",
         ),
@@ -147,7 +150,8 @@ EXERCISES = [
         answer=_multiplications,
         cases=[(_STAIRS, 3), ([np.array([1, 2, 3])], 4), ([*_STAIRS, np.array([6, 6])], 5)],
         hints=(
-            "A row that reads its first prefix inputs costs prefix multiplications: add up all prefixes.",
+            "A row that reads its first prefix inputs costs prefix multiplications: add up all "
+            "prefixes.",
             "The loop does this D times. Substitution does it once.",
         ),
         mistakes={

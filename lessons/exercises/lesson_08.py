@@ -129,7 +129,8 @@ EXERCISES = [
         cases=_SAMPLES,
         hints=(
             "mu, alpha = conditionals(u), once; x is the formula above, for all features together.",
-            "log p(x) is the normal log-density of u, summed over features, minus alpha.sum(axis=1).",
+            "log p(x) is the normal log-density of u, summed over features, minus "
+            "alpha.sum(axis=1).",
         ),
         mistakes={
             "adding the log-determinant: where the flow stretches, the density of x is thinner": (
@@ -144,12 +145,15 @@ EXERCISES = [
         answer=_iaf_log_prob,
         cases=_SAMPLES,
         hints=(
-            "The network wants u, which you do not have. Its first mu and alpha do not look at u at all.",
+            "The network wants u, which you do not have. Its first mu and alpha do not look at "
+            "u at all.",
             "Round i of D: ask the network about the u so far, believe its column i, and "
             "solve for u_i. Then sum up as above.",
         ),
         mistakes={
-            "asking the network about the data: that is the density of another flow, a MAF": _as_a_maf,
+            (
+                "asking the network about the data: that is the density of another flow, a MAF"
+            ): _as_a_maf,
             "asking the network once, about zeros": _in_one_pass,
         },
         because="D rounds, for a number that the sampler had for nothing.",
@@ -159,7 +163,8 @@ EXERCISES = [
         answer=_couple,
         cases=_BLOCKS,
         hints=(
-            "mu, alpha = network(x[:, passing]); then u = x.copy(), and change the columns ~passing.",
+            "mu, alpha = network(x[:, passing]); then u = x.copy(), and change the columns "
+            "~passing.",
             "Only B is scaled, and by exp(-alpha): what is the logarithm of the product of "
             "these scales?",
         ),
@@ -193,8 +198,10 @@ EXERCISES = [
         answer=3,
         prediction=True,
         hints=(
-            "After one, B has heard A. After two, A has heard a B that had heard A. Who has not heard whom?",
-            "Two features of B have not yet heard each other: they must hear an A that has heard them both.",
+            "After one, B has heard A. After two, A has heard a B that had heard A. Who has "
+            "not heard whom?",
+            "Two features of B have not yet heard each other: they must hear an A that has "
+            "heard them both.",
         ),
         mistakes={
             "counting one for each block: B has heard A, and A has heard B, but B not all of B": 2,
@@ -207,7 +214,8 @@ EXERCISES = [
         answer=_steps,
         cases=[("MAF", 7, 1), ("IAF", 7, 1), ("coupling", 7, 1), ("MAF", 64, 5), ("IAF", 3, 4)],
         hints=(
-            "A transform that waits takes D steps, one that does not takes one. The T transforms wait in line.",
+            "A transform that waits takes D steps, one that does not takes one. The T "
+            "transforms wait in line.",
             "MAF waits when it samples, IAF when it scores strangers, a coupling never.",
         ),
         mistakes={
@@ -229,9 +237,9 @@ EXERCISES = [
             "comes last.",
         ),
         mistakes={
-            "adding log|det dx/du|, which belongs to the other direction": lambda u, log_det, log_target: (
-                float(np.mean(_log_normal(u) + log_det - log_target))
-            ),
+            (
+                "adding log|det dx/du|, which belongs to the other direction"
+            ): lambda u, log_det, log_target: float(np.mean(_log_normal(u) + log_det - log_target)),
             "leaving out the target": lambda u, log_det, log_target: float(
                 np.mean(_log_normal(u) - log_det)
             ),

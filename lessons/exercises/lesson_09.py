@@ -154,7 +154,8 @@ EXERCISES = [
             (np.array([800.0, 0.0]), 4.0, 1e-3),
         ],
         hints=(
-            "The shares are a softmax; np.cumsum adds them up; the first knot is -B, so begin with a 0.",
+            "The shares are a softmax; np.cumsum adds them up; the first knot is -B, so begin "
+            "with a 0.",
             "Subtract h.max() before np.exp: the shares stay the same, and nothing overflows.",
         ),
         mistakes={

@@ -86,7 +86,8 @@ EXERCISES = [
         hints=(
             "The draws are along axis 0. The bound averages logarithms, the truth averages "
             "densities.",
-            "Subtract the largest log p of each column before np.exp, and add it again after np.log.",
+            "Subtract the largest log p of each column before np.exp, and add it again after "
+            "np.log.",
         ),
         mistakes={
             "taking np.exp of -2000, which is zero": _underflowing,
@@ -130,7 +131,8 @@ EXERCISES = [
             (_rng.normal(0, 100, 5), 784, 256),
         ],
         hints=(
-            "Turn the sign, divide by D and by np.log(2). Then the unit: what is a density per level?",
+            "Turn the sign, divide by D and by np.log(2). Then the unit: what is a density per "
+            "level?",
             "Per level it is smaller by the factor levels in each dimension: + np.log2(levels).",
         ),
         mistakes={
@@ -168,8 +170,10 @@ EXERCISES = [
             (_rng.normal(-10, 5, 4), _rng.uniform(0, 256, (4, 6)), 1e-6, 256),
         ],
         hints=(
-            "Two steps lead from x to y, and both have log-determinants: the division by K, and the logit.",
-            "log p(x) = log p(y) + log|det dy/dr| - D log K, with r = x / K; then bits per dimension.",
+            "Two steps lead from x to y, and both have log-determinants: the division by K, "
+            "and the logit.",
+            "log p(x) = log p(y) + log|det dy/dr| - D log K, with r = x / K; then bits per "
+            "dimension.",
         ),
         mistakes={
             "leaving out the division by K": _without_division,

@@ -79,7 +79,8 @@ EXERCISES = [
         any_length=True,
         prediction=True,
         hints=(
-            "The outputs for feature i hear hidden units of degree less than i. Go through the four.",
+            "The outputs for feature i hear hidden units of degree less than i. Go through the "
+            "four.",
             "Which hidden units have a degree less than 1?",
         ),
         mistakes={
@@ -93,7 +94,9 @@ EXERCISES = [
                 1,
             ),
         },
-        because="The first feature listens to no hidden unit at all, so what they know is lost on it.",
+        because=(
+            "The first feature listens to no hidden unit at all, so what they know is lost on it."
+        ),
     ),
     Exercise(
         "hears",
@@ -104,7 +107,8 @@ EXERCISES = [
             (_map_that_hears([[1, 0], [0, 1], [1, 1], [0, 0]]), np.full(4, 0.2), np.zeros(2)),
         ],
         hints=(
-            "base = f(x[None], y[None])[0]; then do the same with a y in which one number is changed.",
+            "base = f(x[None], y[None])[0]; then do the same with a y in which one number is "
+            "changed.",
             "Compare with !=, not with a tolerance. One column for each number of the condition.",
         ),
         mistakes={
@@ -120,22 +124,26 @@ EXERCISES = [
                 axis=1,
             ),
         },
-        because="Two calls for each number of the condition, compared bit by bit: no mask can lie to you.",
+        because=(
+            "Two calls for each number of the condition, compared bit by bit: no mask can lie "
+            "to you."
+        ),
     ),
     Exercise(
         "pit",
         answer=_pit,
         cases=[_flow(0, 1), _flow(1, 3)],
         hints=(
-            "The probability below z is the probability of noise below u(z; y), and Phi knows that one.",
+            "The probability below z is the probability of noise below u(z; y), and Phi knows "
+            "that one.",
             "The flow's normalize takes z and y; its noise has one column. Phi is 1/2 "
             "erfc(-u / sqrt(2)), number by number.",
         ),
         mistakes={
             "giving the probability above the truth": lambda flow, z, y: 1 - _pit(flow, z, y),
-            "giving the density at the truth instead of the probability below it": lambda flow, z, y: (
-                np.exp(flow.log_prob(z, y))
-            ),
+            (
+                "giving the density at the truth instead of the probability below it"
+            ): lambda flow, z, y: np.exp(flow.log_prob(z, y)),
             "giving the density of the noise": lambda flow, z, y: (
                 np.exp(-0.5 * flow.normalize(z, y)[0][:, 0] ** 2) / np.sqrt(2 * np.pi)
             ),
@@ -148,7 +156,8 @@ EXERCISES = [
         answer="c",
         prediction=True,
         hints=(
-            "Where does the truth come to lie, again and again, if the claimed density is too narrow?",
+            "Where does the truth come to lie, again and again, if the claimed density is too "
+            "narrow?",
             "Far out in its tails: F near 0, or near 1.",
         ),
         mistakes={
@@ -163,7 +172,8 @@ EXERCISES = [
         answer=lambda F, share: np.mean(np.abs(F - 0.5) < share / 2),
         cases=[(_F, 0.9), (_F, 0.5), (_rng.beta(0.6, 0.6, 200), 0.9)],
         hints=(
-            "The central interval that holds a share s leaves (1 - s) / 2 of the density on each side.",
+            "The central interval that holds a share s leaves (1 - s) / 2 of the density on "
+            "each side.",
             "So the truth is inside where (1 - s) / 2 < F < (1 + s) / 2.",
         ),
         mistakes={
@@ -190,7 +200,9 @@ EXERCISES = [
             "Subtract each row's maximum before np.exp: numerator and denominator shrink alike.",
         ),
         mistakes={
-            "taking exponentials first, which are all 0 from -746 nats on": _posterior_that_underflows,
+            (
+                "taking exponentials first, which are all 0 from -746 nats on"
+            ): _posterior_that_underflows,
             "leaving out the prior": lambda log_p, prior: _posterior(log_p, np.ones_like(prior)),
             "dividing by the sum over images instead of that over classes": _over_rows,
         },

@@ -129,12 +129,15 @@ EXERCISES = [
         cases=[_QKV, tuple(part[:1] for part in _QKV), tuple(3 * part for part in _QKV)],
         hints=(
             "q @ k.T / np.sqrt(H) holds all scores (T, T); np.tri(T) is 1 where s <= t.",
-            "Take np.exp of the scores, multiply by np.tri(T), divide each row by its sum; then @ v.",
+            "Take np.exp of the scores, multiply by np.tri(T), divide each row by its sum; "
+            "then @ v.",
         ),
         mistakes={
             "letting every token hear all of them, the future too": _without_a_mask,
             "leaving out the token itself": _not_itself,
-            "masking after dividing by the sum, so that the weights do not add up to 1": _masked_after,
+            (
+                "masking after dividing by the sum, so that the weights do not add up to 1"
+            ): _masked_after,
         },
         because="Lesson 4's staircase again, with weights that the data choose.",
     ),

@@ -57,8 +57,10 @@ EXERCISES = [
             (np.array([3.0, 3.0, 3.0]), 5.0),
         ],
         hints=(
-            "np.abs(samples[:, None] - samples) holds |X - X'| for all pairs, zeros on the diagonal.",
-            "Divide its sum by M (M - 1), the number of ordered pairs of different draws, and halve it.",
+            "np.abs(samples[:, None] - samples) holds |X - X'| for all pairs, zeros on the "
+            "diagonal.",
+            "Divide its sum by M (M - 1), the number of ordered pairs of different draws, and "
+            "halve it.",
         ),
         mistakes={
             "averaging over M * M pairs, those of a draw with itself included": lambda samples, x: (

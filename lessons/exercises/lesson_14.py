@@ -89,7 +89,8 @@ EXERCISES = [
         ],
         hints=(
             "The middles of n cells on [-B, B] are (np.arange(n) + 0.5) / n * 2 * B - B.",
-            "np.meshgrid makes all pairs; sum np.exp(log_prob(pairs)), times the area of a cell, (2 B / n)**2.",
+            "np.meshgrid makes all pairs; sum np.exp(log_prob(pairs)), times the area of a "
+            "cell, (2 B / n)**2.",
         ),
         mistakes={
             "averaging the density instead of multiplying by the area": _mean_density,
@@ -113,7 +114,9 @@ EXERCISES = [
             "blaming the map, which is right": "a",
             "forgetting that both signs are wrong: the sum of the two is still 0": "b",
         },
-        because="Two errors that cancel are invisible to a test that only asks whether they cancel.",
+        because=(
+            "Two errors that cancel are invisible to a test that only asks whether they cancel."
+        ),
     ),
     Exercise(
         "is_its_own_inverse",
@@ -148,12 +151,15 @@ EXERCISES = [
             (_says(1.0, leak=0.7), _rng.standard_normal((4, 3))),
         ],
         hints=(
-            "complex_step_jacobian(f, x) gives all Jacobians (N, D, D) of f, which maps rows to rows.",
+            "complex_step_jacobian(f, x) gives all Jacobians (N, D, D) of f, which maps rows "
+            "to rows.",
             "f is lambda z: normalize(z)[0]; np.linalg.slogdet returns signs and logarithms.",
         ),
         mistakes={
             "believing what normalize says": lambda normalize, x: normalize(x)[1],
-            "multiplying the diagonal only, which is right for triangular Jacobians": _diagonal_only,
+            (
+                "multiplying the diagonal only, which is right for triangular Jacobians"
+            ): _diagonal_only,
             "returning the sign instead of the logarithm": lambda normalize, x: np.linalg.slogdet(
                 complex_step_jacobian(lambda z: normalize(z)[0], x)
             )[0],

@@ -121,8 +121,10 @@ EXERCISES = [
         answer=_masks,
         cases=[(np.array([1, 1, 2, 3]), 4), (_DEGREES, 4), (np.array([1]), 2)],
         hints=(
-            "Lesson 4: a hidden unit hears features up to its degree, an output those below its own.",
-            "np.repeat gives each feature two output rows, mu and s; both are compared with degrees.",
+            "Lesson 4: a hidden unit hears features up to its degree, an output those below "
+            "its own.",
+            "np.repeat gives each feature two output rows, mu and s; both are compared with "
+            "degrees.",
         ),
         mistakes={
             "letting an output hear hidden units of its own degree": lambda degrees, D: (
@@ -141,7 +143,8 @@ EXERCISES = [
         answer=_conditionals,
         cases=[(_X, _W, _B), (_X[:1], _W, _B)],
         hints=(
-            "One hidden layer with tanh, then a linear one; its columns are mu_1, s_1, mu_2, s_2, ...",
+            "One hidden layer with tanh, then a linear one; its columns are mu_1, s_1, mu_2, "
+            "s_2, ...",
             "Every second column is a mu; the others go through the soft clip of lesson 2.",
         ),
         mistakes={
@@ -162,7 +165,8 @@ EXERCISES = [
         cases=[(_X, _bent), (_X[:1], _bent)],
         hints=(
             "u_i = (x_i - mu_i) exp(-alpha_i), for all features at once.",
-            "Lesson 3: the determinant is the product of the diagonal. Which sign has its logarithm?",
+            "Lesson 3: the determinant is the product of the diagonal. Which sign has its "
+            "logarithm?",
         ),
         mistakes={
             "giving the log-determinant of the other direction": lambda x, conditionals: (
@@ -212,7 +216,8 @@ EXERCISES = [
         judge=_judge_flow,
         hints=(
             "Test the parts alone first: does generate undo normalize, and do the log-dets cancel?",
-            "Turning the order is x[:, ::-1]. It has determinant 1 up to sign; undo it on the way back.",
+            "Turning the order is x[:, ::-1]. It has determinant 1 up to sign; undo it on the "
+            "way back.",
         ),
         mistakes={
             "giving both log-determinants the same sign": _Flow(fault="sign"),

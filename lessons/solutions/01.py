@@ -5,7 +5,7 @@ import numpy as np
 
 # %% conditional
 def conditional(p):
-    """Divide p(x1, x2) by p(x1), the sum over x2; keepdims lets every row be divided by its own sum."""
+    """Divide p(x1, x2) by p(x1), the sum over x2; with keepdims each row by its own sum."""
     return p / p.sum(axis=1, keepdims=True)
 
 

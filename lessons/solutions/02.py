@@ -38,7 +38,7 @@ def cholesky(S):
 
 # %% given
 def given(m, S, x1):
-    """See u1 through x1, put it into the second row of x = m + L u, and keep u2 as the only unknown."""
+    """See u1 through x1, put it into the second row of x = m + L u; u2 is the only unknown."""
     L = np.linalg.cholesky(S)
     u1 = (x1 - m[0]) / L[0, 0]
     return m[1] + L[1, 0] * u1, L[1, 1]

@@ -16,7 +16,7 @@ def third_row(x):
 
 # %% det
 def det(J):
-    """Expand along the first row: entry times the determinant of what is left, with alternating signs."""
+    """Expand along the first row: entry times determinant of what is left, signs alternating."""
     if len(J) == 1:
         return J[0, 0]
     return sum((-1) ** k * J[0, k] * det(np.delete(J[1:], k, axis=1)) for k in range(len(J)))

@@ -27,7 +27,7 @@ def prefix(hears, heard, strict):
 
 # %% lost
 def lost(degrees, D):
-    """Count the legal pairs without a path: input j to a hidden unit of degree m, j <= m < i, to output i."""
+    """Count the legal pairs without a path: from j through a degree m, j <= m < i, to output i."""
     features = np.arange(1, D + 1)
     first = degrees[:, None] >= features[None, :]
     second = features[:, None] > degrees[None, :]

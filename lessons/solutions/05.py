@@ -27,7 +27,7 @@ def softplus_backward(a, d_a):
 
 # %% backward_loss
 def backward_loss(x, mu, alpha):
-    """Go through u: d_u = u / N, du/dmu = -e^(-alpha), du/dalpha = -u; alpha is in the loss directly, too."""
+    """Go through u: d_u = u / N, du/dmu = -e^(-alpha), du/dalpha = -u; alpha is in the loss too."""
     u = (x - mu) * np.exp(-alpha)
     d_u = u / len(x)
     return -d_u * np.exp(-alpha), -d_u * u + 1 / len(x)

@@ -1,4 +1,6 @@
-"""Build the site: ``python -m lessons.web`` writes ``build/site/html/index.html``, which opens without a server.
+"""Build the site: ``python -m lessons.web`` writes pages that open without a server.
+
+The first is ``build/site/html/index.html``.
 
 Lessons run as they are shipped, each in a fresh kernel; what they show is kept in
 ``build/site/cache`` until afnp or a lesson's own tools change. Warnings are errors, links that lead

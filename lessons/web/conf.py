@@ -75,6 +75,7 @@ def setup(app):
     fonts = Path(ziamath.__file__).parent / "fonts"
     app.config.html_static_path.append(str(fonts / "STIXTwoMath-Regular.ttf"))
     app.connect("autodoc-process-docstring", _letters, priority=100)
+    app.connect("autodoc-skip-member", _made_elsewhere)
     app.connect("viewcode-follow-imported", _defining_module)
     app.connect("html-page-context", _links_back)
 
@@ -82,6 +83,11 @@ def setup(app):
 def _letters(app, what, name, thing, options, lines):
     """Keep *D.* from being the fourth item of a list."""
     lines[:] = [re.sub(r"^(\s*)([A-Z]\.)(\s|$)", r"\1\\\2\3", line) for line in lines]
+
+
+def _made_elsewhere(app, what, name, thing, skip, options):
+    """Leave out what scikit-learn adds to its estimators."""
+    return True if re.fullmatch(r"(set|get)_\w*(_request|metadata_routing)", name) else None
 
 
 def _defining_module(app, module, name):
@@ -99,13 +105,13 @@ def _links_back(app, page, template, context, doctree):
 
     def mended(link):
         place = next((name for name in _addresses(link[2], module) if name in described), None)
-        return f'{link[1]}#{place}"' if place else link[0]
+        return f'{link[1]}#{described[place].node_id}"' if place else link[0]
 
     context["body"] = re.sub(r'(href="[^"#]*)#(afnp[\w.]*)"', mended, context["body"])
 
 
 def _addresses(name, module):
-    """Yield a full name as it stands, then whatever its end may be called in a module or the packages around it."""
+    """Yield a full name, then what its end may be called in a module or the packages around it."""
     yield name
     parts, words = module.split("."), name.split(".")
     for first in range(1, len(words)):

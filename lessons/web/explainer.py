@@ -1,4 +1,4 @@
-r"""The explainer: one page on which a small trained flow makes a sample, with every number on screen.
+r"""The explainer: a page on which a small flow makes a sample, with every number on screen.
 
 .. math:: x_i = \mu_i(x_{<i}) + e^{\alpha_i(x_{<i})}\, u_i, \qquad
           \frac{\partial x_i}{\partial u_j} = e^{\alpha_i} [i = j] + \sum_{k < i}
@@ -40,7 +40,7 @@ def flow() -> afnp.Flow:
 
 
 def model(theta: np.ndarray) -> dict:
-    """Return what the page must know of a flow with parameters ``theta``: numbers and lists only."""
+    """Return what the page must know of a flow with these parameters: numbers and lists."""
     made = minimal.MADE(3, (HIDDEN,), np.random.default_rng(0))
     start = 0
     for p in minimal.parameters([made]):
@@ -77,7 +77,8 @@ units; a full flow stacks several, each reading the features in the opposite ord
 the hidden layer carry their *degree*: a unit of degree $m$ depends on $x_1 \\dots x_m$, and the
 outputs for feature $i$ on units of degree less than $i$, so no path leads from a feature to itself.
 Textbooks run the whole network once for each feature; the counter says what that costs.
-[Lesson 4](lessons/04_masks.ipynb) builds the masks, [lesson 3](lessons/03_the_triangular_jacobian.ipynb)
-the Jacobian, [lesson 7](lessons/07_sampling.ipynb) the sampler, and `afnp/minimal.py` has all of it on
-one page of code.
+[Lesson 4](lessons/04_masks.ipynb) builds the masks,
+[lesson 3](lessons/03_the_triangular_jacobian.ipynb) the Jacobian,
+[lesson 7](lessons/07_sampling.ipynb) the sampler, and `afnp/minimal.py` has all of it on one page
+of code.
 """

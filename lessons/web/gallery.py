@@ -1,4 +1,4 @@
-"""The gallery: every figure with its claim, what its docstring says, its numbers, its command and its script.
+"""The gallery: every figure with its claim, its numbers, its command and its script.
 
 Pictures are those that ``python -m figures`` has drawn into ``figures/out``, or else the kept ones
 of ``figures/gallery``. A figure that has not been drawn says so.
@@ -77,7 +77,8 @@ MISSING = ".. rst-class:: missing\n\nNot drawn yet: the command below draws it."
 def _index(names: list[str]) -> str:
     cards = "\n".join(_card(name) for name in names)
     toctree = "\n".join(f"   {title(name)} <{name}>" for name in names)
-    return f"{INTRODUCTION}\n.. container:: gallery\n\n{textwrap.indent(cards, '   ')}\n{TOCTREE}\n{toctree}\n"
+    grid = f".. container:: gallery\n\n{textwrap.indent(cards, '   ')}"
+    return f"{INTRODUCTION}\n{grid}\n{TOCTREE}\n{toctree}\n"
 
 
 def _card(name: str) -> str:
@@ -99,8 +100,8 @@ INTRODUCTION = """
 Figures
 =======
 
-A figure is a claim, with the evidence drawn. Each is made by one command, which writes its numbers beside the
-picture; ``python -m figures`` makes all.
+A figure is a claim, with the evidence drawn. Each is made by one command, which writes its numbers
+beside the picture; ``python -m figures`` makes all.
 """
 
 TOCTREE = """

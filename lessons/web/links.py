@@ -31,7 +31,7 @@ class Checked(NamedTuple):
 
 
 class _Page(HTMLParser):
-    """What a page is called by (ids) and what it asks for: (target, whether it is fetched unasked)."""
+    """What a page is called by (ids) and what it asks for: (target, fetched unasked or not)."""
 
     def __init__(self, text: str):
         super().__init__()

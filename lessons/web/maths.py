@@ -1,4 +1,4 @@
-r"""Formulas as MathML, which browsers draw by themselves: a Sphinx extension, used when the site is built.
+r"""Formulas as MathML, which browsers draw by themselves: a Sphinx extension.
 
 .. math:: \text{TeX} \;\to\; \text{MathML} \;\to\; \text{MathML Core}
 
@@ -38,7 +38,7 @@ OVERLINE = ("\u2015", "\u203e")
 
 
 def mathml(formula: str, display: bool) -> str:
-    """Convert TeX to MathML; a displayed formula may become several that a narrow page can put below each other.
+    """Convert TeX to MathML; a displayed formula may become several, for narrow pages.
 
     Raises
     ------
@@ -57,7 +57,7 @@ ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", flags=re.DOTALL)
 
 
 def _parts(tex: str) -> list[str]:
-    """Cut at the wide spaces that are in no group, so that statements side by side can be set apart."""
+    """Cut at the wide spaces that are in no group, so that statements can be set apart."""
     parts, depth, start = [], 0, 0
     for token in re.finditer(r"\\(?:begin|left)\b|\\(?:end|right)\b|\\qquad\b|\\.|[{}]", tex):
         if token[0] in ("{", r"\begin", r"\left"):
@@ -189,7 +189,7 @@ def _bars() -> type:
     from docutils.transforms import Transform
 
     class Bars(Transform):
-        """Read ``|x|`` as an absolute value; reStructuredText would put something else in its place."""
+        """Read ``|x|`` as an absolute value, which reStructuredText would replace."""
 
         default_priority = 219  # before docutils misses a definition of x
 

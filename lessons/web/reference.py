@@ -19,7 +19,7 @@ import afnp
 __all__ = ["page", "units", "write"]
 
 COMMANDS = ("figures.bench", "afnp.verify.mutants", "afnp.cli")
-"""Used by their commands: of these the docstring is enough, and whatever is below them stays unmentioned."""
+"""Used by their commands: of these the docstring is enough, without what is below them."""
 
 
 GROUPS = {
@@ -60,12 +60,24 @@ def modules(unit: str) -> list[str]:
         for _, name, _ in pkgutil.walk_packages(path, f"{unit}.")
         if not any(part.startswith("_") for part in name.split("."))
         and not any(name.startswith(f"{command}.") for command in COMMANDS)
+        and missing(name) is None
     ]
     return [unit, *below]
 
 
+def missing(module: str) -> str | None:
+    """Return the package that a module needs and that is not installed here, or None."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "afnp").partition(".")[0] == "afnp":
+            raise
+        return error.name
+    return None
+
+
 def homes() -> dict[str, str]:
-    """Return, for the full name of everything public where it is defined, the module that describes it."""
+    """Return, for the full name of all that is public, the module that describes it."""
     described: dict[str, str] = {}
     for unit in units():
         for module in modules(unit):
@@ -126,6 +138,11 @@ def page(unit: str, described: dict[str, str]) -> str:
     parts = [
         _section(module, described, "=" if module == unit else "-") for module in modules(unit)
     ]
+    path = getattr(importlib.import_module(unit), "__path__", [])
+    below = [m.name for m in pkgutil.iter_modules(path, f"{unit}.")] if unit != "afnp" else []
+    for name in below:
+        if missing(name):
+            parts.append(f"``{name}`` is not described here: it needs ``{missing(name)}``.\n")
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""What the site is built from: a folder like the repository, in which the documents' own links hold.
+"""What the site is built from: a folder like the repository, in which documents' links hold.
 
 The front page is one screen: what afnp is, and where to start. Notebooks are copied with three
 changes: where to run them and where to get them is said at the top, drawing code is folded, and
@@ -126,7 +126,7 @@ def lessons(folder: Path) -> list[str]:
 
 
 def pack(paths: list[Path], folder: Path) -> None:
-    """Lay out what readers download: each notebook as it is, and all of them with what they import."""
+    """Lay out what readers download: each notebook, and all of them with what they import."""
     course = folder / "afnp-lessons"
     course.mkdir(parents=True)
     copy(course)
