@@ -136,7 +136,7 @@ REFUSED = {
     "mixture": (lambda: afnp.maf_mog(2, hidden=(4,)), "univariate GaussianMixture"),
     "circle": (
         lambda: afnp.nsf(2, hidden=(4,), circular=True),
-        "network of angles|base: .*UniformTorus",
+        "base: .*UniformTorus",
     ),
     "base": (lambda: afnp.made(2, hidden=(4,), base=afnp.bases.Logistic(2)), "base: .*Logistic"),
 }

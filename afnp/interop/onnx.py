@@ -26,7 +26,7 @@ from onnx.reference import ReferenceEvaluator
 from afnp.atomic import write_bytes
 from afnp.bases import StandardNormal
 from afnp.flow import Flow
-from afnp.networks import MaskedMLP, masks
+from afnp.networks import MLP, MaskedMLP, masks
 from afnp.transforms import Autoregressive, Coupling, Inverse, Logit
 from afnp.univariate.affine import Additive, Affine
 from afnp.univariate.rational_quadratic import RationalQuadratic
@@ -406,10 +406,8 @@ class _Graph:
 
     def network(self, net: Any, p: dict, x: str, context: int) -> str:
         """Add a masked network of the context and x; return its params (N, D, K)."""
-        if not isinstance(net, MaskedMLP):
+        if not isinstance(net, (MaskedMLP, MLP)):
             raise ValueError(f"cannot export the network {type(net).__name__}")
-        if net.embedding != 1:
-            raise ValueError("cannot export a network of angles")
         z = [self("Concat", "context", x, axis=1) if context else x]
         for linear, skip in zip(net.linears, net.skips, strict=True):
             a = z[0] if len(z) == 1 else self(net.activation.capitalize(), z[-1])
