@@ -288,6 +288,15 @@ def sets(args: argparse.Namespace) -> int:
     return 0
 
 
+def compile_all(args: argparse.Namespace) -> int:
+    """Compile all kernels ahead of time; they are kept, and nobody waits for them afterwards."""
+    from afnp.compiled import ahead, compiler
+
+    count, place = ahead.compile_ahead(), compiler.folder()
+    print(f"{count} compilations are ready; " + (f"kept in {place}" if place else "not kept"))
+    return 0
+
+
 def lessons(args: argparse.Namespace) -> int:
     """Copy the course to ./afnp-lessons, where it keeps your answers, and open it in JupyterLab."""
     return _visit("lessons", ["--folder", "afnp-lessons", *args.arguments])
@@ -494,6 +503,7 @@ def _parser() -> Parser:
     command("data", sets, folder).add_argument(
         "name", nargs="?", metavar="NAME", help="say all about this set"
     )
+    command("compile", compile_all)
     _add_visitor(commands, "lessons", lessons)
     _add_visitor(commands, "figures", figures)
     return parser

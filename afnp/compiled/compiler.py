@@ -11,23 +11,24 @@ damaged file is compiled anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit, types
+from numba import config, njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.ccallback import CFunc
 from numba.core.typing import Signature
 
-__all__ = ["EXACT", "FAST", "address_of", "folder", "jit", "kernel"]
+__all__ = ["EXACT", "FAST", "address_of", "folder", "jit", "kernel", "silence"]
 
 FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 """Not "nnan" and "ninf": with them isnan would lie."""
@@ -195,6 +196,12 @@ def _say(function: Callable) -> None:
     )
 
 
-def real(dtype) -> types.Float:
-    """Return Numba's type of a precision."""
-    return types.float32 if dtype == "float32" else types.float64
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Say nothing meanwhile: somebody shows a bar."""
+    global _said
+    before, _said = _said, True
+    try:
+        yield
+    finally:
+        _said = before

@@ -27,6 +27,7 @@ from afnp.compiled.simd.register_tile import add1, add4, lanes, set1, set4
 from afnp.compiled.staircase import product_kernel
 from afnp.compiled.threads import in_threads, workers
 from afnp.compiled.tiles import (
+    ONE,
     START,
     StackPlan,
     first_row_of_x,
@@ -45,8 +46,6 @@ WORTH_A_THREAD = 2**22
 """Rows times parameters that make another thread worth waking."""
 CHUNK = 64
 """Tiles whose d_z and transposed activations are kept at a time, so that memory stays bounded."""
-FRESH = np.bool_(True)
-"""No literal, which would be a type of its own."""
 
 
 # ---- forward, keeping every tile -----------------------------------------------------------------
@@ -292,7 +291,7 @@ def weights_kernel(stack, N, fresh, deltas, a_T, width, d_theta, begins, ends, p
                     elif stack.prefix[m, first + last - 1] > c:
                         _block(
                             N,
-                            FRESH,
+                            ONE,
                             deltas,
                             z + r,
                             height,
@@ -367,7 +366,15 @@ def stack_backward(
 
         def weights(share: tuple, start=start, stop=stop) -> None:
             weights_kernel(
-                *(stack, min(N, stop * T) - start * T, start == 0, deltas, a_T, width, d_theta),
+                *(
+                    stack,
+                    min(N, stop * T) - start * T,
+                    int(start == 0),
+                    deltas,
+                    a_T,
+                    width,
+                    d_theta,
+                ),
                 *share,
                 *(working_memory("patch", (4, T), d_u.dtype), np.zeros(4, d_u.dtype)),
             )

@@ -1,26 +1,60 @@
 """Threads: blocks of rows side by side, for compiled code that releases the interpreter lock.
 
 One pool of Python threads a process serves everything compiled. There is no second pool for it to
-fight with, calls from several threads queue up, and a forked child starts its own.
+fight with, calls from several threads queue up, and a forked child starts its own. They are daemons:
+whoever interrupts a long call, or its compilation, is not kept waiting for them at the exit.
 """
 
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 
 __all__ = ["FEW", "in_threads", "row_blocks", "workers"]
 
 FEW = 8
 """So few rows have compiled code of their own (:mod:`afnp.compiled.small_batch`), whose last bits differ."""
 
-_pool: ThreadPoolExecutor | None = None
+NAME = "afnp-"
+"""Of the threads, with a number."""
+
+
+class _Pool:
+    """Threads that take work from one queue."""
+
+    def __init__(self):
+        self.queue: queue.SimpleQueue = queue.SimpleQueue()
+        self.threads = 0
+
+    def submit(self, work: Callable, block, threads: int) -> Future:
+        """Queue a block; there will be at least so many threads."""
+        while self.threads < threads:
+            self.threads += 1
+            name = f"{NAME}{self.threads}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        future: Future = Future()
+        self.queue.put((future, work, block))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            future, work, block = self.queue.get()
+            try:
+                future.set_result(work(block))
+            except BaseException as error:
+                future.set_exception(error)
+            del future, work, block  # what they hold is free while this thread waits
+
+
+_pool = _Pool()
 
 
 def _forget_pool() -> None:
     global _pool
-    _pool = None
+    _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):
@@ -54,10 +88,9 @@ def row_blocks(n: int, unit: int, most: int) -> list[slice]:
 
 def in_threads(work: Callable, blocks: Sequence) -> list:
     """Return ``work`` of each block, in order; the calling thread takes the first one itself."""
-    global _pool
-    if len(blocks) == 1:
-        return [work(blocks[0])]
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, workers() - 1), thread_name_prefix="afnp")
-    others = [_pool.submit(work, block) for block in blocks[1:]]
+    if len(blocks) == 1 or threading.current_thread().name.startswith(NAME):
+        return [
+            work(block) for block in blocks
+        ]  # a thread that waited for its own kind might wait for ever
+    others = [_pool.submit(work, block, workers() - 1) for block in blocks[1:]]
     return [work(blocks[0]), *(other.result() for other in others)]

@@ -25,7 +25,7 @@ from afnp.compiled.compiler import jit
 from afnp.compiled.simd.register_tile import add1, add4, lanes, set1, set4, sincos, tanh
 
 __all__ = [
-    *("LAYER", "NetworkPlan", "START", "StackPlan", "network_plan", "stack_of"),
+    *("LAYER", "NetworkPlan", "ONE", "START", "StackPlan", "network_plan", "stack_of"),
     *("add_rows", "embed", "finish", "first_row_of_x", "load", "params_row", "set_rows", "store"),
     *("plain", "reusable", "working_memory"),
 ]
@@ -142,8 +142,8 @@ def stack_of(networks: list, orders: list[np.ndarray], context: int, fixed: int 
     )
 
 
-START = np.int64(0)
-"""For arguments: a literal 0 would be a type of its own, and what takes it compiled twice."""
+START, ONE = np.int64(0), np.int64(1)
+"""For arguments: a literal would be a type of its own, and what takes it compiled twice."""
 
 
 # ---- layers of a tile ----------------------------------------------------------------------------

@@ -30,16 +30,16 @@ from afnp.compiled.univariate import affine as affine
 from afnp.compiled.univariate import mixture as mixture
 from afnp.compiled.univariate import rational_quadratic as spline
 
-__all__ = ["CompiledUnivariate", "call", "call_backward", "form", "known"]
+__all__ = ["CODE", "CompiledUnivariate", "address", "call", "call_backward", "form", "known"]
 
 
 # ---- calls by address ----------------------------------------------------------------------------
 
 
-def _call(context, builder, address, arguments):
+def _call(context, builder, function, arguments):
     """Emit a call of the function at an address."""
     kind = ir.FunctionType(ir.VoidType(), [value.type for value in arguments])
-    builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+    builder.call(builder.inttoptr(function, kind.as_pointer()), arguments)
     return context.get_dummy_value()
 
 
@@ -51,7 +51,7 @@ def _row(context, builder, kind, array, place):
 
 
 @intrinsic
-def call(typing, address, constants, h, h_at, K, points, at, images, to, log, l, lanes):
+def call(typing, function, constants, h, h_at, K, points, at, images, to, log, l, lanes):
     """Map rows: points[at] to images[to], with h[h_at : h_at + K], adding to log[l]."""
 
     def build(context, builder, signature, args):
@@ -174,8 +174,9 @@ def _entries(kind: type) -> dict[str, Callable]:
 
 
 @functools.cache
-def _address(kind: type, name: str, precision: str) -> int:
-    real = types.CPointer(types.float32 if precision == "float32" else types.float64)
+def address(kind: type, name: str, dtype: np.dtype) -> int:
+    """Return where a univariate's function "normalize", "generate" or "backward" lies, compiled."""
+    real = types.CPointer(types.float32 if dtype == np.float32 else types.float64)
     size = types.int64
     arguments = [real, real, size, *[real] * (5 if name == "backward" else 3), size]
     return address_of(_entries(kind)[name], types.void(*arguments))
@@ -188,7 +189,7 @@ class CompiledUnivariate:
     """
 
     def __init__(self, tau: Any, dtype: np.dtype):
-        self.kind, self.precision = type(tau), dtype.name
+        self.kind, self.dtype = type(tau), dtype
         self.constants = np.zeros(CONSTANTS, dtype)
         """The fields of its named tuple."""
         self.constants[: len(tau)] = tau
@@ -196,17 +197,17 @@ class CompiledUnivariate:
     @functools.cached_property
     def normalize(self) -> int:
         """Of the function that maps x to u."""
-        return _address(self.kind, "normalize", self.precision)
+        return address(self.kind, "normalize", self.dtype)
 
     @functools.cached_property
     def generate(self) -> int:
         """Of the function that maps u to x."""
-        return _address(self.kind, "generate", self.precision)
+        return address(self.kind, "generate", self.dtype)
 
     @functools.cached_property
     def backward(self) -> int:
         """Of the gradient of ``normalize``."""
-        return _address(self.kind, "backward", self.precision)
+        return address(self.kind, "backward", self.dtype)
 
 
 # ---- from a univariate to its compiled form ------------------------------------------------------
