@@ -94,8 +94,7 @@ def test_an_interruption_while_compiling_is_obeyed(tmp_path):
     program = (
         "import afnp, numpy as np, threading\n"
         "flow = afnp.maf(6, hidden=(8,), dtype=np.float32)\n"
-        "x = np.zeros((5000, 6), np.float32)\n"
-        "flow._size = 10**6  # worth a second thread\n"
+        "x = np.zeros((100_000, 6), np.float32)  # worth a second thread\n"
         "print('begin', flush=True)\n"
         "flow.log_prob(x, backend='numba')\n"
         "print('end', flush=True)\n"
