@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import afnp
+from afnp.compiled import threads
 from afnp.compiled.threads import in_threads, row_blocks
 from afnp.train import Adam
 
@@ -206,10 +207,10 @@ def test_several_python_threads_may_call_at_once():
         for _ in range(5):
             results[k] = flow.generate(x, backend="numba")[0]
 
-    threads = [threading.Thread(target=call, args=(k,)) for k in range(4)]
-    for thread in threads:
+    callers = [threading.Thread(target=call, args=(k,)) for k in range(4)]
+    for thread in callers:
         thread.start()
-    for thread in threads:
+    for thread in callers:
         thread.join()
     assert all(np.array_equal(result, expected) for result in results)
 
@@ -237,6 +238,16 @@ def test_row_blocks_cover_every_row_once_in_whole_units(n, unit, most):
     assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(n))
     assert all(block.start % unit == 0 for block in blocks)
     assert all(block.stop - block.start <= max(most, 2 * unit) for block in blocks)
+
+
+def test_more_blocks_than_threads_are_all_done(monkeypatch):
+    monkeypatch.setattr(threads, "workers", lambda: 1)
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    assert in_threads(lambda k: in_threads(lambda j: j * k, [1, 2]), [1, 2, 3]) == [
+        [1, 2],
+        [2, 4],
+        [3, 6],
+    ]
 
 
 def test_in_threads_keeps_the_order_and_passes_errors_on():

@@ -92,5 +92,5 @@ def in_threads(work: Callable, blocks: Sequence) -> list:
         return [
             work(block) for block in blocks
         ]  # a thread that waited for its own kind might wait for ever
-    others = [_pool.submit(work, block, workers() - 1) for block in blocks[1:]]
+    others = [_pool.submit(work, block, max(1, workers() - 1)) for block in blocks[1:]]
     return [work(blocks[0]), *(other.result() for other in others)]
