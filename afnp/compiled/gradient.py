@@ -23,11 +23,18 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp.compiled.compiler import jit, kernel
-from afnp.compiled.simd.register_tile import add1, add4, lanes, set1, set4
+from afnp.compiled.simd.register_tile import (
+    VECTORS,
+    add1,
+    add4,
+    lanes,
+    set1,
+    set4,
+    transpose,
+)
 from afnp.compiled.staircase import product_kernel
 from afnp.compiled.threads import in_threads, workers
 from afnp.compiled.tiles import (
-    ONE,
     START,
     StackPlan,
     first_row_of_x,
@@ -91,15 +98,19 @@ def product_keeping_tiles(theta, stack: StackPlan, tau: CompiledUnivariate, cont
 
 
 @jit
-def _transpose(memory, at, rows, a_T, place, width):
-    """Write rows of a tile as columns, a few at a time so that whole cache lines are written."""
-    first = START
-    while first < rows:
-        last = first + 16 if first + 16 < rows else rows
-        for n in range(memory.shape[1]):
-            for c in range(first, last):
-                a_T[place + n * width + c] = memory[at + c, n]
-        first = last
+def _transpose(memory, at, rows, a_T, place):
+    """Write rows of a tile as columns, in panels of T by T values, each of them contiguous."""
+    T, V, c = memory.shape[1], memory.shape[1] // VECTORS, START
+    while c < rows:
+        to = place + c // T * T * T + c % T
+        if c + V <= rows:
+            for n in range(0, T, V):
+                transpose(memory, (at + c) * T + n, T, a_T, to + n * T, T)
+        else:
+            for n in range(T):
+                for k in range(rows - c):
+                    a_T[to + n * T + k] = memory[at + c + k, n]
+        c += V
 
 
 @jit
@@ -141,12 +152,13 @@ def _activate_backward(kind, memory, a, deltas, d, rows):
 
 
 @jit
-def _network_backward(theta, stack, m, memory, at, deltas, d, a_T, place, width, zeros):
+def _network_backward(theta, stack, m, memory, at, deltas, d, a_T, place, zeros):
     """Run the layers from the last: ``deltas`` holds d_z of each in the rows where ``memory`` holds z."""
+    T = memory.shape[1]
     for l in range(stack.layers.shape[1] - 1, -1, -1):
         layer = stack.layers[m, l]
         z, a = d + layer["z_at"], at + layer["in_at"]
-        _transpose(memory, a, layer["columns"], a_T, place + layer["t_at"], width)
+        _transpose(memory, a, layer["columns"], a_T, place + layer["t_at"] * T)
         if l == 0:
             _inputs(theta, stack, m, l, deltas, z, d + layer["in_at"], zeros)
             break
@@ -208,7 +220,7 @@ def samples_kernel(
                     *(address, constants, memory, h, K, memory, at + x_at + i),
                     *(values, d, value + D, deltas, h, direct, i, T),
                 )
-            _network_backward(theta, stack, m, memory, at, deltas, at, a_T, place, width, zeros)
+            _network_backward(theta, stack, m, memory, at, deltas, at, a_T, place, zeros)
             for i in range(fixed, D):
                 to = value + stack.order[m, i]
                 for n in range(T):
@@ -221,20 +233,29 @@ def samples_kernel(
 
 
 @jit
-def _block(N, fresh, deltas, z, height, out, place, o_row, four, a_T, a, step, width, zeros):
-    """Write one or four rows of d_z times T columns of a^T, summed over N samples, or add them."""
+def _ragged(
+    stack, m, layer, N, fresh, deltas, z, height, d_theta, r, last, c, a_T, a, step, patch, zeros
+):
+    """Sum rows r..last-1, four or one, by T columns from c on, and write what lies below the staircase."""
     T, k = deltas.shape[1], START
-    if fresh and four:  # a product of no columns: zeros
-        set4(out, place, o_row, zeros, 0, deltas, 0, T, 1, a_T, 0, width, 0)
-    elif fresh:
-        set1(out, place, o_row, zeros, 0, deltas, 0, T, 1, a_T, 0, width, 0)
+    if stack.prefix[m, layer["first"] + last - 1] <= c:
+        return
+    for row in range(last - r):
+        for n in range(T):
+            patch[row, n] = 0
     while k * T < N:
-        n, d = (T if N - k * T > T else N - k * T), (z + k * height) * T
-        if four:
-            add4(out, place, o_row, zeros, 0, deltas, d, T, 1, a_T, a + k * step, width, n)
+        n, d = (T if N - k * T > T else N - k * T), (z + r + k * height) * T
+        if last - r == 4:
+            add4(patch, 0, T, zeros, 0, deltas, d, T, 1, a_T, a + k * step, T, n)
         else:
-            add1(out, place, o_row, zeros, 0, deltas, d, T, 1, a_T, a + k * step, width, n)
+            add1(patch, 0, T, zeros, 0, deltas, d, T, 1, a_T, a + k * step, T, n)
         k += 1
+    for row in range(last - r):
+        stop = stack.prefix[m, layer["first"] + r + row] - c
+        to = layer["w_at"] + (r + row) * layer["columns"] + c
+        target = d_theta[to : to + (T if stop > T else (stop if stop > 0 else 0))]
+        for n in range(target.size):
+            target[n] = patch[row, n] if fresh else target[n] + patch[row, n]
 
 
 @jit
@@ -256,7 +277,7 @@ def weights_kernel(stack, N, fresh, deltas, a_T, width, d_theta, begins, ends, p
     sticks out of the staircase goes by way of ``patch`` (4, T).
     """
     T, M = deltas.shape[1], stack.layers.shape[0]
-    height, step, zero = M * stack.tile_rows, M * T * width, deltas.dtype.type(0)
+    height, step = M * stack.tile_rows, M * T * width
     for m in range(M):
         for l in range(stack.layers.shape[1]):
             layer, begin, end = stack.layers[m, l], begins[m, l], ends[m, l]
@@ -265,55 +286,63 @@ def weights_kernel(stack, N, fresh, deltas, a_T, width, d_theta, begins, ends, p
                 _bias(N, fresh, deltas, z + r, height, d_theta, layer["b_at"] + r)
             c = START
             while begin < end and c < stack.prefix[m, first + end - 1]:
-                a, r = m * T * width + layer["t_at"] + c, begin
-                while r < end:
+                a, r = (m * width + layer["t_at"] + c) * T, begin
+                # blocks that stick out of the staircase, or are no four rows
+                while r < end and not (r + 4 <= end and c + T <= stack.prefix[m, first + r]):
                     four = r + 4 <= end
                     last = r + 4 if four else r + 1
-                    whole = c + T <= stack.prefix[m, first + r]
-                    w = layer["w_at"] + r * I + c
-                    if whole:
-                        _block(
-                            N,
-                            fresh,
-                            deltas,
-                            z + r,
-                            height,
-                            d_theta,
-                            w,
-                            I,
-                            four,
-                            a_T,
-                            a,
-                            step,
-                            width,
-                            zeros,
-                        )
-                    elif stack.prefix[m, first + last - 1] > c:
-                        _block(
-                            N,
-                            ONE,
-                            deltas,
-                            z + r,
-                            height,
-                            patch,
-                            START,
-                            T,
-                            four,
-                            a_T,
-                            a,
-                            step,
-                            width,
-                            zeros,
-                        )
-                        for row in range(last - r):
-                            stop = stack.prefix[m, first + r + row] - c
-                            to = w + row * I
-                            target = d_theta[
-                                to : to + (T if stop > T else (stop if stop > 0 else 0))
-                            ]
-                            for n in range(target.size):
-                                target[n] = patch[row, n] + (zero if fresh else target[n])
+                    _ragged(
+                        stack,
+                        m,
+                        layer,
+                        N,
+                        fresh,
+                        deltas,
+                        z,
+                        height,
+                        d_theta,
+                        r,
+                        last,
+                        c,
+                        a_T,
+                        a,
+                        step,
+                        patch,
+                        zeros,
+                    )
                     r = last
+                whole = r + (end - r) // 4 * 4
+                # the rest of whole blocks: a panel of activations stays in the cache for all rows
+                k = START
+                while k * T < N:
+                    n = T if N - k * T > T else N - k * T
+                    for row in range(r, whole, 4):
+                        w, d = layer["w_at"] + row * I + c, (z + row + k * height) * T
+                        if fresh and k == 0:
+                            set4(d_theta, w, I, zeros, 0, deltas, d, T, 1, a_T, a, T, n)
+                        else:
+                            add4(d_theta, w, I, zeros, 0, deltas, d, T, 1, a_T, a + k * step, T, n)
+                    k += 1
+                for row in range(whole, end):
+                    _ragged(
+                        stack,
+                        m,
+                        layer,
+                        N,
+                        fresh,
+                        deltas,
+                        z,
+                        height,
+                        d_theta,
+                        row,
+                        row + 1,
+                        c,
+                        a_T,
+                        a,
+                        step,
+                        patch,
+                        zeros,
+                    )
                 c += T
 
 

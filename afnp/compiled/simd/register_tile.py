@@ -20,7 +20,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["add1", "add4", "exp", "fetch", "lanes", "set1", "set4", "sincos", "tanh"]
+__all__ = [
+    "VECTORS",
+    "add1",
+    "add4",
+    "exp",
+    "fetch",
+    "lanes",
+    "set1",
+    "set4",
+    "sincos",
+    "tanh",
+    "transpose",
+]
 
 AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 VECTOR = 64 if AVX512 else 32
@@ -123,6 +135,48 @@ def _register_tile(R: int, fresh: bool):
 
 set4, set1 = _register_tile(4, fresh=True), _register_tile(1, fresh=True)
 add4, add1 = _register_tile(4, fresh=False), _register_tile(1, fresh=False)
+
+
+@intrinsic
+def transpose(typing, A, a, a_row, O, o, o_row):
+    """Do O[:V, :V] = A[:V, :V]^T in registers, V numbers a vector.
+
+    log2(V) times, pairs of vectors swap every other 1, 2, 4, ... values.
+
+    Each matrix is any array in C order, the place where it begins there, and how far its rows are
+    apart.
+    """
+
+    def build(context, builder, signature, args):
+        size = A.dtype.bitwidth // 8
+        V, number = VECTOR // size, context.get_value_type(A.dtype)
+        vector = ir.VectorType(number, V)
+
+        def rows(kind, array, place, row):
+            start = builder.gep(context.make_array(kind)(context, builder, array).data, [place])
+            places = [builder.mul(row, ir.IntType(64)(r)) for r in range(V)]
+            return [builder.bitcast(builder.gep(start, [at]), vector.as_pointer()) for at in places]
+
+        def shuffle(x, y, picked):
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), V), picked)
+            return builder.shuffle_vector(x, y, mask)
+
+        values = [builder.load(row, align=size) for row in rows(A, *args[:3])]
+        step = 1
+        while step < V:
+            low = [j if not j & step else V + j - step for j in range(V)]
+            high = [j + step if not j & step else V + j for j in range(V)]
+            for r in range(V):
+                if not r & step:
+                    x, y = values[r], values[r + step]
+                    values[r], values[r + step] = shuffle(x, y, low), shuffle(x, y, high)
+            step *= 2
+        for value, row in zip(values, rows(O, *args[3:]), strict=True):
+            builder.store(value, row, align=size)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(A, i, i, O, i, i), build
 
 
 @intrinsic
