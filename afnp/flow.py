@@ -442,10 +442,12 @@ class Flow(Model):
         u, log_det = self._evaluate(p, x, context, engine)
         return self.base.log_prob(p.base, u) + log_det
 
-    def add_gradient(self, p: Parts, x, context, g: Parts, engine="numpy", of=0, kept=None):
-        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,)."""
+    def add_gradient(self, p: Parts, x, context, g: Parts, engine="numpy", weights=None, kept=None):
+        """Add the gradient of the mean of -w log p into g; return log p (N,)."""
         u, log_det, caches = self._normalize(p, x, context, engine, training=kept is not None)
-        d_log_det = np.full(len(x), -1 / (of or len(x)), dtype=u.dtype)
+        d_log_det = np.full(len(x), -1 / len(x), dtype=u.dtype)
+        if weights is not None:
+            d_log_det *= weights
         d_u = self.base.backward(p.base, u, d_log_det, g.base)
         stages = zip(self._stages(p, engine), self._stages(g, engine), caches, strict=True)
         for (layer, p_layer), (_, g_layer), cache in reversed(list(stages)):

@@ -170,9 +170,10 @@ class Model:
     def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
         """Let parameters that begin as statistics of the data take those of checked rows: none do."""
 
-    def add_gradient(self, p, x, context, g, engine="numpy", of: int = 0, kept=None) -> np.ndarray:
-        """Add the gradient of Σ -log p / ``of`` (N if left out) into g; return log p (N,).
+    def add_gradient(self, p, x, context, g, engine="numpy", weights=None, kept=None) -> np.ndarray:
+        """Add the gradient of the mean of -w log p into g; return log p (N,).
 
+        ``weights`` are w (N,), all 1 if left out.
         ``kept`` is a list in a training step, and gets (layer, p, cache) of those layers whose
         running statistics are to be moved by it.
         """
@@ -322,7 +323,8 @@ class Model:
         def is_finite(low: int, high: int) -> bool:
             g = self.split(np.zeros_like(self._theta))
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                self.add_gradient(self.own, x[low:high], context[low:high], g, of=len(x))
+                part = (high - low) / len(x)
+                self.add_gradient(self.own, x[low:high], context[low:high], g, weights=part)
             return bool(np.isfinite(g.flat).all())
 
         low, high = 0, len(x)
@@ -359,8 +361,13 @@ class BatchGradient:
         self.kept: list[tuple] = []
         self.share = 1.0
 
-    def __call__(self, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return log p (B,) of checked rows, the gradient (P,), which the next call overwrites, and its length."""
+    def __call__(
+        self, x: np.ndarray, context: np.ndarray, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return log p (B,) of checked rows, the gradient (P,), which the next call overwrites, and its length.
+
+        With weights w (B,), it is the gradient of the mean of -w log p.
+        """
         model, n = self.model, len(x)
         self.kept.clear()
         self.share = n / self.rows
@@ -370,7 +377,7 @@ class BatchGradient:
 
         def work(rows: slice, engine: str) -> np.ndarray:
             grad[:] = 0
-            return model.add_gradient(model.own, x, context, self.g, engine, n, kept)
+            return model.add_gradient(model.own, x, context, self.g, engine, weights, kept)
 
         self.plan, (log_prob,) = model.attempt(plan, n, self.task, work, gradient=True)
         return log_prob, grad, math.sqrt(self._square(grad))

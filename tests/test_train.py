@@ -305,9 +305,9 @@ def overfitted():
     seen = []
 
     class Spy(type(flow)):
-        def log_prob(self, x, context=None):
+        def log_prob(self, *arguments):
             seen.append(self.theta.copy())
-            return super().log_prob(x, context)
+            return super().log_prob(*arguments)
 
     flow.__class__ = Spy
     history = fit(
@@ -435,6 +435,128 @@ def test_one_context_for_all_rows():
 def test_contexts_that_do_not_fit(contexts, message):
     with pytest.raises(ValueError, match=message):
         fit(small(context=2), banana(), banana(seed=1), epochs=1, progress=False, **contexts)
+
+
+# ---- weights -------------------------------------------------------------------------------------
+
+WEIGHED = {
+    "maf": lambda: (small(), banana()),
+    "maf with a context": lambda: (small(context=1), banana()),
+    "nsf": lambda: (afnp.nsf(2, hidden=(8,), transforms=2), banana()),
+    "realnvp": lambda: (afnp.realnvp(2, hidden=(8,), transforms=2), banana()),
+    "tarflow": lambda: (afnp.tarflow(2, width=4, heads=1, blocks=1, transforms=2), banana()),
+    "discrete": lambda: (
+        afnp.DiscreteMADE(2, levels=3, hidden=(8,)),
+        np.random.default_rng(0).integers(3, size=(120, 2)),
+    ),
+}
+
+
+def weighed(name, rows, weights, rows_val, weights_val, **options):
+    """Train in full batches on some of 120 rows."""
+    model, x = WEIGHED[name]()
+    c = np.linspace(-1, 1, 120)[:, None] if model.context else None
+    take = lambda of, rows: None if of is None else of[rows]  # noqa: E731
+    history = fit(
+        model,
+        x[rows],
+        x[rows_val],
+        context=take(c, rows),
+        context_val=take(c, rows_val),
+        weights=weights,
+        weights_val=weights_val,
+        **{**dict(epochs=8, batch_size=10**6, learning_rate=0.01, progress=False), **options},
+    )
+    return model.theta, history
+
+
+@pytest.mark.filterwarnings("ignore:.*repeat another one exactly")
+@pytest.mark.parametrize("clip", [math.inf, 0.1])
+@pytest.mark.parametrize("name", WEIGHED)
+def test_whole_weights_are_repeated_rows(name, clip):
+    """To rounding: sums are taken in another order, and Adam divides by the root of small squares."""
+    rng = np.random.default_rng(0)
+    w, w_val = rng.integers(0, 4, 120), rng.integers(0, 3, 120)
+    every = np.arange(120)
+    theta, history = weighed(name, every, 2.5 * w, every, 1e300 * w_val, clip=clip)
+    repeated, expected = weighed(
+        name, np.repeat(every, w), None, np.repeat(every, w_val), None, clip=clip
+    )
+    np.testing.assert_allclose(theta, repeated, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(history.train_loss, expected.train_loss, rtol=1e-10)
+    np.testing.assert_allclose(history.val_loss, expected.val_loss, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*repeat another one exactly")
+def test_whole_weights_are_repeated_rows_in_compiled_code(compiled):
+    every, w = np.arange(120), np.random.default_rng(0).integers(0, 4, 120)
+    theta, history = weighed("maf", every, w, every, w)
+    repeated, expected = weighed("maf", np.repeat(every, w), None, np.repeat(every, w), None)
+    np.testing.assert_allclose(theta, repeated, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(history.train_loss, expected.train_loss, rtol=1e-10)
+
+
+@pytest.mark.parametrize("batch_size", [7, 30, 1000])
+@pytest.mark.parametrize("name", WEIGHED)
+def test_rows_of_weight_zero_change_nothing(name, batch_size):
+    """Not a bit, in batches of any size."""
+    rng = np.random.default_rng(1)
+    w = rng.uniform(0.1, 3, 120) * (rng.random(120) < 0.6)
+    left, every = np.flatnonzero(w), np.arange(120)
+    theta, history = weighed(name, every, w, every, w, batch_size=batch_size)
+    without, expected = weighed(name, left, w[left], left, w[left], batch_size=batch_size)
+    assert np.array_equal(theta, without) and losses(history) == losses(expected)
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_equal_weights_are_none(name):
+    every = np.arange(120)
+    theta, history = weighed(name, every, np.full(120, 7), every, np.ones(120, bool), batch_size=50)
+    without, expected = weighed(name, every, None, every, None, batch_size=50)
+    assert np.array_equal(theta, without) and losses(history) == losses(expected)
+
+
+def test_rows_are_named_by_their_own_numbers(steps):
+    """Row 41 is row 41, also where rows before it weigh nothing."""
+    x = banana()
+    x[41] = 1e25
+    w = np.arange(120) % 2
+    with pytest.raises(FloatingPointError, match=r"training rows \[41\]"):
+        fit(small(dtype=np.float32), x, weights=w, epochs=2, batch_size=10, progress=False)
+    fit(small(dtype=np.float32), x, weights=1 - w, epochs=2, progress=False)
+    with pytest.raises(FloatingPointError, match="row 41 of x_val"):
+        fit(small(dtype=np.float32), banana(), x, weights_val=w, epochs=2, progress=False)
+
+
+def test_weights_are_part_of_the_recipe(tmp_path):
+    w = np.random.default_rng(0).random(120)
+    run = dict(epochs=2, progress=False, checkpoint=tmp_path / "c")
+    flows = [small(), small()]
+    fit(flows[0], banana(), weights=w, **run)
+    fit(flows[1], banana(), weights=w, resume=True, **run)
+    assert np.array_equal(flows[0].theta, flows[1].theta)
+    for other in (None, w[::-1]):
+        with pytest.raises(ValueError, match="data differs"):
+            fit(small(), banana(), weights=other, resume=True, **run)
+
+
+@pytest.mark.filterwarnings("ignore::afnp.advice.DataWarning")
+def test_a_weighted_gaussian_is_fitted_to_its_weights():
+    """Half of the rows weigh nine times as much: the mean moves to them."""
+    x = np.concatenate([np.full(50, -1.0), np.full(50, 1.0)])[:, None]
+    x = x + 0.1 * np.random.default_rng(0).standard_normal((100, 1))
+    flow = afnp.made(1, hidden=())
+    fit(
+        flow,
+        x,
+        weights=np.repeat([1, 9], 50),
+        epochs=1500,
+        batch_size=100,
+        learning_rate=0.02,
+        weight_decay=0,
+        progress=False,
+    )
+    assert abs(flow.sample(20_000, rng=0).mean() - 0.8) < 0.03
 
 
 # ---- known answers -------------------------------------------------------------------------------
@@ -1098,6 +1220,30 @@ def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
 # ---- options that make no sense ------------------------------------------------------------------
 
 REFUSED = {
+    "weights of another length": (
+        {"weights": np.ones(119)},
+        r"weights: expected 120 numbers, got shape \(119,\)",
+    ),
+    "weights in a column": ({"weights": np.ones((120, 1))}, "weights: expected 120 numbers"),
+    "weights in words": ({"weights": ["a"] * 120}, "weights: expected 120 numbers"),
+    "a negative weight": (
+        {"weights": np.where(np.arange(120) == 7, -1, 1)},
+        "weights: row 7: expected a finite number of at least 0, got -1",
+    ),
+    "a weight of nan": (
+        {"weights": np.where(np.arange(120) == 7, np.nan, 1)},
+        "weights: row 7: expected a finite number",
+    ),
+    "no weight at all": ({"weights": np.zeros(120)}, "weights: expected at least one above 0"),
+    "weights for validation": (
+        {"x_val": banana(seed=1), "weights_val": np.full(120, math.inf)},
+        "weights_val: row 0: expected a finite number",
+    ),
+    "weights without validation": ({"weights_val": np.ones(120)}, "weights_val: needs validation"),
+    "weights for batch statistics": (
+        {"flow": small(between="batchnorm"), "weights": np.ones(120)},
+        "weights: BatchNorm takes statistics of rows as if all weighed the same",
+    ),
     "callbacks that are none": ({"callbacks": 3}, "callbacks: expected a sequence of callables"),
     "a callback that is none": ({"callbacks": [3]}, "callbacks: expected a sequence of callables"),
     "a layer that is not there": ({"freeze": [2]}, "freeze: expected numbers of 2 layers, got 2"),

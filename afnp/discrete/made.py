@@ -82,8 +82,7 @@ class DiscreteMADE(DiscreteModel):
     def _log_prob(self, p, x, context):
         return self.net.log_prob(p, x[:, self.order], context)
 
-    def _gradient(self, p, x, context, g):
-        d_log_prob = np.full(len(x), -1 / len(x), dtype=p.flat.dtype)
+    def _gradient(self, p, x, context, d_log_prob, g):
         return self.net.gradient(p, x[:, self.order], context, d_log_prob, g)
 
     def _sample(self, p, n, context, rng, method):

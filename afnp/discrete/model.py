@@ -140,8 +140,8 @@ class DiscreteModel(Model):
         """Return log p(x) (N,)."""
         raise NotImplementedError
 
-    def _gradient(self, p: Views, x: np.ndarray, context: np.ndarray, g: Views) -> np.ndarray:
-        """Add the gradient of the mean of -log p into g; return log p (N,)."""
+    def _gradient(self, p: Views, x, context, d_log_prob: np.ndarray, g: Views) -> np.ndarray:
+        """Add the gradient from d_log_prob (N,) into g; return log p (N,)."""
         raise NotImplementedError
 
     def _sample(
@@ -174,11 +174,14 @@ class DiscreteModel(Model):
         inputs = sum(W.shape[1] for W in self.own.values() if W.ndim == 2)
         return inputs + self.features * self.levels
 
-    def add_gradient(self, p, x, context, g, engine="numpy", of=0, kept=None) -> np.ndarray:
-        """Add the gradient of the mean of -log p into g; return log p (N,)."""
+    def add_gradient(self, p, x, context, g, engine="numpy", weights=None, kept=None) -> np.ndarray:
+        """Add the gradient of the mean of -w log p into g; return log p (N,)."""
+        d_log_prob = np.full(len(x), -1 / len(x), dtype=p.flat.dtype)
+        if weights is not None:
+            d_log_prob *= weights
         step = self._gradient if kept is None else self._step_gradient
-        return step(p, x, context, g)
+        return step(p, x, context, d_log_prob, g)
 
-    def _step_gradient(self, p: Views, x: np.ndarray, context: np.ndarray, g: Views) -> np.ndarray:
+    def _step_gradient(self, p: Views, x, context, d_log_prob: np.ndarray, g: Views) -> np.ndarray:
         """Add a training step's gradient into g; return log p (N,)."""
-        return self._gradient(p, x, context, g)
+        return self._gradient(p, x, context, d_log_prob, g)

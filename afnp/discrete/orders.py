@@ -146,7 +146,7 @@ class OrderEnsemble(DiscreteModel):
     def _log_prob(self, p, x, context):
         return _mean(self._by_order(p, x, context))
 
-    def _gradient(self, p, x, context, g):
+    def _gradient(self, p, x, context, d_log_prob, g):
         r"""Add the gradient of the average's loss: each order counts as much as it explains of a row.
 
         .. math:: \partial \log p(x) = \sum_m r_m\, \partial \log p(x;\, o^{(m)}), \qquad
@@ -154,16 +154,14 @@ class OrderEnsemble(DiscreteModel):
         """
         log_p = self._by_order(p, x, context)
         for order, r in zip(self.orders, np.exp(log_p - logsumexp(log_p, axis=0)), strict=True):
-            self._gradient_in(order, p, x, context, -r / len(x), g)
+            self._gradient_in(order, p, x, context, r * d_log_prob, g)
         return _mean(log_p)
 
-    def _step_gradient(self, p, x, context, g):
+    def _step_gradient(self, p, x, context, d_log_prob, g):
         # the rows themselves name their order: no hidden state, and a resumed run repeats the
         # choice
         order = self.orders[zlib.crc32(x.tobytes()) % len(self.orders)]
-        return self._gradient_in(
-            order, p, x, context, np.full(len(x), -1 / len(x), dtype=g.flat.dtype), g
-        )
+        return self._gradient_in(order, p, x, context, d_log_prob, g)
 
     def _sample(self, p, n, context, rng, method):
         m, v = (

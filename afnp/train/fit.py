@@ -23,7 +23,7 @@ from afnp import progress as bars
 from afnp.advice import warn_of
 from afnp.atomic import check_regular, locked, path_of
 from afnp.flow import Flow
-from afnp.inputs import choose, flag, integer, real
+from afnp.inputs import choose, flag, integer, plain_array, real
 from afnp.model import BatchGradient
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
@@ -61,6 +61,8 @@ def fit(
     *,
     context=None,
     context_val=None,
+    weights=None,
+    weights_val=None,
     epochs: int = 100,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
@@ -77,7 +79,7 @@ def fit(
 ) -> History:
     r"""Fit a flow by maximum likelihood; ``flow.theta`` changes in place.
 
-    .. math:: \min_\theta\; -\frac1N \sum_n \log p_\theta(x_n \mid c_n)
+    .. math:: \min_\theta\; -\frac{\sum_n w_n \log p_\theta(x_n \mid c_n)}{\sum_n w_n}
 
     With validation rows, the parameters of the best epoch are kept. Ctrl-C or SIGTERM ends training
     after the step it finds under way, as if that had been the last one: the history so far is
@@ -90,6 +92,9 @@ def fit(
     ----------
     x_train, x_val : (N, D) arrays
     context, context_val : (N, C) arrays, optional
+    weights, weights_val : (N,) arrays, optional
+        w, at least 0; all equal if left out. A whole number counts as so many equal rows, and a row
+        of weight 0 as none.
     epochs, batch_size : int
     learning_rate : float
     schedule : {"cosine", "constant"} or callable
@@ -157,10 +162,19 @@ def fit(
     callbacks = _checked_callbacks(callbacks)
     flag("progress", progress)
     flag("resume", resume)
-    for name, given in (("patience", patience), ("context_val", context_val)):
+    needy = {"patience": patience, "context_val": context_val, "weights_val": weights_val}
+    for name, given in needy.items():
         if given is not None and x_val is None:
             raise ValueError(f"{name}: needs validation rows, got x_val=None")
-    data = _Data(flow, x_train, context, x_val, context_val)
+    if isinstance(flow, Flow):
+        flow.take_columns(x_train, context)
+    data = _Data(
+        _Rows(flow, "x_train", x_train, context, "weights", weights),
+        None
+        if x_val is None
+        else _Rows(flow, "x_val", x_val, context_val, "weights_val", weights_val),
+    )
+    _check_weighted_statistics(flow, weights)
     path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
     _check_checkpoint(path, resume)
     with nullcontext() if path is None else locked(path):
@@ -182,8 +196,9 @@ def _train(
 ) -> History:
     """Take the steps that a recipe still needs, from the top to the bottom of this page."""
     epochs = recipe["epochs"]
-    batch = min(recipe["batch_size"], data.n)
-    steps = math.ceil(data.n / batch)
+    train = data.train
+    batch = min(recipe["batch_size"], len(train))
+    steps = math.ceil(len(train) / batch)
     rng = np.random.default_rng(recipe["seed"])
     frozen = _slices(flow, recipe["freeze"])
     gradient = _Gradient(flow, batch, frozen)
@@ -194,13 +209,14 @@ def _train(
     full_recipe = {**recipe, "clip": clip, **data.recipe(flow)}
 
     if path is not None and os.path.exists(path):
-        run = checkpoints.load(path, full_recipe, state, steps, data.validated)
+        validated = data.val is not None
+        run = checkpoints.load(path, full_recipe, state, steps, validated)
         rng.bit_generator.state = run.rng_state
         adam.t = run.adam_t
     else:
         run = Run()
         flow.start_from_data(*data.first_look(recipe["seed"]))
-        warn_of(flow, data.x, data.c)
+        warn_of(flow, train.x, train.c)
         best[:] = flow.theta
     history = run.history
     good = flow.theta.copy()
@@ -215,13 +231,13 @@ def _train(
         try:
             while not (stopped := _reason_to_stop(run, recipe)):
                 run.rng_state = rng.bit_generator.state
-                order = rng.permutation(data.n)
+                order = rng.permutation(len(train))
                 while run.step < steps and not interruption.asked:
                     rows = order[run.step * batch : (run.step + 1) * batch]
-                    log_prob, grad, norm = gradient(data.x[rows], data.c[rows])
-                    loss_sum = -float(log_prob.sum(dtype=np.float64))
+                    log_prob, grad, norm = gradient(*train.batch(rows))
+                    loss_sum = -train.weighted(log_prob, rows)
                     if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-                        raise _not_finite(flow, data, run, log_prob, rows)
+                        raise _not_finite(flow, train, run, log_prob, rows)
                     if norm > recipe["clip"]:
                         grad *= recipe["clip"] / norm
                     good[:] = flow.theta
@@ -235,10 +251,10 @@ def _train(
 
                 finished = run.step == steps
                 if finished:
-                    history.train_loss.append(run.loss_sum / data.n)
+                    history.train_loss.append(run.loss_sum / len(train))
                     history.learning_rate.append(rate())
-                    if data.validated:
-                        history.val_loss.append(data.validation_loss(flow, run.epoch))
+                    if data.val is not None:
+                        history.val_loss.append(data.val.loss(flow, run.epoch))
                         if history.best_epoch is None or (
                             history.val_loss[-1] < history.val_loss[history.best_epoch]
                         ):
@@ -340,47 +356,101 @@ def _check_checkpoint(path: str | None, resume: bool) -> None:
         raise ValueError(f"checkpoint: expected a file in a folder that exists, got {path}")
 
 
-class _Data:
-    """Checked rows x (N, D), contexts c (N, C), and those of validation."""
+class _Rows:
+    """Checked rows x (N, D), contexts c (N, C) and weights w (N,) of mean 1, without rows of weight 0."""
 
-    def __init__(self, flow: Flow, x_train, context, x_val, context_val):
-        if isinstance(flow, Flow):
-            flow.take_columns(x_train, context)
-        self.x, self.c = flow.check(x_train, context, "x_train")
-        self.n = len(self.x)
-        if not self.n:
-            raise ValueError("x_train: expected at least one row, got none")
-        self.validated = x_val is not None
-        if self.validated:
-            self.x_val, self.c_val = flow.check(x_val, context_val, "x_val")
-            if not len(self.x_val):
-                raise ValueError(
-                    "x_val: expected at least one row, got none; without validation, leave it out"
-                )
+    def __init__(self, flow: Flow, name: str, x, context, weights_name: str, weights):
+        self.name = name
+        self.x, self.c = flow.check(x, context, name)
+        if not len(self.x):
+            hint = "" if name == "x_train" else "; without validation, leave it out"
+            raise ValueError(f"{name}: expected at least one row, got none{hint}")
+        self.numbers = np.arange(len(self.x))
+        self.w = None
+        if weights is not None:
+            w = _checked_weights(weights_name, weights, len(self.x))
+            self.numbers = np.flatnonzero(w)
+            self.x, self.c, w = self.x[w > 0], self.c[w > 0], w[w > 0]
+            self.w = (w / w.mean()).astype(flow.dtype)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def weighted(self, values: np.ndarray, rows=slice(None)) -> float:
+        """Return the sum of w times the values of some rows."""
+        if self.w is not None:
+            values = values * self.w[rows]
+        return float(values.sum(dtype=np.float64))
+
+    def batch(self, rows: np.ndarray) -> tuple:
+        """Return x, c and w of some rows."""
+        return self.x[rows], self.c[rows], None if self.w is None else self.w[rows]
+
+    def loss(self, flow: Flow, epoch: int) -> float:
+        """Return the mean negative log-likelihood after an epoch, nats."""
+        try:
+            engine = flow.plan("auto", len(self)).engine  # by size alone: repeatable
+            log_prob = flow.log_prob(self.x, self.c if flow.context else None, engine)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"after epoch {epoch}, in {self.name}: {error}") from error
+        if not np.isfinite(log_prob).all():
+            row = self.numbers[int(np.argmin(np.isfinite(log_prob)))]
+            raise FloatingPointError(
+                f"row {row} of {self.name} has density zero after epoch {epoch}"
+            )
+        return -self.weighted(log_prob) / len(self)
+
+    def fingerprint(self) -> list:
+        """Return what tells these rows from others."""
+        arrays = [self.x, self.c] if self.w is None else [self.x, self.c, self.w]
+        return [[*a.shape, zlib.crc32(np.ascontiguousarray(a).tobytes())] for a in arrays]
+
+
+def _checked_weights(name: str, weights, n: int) -> np.ndarray:
+    """Return weights as float64 (N,), or raise a ValueError that names the row."""
+    w = plain_array(weights, name)
+    if w.dtype.kind not in "fiub" or w.shape != (n,):
+        raise ValueError(f"{name}: expected {n} numbers, got shape {w.shape} of {w.dtype}")
+    w = w.astype(np.float64)
+    bad = np.flatnonzero(~((w >= 0) & (w < math.inf)))
+    if bad.size:
+        raise ValueError(
+            f"{name}: row {bad[0]}: expected a finite number of at least 0, got {w[bad[0]]}"
+        )
+    if not w.any():
+        raise ValueError(f"{name}: expected at least one above 0, got {n} zeros")
+    return w / w.max()  # so that no sum overflows
+
+
+def _check_weighted_statistics(flow: Flow, weights) -> None:
+    layers = flow.layers if isinstance(flow, Flow) else []
+    for layer in layers:
+        if weights is not None and layer.takes_statistics:
+            raise ValueError(
+                f"weights: {type(layer).__name__} takes statistics of rows as if all weighed the "
+                "same; expected a flow without it"
+            )
+
+
+class _Data:
+    """Rows to train, and rows to validate or None."""
+
+    def __init__(self, train: _Rows, val: _Rows | None):
+        self.train, self.val = train, val
 
     def recipe(self, flow: Flow) -> dict:
         """Return what, with the options, must be the same for a resumed run to be the same run."""
-        arrays = [self.x, self.c]
-        if self.validated:
-            arrays += [self.x_val, self.c_val]
-        return {"flow": flow.config(), "data": [_fingerprint(a) for a in arrays]}
+        val = [] if self.val is None else self.val.fingerprint()
+        return {"flow": flow.config(), "data": [self.train.fingerprint(), val]}
 
     def first_look(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return some rows and contexts, for layers that start from statistics."""
-        rows = np.random.default_rng([seed, 1]).permutation(self.n)[:FIRST_LOOK]
-        return self.x[rows], self.c[rows]
-
-    def validation_loss(self, flow: Flow, epoch: int) -> float:
-        """Return the mean negative log-likelihood of the validation rows, nats."""
-        try:
-            engine = flow.plan("auto", len(self.x_val)).engine  # by size alone: repeatable
-            log_prob = flow.log_prob(self.x_val, self.c_val if flow.context else None, engine)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"after epoch {epoch}, in x_val: {error}") from error
-        if not np.isfinite(log_prob).all():
-            row = int(np.argmin(np.isfinite(log_prob)))
-            raise FloatingPointError(f"row {row} of x_val has density zero after epoch {epoch}")
-        return -float(log_prob.mean(dtype=np.float64))
+        """Return some rows and contexts, for layers that start from statistics; weights count as chances."""
+        rng, n, w = np.random.default_rng([seed, 1]), len(self.train), self.train.w
+        rows = rng.permutation(n)[:FIRST_LOOK]
+        if w is not None:
+            chances = w.astype(np.float64)
+            rows = rng.choice(n, FIRST_LOOK, p=chances / chances.sum())
+        return self.train.x[rows], self.train.c[rows]
 
 
 class _Gradient(BatchGradient):
@@ -390,9 +460,9 @@ class _Gradient(BatchGradient):
         super().__init__(flow, batch)
         self.frozen = frozen
 
-    def __call__(self, x: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def __call__(self, x, context, weights=None) -> tuple[np.ndarray, np.ndarray, float]:
         """Return log p (B,), the gradient (P,), and its length."""
-        log_prob, grad, norm = super().__call__(x, context)
+        log_prob, grad, norm = super().__call__(x, context, weights)
         if self.frozen:
             for part in self.frozen:
                 grad[part] = 0
@@ -431,13 +501,16 @@ def _factor(shape: Callable[[float], float], done: float) -> float:
         ) from None
 
 
-def _not_finite(flow: Flow, data: _Data, run: Run, log_prob, rows) -> FloatingPointError:
-    bad = rows[~np.isfinite(log_prob)]
+def _not_finite(flow: Flow, train: _Rows, run: Run, log_prob, rows) -> FloatingPointError:
+    numbers = train.numbers[rows]
+    bad = numbers[~np.isfinite(log_prob)]
     if len(bad):
         where = f"training rows {bad[:5].tolist()}"
     else:
-        row = flow.row_without_gradient(data.x[rows], data.c[rows])
-        which = f"rows {rows[:5].tolist()}, ..." if row is None else f"training row {rows[row]}"
+        row = flow.row_without_gradient(train.x[rows], train.c[rows])
+        which = f"rows {numbers[:5].tolist()}, ..."
+        if row is not None:
+            which = f"training row {numbers[row]}"
         where = f"its gradient, {which}"
     return FloatingPointError(
         f"the loss is not finite at epoch {run.epoch}, step {run.step}: {where}; "
@@ -450,7 +523,3 @@ def _line(history: History) -> str:
     if history.val_loss:
         losses += f", val {history.val_loss[-1]:.3f}"
     return f"{losses}, rate {history.learning_rate[-1]:.1e}"
-
-
-def _fingerprint(a: np.ndarray) -> list:
-    return [*a.shape, zlib.crc32(np.ascontiguousarray(a).tobytes())]
