@@ -106,7 +106,7 @@ def galaxies_family(quick: bool = False) -> Recipe:
 def _galaxies(quick: bool, members: Iterable[str]) -> Recipe:
     data = _fewer(afnp.data.load("galaxies"), 3000 if quick else None)
     flows = _flows(data, members, 128)
-    return _train(data, flows, epochs=4 if quick else 30, batch_size=200, learning_rate=3e-3)
+    return _train(data, flows, epochs=4 if quick else 40, batch_size=100, learning_rate=2e-3)
 
 
 def _fewer(data: Dataset, rows: int | None) -> Dataset:
