@@ -1,4 +1,4 @@
-r"""Compiled, sampling by substitution costs about one density pass; the textbook loop costs D.
+r"""Compiled, sampling by substitution costs about one density pass; the textbook loop, D of them.
 
 .. math:: T_{\text{loop}} \approx D \cdot T_{\text{density}}, \qquad
           T_{\text{substitution}} \approx T_{\text{density}} + D \cdot
