@@ -646,3 +646,13 @@ def test_points_without_a_tolerance_are_no_success():
             "",
             ("row", "feature"),
         )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_data_that_are_preprocessed_stay_in_float64(dtype):
+    rows = np.random.default_rng(0).normal(1e4, 3.0, (50, 2))
+    flow = afnp.made(2, (4,), dtype=dtype, preprocess=afnp.preprocessing(rows))
+    assert check_flow(flow, checks=("shapes",), level="quick").ok
+    assert flow.sample(3, rng=0).dtype == np.float64
+    flow.sample = lambda *args, **kwargs: np.zeros((args[0], 2), np.float16)
+    assert not check_flow(flow, checks=("shapes",), level="quick").ok

@@ -28,13 +28,27 @@ def shapes(subject: Subject, rng: np.random.Generator) -> Result:
     problems = []
     for n in rng.permutation([0, 1, batch_size(rng)]).tolist():
         for function, x, c in functions_of(subject, rng, max(n, 1)):
-            problems += _wrong_answer(function, x[:n], c[:n], subject.dtype)
+            problems += _wrong_answer(function, x[:n], c[:n], _types(subject, function.name))
         if subject.sample is not None and n:
             problems += _wrong_sample(subject, n, rng)
     return collect(problems, "shapes and types are exact")
 
 
-def _wrong_answer(function: Rows, x: np.ndarray, c: np.ndarray, dtype: np.dtype) -> list[str]:
+def _types(subject: Subject, name: str) -> tuple[np.dtype, np.dtype]:
+    """Return the types of what a function gives: rows first, then numbers of a row.
+
+    A flow whose first layers bring data into range keeps data in float64.
+    """
+    flow = subject.flow
+    prepared = flow is not None and flow.layers and flow.layers[0].preprocesses
+    if prepared and not name.startswith("normalize"):
+        return np.dtype(np.float64), subject.dtype
+    return subject.dtype, subject.dtype
+
+
+def _wrong_answer(
+    function: Rows, x: np.ndarray, c: np.ndarray, types: tuple[np.dtype, np.dtype]
+) -> list[str]:
     """Say what is wrong with the answer for these rows."""
     try:
         arrays = answers(function, x, c)
@@ -46,9 +60,9 @@ def _wrong_answer(function: Rows, x: np.ndarray, c: np.ndarray, dtype: np.dtype)
         rows = {0: "an empty batch", 1: "one row"}.get(len(x), f"{len(x)} rows")
         return [f"{function.name} raises {type(exception).__name__} for {rows}: {exception}"]
     problems = [
-        f"{function.name} gives {array.dtype} where {dtype} is expected"
+        f"{function.name} gives {array.dtype} where {types[array.ndim == 1]} is expected"
         for array in arrays
-        if array.dtype != dtype
+        if array.dtype != types[array.ndim == 1]
     ]
     if not all(np.isfinite(array).all() for array in arrays):
         problems.append(f"{function.name} gives numbers that are not finite")
@@ -71,6 +85,7 @@ def _wrong_sample(subject: Subject, n: int, rng: np.random.Generator) -> list[st
         )
     except Finding as finding:
         return [str(finding)]
-    if x.dtype != subject.dtype:
-        return [f"sample gives {x.dtype} where {subject.dtype} is expected"]
+    expected, _ = _types(subject, "sample")
+    if x.dtype != expected:
+        return [f"sample gives {x.dtype} where {expected} is expected"]
     return [] if np.isfinite(x).all() else ["sample gives numbers that are not finite"]
