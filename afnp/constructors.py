@@ -32,16 +32,16 @@ from afnp.inputs import choose, flag, integer
 from afnp.networks import masks
 from afnp.transforms import (
     ActNorm,
-    Autoregressive,
     BatchNorm,
     Coupling,
     Inverse,
     LULinear,
     Permutation,
+    attentive,
+    convolutional,
+    masked,
     split_of,
 )
-from afnp.transforms.attention import Attentive
-from afnp.transforms.convolution import CausalConvolution
 
 __all__ = [
     "BETWEEN",
@@ -71,7 +71,7 @@ def maf(
     hidden: Sequence[int] = (512, 512),
     transforms: int = 5,
     order: str | Sequence[int] | np.ndarray = "reverse",
-    univariate: str = "affine",
+    univariate="affine",
     context: int = 0,
     seed: int = 0,
     dtype=np.float64,
@@ -99,8 +99,9 @@ def maf(
         Generation order. "reverse": natural, then reversed, in turn; "natural": always natural;
         "random": a new permutation for each transform; a permutation: that one, then its reverse,
         in turn.
-    univariate : str
-        A name in :data:`afnp.univariate.UNIVARIATES`.
+    univariate : str or univariate
+        A name in :data:`afnp.univariate.UNIVARIATES`, or an object such as
+        ``afnp.univariate.RationalQuadratic(bins=16)``.
     context : int
         C, the width of the condition, 0 for none; it reaches every feature, the first too.
     seed : int
@@ -136,7 +137,7 @@ def maf(
     True
     """
     return _autoregressive(
-        Autoregressive,
+        masked,
         features,
         transforms,
         order,
@@ -190,7 +191,7 @@ def iaf(
     >>> iaf(3, hidden=(8,), transforms=2).layers[0].cost.generate
     Work(passes=1, depth=1, multiply_adds=36)
     """
-    return _autoregressive(Inverse, features, transforms, order, hidden=hidden, **kwargs)
+    return _autoregressive(_inverse, features, transforms, order, hidden=hidden, **kwargs)
 
 
 def realnvp(
@@ -290,7 +291,7 @@ def nsf(
         _check_torus(kwargs, bound)
     if coupling:
         return _couplings(features, transforms, **kwargs)
-    return _autoregressive(Autoregressive, features, transforms, **kwargs)
+    return _autoregressive(masked, features, transforms, **kwargs)
 
 
 def maf_mog(
@@ -328,7 +329,7 @@ def maf_mog(
     """
     mixture = {"univariate": "gaussian_mixture", "options": {"components": components}}
     return _autoregressive(
-        Autoregressive, features, transforms, order, hidden=hidden, last=mixture, **kwargs
+        masked, features, transforms, order, hidden=hidden, last=mixture, **kwargs
     )
 
 
@@ -358,6 +359,10 @@ def _autoregressive(
         for k in range(transforms + bool(last))
     ]
     return _flow(layers, rng, context=context, seed=seed, **of_flow)
+
+
+def _inverse(**options) -> Inverse:
+    return Inverse(masked(**options))
 
 
 def _couplings(
@@ -522,7 +527,7 @@ def tarflow(
     [[0, 1, 2, 3], [3, 2, 1, 0]]
     """
     kwargs |= {"patch": patch, "width": width, "heads": heads, "blocks": blocks}
-    return _autoregressive(Attentive, features, transforms, order, **kwargs)
+    return _autoregressive(attentive, features, transforms, order, **kwargs)
 
 
 def wavenet_flow(
@@ -576,7 +581,7 @@ def wavenet_flow(
         "context": context,
     }
     stack: list = [
-        CausalConvolution(features, reverse=order == "reverse" and k % 2 == 1, **of_layer)
+        convolutional(features, reverse=order == "reverse" and k % 2 == 1, **of_layer)
         for k in range(transforms)
     ]
     return _flow(stack, rng, context=context, seed=seed, **of_flow)

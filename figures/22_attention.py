@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 import afnp
 from afnp.constructors import tarflow
-from afnp.transforms.attention import Attentive, image_order
+from afnp.transforms import Autoregressive, attentive, image_order
 from figures import recipes
 from figures.common import (
     COLORS,
@@ -72,13 +72,13 @@ def data(quick: bool = False) -> dict:
 
 def measure(T: int, quick: bool) -> dict:
     """Return the seconds of each way for T tokens of one feature, and the samples' difference."""
-    layer = Attentive(T, **SHAPE)
+    layer = attentive(T, **SHAPE)
     rng = np.random.default_rng(0)
     p = layer.layout.views(np.zeros(layer.layout.size))
     layer.conditioner.initialize(p, rng, last=0.3)
     u = rng.standard_normal((N, T))
     nothing = np.empty((N, 0))
-    shorter = [Attentive(t, **SHAPE).conditioner for t in range(1, T + 1)]
+    shorter = [attentive(t, **SHAPE).conditioner for t in range(1, T + 1)]
     sampled = {}
 
     def keep(way: str, sample: Callable) -> Callable:
@@ -96,11 +96,11 @@ def measure(T: int, quick: bool) -> dict:
     return {**seconds, "difference": difference, "work": layer.cost.generate.multiply_adds}
 
 
-def every_prefix(layer: Attentive, shorter: list, p: dict, u: np.ndarray) -> np.ndarray:
+def every_prefix(layer: Autoregressive, shorter: list, p: dict, u: np.ndarray) -> np.ndarray:
     """Sample as without a cache: token t from a pass over the tokens before it."""
     x = np.zeros_like(u)
     for t, net in enumerate(shorter):
-        h, _ = net.forward({**p, "places": p["places"][: t + 1]}, x[:, : t + 1])
+        h, _ = net.forward({**p, "places": p["places"][: t + 1]}, x[:, :0], x[:, : t + 1])
         x[:, t], _ = layer.univariate.generate(h[:, t], u[:, t])
     return x
 

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from afnp.applications.forecast import crps, pit, sample_paths
 from afnp.data.series import Rows, Series, load_series, windows
 from afnp.flow import Flow
-from afnp.transforms import Autoregressive
+from afnp.transforms import masked
 from figures.common import COLORS, caption, note, trained, verified
 
 TRAIN, VAL = 0.6, 0.75
@@ -201,11 +201,9 @@ def autoregression(z: np.ndarray, W: int) -> tuple[np.ndarray, float]:
 def ar_flow(parameters: np.ndarray, sigma: float, hidden: tuple[int, ...] | None = None) -> Flow:
     """Write an AR model as a flow; with ``hidden``, a spline follows, still the identity."""
     W = len(parameters) - 1
-    layers = [Autoregressive(1, hidden=(), context=W, options={"bound": BOUND})]
+    layers = [masked(1, hidden=(), context=W, options={"bound": BOUND})]
     if hidden is not None:
-        layers.append(
-            Autoregressive(1, hidden=hidden, univariate="spline", context=W, activation="tanh")
-        )
+        layers.append(masked(1, hidden=hidden, univariate="spline", context=W, activation="tanh"))
     flow = Flow(layers, context=W)
     p = flow.own[0]
     p["W0"][:] = 0

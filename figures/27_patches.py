@@ -32,7 +32,7 @@ import afnp
 from afnp.chain_rule import GaussianChain
 from afnp.data import load
 from afnp.networks import masks
-from afnp.transforms import Autoregressive
+from afnp.transforms import masked
 from figures import common
 from figures.common import COLORS, caption, note
 from figures.recipes import checked
@@ -104,8 +104,8 @@ def flows(fixed: list, quick: bool) -> dict[str, afnp.Flow]:
     D = SIDE**2 - 1
     hidden = (128,) if quick else (256, 256)
     orders = [masks.order_of(name, D) for name in ("natural", "reverse")]
-    affine = Autoregressive(D, hidden)
-    bent = [Autoregressive(D, hidden, order, "spline", {"bins": 8}) for order in orders[::-1]]
+    affine = masked(D, hidden)
+    bent = [masked(D, hidden, order, "spline", {"bins": 8}) for order in orders[::-1]]
     return {
         "MADE": afnp.made(D, hidden, dtype=np.float32, preprocess=fixed),
         "MAF": afnp.maf(D, hidden, transforms=5, dtype=np.float32, preprocess=fixed),

@@ -45,7 +45,7 @@ from afnp.data import Dataset, bits_per_dim, load, quantize
 from afnp.data.idx import FILES
 from afnp.networks import masks
 from afnp.train import History
-from afnp.transforms import Autoregressive, BatchNorm
+from afnp.transforms import BatchNorm, masked
 from afnp.transforms.preprocess import Dequantize, Logit
 from figures import common
 from figures.common import COLORS, caption, note
@@ -180,7 +180,7 @@ def flow_of(name: str, known: Dataset) -> afnp.Flow:
     layers = afnp.preprocessing(known.train, levels=known.levels)
     for k in range(TRANSFORMS[name]):
         layers.append(
-            Autoregressive(D, (HIDDEN,), order=masks.order_of("reverse" if k % 2 else "natural", D))
+            masked(D, (HIDDEN,), order=masks.order_of("reverse" if k % 2 else "natural", D))
         )
         if TRANSFORMS[name] > 1:
             layers.append(BatchNorm(D, momentum=0.01))  # averages over a fifth of an epoch

@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from afnp.flow import Flow
-from afnp.transforms import CausalConvolution
+from afnp.transforms import convolutional
 from figures.common import COLORS, caption, machine, median_seconds, note, one_thread, slope
 
 CHANNELS, LAYERS = 16, 10
@@ -41,7 +41,7 @@ MOST = {"loop": GATE, "numpy_queues": 10_000}
 
 def flow_of(D: int) -> Flow:
     """Return the flow of D steps, moved well away from the identity."""
-    flow = Flow([CausalConvolution(D, CHANNELS, [2**l for l in range(LAYERS)])])
+    flow = Flow([convolutional(D, CHANNELS, [2**l for l in range(LAYERS)])])
     flow.split(flow.theta)[0]["H"] *= 30
     return flow
 

@@ -21,7 +21,7 @@ from afnp.bases import Logistic  # noqa: E402
 from afnp.data import idx  # noqa: E402
 from afnp.data.series import carry_forward, load_series, windows  # noqa: E402
 from afnp.flow import Flow  # noqa: E402
-from afnp.transforms import Autoregressive  # noqa: E402
+from afnp.transforms import masked  # noqa: E402
 from figures import common  # noqa: E402
 
 series, outliers, bounds = (
@@ -219,7 +219,7 @@ def test_pit_is_the_normal_distribution_function_far_out_too():
 
 
 def test_pit_of_own_samples_is_uniform():
-    layers = [Autoregressive(1, hidden=(8,), univariate="spline", context=2)]
+    layers = [masked(1, hidden=(8,), univariate="spline", context=2)]
     flow, rng = Flow(layers, context=2), np.random.default_rng(0)
     flow.theta = rng.standard_normal(flow.theta.size)
     context = rng.standard_normal((4_000, 2))

@@ -20,7 +20,7 @@ from afnp.networks.attention import (
 from afnp.networks.transformer import EXPANSION, Block, CausalTransformer
 from afnp.params import Layout
 from afnp.train import fit
-from afnp.transforms.attention import Attentive, image_order
+from afnp.transforms import attentive, image_order
 from afnp.transforms.cost import CostTable
 from afnp.univariate import UNIVARIATES
 from afnp.verify import check_flow, dependency_pattern
@@ -49,7 +49,7 @@ def stirred(part, seed=0, size=0.5):
 
 def prepared(D, P, C=0, n=4, order=None, seed=0, **kwargs):
     """A layer with living parameters, rows, contexts."""
-    layer = Attentive(
+    layer = attentive(
         D, patch=P, **{"width": 8, "heads": 2, "blocks": 2} | kwargs, order=order, context=C
     )
     _, p = stirred(layer, seed)
@@ -240,7 +240,9 @@ def test_the_numbers_of_a_token_do_not_hear_the_token():
     layer, p, x, _ = prepared(6, 2, n=4)
     for number in range(2):
         heard = dependency_pattern(
-            lambda x, k=number: layer.conditioner.forward(p, x)[0][:, :, k], x, rng=0
+            lambda x, k=number: layer.conditioner.forward(p, np.empty((len(x), 0)), x)[0][:, :, k],
+            x,
+            rng=0,
         )
         np.testing.assert_array_equal(heard, layer.allowed() & ~np.eye(6, dtype=bool))
 
@@ -273,7 +275,7 @@ def test_each_key_is_computed_once(monkeypatch):
 
 
 def test_the_cost_that_is_printed():
-    layer = Attentive(12, patch=3, width=8, heads=2, blocks=2, context=5)
+    layer = attentive(12, patch=3, width=8, heads=2, blocks=2, context=5)
     T, M = 4, 8
     block = T * ((3 + 1) * M * M + 2 * EXPANSION * M * M) + 2 * (T * (T + 1) // 2) * M
     work = 5 * M + (T - 1) * 3 * M + 2 * block + T * M * 3 * 2
@@ -313,7 +315,7 @@ def test_a_configuration_rebuilds_the_layer():
     layer, p, x, context = prepared(
         6, 2, 1, order=turned(6), univariate="spline", options={"bins": 5}
     )
-    again = Attentive(**json.loads(json.dumps(layer.config())))
+    again = type(layer).from_config(json.loads(json.dumps(layer.config())))
     assert again.config() == layer.config() and again.layout.shapes == layer.layout.shapes
     np.testing.assert_array_equal(
         again.normalize(p, x, context)[0], layer.normalize(p, x, context)[0]
@@ -335,15 +337,15 @@ def test_a_configuration_rebuilds_the_layer():
 )
 def test_what_makes_no_sense_is_refused(arguments, words):
     with pytest.raises(ValueError, match="^" + words):
-        Attentive(6, **{"width": 8, "heads": 2} | arguments)
+        attentive(6, **{"width": 8, "heads": 2} | arguments)
 
 
 def test_there_is_no_gpu_rendering_and_it_says_so():
     flow = tarflow(4, width=8, heads=2, blocks=1, transforms=1)
-    with pytest.raises(ValueError, match="'cuda' has no Attentive"):
+    with pytest.raises(ValueError, match="'cuda' has no CausalTransformer"):
         gpu_step(flow.layers[0], flow.split(flow.theta)[0])
-    with pytest.raises(ValueError, match="^transform: the inverse of an Attentive"):
-        flow.layers[0].solve_backward({}, None, np.zeros((1, 4)), np.zeros(1))
+    with pytest.raises(ValueError, match="^transform: the inverse of a CausalTransformer"):
+        flow.layers[0].conditioner.solve_backward({}, None, None, None, np.zeros((1, 4)))
 
 
 def test_patches_of_an_image():
@@ -398,5 +400,5 @@ def test_the_conditioner_starts_near_the_identity():
     net = CausalTransformer(4, 2, width=8, heads=2)
     p = net.layout.views(np.zeros(net.layout.size))
     net.initialize(p, np.random.default_rng(0))
-    h, _ = net.forward(p, np.random.default_rng(1).standard_normal((50, 4)))
+    h, _ = net.forward(p, np.empty((50, 0)), np.random.default_rng(1).standard_normal((50, 4)))
     assert 0 < np.abs(h).max() < 0.1

@@ -11,7 +11,7 @@ from conftest import lively, norm_error
 import afnp
 import afnp.bases
 from afnp.flow import Flow
-from afnp.transforms import Autoregressive
+from afnp.transforms import masked
 from afnp.transforms.preprocess import Dequantize, Logit, Standardize
 
 D, C = 3, 2
@@ -207,7 +207,7 @@ def test_an_empty_batch_gives_empty_results(context, dtype, backend):
         Standardize(np.zeros(D), np.ones(D)),
         Dequantize(D, 4),
         Logit(D),
-        Autoregressive(D, (6,), context=context),
+        masked(D, (6,), context=context),
     ]
     flow = Flow(layers, context=context, dtype=dtype)
     x = np.empty((0, D))
@@ -483,7 +483,7 @@ def test_a_number_of_samples_is_whole(flow):
 @pytest.mark.parametrize("of_layer, of_flow", [(C, 0), (0, C), (C, 1)])
 def test_the_context_of_a_flow_is_that_of_its_layers(of_layer, of_flow):
     with pytest.raises(ValueError, match="context"):
-        Flow([Autoregressive(D, (6,), context=of_layer)], context=of_flow)
+        Flow([masked(D, (6,), context=of_layer)], context=of_flow)
 
 
 # Options: every one of every constructor

@@ -10,7 +10,7 @@ from afnp.bases import UniformTorus
 from afnp.compiled.simd import vector
 from afnp.compiled.univariate.dispatch import FORMS, known
 from afnp.flow import Flow
-from afnp.transforms import Autoregressive, Coupling, Inverse
+from afnp.transforms import Coupling, Inverse, masked
 from afnp.univariate import UNIVARIATES
 
 CASES = {
@@ -43,10 +43,10 @@ BATCHES = (1, 3, 64, 65, 131)
 D = 4
 
 LAYERS = {
-    "autoregressive": lambda **kw: Autoregressive(D, (16, 16), order=[2, 0, 3, 1], **kw),
-    "with context": lambda **kw: Autoregressive(D, (9,), context=2, activation="tanh", **kw),
+    "autoregressive": lambda **kw: masked(D, (16, 16), order=[2, 0, 3, 1], **kw),
+    "with context": lambda **kw: masked(D, (9,), context=2, activation="tanh", **kw),
     "coupling": lambda **kw: Coupling(D, (16, 16), **kw),
-    "inverse": lambda **kw: Inverse(Autoregressive(D, (16, 16), **kw)),
+    "inverse": lambda **kw: Inverse(masked(D, (16, 16), **kw)),
 }
 
 
@@ -142,7 +142,7 @@ def test_a_layer_equals_its_numpy_rendering(kind, case, dtype):
 def test_a_stack_keeps_what_the_gradient_needs_of_every_layer_and_tile(case, n):
     orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]]
     flow = flow_of(
-        [Autoregressive(D, (16,), order=order, **univariate(case)) for order in orders],
+        [masked(D, (16,), order=order, **univariate(case)) for order in orders],
         np.float64,
         last=0.2,
     )
@@ -160,7 +160,7 @@ def test_a_stack_keeps_what_the_gradient_needs_of_every_layer_and_tile(case, n):
 
 def with_numbers(case, dtype, h=None, seed=3):
     """A flow of one feature whose h is the bias of a linear conditioner; and h."""
-    flow = flow_of([Autoregressive(1, (), **univariate(case))], dtype)
+    flow = flow_of([masked(1, (), **univariate(case))], dtype)
     K = flow.layers[0].univariate.numbers
     h = np.random.default_rng(seed).normal(size=K) if h is None else h
     flow.split(flow.theta)[0]["b0"][:] = h
@@ -192,7 +192,7 @@ def test_at_knots_and_beside_them(case):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bound", [0.1, 1.0, 3.0, 4.0, 7.3])
 def test_a_spline_leaves_bounds_and_tails_to_the_last_bit(bound, dtype):
-    layer = Autoregressive(1, (), univariate="spline", options={"bound": bound})
+    layer = masked(1, (), univariate="spline", options={"bound": bound})
     flow = flow_of([layer], dtype)
     B = dtype(bound)
     points = np.array(

@@ -14,7 +14,7 @@ import afnp
 from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda import staircase as cuda
 from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
-from afnp.transforms import Autoregressive, CausalConvolution
+from afnp.transforms import Autoregressive, convolutional
 
 pytestmark = pytest.mark.gpu
 
@@ -147,7 +147,7 @@ def test_time_of_five_transforms(shape, n):
 def series(features, channels=16, dilations=(1, 2, 4, 8), dtype=np.float64, **options):
     """Two convolutions in a row, one of them reversed, with parameters that hide nothing."""
     layers = [
-        CausalConvolution(features, channels, dilations, reverse=reverse, **options)
+        convolutional(features, channels, dilations, reverse=reverse, **options)
         for reverse in (False, True)
     ]
     flow, rng = (
@@ -196,13 +196,13 @@ def test_queues_too_wide_for_shared_memory_are_refused():
     with pytest.raises(
         ValueError, match="^backend 'cuda' walks with at most 3071 channels, got 3072$"
     ):
-        afnp.Flow([CausalConvolution(2, 3072, ())]).sample(1, backend="cuda")
-    flow = afnp.Flow([CausalConvolution(2, 3071, ())])
+        afnp.Flow([convolutional(2, 3072, ())]).sample(1, backend="cuda")
+    flow = afnp.Flow([convolutional(2, 3071, ())])
     assert norm_error(flow.sample(2, backend="cuda"), flow.sample(2, backend="numpy")) < 1e-12
 
 
 def test_a_million_logarithms_are_added_without_losing_digits():
-    flow = afnp.Flow([CausalConvolution(10**6, 1, ())], dtype=np.float32)
+    flow = afnp.Flow([convolutional(10**6, 1, ())], dtype=np.float32)
     p = flow.own[0]
     p.flat[:] = 0
     p["h"][1] = 0.1

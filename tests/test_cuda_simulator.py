@@ -24,7 +24,7 @@ from afnp.compiled.cuda import fixed_point as cuda_sweeps
 from afnp.compiled.cuda import staircase as cuda
 from afnp.compiled.stages import gpu_step
 from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
-from afnp.transforms import Attentive, Autoregressive, CausalConvolution
+from afnp.transforms import Autoregressive, attentive, convolutional, masked
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
@@ -32,7 +32,7 @@ INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 if not SIMULATED:
 
     def test_what_is_missing_is_said(monkeypatch):
-        masked, series = afnp.maf(2, (4,), 1), afnp.Flow([CausalConvolution(2)])
+        masked, series = afnp.maf(2, (4,), 1), afnp.Flow([convolutional(2)])
         samplers = [(masked, "substitution"), (masked, "jacobi"), (series, "substitution")]
         absent = SimpleNamespace(is_available=lambda: False)
         for found, message in (
@@ -53,17 +53,17 @@ if not SIMULATED:
         )
         for options in (spline, scale):
             with pytest.raises(ValueError, match=message):
-                gpu_step(CausalConvolution(3, **options), {})
+                gpu_step(convolutional(3, **options), {})
             with pytest.raises(ValueError, match=message):
-                gpu_step(Autoregressive(3, (4,), **options), {})
-        with pytest.raises(ValueError, match="'cuda' has no Attentive"):
-            afnp.Flow([Attentive(4, patch=2, width=4, heads=1)]).sample(
+                gpu_step(masked(3, (4,), **options), {})
+        with pytest.raises(ValueError, match="'cuda' has no CausalTransformer"):
+            afnp.Flow([attentive(4, patch=2, width=4, heads=1)]).sample(
                 2, method=method, backend="cuda"
             )
 
     def test_convolutions_are_not_swept_on_the_gpu():
         with pytest.raises(ValueError, match="^backend: convolutions are swept by 'numpy'"):
-            afnp.Flow([CausalConvolution(3)]).sample(2, method="jacobi", backend="cuda")
+            afnp.Flow([convolutional(3)]).sample(2, method="jacobi", backend="cuda")
 
     @pytest.mark.skipif(
         not INSTALLED, reason="THE CUDA KERNELS ARE NOT TESTED: pip install 'afnp[cuda]'"
@@ -184,7 +184,7 @@ else:
 
     def test_transforms_of_different_shapes():
         flow = maf(3, hidden=(5,))
-        wide = Autoregressive(3, (4, 12), order=[2, 0, 1], activation="tanh")
+        wide = masked(3, (4, 12), order=[2, 0, 1], activation="tanh")
         check(lively(afnp.Flow([*flow.layers, wide])), n=4)
 
     def test_long_inputs_are_streamed(monkeypatch):
@@ -226,7 +226,7 @@ else:
     def series(features=6, channels=3, dilations=(1, 2), context=0, dtype=np.float64, **options):
         """Two convolutions in a row, one of them reversed, with parameters that hide nothing."""
         layers = [
-            CausalConvolution(features, channels, dilations, reverse=r, context=context, **options)
+            convolutional(features, channels, dilations, reverse=r, context=context, **options)
             for r in (False, True)
         ]
         flow, rng = (
@@ -308,7 +308,7 @@ else:
 
     def test_many_logarithms_are_added_without_losing_digits():
         """A plain sum of these is wrong by 20 roundings."""
-        flow = afnp.Flow([CausalConvolution(200, 1, ())], dtype=np.float32)
+        flow = afnp.Flow([convolutional(200, 1, ())], dtype=np.float32)
         p = flow.own[0]
         p.flat[:] = 0
         p["h"][1] = 0.1
@@ -319,7 +319,7 @@ else:
 
     @pytest.mark.parametrize("activation", ["relu", "tanh", "gated"])
     def test_nan_is_never_silent_in_a_queue(activation):
-        flow = afnp.Flow([CausalConvolution(3, 2, (1,), activation=activation)])
+        flow = afnp.Flow([convolutional(3, 2, (1,), activation=activation)])
         flow.own[0]["b"][0, 1] = np.nan
         with pytest.raises(FloatingPointError, match="^row 0 of u gives"):
             flow.sample(1, backend="cuda")
@@ -332,7 +332,7 @@ else:
             *afnp.realnvp(3, (4,), 1, context=1).layers,
         ]
         flow = lively(
-            afnp.Flow([*layers, CausalConvolution(3, 2, (1,), context=1)], context=1), last=0.3
+            afnp.Flow([*layers, convolutional(3, 2, (1,), context=1)], context=1), last=0.3
         )
         check_flow(flow, n=3)
         check_flow(lively(afnp.Flow(layers, context=1), last=0.3), n=3, method="jacobi")

@@ -354,11 +354,11 @@ def test_sampling_depends_on_the_seed_alone():
 def test_each_hidden_unit_is_evaluated_once(monkeypatch):
     """Count the rows that the activation is asked for while sampling: all hidden units once,
     not D times."""
-    from afnp.discrete import conditionals
+    from afnp.networks import layers
 
-    asked, relu = [], conditionals.ACTIVATIONS["relu"]
+    asked, relu = [], layers.ACTIVATIONS["relu"]
     counting = relu._replace(forward=lambda z: asked.append(len(z)) or relu.forward(z))
-    monkeypatch.setitem(conditionals.ACTIVATIONS, "relu", counting)
+    monkeypatch.setitem(layers.ACTIVATIONS, "relu", counting)
     model_of("categorical, deep", activation="relu").sample(3)
     assert sum(asked) == sum(MODELS_OF["categorical, deep"]["hidden"])
 

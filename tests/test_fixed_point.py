@@ -11,7 +11,8 @@ import afnp
 from afnp.compiled.stages import uncompiled
 from afnp.sampling import fixed_point, sweeps
 from afnp.sampling.fixed_point import GaussSeidel, Jacobi, Record, sweep
-from afnp.transforms import Attentive, Autoregressive, CausalConvolution
+from afnp.sampling.substitution import naive
+from afnp.transforms import attentive, convolutional, masked
 
 SAME = 1e-12
 """Of the largest entry: the same sums in another order,
@@ -30,15 +31,13 @@ def flow_of(kind, D=7, dtype=np.float64, context=0, last=0.3):
     """A lively flow of each kind; those without masks are given large parameters by hand."""
     common = dict(context=context, dtype=dtype, seed=3)
     if kind == "attention":
-        flow = afnp.Flow([Attentive(D, width=8, heads=2, blocks=2, context=context)], **common)
+        flow = afnp.Flow([attentive(D, width=8, heads=2, blocks=2, context=context)], **common)
     elif kind == "tokens":
         flow = afnp.Flow(
-            [Attentive(D + D % 2, patch=2, width=8, heads=2, blocks=1, context=context)], **common
+            [attentive(D + D % 2, patch=2, width=8, heads=2, blocks=1, context=context)], **common
         )
     elif kind == "convolution":
-        layers = [
-            CausalConvolution(D, 4, (1, 2), reverse=r, context=context) for r in (False, True)
-        ]
+        layers = [convolutional(D, 4, (1, 2), reverse=r, context=context) for r in (False, True)]
         flow = afnp.Flow(layers, **common)
     else:
         build, options = {
@@ -193,7 +192,7 @@ def test_sweeps_take_complex_numbers(kind, method):
 
 def chain(D, weight):
     """x_i = u_i + w x_{i-1}: the simplest of all chains, as a linear flow."""
-    flow = afnp.Flow([Autoregressive(D, (), univariate="additive")])
+    flow = afnp.Flow([masked(D, (), univariate="additive")])
     W = flow.own[0]["W0"]
     W[:] = weight * np.eye(D, k=-1)
     return flow
@@ -234,13 +233,13 @@ def test_after_k_sweeps_the_first_k_features_are_right():
     layer = flow_of("maf", 8, last=1.0).layers[0]
     p = layer.layout.views(flow_of("maf", 8, last=1.0).own[0].flat.copy())
     u, context = np.random.default_rng(2).standard_normal((20, 8)), np.empty((20, 0))
-    true, _ = layer._naive(p, u, context)
+    true, _ = naive(layer.conditioner, layer.univariate.generate, p, u, context)
     rng = np.random.default_rng(3)
     guess = 3 * rng.standard_normal(u.shape)
     for k in range(1, 9):
         x = guess.copy()
         for _ in range(k):
-            h, _ = layer.conditioner.forward(p, layer.conditioner.hear(context, x))
+            h, _ = layer.conditioner.forward(p, context, x)
             x, _ = layer.univariate.generate(h, u)
         assert norm_error(x[:, :k], true[:, :k]) < SAME
 
@@ -329,7 +328,7 @@ def plain_iteration(flow, u):
     layer, p, x = flow.layers[0], flow.own[0], u
     with np.errstate(all="ignore"):
         for _ in range(u.shape[1]):
-            h, _ = layer.conditioner.forward(p, layer.conditioner.hear(np.empty((len(u), 0)), x))
+            h, _ = layer.conditioner.forward(p, np.empty((len(u), 0)), x)
             x, _ = layer.univariate.generate(h, u)
     return x
 
@@ -355,8 +354,11 @@ def test_any_guess_will_do(start):
     flow = flow_of("maf", 6)
     layer, p = flow.layers[0], flow.own[0]
     u, context = np.random.default_rng(2).standard_normal((9, 6)), np.empty((9, 0))
-    true, log_det_true = layer._naive(p, u, context)
-    for network in (layer._blocks(p, context), sweeps.Whole(layer.conditioner, p, context, 1)):
+    true, log_det_true = naive(layer.conditioner, layer.univariate.generate, p, u, context)
+    for network in (
+        layer.conditioner.solver(p, context),
+        sweeps.Whole(layer.conditioner, p, context),
+    ):
         x = np.full((9, 6), start)
         network.begin(x, 0, 6)
         with np.errstate(all="ignore"):
@@ -373,11 +375,11 @@ def test_any_guess_will_do_for_univariates_that_refuse_garbage(kind):
     for."""
     flow = flow_of(kind, 5)
     layer, p = next(
-        pair for pair in zip(flow.layers, flow.own, strict=True) if hasattr(pair[0], "_blocks")
+        pair for pair in zip(flow.layers, flow.own, strict=True) if pair[0].conditioner is not None
     )
     u, context = np.random.default_rng(2).uniform(-1, 1, (9, 5)), np.empty((9, 0))
-    true, _ = layer._naive(p, u, context)
-    network, x = layer._blocks(p, context), np.full((9, 5), 1e300)
+    true, _ = naive(layer.conditioner, layer.univariate.generate, p, u, context)
+    network, x = layer.conditioner.solver(p, context), np.full((9, 5), 1e300)
     network.begin(x, 0, 5)
     with np.errstate(all="ignore"):
         sweeps.settle(network.hear, layer.univariate.generate, u, x, 0.0)

@@ -17,7 +17,7 @@ from afnp import model as models
 from afnp.bases import StandardNormal
 from afnp.chain_rule import GaussianChain
 from afnp.networks.layers import MaskedLinear
-from afnp.transforms import Autoregressive
+from afnp.transforms import masked
 from afnp.transforms.preprocess import Dequantize, Logit, Standardize, preprocessing
 
 D, LEVELS = 5, 17
@@ -175,10 +175,7 @@ def test_context_reaches_every_output_also_the_first(net, backend):
     for column in range(flow.context):
         moved = context.copy()
         moved[0, column] += 0.3
-        h, h_moved = (
-            layer.conditioner.forward(p, np.concatenate([c, x], axis=1))[0]
-            for c in (context, moved)
-        )
+        h, h_moved = (layer.conditioner.forward(p, c, x)[0] for c in (context, moved))
         assert (h != h_moved).all()
         u, u_moved = (flow.normalize(x, c, backend=backend)[0] for c in (context, moved))
         assert (u != u_moved).all()
@@ -771,7 +768,7 @@ def test_layers_of_one_flow_have_one_width():
     with pytest.raises(
         ValueError, match=r"layers: expected one or more of equal width, got widths \[3, 4\]"
     ):
-        flows.Flow([Autoregressive(3, (4,)), Autoregressive(4, (4,))])
+        flows.Flow([masked(3, (4,)), masked(4, (4,))])
     with pytest.raises(
         ValueError, match=r"layers: expected one or more of equal width, got widths \[\]"
     ):

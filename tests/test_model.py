@@ -14,7 +14,7 @@ import afnp
 from afnp import model as models
 from afnp.discrete import DiscreteMADE
 from afnp.model import BatchGradient
-from afnp.transforms import CausalConvolution, Standardize
+from afnp.transforms import Standardize, convolutional
 from afnp.univariate import UNIVARIATES, Affine
 
 # Parameters
@@ -176,7 +176,7 @@ def test_a_univariate_without_compiled_code_runs_in_numpy(uncompiled, monkeypatc
     def flow(univariate):
         if kind == "masked":
             return afnp.maf(6, hidden=(8,), transforms=1, univariate=univariate)
-        return afnp.Flow([CausalConvolution(6, 3, (1, 2), univariate=univariate)])
+        return afnp.Flow([convolutional(6, 3, (1, 2), univariate=univariate)])
 
     odd, known = flow("shifted"), flow("affine")
     x = np.random.default_rng(0).standard_normal((20, 6))
@@ -184,7 +184,7 @@ def test_a_univariate_without_compiled_code_runs_in_numpy(uncompiled, monkeypatc
     drawn = odd.sample(5), known.sample(5, backend="numpy")
     np.testing.assert_array_equal(*drawn)
     assert odd.loss_and_grad(x)[0] == known.loss_and_grad(x, backend="numpy")[0]
-    words = r"^backend: 'numba' has no compiled code for layer 0, \w+ of Shifted; "
+    words = r"^backend: 'numba' has no compiled code for layer 0, \w+ with \w+ and Shifted; "
     for call in (odd.log_prob, odd.normalize, odd.generate, odd.loss_and_grad):
         with pytest.raises(ValueError, match=words):
             call(x, backend="numba")

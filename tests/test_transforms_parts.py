@@ -10,10 +10,10 @@ from afnp.compiled.stages import compiled
 from afnp.flow import Flow
 from afnp.networks import MLP, MaskedMLP
 from afnp.networks.layers import ACTIVATIONS
+from afnp.networks.masked_mlp import Feedforward
 from afnp.sampling.substitution import substitute_back
 from afnp.transforms import (
     ActNorm,
-    Autoregressive,
     BatchNorm,
     CostTable,
     Coupling,
@@ -21,6 +21,8 @@ from afnp.transforms import (
     LULinear,
     Permutation,
     Standardize,
+    attentive,
+    masked,
     split_of,
 )
 from afnp.transforms.cost import FREE
@@ -47,7 +49,7 @@ ORDERS = {"natural": None, "turned": [1, 2, 3, 4, 0]}
 
 def prepared(net, order=None, context=1, garbage=1e3):
     """An autoregressive layer, its parameters, and the cache of its backward pass."""
-    layer = Autoregressive(5, order=order, context=context, **NETS[net])
+    layer = masked(5, order=order, context=context, **NETS[net])
     flow = lively(Flow([layer], context=context), gain=1.0, last=0.7, garbage=garbage)
     p = flow.split(flow.theta)[0]
     return layer, p, layer.normalize(p, rows(5), rows(context, seed=1))[2]
@@ -108,7 +110,7 @@ def test_reverse_substitution_differentiates_each_unit_once(net):
     slope = layer.univariate.backward(cache[1], zero + 1, zero)
     offset = layer.univariate.backward(cache[1], zero, zero)
     d_u = substitute_back(
-        net.staircases(p), counting, cache[0], slope, offset, rows(5), 1, net.hear_backward
+        net.staircases(p), counting, cache[0], slope, offset, rows(5), 1, net.embed.backward
     )
     assert sum(seen) == 6 * sum(net.hidden)
     np.testing.assert_array_equal(d_u, clean)
@@ -139,10 +141,10 @@ def test_the_inverse_agrees_in_both_renderings():
         assert norm_error(other[0], plain[0]) < 1e-12 and norm_error(other[1], plain[1]) < 1e-12
 
 
-@pytest.mark.parametrize("arguments", [(), (ActNorm(3),), (Coupling(3, (4,)),)])
-def test_only_autoregressive_transforms_are_inverted(arguments):
+@pytest.mark.parametrize("inside", [ActNorm(3), Coupling(3, (4,)), attentive(4, width=4, heads=2)])
+def test_only_masked_transforms_are_inverted(inside):
     with pytest.raises(ValueError, match="^transform: expected"):
-        Inverse(*arguments)
+        Inverse(inside)
 
 
 # ---- coupling: two blocks ------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def test_a_coupling_is_autoregressive_with_two_blocks(split):
     coupling = Coupling(5, (), SPLITS[split], context=2)
     flow = lively(Flow([coupling], context=2), last=1.0)
     p, A = flow.split(flow.theta)[0], len(coupling.A)
-    whole = Autoregressive(5, (), coupling.order, context=2)
+    whole = masked(5, (), coupling.order, context=2)
     q = whole.layout.views(np.zeros(whole.layout.size))
     q["W0"][2 * A :, : 2 + A], q["b0"][2 * A :] = p["W0"], p["b0"]
     x, context = rows(5), rows(2, seed=1)
@@ -192,8 +194,8 @@ def test_sorted_by_block_the_jacobian_is_block_triangular():
 
 def test_the_network_of_a_coupling_is_a_masked_one_of_full_staircases():
     """What kernels rely on: every row hears all inputs, and every hidden unit is known at once."""
-    net = MLP(3, 2, (4, 6, 5), context=5)
-    assert isinstance(net, MaskedMLP)
+    net = MLP(3, 2, (4, 6, 5), inputs=4, context=1)
+    assert isinstance(net, Feedforward) and not isinstance(net, MaskedMLP)
     assert [(linear.prefix == linear.shapes[linear.W][1]).all() for linear in net.linears] == [
         True
     ] * 4
@@ -229,7 +231,7 @@ def test_splits_that_make_no_sense_are_refused(split, message):
         Coupling(3, (4,), split)
 
 
-@pytest.mark.parametrize("kind", [Autoregressive, Coupling])
+@pytest.mark.parametrize("kind", [masked, Coupling])
 def test_unknown_univariates_and_options_are_named(kind):
     with pytest.raises(
         ValueError, match=r"^univariate: expected one of 'additive', .*, got 'cubic'$"
@@ -261,7 +263,7 @@ def test_actnorm_begins_at_the_statistics_of_the_batch_and_only_once():
 def batchnorms():
     """Two normalisations around a network, so that gradients run through statistics of
     statistics."""
-    layers = [BatchNorm(4), Autoregressive(4, (9,), activation="tanh"), BatchNorm(4, epsilon=0.1)]
+    layers = [BatchNorm(4), masked(4, (9,), activation="tanh"), BatchNorm(4, epsilon=0.1)]
     flow = lively(Flow(layers))
     p = flow.split(flow.theta)
     rng = np.random.default_rng(0)
@@ -469,7 +471,7 @@ def test_signs_are_plus_or_minus_one(signs):
 def test_passes_count_the_arithmetic_below_the_staircases():
     """2 features, 3 hidden units: unit degrees 1, 1, 1 hear one input;
     only the second output hears them."""
-    layer = Autoregressive(2, (3,))
+    layer = masked(2, (3,))
     assert layer.cost.normalize == (1, 1, 3 * 1 + 2 * 3)
     assert layer.cost.generate == (1, 2, 9) and layer.cost.naive == (2, 2, 18)
     coupling = Coupling(5, (6,), context=1)
@@ -478,10 +480,10 @@ def test_passes_count_the_arithmetic_below_the_staircases():
 
 def test_a_table_adds_up_what_layers_cost():
     layers = [
-        Autoregressive(3, (4,)),
+        masked(3, (4,)),
         ActNorm(3),
         Permutation([2, 0, 1]),
-        Inverse(features=3, hidden=(4,)),
+        Inverse(masked(features=3, hidden=(4,))),
     ]
     table = CostTable([Standardize([0.0], [1.0]), *layers])
     assert table.total == sum((layer.cost for layer in layers), FREE)

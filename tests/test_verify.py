@@ -8,7 +8,7 @@ import afnp
 from afnp import verify
 from afnp.networks import MaskedMLP, masks
 from afnp.networks.layers import MaskedLinear
-from afnp.transforms import Attentive, Autoregressive, CausalConvolution
+from afnp.transforms import attentive, convolutional, masked
 from afnp.transforms.preprocess import Standardize, preprocessing
 from afnp.univariate import Affine, RationalQuadratic
 from afnp.verify import check_flow
@@ -117,9 +117,9 @@ def leak(flow):
     net = flow.layers[1].conditioner
     forward = net.forward
 
-    def leaking(p, inputs):
-        h, cache = forward(p, inputs)
-        h[:, 0, 0] += 1e-9 * inputs[:, -1]
+    def leaking(p, context, x):
+        h, cache = forward(p, context, x)
+        h[:, 0, 0] += 1e-9 * x[:, -1]
         return h, cache
 
     net.forward = leaking
@@ -136,11 +136,9 @@ def dead_context(flow):
     net = flow.layers[0].conditioner
     forward = net.forward
 
-    def deaf(p, inputs):
-        h, cache = forward(p, inputs)
-        without = inputs.copy()
-        without[:, : net.context] = 0
-        h[:, 0] = forward(p, without)[0][:, 0]
+    def deaf(p, context, x):
+        h, cache = forward(p, context, x)
+        h[:, 0] = forward(p, 0 * context, x)[0][:, 0]
         return h, cache
 
     net.forward = deaf
@@ -621,10 +619,10 @@ def test_shaken_arithmetic_says_how_much_is_rounded_inside_a_layer():
 @pytest.mark.parametrize(
     "layer",
     [
-        Autoregressive(4, (6, 6), univariate="spline"),
-        Autoregressive(4, (6, 6, 6), residual=True, univariate="logistic_mixture"),
-        Attentive(4, width=4, heads=2),
-        CausalConvolution(4, univariate="gaussian_mixture"),
+        masked(4, (6, 6), univariate="spline"),
+        masked(4, (6, 6, 6), residual=True, univariate="logistic_mixture"),
+        attentive(4, width=4, heads=2),
+        convolutional(4, univariate="gaussian_mixture"),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -634,7 +632,7 @@ def test_shaken_arithmetic_reaches_the_inside_of_networks_and_univariates(layer)
     shaken = perturbed_arrays(rng, 1e-8)
     theta, x = (rng.standard_normal(shape).view(shaken) for shape in (layer.layout.size, (3, 4)))
     net = layer.conditioner
-    h, _ = net.forward(layer.layout.views(theta), net.hear(np.empty((3, 0)).view(shaken), x))
+    h, _ = net.forward(layer.layout.views(theta), np.empty((3, 0)).view(shaken), x)
     assert type(h) is shaken and type(layer.univariate.normalize(h, x)[0]) is shaken
 
 

@@ -10,7 +10,7 @@ import pytest
 import afnp
 from afnp import bases, verify
 from afnp.flow import Flow
-from afnp.transforms import Autoregressive, preprocess
+from afnp.transforms import masked, preprocess
 from afnp.univariate import RationalQuadratic
 from afnp.verify import check_flow
 from afnp.verify.adapters.targets import build, found_object, functions_of_target
@@ -64,9 +64,7 @@ def spline(features=2, univariate="spline", **changes):
 
 def torus():
     orders = ([0, 1], [1, 0])
-    layers = [
-        Autoregressive(2, (8,), order=order, univariate="circular_spline") for order in orders
-    ]
+    layers = [masked(2, (8,), order=order, univariate="circular_spline") for order in orders]
     return Flow(layers, base=bases.UniformTorus(2))
 
 
@@ -163,7 +161,7 @@ def test_a_layer_that_stands_still_is_caught():
 def test_a_plateau_between_modes_is_no_standstill():
     """Behind a wide standardisation u moves slowly, and between narrow modes by less than its last
     digit."""
-    mixture = Autoregressive(1, (), univariate="gaussian_mixture", options={"components": 2})
+    mixture = masked(1, (), univariate="gaussian_mixture", options={"components": 2})
     flow = Flow([preprocess.Standardize([0.0], [8.0]), mixture], dtype=np.float32)
     flow.split(flow.theta)[1]["b0"][:] = [0.0, -2.0, 0.5, 0.5, -1.5, -1.5]
     result = check_flow(flow, checks=["monotone"], parameters="own")["monotone"]

@@ -23,16 +23,20 @@ import numpy as np
 from afnp.compiled import causal_conv, fixed_point, gradient, small_batch, staircase, tiles
 from afnp.compiled.threads import FEW, workers
 from afnp.compiled.univariate import dispatch
+from afnp.networks import MLP, CausalConv, MaskedMLP
 from afnp.params import Layout, Parts, Views
 from afnp.sampling.fixed_point import Sweeps
 from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.base import Transform
-from afnp.transforms.convolution import CausalConvolution
 from afnp.transforms.coupling import Coupling
 from afnp.transforms.inverse import Inverse
 from afnp.univariate import UNIVARIATES
 
 __all__ = ["compiled", "generate_on_gpu", "gpu_step", "stages_of", "uncompiled", "workers"]
+
+
+WAYS = ("natural", "reverse")
+"""Orders in which a series is walked along."""
 
 
 # ---- from layers to stages -----------------------------------------------------------------------
@@ -51,14 +55,16 @@ def compiled(layer: Transform):
     """Return one layer as a stage of its own, or the layer itself if it is not compiled."""
     if not _known(layer):
         return layer
-    kinds = {Inverse: CompiledInverse, CausalConvolution: CompiledConvolution}
-    return kinds[type(layer)](layer) if type(layer) in kinds else Stack([layer])
+    if type(layer) is Inverse:
+        return CompiledInverse(layer)
+    return CompiledConvolution(layer) if _convolves(layer) else Stack([layer])
 
 
 def uncompiled(layers: Sequence[Transform]) -> str:
     """Say which layers have a network that is not compiled, or a univariate; nothing if there is none."""
     found = [
-        f"layer {k}, {type(layer).__name__} of {type(layer.univariate).__name__}"
+        f"layer {k}, {type(layer).__name__} with {type(layer.conditioner).__name__} and "
+        f"{type(layer.univariate).__name__}"
         for k, layer in enumerate(layers)
         if layer.conditioner is not None and not _known(layer)
     ]
@@ -67,16 +73,30 @@ def uncompiled(layers: Sequence[Transform]) -> str:
 
 def _known(layer: Transform) -> bool:
     """Return whether the kernels have this network, and this univariate."""
-    kinds = (Autoregressive, Coupling, Inverse, CausalConvolution)
+    networks = (MaskedMLP, MLP, CausalConv)
+    if type(layer) not in (Autoregressive, Coupling, Inverse):
+        return False
     inner = layer.transform if isinstance(layer, Inverse) else layer
-    if type(layer) not in kinds or type(inner.univariate) is not UNIVARIATES.get(inner.name):
+    walks = type(inner.conditioner) is not CausalConv or inner.config()["order"] in WAYS
+    if type(inner.conditioner) not in networks or not walks:
+        return False
+    if type(inner.univariate) is not UNIVARIATES.get(inner.name):
         return False
     return dispatch.known(inner.name, inner.univariate.config())
 
 
+def _convolves(layer: Transform) -> bool:
+    return type(layer) is Autoregressive and type(layer.conditioner) is CausalConv
+
+
+def _reverse(layer: Transform) -> bool:
+    """Return whether a series is walked along from its last step."""
+    return layer.features > 1 and bool(layer.order[0])
+
+
 def _shape(layer: Transform) -> tuple | None:
     """Return what must be equal for transforms to be one stack, or None where there is no stack."""
-    if type(layer) not in (Autoregressive, Coupling) or not _known(layer):
+    if type(layer) not in (Autoregressive, Coupling) or _convolves(layer) or not _known(layer):
         return None
     net = layer.conditioner
     kind = type(layer).__name__, layer.name, str(layer.univariate.config())
@@ -199,7 +219,7 @@ class CompiledInverse(Stage):
 class CompiledConvolution(Stage):
     """A convolutional transform that walks along queues in both directions; its gradient stays in NumPy."""
 
-    def __init__(self, layer: CausalConvolution):
+    def __init__(self, layer: Autoregressive):
         self.layer, self.layout = layer, layer.layout
 
     def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
@@ -215,7 +235,7 @@ class CompiledConvolution(Stage):
     ) -> tuple:
         layer = self.layer
         tau = _tau(layer, rows.dtype)
-        return causal_conv.walk(p, layer.conditioner, tau, context, rows, sampling, layer.reverse)
+        return causal_conv.walk(p, layer.conditioner, tau, context, rows, sampling, _reverse(layer))
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
@@ -282,14 +302,15 @@ def gpu_step(layer: Transform, p: Views):
     from afnp.compiled.cuda import causal_conv as cuda_causal_conv
     from afnp.compiled.cuda import staircase as cuda_staircase
 
-    if type(layer) is Autoregressive:
+    if _convolves(layer):
+        bound = _bound_on_gpu(layer)
+        return cuda_causal_conv.ConvolutionStep(p, layer.conditioner, bound, _reverse(layer))
+    if type(layer) is Autoregressive and isinstance(layer.conditioner, MaskedMLP):
         plan = cuda_staircase.device_plan(layer.conditioner)
         return cuda_staircase.StaircaseStep(p.flat, plan, _bound_on_gpu(layer), layer.order)
-    if type(layer) is CausalConvolution:
-        bound = _bound_on_gpu(layer)
-        return cuda_causal_conv.ConvolutionStep(p, layer.conditioner, bound, layer.reverse)
     if isinstance(layer, Autoregressive):
-        raise ValueError(f"backend: 'cuda' has no {type(layer).__name__}; 'auto' and 'numpy' do")
+        network = type(layer.conditioner).__name__
+        raise ValueError(f"backend: 'cuda' has no {network}; 'auto' and 'numpy' do")
     return None
 
 

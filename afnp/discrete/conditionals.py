@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.networks import MaskedMLP
-from afnp.networks.layers import ACTIVATIONS
-from afnp.sampling.substitution import substitute
+from afnp.networks.features import Level
+from afnp.sampling.substitution import naive, substitution
 from afnp.univariate.stable import logsumexp
 
 __all__ = ["Conditionals", "draw", "log_softmax"]
@@ -43,31 +43,14 @@ class Conditionals(MaskedMLP):
         self, features: int, levels: int, indicators: int, hidden: Sequence[int], **options
     ):
         self.levels, self.indicators = levels, indicators
-        super().__init__(features, levels - 1, hidden, **options)
-        # a feature's indicators become known one by one, and no unit hears some of them without the
-        # others
-        begun = -(-np.arange(features * indicators + 1) // indicators)
-        self.starts = [start[begun] for start in self.starts]
-
-    def _degrees(self) -> list[np.ndarray]:
-        inputs, *others = super()._degrees()
-        return [np.repeat(inputs, np.where(inputs > 0, self.indicators, 1)), *others]
-
-    def _warn_of_lost_dependencies(self) -> None:
-        """Let the network of one input a feature tell: the same widths lose the same."""
-        MaskedMLP(self.features, 1, self.hidden, self.context)
-
-    def indicate(self, x: np.ndarray) -> np.ndarray:
-        """Return the indicators (N, D w), bool, of levels x (N, D)."""
-        N, D = x.shape
-        named = np.arange(self.levels - self.indicators, self.levels)
-        return (x[..., None] == named).reshape(N, D * self.indicators)
+        named = Level(levels, indicators)
+        super().__init__(features, levels - 1, hidden, levels=named, **options)
 
     def log_conditionals(
         self, p: dict, x: np.ndarray, context: np.ndarray
     ) -> tuple[np.ndarray, list]:
         """Return log p(x_i = k | x_<i) (N, D, K) and the cache."""
-        h, cache = self.forward(p, np.concatenate([context, self.indicate(x)], axis=1))
+        h, cache = self.forward(p, context, x)
         return log_softmax(h), cache
 
     def log_prob(self, p: dict, x: np.ndarray, context: np.ndarray) -> np.ndarray:
@@ -90,35 +73,9 @@ class Conditionals(MaskedMLP):
         self, p: dict, v: np.ndarray, context: np.ndarray, method: str = "substitution"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Map uniform noise v (N, D) to levels x (N, D); also give log p(x) (N,)."""
-        return (self._substitution if method == "substitution" else self._naive)(p, v, context)
-
-    def _substitution(
-        self, p: dict, v: np.ndarray, context: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Substitute with indicators in the place of features: logits come with the first one of each feature."""
-        x, features = np.empty(v.shape, dtype=np.intp), iter(range(self.features))
-        coming: list[np.ndarray] = []
-
-        def generate(h: np.ndarray, v_i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            log_p = np.zeros_like(v_i)
-            if h.shape[1]:
-                i = next(features)
-                x[:, i], log_p = draw(h, v_i)
-                coming.extend(self.indicate(x[:, [i]]).T)
-            return coming.pop(0), log_p
-
-        phi = ACTIVATIONS[self.activation].forward
-        noise = np.repeat(v, self.indicators, axis=1)
-        return x, substitute(self.staircases(p), phi, generate, noise, context)[1]
-
-    def _naive(self, p: dict, v: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the textbook loop of D full network passes: the definition that substitution must match."""
-        x, log_prob = np.zeros(v.shape, dtype=np.intp), np.zeros(len(v), dtype=v.dtype)
-        for i in range(self.features):
-            h, _ = self.forward(p, np.concatenate([context, self.indicate(x)], axis=1))
-            x[:, i], log_p = draw(h[:, i], v[:, i])
-            log_prob += log_p
-        return x, log_prob
+        loop = substitution if method == "substitution" else naive
+        x, log_p = loop(self, draw, p, v, context)
+        return x.astype(np.intp), log_p
 
 
 def log_softmax(h: np.ndarray) -> np.ndarray:
@@ -128,7 +85,7 @@ def log_softmax(h: np.ndarray) -> np.ndarray:
 
 
 def draw(h: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Invert the distribution function: levels (N,) from logits h (N, K - 1) and v (N,) in [0, 1); and log p.
+    r"""Invert the distribution function: levels (...) from logits h (..., K - 1) and v (...) in [0, 1); and log p.
 
     .. math:: x = \#\{k : p(0) + \dots + p(k) \le v\}
 
@@ -136,8 +93,8 @@ def draw(h: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     level.
     """
     log_p = log_softmax(h)
-    F = np.exp(log_p).cumsum(axis=1)
-    x = (F <= v[:, None] * F[:, -1:]).sum(axis=1)
+    F = np.exp(log_p).cumsum(axis=-1)
+    x = (F <= v[..., None] * F[..., -1:]).sum(axis=-1)
     return x, _at(log_p, x)
 
 

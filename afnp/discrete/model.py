@@ -10,7 +10,7 @@ import numpy as np
 from afnp.discrete.conditionals import Conditionals
 from afnp.inputs import check_rows, choose, integer
 from afnp.model import Model, check_context
-from afnp.networks import MaskedMLP
+from afnp.networks.masked_mlp import dense_size
 from afnp.params import Views
 
 __all__ = ["DiscreteModel", "network"]
@@ -67,7 +67,7 @@ class DiscreteModel(Model):
         K = integer("levels", config["levels"], least=2)
         C = integer("context", config["context"], least=0)
         inputs = C + D * (K - cls.without)
-        return [MaskedMLP.count(inputs, config["hidden"], D * (K - 1))]
+        return [dense_size(inputs, config["hidden"], D * (K - 1))]
 
     def __repr__(self) -> str:
         long = {"type", "order", "orders"}

@@ -31,11 +31,15 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp.inputs import choose, integer
+from afnp.networks.base import Network
+from afnp.networks.features import embedding
 from afnp.networks.layers import ACTIVATIONS
-from afnp.networks.masked_mlp import MaskedMLP
 from afnp.params import Layout
 
 __all__ = ["CausalConv", "Rings"]
+
+CHUNK_NUMBERS = 2**18
+"""The density walks in chunks of about so many activations a layer: they stay in the cache, and memory small."""
 
 
 FARTHEST = 1024
@@ -51,7 +55,7 @@ class Rings(NamedTuple):
     b: np.ndarray
 
 
-class CausalConv:
+class CausalConv(Network):
     """Stack of causal dilated convolutions: K numbers for each of D steps, from the steps before.
 
     Parameters
@@ -80,6 +84,8 @@ class CausalConv:
     (8, 294, (499500, 491536))
     """
 
+    streams = True
+
     def __init__(
         self,
         features: int,
@@ -105,7 +111,8 @@ class CausalConv:
                 f"dilations: expected at most {farthest}, the number of features or {FARTHEST}, "
                 f"got {max(self.dilations)}"
             )
-        self.activation, self.embedding = activation, 2 if periodic else 1
+        self.activation, self.embed = activation, embedding(periodic)
+        self.periodic = bool(periodic)
         C, K, I, R, L = self.context, numbers, self.embedding, self.channels, len(self.dilations)
         G = self.gates = 2 * R if activation == "gated" else R
         self.layout = Layout(
@@ -121,15 +128,28 @@ class CausalConv:
             | {"H": (K, R), "h": (K,)}
         )
 
-    @staticmethod
-    def count(
-        numbers: int, channels: int, layers: int, context: int, activation: str, angles: bool
-    ) -> int:
-        """Return how many parameters such a network has, from integers alone."""
-        R, C = integer("channels", channels, least=1), integer("context", context, least=0)
-        G = 2 * R if activation == "gated" else R
-        inputs = R * ((2 if angles else 1) + C + 1)
-        return inputs + layers * (G * (2 * R + C + 1) + R * (R + 1)) + numbers * (R + 1)
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this network."""
+        return {
+            "features": self.features,
+            "numbers": self.numbers,
+            "channels": self.channels,
+            "dilations": list(self.dilations),
+            "context": self.context,
+            "activation": self.activation,
+            "periodic": self.periodic,
+        }
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``from_config(config)`` has, from integers alone."""
+        R = integer("channels", config["channels"], least=1)
+        C = integer("context", config["context"], least=0)
+        K = integer("numbers", config["numbers"], least=1)
+        G = 2 * R if config["activation"] == "gated" else R
+        inputs = R * ((2 if config["periodic"] else 1) + C + 1)
+        layers = len(config["dilations"])
+        return inputs + layers * (G * (2 * R + C + 1) + R * (R + 1)) + K * (R + 1)
 
     # ---- who hears whom --------------------------------------------------------------------------
 
@@ -152,15 +172,20 @@ class CausalConv:
         legal = self.features * (self.features - 1) // 2
         return legal, legal - int((self.features - self.reach()).sum())
 
+    def allowed(self) -> np.ndarray:
+        """Return which h_t may depend on which x_j, (D, D) bool: those before, within reach."""
+        t = np.arange(self.features)
+        return np.isin(t[:, None] - t, self.reach())
+
     @property
-    def multiply_adds(self) -> int:
+    def cost(self) -> int:
         """Useful ones of a row: nothing is multiplied with what lies before the first step."""
         D, R, G = self.features, self.channels, self.gates
         taps = sum(D + max(0, D - d) for d in self.dilations)
         once = self.context * (R + G * len(self.dilations))
         return (
             once
-            + (D - 1) * R * self.embedding
+            + (D - 1) * R * self.embed.width
             + taps * G * R
             + D * R * (R * len(self.dilations) + self.numbers)
         )
@@ -191,17 +216,6 @@ class CausalConv:
         for name in ("e", "b", "s", "h"):
             p[name][:] = 0.0
 
-    # ---- what the network hears ------------------------------------------------------------------
-
-    def hear(self, context: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return the inputs (N, C + I D): the context, and x (N, D) or for each angle (cos x, sin x)."""
-        return np.concatenate([context, MaskedMLP.embed(x) if self.embedding == 2 else x], axis=1)
-
-    def hear_backward(self, inputs: np.ndarray, d_inputs: np.ndarray, context: int) -> np.ndarray:
-        """Return d_x (N, D) behind the first ``context`` inputs: for angles d_sin cos x - d_cos sin x."""
-        x, d_x = inputs[:, context:], d_inputs[:, context:]
-        return d_x if self.embedding == 1 else d_x[:, 1::2] * x[:, ::2] - d_x[:, ::2] * x[:, 1::2]
-
     def biases(self, p: dict, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what is the same at every step: e + F c, (N, R), and b + U c of each layer, (L, N, G)."""
         return p["e"] + context @ p["F"].T, p["b"][:, None] + context @ p["U"].transpose(0, 2, 1)
@@ -230,7 +244,7 @@ class CausalConv:
         widths = [(1, self.embedding), *((d, self.channels) for d in self.dilations)]
         return [np.zeros((n, *width), dtype=dtype) for width in widths]
 
-    def advance(
+    def run(
         self, p: dict, context: np.ndarray, x: np.ndarray, tails: list, caches: list | None = None
     ):
         """Return h (N, T, K) of the next T steps, heard as x (N, T, I); replace ``tails`` by their ends.
@@ -253,32 +267,41 @@ class CausalConv:
             caches.append(a)
         return a @ p["H"].T + p["h"]
 
-    def forward(self, p: dict, inputs: np.ndarray) -> tuple[np.ndarray, list]:
-        """Map inputs (N, C + I D) to h (N, D, K), all steps at once; the cache begins with the inputs."""
-        context, x, caches = inputs[:, : self.context], self._steps(inputs), [inputs]
-        tails = self.tails(len(x), np.result_type(x, p["E"]))
-        return self.advance(p, context, x, tails, caches), caches
+    def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, list]:
+        """Map (N, C) and x (N, D) to h (N, D, K), all steps at once."""
+        steps = self._steps(x)
+        caches: list = [context, steps]
+        tails = self.tails(len(x), np.result_type(x, context, p["E"]))
+        return self.run(p, context, steps, tails, caches), caches
 
-    def _steps(self, inputs: np.ndarray) -> np.ndarray:
-        return inputs[:, self.context :].reshape(len(inputs), self.features, self.embedding)
+    def stream(self, p: dict, context: np.ndarray, x: np.ndarray, chunk: int = 0):
+        """Yield columns and their h, chunk by chunk: the same to rounding, whatever the chunk."""
+        dtype = np.result_type(x, context, p["E"])
+        steps = chunk or max(1, CHUNK_NUMBERS // (self.gates * max(1, len(x))))
+        tails = self.tails(len(x), dtype)
+        for first in range(0, self.features, steps):
+            columns = slice(first, first + steps)
+            yield columns, self.run(p, context, self._steps(x[:, columns]), tails)
+
+    def _steps(self, x: np.ndarray) -> np.ndarray:
+        return self.embed.forward(x).reshape(*x.shape, self.embed.width)
 
     def backward(self, p: dict, cache: list, d_h: np.ndarray, g: dict) -> np.ndarray:
-        """Add the parameters' gradients into g; return d_inputs (N, C + I D)."""
-        inputs, *layers, a = cache
-        context, d_context = inputs[:, : self.context], np.zeros_like(inputs[:, : self.context])
+        """Add the parameters' gradients into g; return d_x (N, D)."""
+        context, x, *layers, a = cache
         g["H"] += _outer(d_h, a)
         g["h"] += d_h.sum(axis=(0, 1))
         d_a = d_h @ p["H"]
         for l in reversed(range(len(layers))):
             d_a, d_bias = self._layer_backward(p, l, layers[l], d_a, g)
             g["U"][l] += d_bias.T @ context
-            d_context += d_bias @ p["U"][l]
-        x, d_x, d_bias = self._steps(inputs), np.zeros_like(self._steps(inputs)), d_a.sum(axis=1)
+        d_x, d_bias = np.zeros_like(x), d_a.sum(axis=1)
         g["E"] += _outer(d_a[:, 1:], x[:, :-1])
         g["e"] += d_bias.sum(axis=0)
         g["F"] += d_bias.T @ context
         d_x[:, :-1] = d_a[:, 1:] @ p["E"]
-        return np.concatenate([d_context + d_bias @ p["F"], d_x.reshape(len(x), -1)], axis=1)
+        flat = len(x), self.features * self.embed.width
+        return self.embed.backward(x.reshape(flat), d_x.reshape(flat))
 
     def _layer_backward(self, p: dict, l: int, cache: tuple, d_out: np.ndarray, g: dict) -> tuple:
         """Add layer l's gradients; return d_a (N, D, R) of its input, and d_z summed over the steps, (N, G)."""
@@ -296,22 +319,23 @@ class CausalConv:
 
     # ---- one step at a time: the sampler ---------------------------------------------------------
 
-    def begin(self, p: dict, context: np.ndarray, dtype) -> Rings:
+    def init_state(self, p: dict, context: np.ndarray) -> Rings:
         """Return empty rings for the rows of a context (N, C)."""
-        shape = (len(context), self.channels)
-        return Rings(
-            [np.zeros((d, *shape), dtype=dtype) for d in self.dilations], *self.biases(p, context)
-        )
+        shape, dtype = (len(context), self.channels), np.result_type(context, p["E"])
+        rings = [np.zeros((d, *shape), dtype=dtype) for d in self.dilations]
+        return Rings(rings, *self.biases(p, context))
 
-    def step(self, p: dict, t: int, heard: np.ndarray, queues: Rings) -> np.ndarray:
-        """Return h_t (N, K) from the step before, ``heard`` (N, I): every unit once, and O(1) a step."""
-        a = heard @ p["E"].T + queues.e
-        for l, ring in enumerate(queues.rings):
-            at = t % len(ring)
-            y, _ = self._gate(a @ p["W"][l].T + ring[at] @ p["V"][l].T + queues.b[l])
+    def advance(self, p: dict, state: Rings, group: slice, known: np.ndarray | None) -> np.ndarray:
+        """Return h_t (N, 1, K) from the step before it, ``known`` (N, 1): every unit once, and O(1) a step."""
+        a = state.e
+        if known is not None:
+            a = self.embed.forward(known) @ p["E"].T + a
+        for l, ring in enumerate(state.rings):
+            at = group.start % len(ring)
+            y, _ = self._gate(a @ p["W"][l].T + ring[at] @ p["V"][l].T + state.b[l])
             ring[at] = a
             a = a + y @ p["S"][l].T + p["s"][l]
-        return a @ p["H"].T + p["h"]
+        return (a @ p["H"].T + p["h"])[:, None]
 
 
 def _outer(d_z: np.ndarray, a: np.ndarray) -> np.ndarray:

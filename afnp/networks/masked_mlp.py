@@ -23,14 +23,129 @@ import numpy as np
 
 from afnp.inputs import choose, integer
 from afnp.networks import masks
+from afnp.networks.base import Network
+from afnp.networks.features import Level, embedding
 from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
-from afnp.sampling.substitution import Staircase
+from afnp.sampling.substitution import Staircase, State, advance, state_of, substitute_back
+from afnp.sampling.sweeps import Staircases
 
-__all__ = ["MaskedMLP"]
+__all__ = ["Feedforward", "MaskedMLP", "dense_size", "widths_of"]
 
 
-class MaskedMLP:
+class Feedforward(Network):
+    """Layers of masked linear maps whose units are sorted by degree; what MADE's network and a coupling's share.
+
+    Parameters
+    ----------
+    features, numbers : int
+        D, of the outputs, and K.
+    hidden : sequence of int
+    context : int
+        C.
+    activation : {"relu", "tanh"}
+    residual : bool
+        Close a residual block at every second hidden layer after the first.
+    embed : embedding
+        How features enter; see :mod:`afnp.networks.features`.
+    degrees : list of arrays
+        Of the inputs, of the units of each hidden layer, and of the outputs, sorted each.
+    """
+
+    def __init__(self, features, numbers, hidden, context, activation, residual, embed, degrees):
+        self.features, self.numbers, self.context = features, numbers, context
+        self.hidden, self.activation, self.residual = hidden, activation, residual
+        self.embed, self.degrees = embed, degrees
+        choose("activation", activation, sorted(ACTIVATIONS))
+        if residual and (len(hidden) % 2 == 0 or len(set(hidden)) > 1):
+            raise ValueError(
+                f"hidden: residual=True needs an odd number of equal widths, got {hidden}"
+            )
+        last = len(hidden)
+        self.linears = [
+            MaskedLinear(masks.prefixes(rows, columns, strict=l == last), len(columns), name=str(l))
+            for l, (columns, rows) in enumerate(pairwise(degrees))
+        ]
+        self.skips = [residual and l % 2 == 0 and 0 < l < last for l in range(last + 1)]
+        first_rows = np.arange(features + 1)
+        self.starts = [np.searchsorted(hidden, first_rows) for hidden in degrees[1:-1]]
+        self.starts.append(first_rows * numbers)
+        self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
+
+    @property
+    def cost(self) -> int:
+        """Useful multiply-adds of one pass, a row: the prefixes say which products are made."""
+        return sum(int(linear.prefix.sum()) for linear in self.linears)
+
+    def initialize(
+        self, p: dict, rng: np.random.Generator, gain: float = 6**-0.5, last: float = 0.01
+    ) -> None:
+        r"""Draw weights in place: each row with variance gain² · 2 / prefix, the last layer times ``last``.
+
+        .. math:: W_{rc} \sim \mathcal N(0,\, 2\,\mathrm{gain}^2 / \mathrm{prefix}_r), \qquad b = 0
+
+        A small last layer makes the flow start near the identity. The default variance, 1 / (3
+        prefix), is below the gain of 1 that would keep activations' size: small data sets are then
+        overfitted later.
+        """
+        for linear in self.linears:
+            W, prefix = p[linear.W], linear.prefix
+            scale = (
+                gain
+                * np.sqrt(2.0 / np.maximum(prefix, 1))
+                * (last if linear is self.linears[-1] else 1.0)
+            )
+            W[:] = rng.standard_normal(W.shape) * scale[:, None] * masks.mask(prefix, W.shape[1])
+            p[linear.b][:] = 0.0
+
+    def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, list]:
+        """Map (N, C) and (N, D) to h (N, D, K); the cache holds every layer's inputs."""
+        inputs = np.concatenate([context, self.embed.forward(x)], axis=1)
+        phi = ACTIVATIONS[self.activation].forward
+        a, z = [inputs], [self.linears[0].forward(p, inputs)]
+        for linear, skip in zip(self.linears[1:], self.skips[1:], strict=True):
+            a.append(phi(z[-1]))
+            z.append(linear.forward(p, a[-1]))
+            if skip:
+                z[-1] += z[-3]
+        return z[-1].reshape(len(inputs), self.features, self.numbers), a
+
+    def backward(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict) -> np.ndarray:
+        """Add the parameters' gradients into g; return d_x (N, D)."""
+        phi = ACTIVATIONS[self.activation]
+        d_z = d_h.reshape(len(d_h), -1)
+        carried: dict[int, np.ndarray] = {}
+        for l in reversed(range(len(self.linears))):
+            if l in carried:
+                d_z = d_z + carried.pop(l)
+            if self.skips[l]:
+                carried[l - 2] = d_z
+            d_a = self.linears[l].backward(p, cache[l], d_z, g)
+            if l:
+                d_z = phi.backward(cache[l], d_a)
+        return self.embed.backward(cache[0][:, self.context :], d_a[:, self.context :])
+
+
+def widths_of(hidden) -> tuple[int, ...]:
+    """Return the widths of hidden layers, checked."""
+    if not isinstance(hidden, Iterable):
+        raise ValueError(f"hidden: expected a sequence of widths, got {hidden!r}")
+    return tuple(integer("hidden", width, least=1) for width in hidden)
+
+
+def dense_size(inputs: int, hidden: Sequence[int], outputs: int) -> int:
+    """Return how many weights and biases a network of these widths has, from integers alone.
+
+    Examples
+    --------
+    >>> dense_size(4, (4,), 6)
+    50
+    """
+    widths = [inputs, *widths_of(hidden), outputs]
+    return sum((a + 1) * b for a, b in pairwise(widths))
+
+
+class MaskedMLP(Feedforward):
     """Masked network: K numbers for each of D features, h_i a function of the context and features before i.
 
     Parameters
@@ -46,7 +161,12 @@ class MaskedMLP:
         Close a residual block at every second hidden layer after the first: an odd number of equal
         widths.
     periodic : bool
-        Features are angles, heard as cosine and sine: where the circle closes, nothing jumps.
+        Features are angles, given as cosine and sine: where the circle closes, nothing jumps.
+    degrees : sequence of sequences of int, optional
+        Of the units of each hidden layer, sorted: a unit of degree m depends on features 1 to m. A
+        network from elsewhere may have others than ours, which are spread evenly.
+    levels : Level, optional
+        Features are levels, given as indicators.
 
     Warns
     -----
@@ -75,57 +195,53 @@ class MaskedMLP:
         activation: str = "relu",
         residual: bool = False,
         periodic: bool = False,
+        degrees: Sequence[Sequence[int]] | None = None,
+        levels: Level | None = None,
     ):
-        self.features, self.numbers, self.context = features, numbers, context
-        if not isinstance(hidden, Iterable):
-            raise ValueError(f"hidden: expected a sequence of widths, got {hidden!r}")
-        self.hidden = tuple(integer("hidden", width, least=1) for width in hidden)
-        self.activation, self.residual, self.embedding = activation, residual, 2 if periodic else 1
-        self._check()
-        self.degrees = self._degrees()
-        last = len(self.hidden)
-        self.linears = [
-            MaskedLinear(masks.prefixes(rows, columns, strict=l == last), len(columns), name=str(l))
-            for l, (columns, rows) in enumerate(
-                zip(self.degrees[:-1], self.degrees[1:], strict=True)
-            )
+        features = integer("features", features, least=1)
+        context = integer("context", context, least=0)
+        widths = widths_of(hidden)
+        embed = levels or embedding(periodic)
+        self.periodic, self.own_degrees = bool(periodic), degrees is not None
+        inputs = masks.degrees_of_inputs(features, context)
+        units = [masks.degrees_of_hidden(width, features, context) for width in widths]
+        if degrees is not None:
+            units = _checked_degrees(degrees, widths, features)
+        all_degrees = [
+            np.repeat(inputs, np.where(inputs > 0, embed.width, 1)),
+            *units,
+            np.repeat(np.arange(1, features + 1), numbers),
         ]
-        self.skips = [residual and l % 2 == 0 and 0 < l < last for l in range(last + 1)]
-        first_rows = np.arange(features + 1)
-        self.starts = [np.searchsorted(degrees, first_rows) for degrees in self.degrees[1:-1]]
-        self.starts.append(first_rows * numbers)
-        self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
+        super().__init__(
+            features, numbers, widths, context, activation, residual, embed, all_degrees
+        )
         self._warn_of_lost_dependencies()
 
-    @staticmethod
-    def count(inputs: int, hidden: Sequence[int], outputs: int) -> int:
-        """Return how many weights and biases a network of these widths has, from integers alone.
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this network."""
+        degrees = {"degrees": [d.tolist() for d in self.degrees[1:-1]]} if self.own_degrees else {}
+        return {
+            "features": self.features,
+            "numbers": self.numbers,
+            "hidden": list(self.hidden),
+            "context": self.context,
+            "activation": self.activation,
+            "residual": self.residual,
+            "periodic": self.periodic,
+            **degrees,
+        }
 
-        >>> MaskedMLP.count(4, (4,), 6)
-        50
-        """
-        widths = [inputs, *(integer("hidden", width, least=1) for width in hidden), outputs]
-        return sum((a + 1) * b for a, b in pairwise(widths))
-
-    def _degrees(self) -> list[np.ndarray]:
-        """Return the degrees of the inputs, of each hidden layer, and of the outputs."""
-        inputs = masks.degrees_of_inputs(self.features, self.context)
-        return [
-            np.repeat(inputs, np.where(inputs > 0, self.embedding, 1)),
-            *(masks.degrees_of_hidden(width, self.features, self.context) for width in self.hidden),
-            np.repeat(np.arange(1, self.features + 1), self.numbers),
-        ]
-
-    def _check(self) -> None:
-        choose("activation", self.activation, sorted(ACTIVATIONS))
-        if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
-            raise ValueError(
-                f"hidden: residual=True needs an odd number of equal widths, got {self.hidden}"
-            )
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``from_config(config)`` has, from integers alone."""
+        D = integer("features", config["features"], least=1)
+        C = integer("context", config["context"], least=0)
+        K = integer("numbers", config["numbers"], least=1)
+        return dense_size(C + (2 if config["periodic"] else 1) * D, config["hidden"], D * K)
 
     def _warn_of_lost_dependencies(self) -> None:
         staircases = [linear.prefix for linear in self.linears]
-        staircases[0] = self.context + (staircases[0] - self.context) // self.embedding
+        staircases[0] = self.context + (staircases[0] - self.context) // self.embed.width
         staircases[-1] = staircases[-1][:: self.numbers]
         legal, lost = masks.lost_dependencies(staircases, self.features, self.context)
         if lost:
@@ -136,66 +252,30 @@ class MaskedMLP:
                 stacklevel=3,
             )
 
-    def initialize(
-        self, p: dict, rng: np.random.Generator, gain: float = 6**-0.5, last: float = 0.01
-    ) -> None:
-        r"""Draw weights in place: each row with variance gain² · 2 / prefix, the last layer times ``last``.
+    # ---- sampling: each unit once, when its degree is known --------------------------------------
 
-        .. math:: W_{rc} \sim \mathcal N(0,\, 2\,\mathrm{gain}^2 / \mathrm{prefix}_r), \qquad b = 0
+    def init_state(self, p: dict, context: np.ndarray) -> State:
+        """Return room for all units of the rows of a context (N, C), one row a unit."""
+        return state_of(self.staircases(p), context)
 
-        A small last layer makes the flow start near the identity. The default variance, 1 / (3
-        prefix), is below the gain of 1 that would keep activations' size: small data sets are then
-        overfitted later.
-        """
-        for linear in self.linears:
-            W, prefix = p[linear.W], linear.prefix
-            scale = (
-                gain
-                * np.sqrt(2.0 / np.maximum(prefix, 1))
-                * (last if linear is self.linears[-1] else 1.0)
-            )
-            W[:] = rng.standard_normal(W.shape) * scale[:, None] * masks.mask(prefix, W.shape[1])
-            p[linear.b][:] = 0.0
+    def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
+        """Return h (N, 1, K) of one feature, evaluating the units that feature ``known`` (N, 1) completes."""
+        i, E = group.start, self.embed.width
+        if known is not None:
+            at = self.context + E * (i - 1)
+            state.a[0][at : at + E] = self.embed.forward(known).T
+        return advance(state, ACTIVATIONS[self.activation].forward, i)[:, None]
 
-    def hear(self, context: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return the inputs (N, C + E D): the context, and x (N, D) or for each angle (cos x, sin x)."""
-        return np.concatenate([context, self.embed(x) if self.embedding == 2 else x], axis=1)
-
-    @staticmethod
-    def embed(x: np.ndarray) -> np.ndarray:
-        """Return (cos x, sin x) of each angle, (N, 2 D)."""
-        return np.stack([np.cos(x), np.sin(x)], axis=-1).reshape(len(x), 2 * x.shape[1])
-
-    def hear_backward(self, inputs: np.ndarray, d_inputs: np.ndarray, context: int) -> np.ndarray:
-        """Return d_x (N, D) behind the first ``context`` inputs: for angles d_sin cos x - d_cos sin x."""
-        x, d_x = inputs[:, context:], d_inputs[:, context:]
-        return d_x if self.embedding == 1 else d_x[:, 1::2] * x[:, ::2] - d_x[:, ::2] * x[:, 1::2]
-
-    def forward(self, p: dict, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Map inputs (N, C + E D) to h (N, D, K); the cache holds every layer's inputs."""
+    def solver(self, p: dict, context: np.ndarray) -> Staircases:
+        """Return the network as iterations run it, block by block of features."""
         phi = ACTIVATIONS[self.activation].forward
-        a, z = [inputs], [self.linears[0].forward(p, inputs)]
-        for linear, skip in zip(self.linears[1:], self.skips[1:], strict=True):
-            a.append(phi(z[-1]))
-            z.append(linear.forward(p, a[-1]))
-            if skip:
-                z[-1] += z[-3]
-        return z[-1].reshape(len(inputs), self.features, self.numbers), a
+        return Staircases(self.staircases(p), phi, self.embed, context)
 
-    def backward(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict) -> np.ndarray:
-        """Add the parameters' gradients into g; return d_inputs (N, C + D)."""
-        phi = ACTIVATIONS[self.activation]
-        d_z = d_h.reshape(len(d_h), -1)
-        carried: dict[int, np.ndarray] = {}
-        for l in reversed(range(len(self.linears))):
-            if l in carried:
-                d_z = d_z + carried.pop(l)
-            if self.skips[l]:
-                carried[l - 2] = d_z
-            d_a = self.linears[l].backward(p, cache[l], d_z, g)
-            if l:
-                d_z = phi.backward(cache[l], d_a)
-        return d_a
+    def solve_backward(self, p: dict, cache, slope, offset, d_x: np.ndarray) -> np.ndarray:
+        """Return the d_u (N, D) from which a transform's ``backward`` makes d_x, by reverse substitution."""
+        phi = ACTIVATIONS[self.activation].backward
+        layers, C = self.staircases(p), self.context
+        return substitute_back(layers, phi, cache, slope, offset, d_x, C, self.embed.backward)
 
     def staircases(self, p: dict) -> list[Staircase]:
         """Return the layers as the substitution kernels take them."""
@@ -203,3 +283,20 @@ class MaskedMLP:
             Staircase(p[linear.W], p[linear.b], linear.prefix, start, skip)
             for linear, start, skip in zip(self.linears, self.starts, self.skips, strict=True)
         ]
+
+
+def _checked_degrees(degrees, widths: tuple[int, ...], features: int) -> list[np.ndarray]:
+    """Return the degrees of hidden units as arrays, or say what is wrong with them."""
+    units = [np.asarray(layer) for layer in degrees]
+    if [layer.shape for layer in units] != [(width,) for width in widths]:
+        got = [layer.shape for layer in units]
+        raise ValueError(f"degrees: expected one a unit of the widths {widths}, got {got}")
+    for l, layer in enumerate(units):
+        if layer.dtype.kind not in "iu" or (np.diff(layer) < 0).any():
+            raise ValueError(f"degrees: expected sorted integers in hidden layer {l}, got {layer}")
+        if layer.min() < 0 or layer.max() > features:
+            raise ValueError(
+                f"degrees: expected 0 to {features} in hidden layer {l}, got {layer.min()} to "
+                f"{layer.max()}"
+            )
+    return units

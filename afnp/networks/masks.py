@@ -19,10 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from afnp.inputs import integer
+
 __all__ = [
     "Panel",
     "degrees_of_hidden",
     "degrees_of_inputs",
+    "image_order",
     "lost_dependencies",
     "mask",
     "order_of",
@@ -73,6 +76,26 @@ def order_of(
     if not np.array_equal(np.sort(indices), np.arange(features)):
         raise ValueError(f"order: expected a permutation of 0..{features - 1}, got {order!r}")
     return indices
+
+
+def image_order(height: int, width: int, side: int) -> np.ndarray:
+    """Return the pixels of an image, stored row by row, in the order of its square patches, (height · width,).
+
+    Raises
+    ------
+    ValueError
+        If patches of that side do not tile the image.
+
+    Examples
+    --------
+    >>> image_order(2, 4, 2)
+    array([0, 1, 4, 5, 2, 3, 6, 7])
+    """
+    side = integer("side", side, least=1)
+    if height % side or width % side:
+        raise ValueError(f"side: expected a common divisor of {height} and {width}, got {side}")
+    pixels = np.arange(height * width).reshape(height // side, side, width // side, side)
+    return pixels.swapaxes(1, 2).reshape(-1)
 
 
 def degrees_of_inputs(features: int, context: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-r"""The plain multilayer perceptron of a coupling: a masked one in which everybody knows the same.
+r"""The plain multilayer perceptron of a coupling: every unit depends on all inputs.
 
 .. math::
     z^{(0)} = W^{(0)} a^{(0)} + b^{(0)}, \qquad
@@ -10,49 +10,81 @@ as a context is. So the network is the masked one of :mod:`afnp.networks.masked_
 (c, x_A) in which every input and every hidden unit has degree 0: each row of each staircase is
 full, and all of them become known at once.
 
-Letters: N rows, B features of the second block, C inputs (the context and x_A), H hidden units, K
-numbers each.
+Letters: N rows, A features that pass and B of the second block, C context inputs, H hidden units, K
+params each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from afnp.networks.masked_mlp import MaskedMLP
+from afnp.networks.features import embedding
+from afnp.networks.masked_mlp import Feedforward, dense_size, widths_of
 
 __all__ = ["MLP"]
 
 
-class MLP(MaskedMLP):
-    """Dense network: K numbers for each of B features, all functions of the same C inputs.
+class MLP(Feedforward):
+    """Dense network: K params for each of B features, all functions of the same C + A inputs.
 
     Parameters
     ----------
     features, numbers : int
         B and K.
-    hidden, activation, residual
+    hidden, activation, residual, context
         As in :class:`afnp.networks.MaskedMLP`.
-    context : int
-        C, how many inputs there are: the condition and what is heard of the features that pass
-        through.
+    inputs : int
+        A, how many features pass through.
     periodic : bool
-        Those are angles, heard as cosine and sine.
+        Those are angles, given as cosine and sine.
 
     Examples
     --------
-    >>> net = MLP(features=3, numbers=2, hidden=(4,), context=5)
+    >>> net = MLP(features=3, numbers=2, hidden=(4,), inputs=4, context=1)
     >>> net.layout.shapes
     {'W0': (4, 5), 'b0': (4,), 'W1': (6, 4), 'b1': (6,)}
     >>> [linear.prefix.tolist() for linear in net.linears]
     [[5, 5, 5, 5], [4, 4, 4, 4, 4, 4]]
     """
 
-    def _degrees(self) -> list[np.ndarray]:
-        return [
-            np.zeros(self.context, dtype=np.int64),
-            *(np.zeros(width, dtype=np.int64) for width in self.hidden),
-            np.repeat(np.arange(1, self.features + 1), self.numbers),
+    def __init__(
+        self,
+        features: int,
+        numbers: int,
+        hidden: Sequence[int] = (512, 512),
+        inputs: int = 0,
+        context: int = 0,
+        activation: str = "relu",
+        residual: bool = False,
+        periodic: bool = False,
+    ):
+        widths, embed = widths_of(hidden), embedding(periodic)
+        self.inputs, self.periodic = inputs, bool(periodic)
+        known = np.zeros(context + embed.width * inputs, dtype=np.int64)
+        degrees = [
+            known,
+            *(np.zeros(width, dtype=np.int64) for width in widths),
+            np.repeat(np.arange(1, features + 1), numbers),
         ]
+        super().__init__(features, numbers, widths, context, activation, residual, embed, degrees)
 
-    def _warn_of_lost_dependencies(self) -> None:
-        """Do nothing: no width loses a dependency."""
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this network."""
+        return {
+            "features": self.features,
+            "numbers": self.numbers,
+            "hidden": list(self.hidden),
+            "inputs": self.inputs,
+            "context": self.context,
+            "activation": self.activation,
+            "residual": self.residual,
+            "periodic": self.periodic,
+        }
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``from_config(config)`` has, from integers alone."""
+        inputs = config["context"] + (2 if config["periodic"] else 1) * config["inputs"]
+        return dense_size(inputs, config["hidden"], config["features"] * config["numbers"])

@@ -21,7 +21,8 @@ import numpy as np
 
 from afnp.inputs import integer
 from afnp.networks.attention import CausalAttention, LayerNorm, Memory, gelu, linear
-from afnp.networks.masked_mlp import MaskedMLP
+from afnp.networks.base import Network
+from afnp.networks.features import embedding
 from afnp.params import Layout
 
 __all__ = ["Block", "CausalTransformer"]
@@ -89,7 +90,7 @@ class Block:
         return self.attention.work(T) + T * int(self.up.prefix.sum() + self.down.prefix.sum())
 
 
-class CausalTransformer:
+class CausalTransformer(Network):
     """K numbers for each of D features, functions of the context and of the features of earlier tokens.
 
     Parameters
@@ -116,7 +117,7 @@ class CausalTransformer:
     >>> net = CausalTransformer(features=6, numbers=2, patch=2, width=8, heads=2, blocks=1)
     >>> p = net.layout.views(np.zeros(net.layout.size))
     >>> net.initialize(p, np.random.default_rng(0), last=1.0)
-    >>> h, _ = net.forward(p, np.zeros((5, 6)))
+    >>> h, _ = net.forward(p, np.empty((5, 0)), np.zeros((5, 6)))
     >>> h.shape
     (5, 6, 2)
     """
@@ -137,41 +138,57 @@ class CausalTransformer:
             integer("patch", patch, least=1),
             integer("width", width, least=LEAST_WIDTH),
         )
-        self.heads, self.depth = (
+        self.heads, layers = (
             integer("heads", heads, least=1),
             integer("blocks", blocks, least=1),
         )
         self._check()
-        self.tokens, self.embedding = features // self.patch, 2 if periodic else 1
-        self.size = self.embedding * self.patch  # inputs a token
+        self.tokens, self.embed = features // self.patch, embedding(periodic)
+        self.periodic = bool(periodic)
+        self.size = self.embed.width * self.patch  # inputs a token
         self.start = linear("_start", context, self.width)
-        self.embed = linear("_embed", self.size, self.width)
-        self.blocks = [Block(str(b), self.width, self.heads) for b in range(self.depth)]
+        self.token = linear("_embed", self.size, self.width)
+        self.blocks = [Block(str(b), self.width, self.heads) for b in range(layers)]
         self.norm, self.out = (
             LayerNorm("", self.width),
             linear("_out", self.width, self.patch * numbers),
         )
-        shapes = self.start.shapes | self.embed.shapes | {"places": (self.tokens, self.width)}
+        shapes = self.start.shapes | self.token.shapes | {"places": (self.tokens, self.width)}
         parts: tuple = (*self.blocks, self.norm, self.out)
         self.layout = Layout(shapes | {k: v for part in parts for k, v in part.shapes.items()})
 
-    @staticmethod
-    def count(
-        features: int, numbers: int, patch: int, width: int, blocks: int, context: int, angles: bool
-    ) -> int:
-        """Return how many parameters such a network has, from integers alone."""
-        D, C = features, integer("context", context, least=0)
-        P, M = integer("patch", patch, least=1), integer("width", width, least=LEAST_WIDTH)
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this network."""
+        return {
+            "features": self.features,
+            "numbers": self.numbers,
+            "patch": self.patch,
+            "width": self.width,
+            "heads": self.heads,
+            "blocks": len(self.blocks),
+            "context": self.context,
+            "periodic": self.periodic,
+        }
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``from_config(config)`` has, from integers alone."""
+        D = integer("features", config["features"], least=1)
+        C = integer("context", config["context"], least=0)
+        numbers = integer("numbers", config["numbers"], least=1)
+        P = integer("patch", config["patch"], least=1)
+        M = integer("width", config["width"], least=LEAST_WIDTH)
+        blocks = config["blocks"]
         if D % P:
             raise ValueError(f"patch: expected a divisor of {D} features, got {P}")
         tokens = D // P
         start = (C + 1) * M
-        embed = ((2 if angles else 1) * P + 1) * M
+        token = ((2 if config["periodic"] else 1) * P + 1) * M
         attention = 3 * M * M + (M + 1) * M
         mlp = (M + 1) * EXPANSION * M + (EXPANSION * M + 1) * M
         block = 4 * M + attention + mlp
         out = 2 * M + (M + 1) * P * numbers
-        return start + embed + tokens * M + integer("blocks", blocks, least=1) * block + out
+        return start + token + tokens * M + integer("blocks", blocks, least=1) * block + out
 
     def _check(self) -> None:
         if self.features % self.patch:
@@ -205,33 +222,21 @@ class CausalTransformer:
         p["places"][:] = 0.5 * rng.standard_normal(p["places"].shape)
         p[self.out.W][:] *= last
         for block in self.blocks:
-            p[block.attention.out.W][:] /= np.sqrt(2 * self.depth)
-            p[block.down.W][:] /= np.sqrt(2 * self.depth)
-
-    def hear(self, context: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return the inputs (N, C + E D): the context, and x (N, D) or for each angle (cos x, sin x)."""
-        return np.concatenate([context, self._heard(x)], axis=1)
-
-    def _heard(self, x: np.ndarray) -> np.ndarray:
-        return MaskedMLP.embed(x) if self.embedding == 2 else x
-
-    def hear_backward(self, inputs: np.ndarray, d_inputs: np.ndarray, context: int) -> np.ndarray:
-        """Return d_x (N, D) behind the first ``context`` inputs: for angles d_sin cos x - d_cos sin x."""
-        x, d_x = inputs[:, context:], d_inputs[:, context:]
-        return d_x if self.embedding == 1 else d_x[:, 1::2] * x[:, ::2] - d_x[:, ::2] * x[:, 1::2]
+            p[block.attention.out.W][:] /= np.sqrt(2 * len(self.blocks))
+            p[block.down.W][:] /= np.sqrt(2 * len(self.blocks))
 
     def _cut(self, inputs: np.ndarray) -> np.ndarray:
-        """Return all tokens but the last, which nobody hears: (N (T - 1), E P)."""
-        tokens = inputs[:, self.context :].reshape(len(inputs), self.tokens, self.size)[:, :-1]
+        """Return all tokens but the last, on which nobody depends: (N (T - 1), E P)."""
+        tokens = inputs.reshape(len(inputs), self.tokens, self.size)[:, :-1]
         return tokens.reshape(len(inputs) * (self.tokens - 1), self.size)
 
-    def forward(self, p: dict, inputs: np.ndarray) -> tuple[np.ndarray, tuple]:
-        """Map inputs (N, C + E D) to h (N, D, K)."""
-        N, T, M = len(inputs), self.tokens, self.width
-        first = self.start.forward(p, inputs[:, : self.context])[:, None]
-        z = np.concatenate(
-            [first, self.embed.forward(p, self._cut(inputs)).reshape(N, T - 1, M)], axis=1
-        )
+    def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, tuple]:
+        """Map (N, C) and x (N, D) to h (N, D, K)."""
+        N, T, M = len(x), self.tokens, self.width
+        inputs = self.embed.forward(x)
+        first = self.start.forward(p, context)[:, None]
+        rest = self.token.forward(p, self._cut(inputs)).reshape(N, T - 1, M)
+        z = np.concatenate([first, rest], axis=1)
         z, caches = z + p["places"], []
         for block in self.blocks:
             z, cache = block.forward(p, z)
@@ -239,6 +244,7 @@ class CausalTransformer:
         n, norm = self.norm.forward(p, z)
         rows = n.reshape(N * T, M)
         return self.out.forward(p, rows).reshape(N, self.features, self.numbers), (
+            context,
             inputs,
             caches,
             norm,
@@ -246,41 +252,51 @@ class CausalTransformer:
         )
 
     def backward(self, p: dict, cache: tuple, d_h: np.ndarray, g: dict) -> np.ndarray:
-        """Add the parameters' gradients into g; return d_inputs (N, C + E D)."""
-        inputs, caches, norm, rows = cache
+        """Add the parameters' gradients into g; return d_x (N, D)."""
+        context, inputs, caches, norm, rows = cache
         N, T, M = len(inputs), self.tokens, self.width
         d_n = self.out.backward(p, rows, d_h.reshape(N * T, self.patch * self.numbers), g)
         d_z = self.norm.backward(p, norm, d_n.reshape(N, T, M), g)
         for block, block_cache in zip(reversed(self.blocks), reversed(caches), strict=True):
             d_z = block.backward(p, block_cache, d_z, g)
         g["places"] += d_z.sum(axis=0)
-        d_context = self.start.backward(p, inputs[:, : self.context], d_z[:, 0], g)
-        d_tokens = self.embed.backward(p, self._cut(inputs), d_z[:, 1:].reshape(-1, M), g)
-        d_x = np.zeros((N, self.embedding * self.features), dtype=d_tokens.dtype)
-        d_x[:, : (T - 1) * self.size] = d_tokens.reshape(
-            N, (T - 1) * self.size
-        )  # nobody hears the last token
-        return np.concatenate([d_context, d_x], axis=1)
+        self.start.backward(p, context, d_z[:, 0], g)
+        d_tokens = self.token.backward(p, self._cut(inputs), d_z[:, 1:].reshape(-1, M), g)
+        d_inputs = np.zeros((N, self.embed.width * self.features), dtype=d_tokens.dtype)
+        d_inputs[:, : (T - 1) * self.size] = d_tokens.reshape(N, (T - 1) * self.size)
+        return self.embed.backward(inputs, d_inputs)
 
-    def memory(self, N: int, dtype) -> list[Memory]:
-        """Return room for every block's keys and values: 2 N T M numbers a block."""
-        return [block.attention.memory(N, self.tokens, dtype) for block in self.blocks]
+    def init_state(self, p: dict, context: np.ndarray) -> tuple[np.ndarray, list[Memory]]:
+        """Return the context (N, C), and room for every block's keys and values: 2 N T M numbers a block."""
+        N, dtype = len(context), np.result_type(context, p["places"])
+        return context, [block.attention.memory(N, self.tokens, dtype) for block in self.blocks]
 
-    def step(self, p: dict, t: int, known: np.ndarray, memory: list[Memory]) -> np.ndarray:
-        """Return h (N, P, K) of token t, from token t-1 (N, P), or for t = 0 from the context (N, C)."""
-        z = self.embed.forward(p, self._heard(known)) if t else self.start.forward(p, known)
+    def advance(self, p: dict, state: tuple, group: slice, known: np.ndarray | None) -> np.ndarray:
+        """Return h (N, P, K) of a token, from the token before it (N, P), or of the first from the context."""
+        (context, memory), t = state, group.start // self.patch
+        first = known is None
+        z = (
+            self.start.forward(p, context)
+            if first
+            else self.token.forward(p, self.embed.forward(known))
+        )
         z = z + p["places"][t]
         for block, keys_and_values in zip(self.blocks, memory, strict=True):
             z = block.step(p, t, z, keys_and_values)
-        return self.out.forward(p, self.norm.forward(p, z)[0]).reshape(
-            len(z), self.patch, self.numbers
-        )
+        h = self.out.forward(p, self.norm.forward(p, z)[0])
+        return h.reshape(len(z), self.patch, self.numbers)
 
     @property
-    def work(self) -> int:
+    def activations(self) -> int:
+        """Numbers a row that one pass keeps, for cutting long inputs into blocks."""
+        each = 22 * self.width + 3 * self.heads * self.tokens
+        return self.tokens * (len(self.blocks) * each + self.patch * self.numbers)
+
+    @property
+    def cost(self) -> int:
         """Multiply-adds a row of one pass, without those above the triangles of attention."""
-        T, (start, embed, out) = (
+        T, (start, token, out) = (
             self.tokens,
-            (int(m.prefix.sum()) for m in (self.start, self.embed, self.out)),
+            (int(m.prefix.sum()) for m in (self.start, self.token, self.out)),
         )
-        return start + (T - 1) * embed + sum(block.work(T) for block in self.blocks) + T * out
+        return start + (T - 1) * token + sum(block.work(T) for block in self.blocks) + T * out

@@ -31,7 +31,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Staircase", "substitute", "substitute_back"]
+__all__ = [
+    "Staircase",
+    "State",
+    "advance",
+    "naive",
+    "state_of",
+    "substitute_back",
+    "substitution",
+]
 
 
 class Staircase(NamedTuple):
@@ -50,60 +58,86 @@ class Staircase(NamedTuple):
     """Whether the layer adds the pre-activation of two layers below (the end of a residual block)."""
 
 
-def substitute(
-    layers: list[Staircase],
-    activation: Callable[[np.ndarray], np.ndarray],
-    generate: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-    u: np.ndarray,
-    context: np.ndarray,
-    embed: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Map noise to data, feature by feature, in the generation order.
+class State(NamedTuple):
+    """What substitution in a masked network keeps of N samples, one row a unit."""
+
+    layers: list[Staircase]
+    z: list[np.ndarray]
+    """(J_l, N) pre-activations."""
+    a: list[np.ndarray]
+    """(I_l, N) what each layer is given."""
+
+
+def state_of(layers: list[Staircase], context: np.ndarray) -> State:
+    """Return the state of a masked network for the rows of a context (N, C), before x_1 is known."""
+    N, C = context.shape
+    kind = np.result_type(context, layers[0].W)
+    z = [np.empty((len(layer.b), N), dtype=kind) for layer in layers]
+    a = [np.empty((layer.W.shape[1], N), dtype=kind) for layer in layers]
+    a[0][:C] = context.T
+    return State(layers, z, a)
+
+
+def advance(state: State, activation: Callable[[np.ndarray], np.ndarray], i: int) -> np.ndarray:
+    """Evaluate the units of degree i, which the features before it make known; return h_i (N, K)."""
+    layers, z, a = state
+    for l, (W, b, prefix, start, skip) in enumerate(layers):
+        rows = slice(start[i], start[i + 1])
+        if rows.start == rows.stop:
+            continue
+        known = prefix[rows.start]
+        z[l][rows] = W[rows, :known] @ a[l][:known] + b[rows, None]
+        if skip:
+            z[l][rows] += z[l - 2][rows]
+        if l < len(layers) - 1:
+            a[l + 1][rows] = activation(z[l][rows])
+    start = layers[-1].start
+    return z[-1][start[i] : start[i + 1]].T
+
+
+# ---- the two samplers ----------------------------------------------------------------------------
+
+
+def substitution(network, generate: Callable, p, u: np.ndarray, context: np.ndarray) -> tuple:
+    """Map noise u (N, D) to x (N, D), group by group, each unit of the network once.
 
     Parameters
     ----------
-    layers : list of Staircase
-        From the input side; the last one gives K numbers a feature.
-    activation : callable
-        φ, between layers.
+    network : Network
+        Who gives h of a group from the features before it; see :mod:`afnp.networks.base`.
     generate : callable
-        τ: (h (N, K), u (N,)) to (x (N,), log dx/du (N,)).
-    u : (N, D) array
-    context : (N, C) array
-    embed : callable, optional
-        Maps x_i (N, 1) to the E inputs (N, E) that the network hears of it; x_i itself if left out.
+        τ: (h (N, P, K), u (N, P)) to (x (N, P), log dx/du (N, P)); of discrete features, (levels,
+        log-probabilities) from uniform u.
+    p : dict of arrays
+    u, context : (N, D) and (N, C) arrays
 
     Returns
     -------
     x : (N, D) array
     log_det : (N,) array
-        Sum of the log-derivatives, nats.
+        Sum of the logarithms, nats.
     """
-    (N, D), C = u.shape, context.shape[1]
-    z = [np.empty((len(layer.b), N), dtype=u.dtype) for layer in layers]
-    a = [
-        np.empty((layers[0].W.shape[1], N), dtype=u.dtype),
-        *(np.empty_like(z_l) for z_l in z[:-1]),
-    ]
-    a[0][:C] = context.T
-    x, E = np.empty_like(u), (len(a[0]) - C) // D
-    log_det = np.zeros(N, dtype=u.dtype)
-    for i in range(D):
-        for l, (W, b, prefix, start, skip) in enumerate(layers):
-            rows = slice(start[i], start[i + 1])
-            if rows.start == rows.stop:
-                continue
-            known = prefix[rows.start]
-            z[l][rows] = W[rows, :known] @ a[l][:known] + b[rows, None]
-            if skip:
-                z[l][rows] += z[l - 2][rows]
-            if l < len(layers) - 1:
-                a[l + 1][rows] = activation(z[l][rows])
-        h = z[-1][start[i] : start[i + 1]].T
-        x[:, i], log_derivative = generate(h, u[:, i])
-        a[0][C + E * i : C + E * (i + 1)] = (embed(x[:, i : i + 1]) if embed else x[:, i : i + 1]).T
-        log_det += log_derivative
-    return x, log_det
+    x, log_slope, context = _room(p, u, context)
+    state, known = network.init_state(p, context), None
+    for group in network.groups:
+        h = network.advance(p, state, group, known)
+        known, log_slope[:, group] = generate(h, u[:, group])
+        x[:, group] = known
+    return x, log_slope.sum(axis=1)
+
+
+def naive(network, generate: Callable, p, u: np.ndarray, context: np.ndarray) -> tuple:
+    """Do the same by the textbook loop, a full pass a group: the definition that all else must match."""
+    x, log_slope, context = _room(p, u, context)
+    for group in network.groups:
+        h, _ = network.forward(p, context, x)
+        x[:, group], log_slope[:, group] = generate(h[:, group], u[:, group])
+    return x, log_slope.sum(axis=1)
+
+
+def _room(p, u: np.ndarray, context: np.ndarray) -> tuple:
+    kind = np.result_type(u, context, *p.values())
+    return np.zeros(u.shape, kind), np.zeros(u.shape, kind), context.astype(kind, copy=False)
 
 
 def substitute_back(
@@ -114,7 +148,7 @@ def substitute_back(
     offset: tuple[np.ndarray, np.ndarray],
     target: np.ndarray,
     context: int,
-    hear_backward: Callable[[np.ndarray, np.ndarray, int], np.ndarray],
+    embed_backward: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
     r"""Return the d_u from which the backward pass of the density makes ``target``.
 
@@ -146,8 +180,8 @@ def substitute_back(
         t, in generation order.
     context : int
         C.
-    hear_backward : callable
-        Maps inputs (N, E) of a feature, their gradients (N, E) and 0 to the gradient of the feature
+    embed_backward : callable
+        Maps inputs (N, E) of a feature and their gradients (N, E) to the gradient of the feature
         (N, 1).
 
     Returns
@@ -165,7 +199,7 @@ def substitute_back(
     for i in reversed(range(D)):
         heard = slice(C + E * i, C + E * (i + 1))
         d_heard = _heard_back(layers[0], d_z[0], heard).T
-        through_network = hear_backward(cache[0][:, heard], d_heard, 0)[:, 0]
+        through_network = embed_backward(cache[0][:, heard], d_heard)[:, 0]
         d_u[:, i] = (target[:, i] - offset[1][:, i] - through_network) / slope[1][:, i]
         outputs = slice(layers[-1].start[i], layers[-1].start[i + 1])
         d_z[-1][outputs] = (slope[0][:, i] * d_u[:, i, None] + offset[0][:, i]).T

@@ -83,28 +83,25 @@ class Whole:
 
     Parameters
     ----------
-    network : conditioner
-        With ``hear`` and ``forward``.
+    network : Network
     p : Views
     context : (N, C) array
-    multiply_adds : int
-        Of one pass, a row.
     """
 
-    def __init__(self, network, p, context: np.ndarray, multiply_adds: int):
-        self.network, self.p, self.context, self.multiply_adds = network, p, context, multiply_adds
+    def __init__(self, network, p, context: np.ndarray):
+        self.network, self.p, self.context = network, p, context
         self.dtype = np.result_type(context, p.flat)
 
     def begin(self, x: np.ndarray, first: int, last: int) -> tuple[int, int]:
         """Take what is known before a block; return the multiply-adds a row once, and of each sweep."""
         self.x, self.first, self.last = x, first, last
-        return 0, self.multiply_adds
+        return 0, self.network.cost
 
     def hear(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return h (n, B, K) for the block's values (n, B) in some rows (n,); zeros follow the block."""
         x = np.zeros((len(rows), self.x.shape[1]), self.x.dtype)
         x[:, : self.first], x[:, self.first : self.last] = self.x[rows, : self.first], values
-        h, _ = self.network.forward(self.p, self.network.hear(self.context[rows], x))
+        h, _ = self.network.forward(self.p, self.context[rows], x)
         return h[:, self.first : self.last]
 
 
@@ -116,8 +113,8 @@ class Staircases:
     layers : list of Staircase
     activation : callable
         φ.
-    embed : callable, optional
-        From features (N, B) to what the network hears of them, (N, E B).
+    embed : embedding
+        How features enter the network; see :mod:`afnp.networks.features`.
     context : (N, C) array
     """
 
@@ -125,7 +122,7 @@ class Staircases:
         self,
         layers: list[Staircase],
         activation: Callable,
-        embed: Callable | None,
+        embed,
         context: np.ndarray,
     ):
         self.layers, self.activation, self.embed, self.context = layers, activation, embed, context
@@ -140,7 +137,7 @@ class Staircases:
         self.per_feature = (widths[0] - C) // x.shape[1]
 
     def _heard(self, x: np.ndarray) -> np.ndarray:
-        return (self.embed(x) if self.embed else x).T
+        return self.embed.forward(x).T
 
     def begin(self, x: np.ndarray, first: int, last: int) -> tuple[int, int]:
         """Sum over what is known before a block; return the multiply-adds a row once, and of each sweep."""

@@ -1,10 +1,9 @@
 """Transforms: the bijections that a flow puts in a row, from data to noise."""
 
-from afnp.transforms.attention import Attentive, image_order
-from afnp.transforms.autoregressive import Autoregressive
+from afnp.networks.masks import image_order
+from afnp.transforms.autoregressive import Autoregressive, attentive, convolutional, masked
 from afnp.transforms.base import TRANSFORMS, Transform
 from afnp.transforms.bounds import Bounds
-from afnp.transforms.convolution import CausalConvolution
 from afnp.transforms.cost import Cost, CostTable, Work
 from afnp.transforms.coupling import SPLITS, Coupling, split_of
 from afnp.transforms.inverse import Inverse
@@ -17,11 +16,9 @@ __all__ = [
     "SPLITS",
     "TRANSFORMS",
     "ActNorm",
-    "Attentive",
     "Autoregressive",
     "BatchNorm",
     "Bounds",
-    "CausalConvolution",
     "Coupling",
     "Dequantize",
     "Inverse",
@@ -34,6 +31,9 @@ __all__ = [
     "Standardize",
     "Transform",
     "Work",
+    "attentive",
+    "convolutional",
     "image_order",
+    "masked",
     "split_of",
 ]

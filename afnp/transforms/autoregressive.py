@@ -6,9 +6,15 @@ r"""The autoregressive transform: a conditioner and a univariate, read in a chos
 
 "Before" means earlier in the order. u_i belongs to x_i whatever the order: rows and columns of the
 Jacobian are the features, and it is triangular once both are sorted by the order (arXiv 1912.02762,
-section 3.1).
+section 3.1). The features of a token (arXiv 2412.06329) are transformed given earlier tokens only:
+then the Jacobian has diagonal blocks on its diagonal.
 
-Letters: N rows, D features, C context inputs.
+Who computes h is the conditioner, any of :mod:`afnp.networks`; what is done with it the univariate,
+any of :mod:`afnp.univariate`. **Sampling is substitution**
+(:func:`afnp.sampling.substitution.substitution`): when x_i becomes known, so do the units that
+depend on it, a token's key and value, or the newest entry of a queue. Each is computed once.
+
+Letters: N rows, D features, C context inputs, K params a feature.
 """
 
 from __future__ import annotations
@@ -16,160 +22,208 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from afnp.inputs import choose, integer
-from afnp.networks import MaskedMLP, masks
-from afnp.networks.layers import ACTIVATIONS
+from afnp.inputs import choose
+from afnp.networks import (
+    NETWORKS,
+    CausalConv,
+    CausalTransformer,
+    MaskedMLP,
+    Network,
+    masks,
+)
 from afnp.params import Views
 from afnp.sampling.fixed_point import Sweeps
-from afnp.sampling.substitution import substitute, substitute_back
-from afnp.sampling.sweeps import Staircases
+from afnp.sampling.substitution import naive, substitution
 from afnp.transforms.base import Transform
-from afnp.transforms.cost import Cost, network_work
+from afnp.transforms.cost import Cost, Work
 from afnp.univariate import UNIVARIATES
 
-__all__ = ["Autoregressive", "univariate_of"]
+__all__ = ["Autoregressive", "attentive", "convolutional", "masked", "name_of", "univariate_of"]
 
 
-def univariate_of(name: str, options: dict | None = None):
-    """Return the univariate of that name, made with those options."""
-    choose("univariate", name, sorted(UNIVARIATES))
-    known = sorted(inspect.signature(UNIVARIATES[name]).parameters)
+def univariate_of(univariate: Any, options: dict | None = None):
+    """Return a univariate by its name and options, or as it is."""
+    if not isinstance(univariate, str):
+        if all(hasattr(univariate, name) for name in ("normalize", "generate", "numbers")):
+            if options:
+                raise ValueError(f"options: go with a name, got {univariate!r} and {options!r}")
+            return univariate
+    choose("univariate", univariate, sorted(UNIVARIATES))
+    known = sorted(inspect.signature(UNIVARIATES[univariate]).parameters)
     for option in options or {}:
-        choose(f"options of {name!r}", option, known)
-    return UNIVARIATES[name](**(options or {}))
+        choose(f"options of {univariate!r}", option, known)
+    return UNIVARIATES[univariate](**(options or {}))
+
+
+def name_of(univariate) -> str:
+    """Return the name of a univariate in ``UNIVARIATES``, or of its class if it has none."""
+    names = (name for name, cls in UNIVARIATES.items() if cls is type(univariate))
+    return next(names, type(univariate).__name__)
 
 
 class Autoregressive(Transform):
-    """Masked autoregressive transform: density in one network pass, sampling by substitution.
+    """Autoregressive transform: density in one network pass, sampling by substitution.
 
     Parameters
     ----------
-    features : int
-        D.
-    hidden : sequence of int
-    order : sequence of int, optional
-        Feature ``order[r]`` comes r-th; natural if left out.
-    univariate : str
-        A name in ``UNIVARIATES``; ``options`` are its keyword arguments.
-    context, activation, residual
-        As in :class:`afnp.networks.MaskedMLP`.
+    conditioner : Network
+        Gives K params a feature, in generation order.
+    univariate : univariate
+        Takes K params a feature.
+    order : {"natural", "reverse"} or a permutation
+        Feature ``order[r]`` comes r-th.
+
+    Raises
+    ------
+    ValueError
+        If the conditioner gives another number of params than the univariate takes, or only one of
+        them knows angles.
+
+    Examples
+    --------
+    >>> from afnp.networks import CausalTransformer
+    >>> from afnp.univariate import Affine
+    >>> net = CausalTransformer(features=4, numbers=2, patch=2, width=8, heads=2, blocks=1)
+    >>> layer = Autoregressive(net, Affine())
+    >>> layer.allowed().astype(int)
+    array([[1, 0, 0, 0],
+           [0, 1, 0, 0],
+           [1, 1, 1, 0],
+           [1, 1, 0, 1]])
+    >>> layer.cost.generate
+    Work(passes=1, depth=2, multiply_adds=1664)
     """
 
     def __init__(
-        self,
-        features: int,
-        hidden: Sequence[int],
-        order: Sequence[int] | np.ndarray | None = None,
-        univariate: str = "affine",
-        options: dict | None = None,
-        context: int = 0,
-        activation: str = "relu",
-        residual: bool = False,
+        self, conditioner: Network, univariate, order: str | Sequence[int] | np.ndarray = "natural"
     ):
-        self.features, self.context = features, context
-        self.order = masks.order_of("natural" if order is None else order, features)
+        self.conditioner, self.univariate = conditioner, univariate
+        self.features, self.context = conditioner.features, conditioner.context
+        if conditioner.numbers != univariate.numbers:
+            raise ValueError(
+                f"conditioner: expected {univariate.numbers} params a feature for "
+                f"{type(univariate).__name__}, got {conditioner.numbers}"
+            )
+        self.periodic, self.name = univariate.periodic, name_of(univariate)
+        if (conditioner.embed.width == 2) != self.periodic:
+            raise ValueError(
+                f"conditioner: expected periodic={self.periodic} for {type(univariate).__name__}"
+            )
+        self.order = masks.order_of(order, self.features)
         self.rank = np.argsort(self.order)
-        self.name = univariate
-        self.univariate = univariate_of(univariate, options)
-        self.periodic = self.univariate.periodic
-        self.conditioner = MaskedMLP(
-            features, self.univariate.numbers, hidden, context, activation, residual, self.periodic
-        )
-        self.layout = self.conditioner.layout
+        self.layout = conditioner.layout
 
     def config(self) -> dict:
-        """Return the keyword arguments that rebuild this transform."""
-        net = self.conditioner
+        """Return what rebuilds this transform: numbers, strings, lists and dictionaries only."""
         return {
-            "features": self.features,
-            "hidden": list(net.hidden),
-            "order": self.order.tolist(),
-            "univariate": self.name,
-            "options": self.univariate.config(),
-            "context": self.context,
-            "activation": net.activation,
-            "residual": net.residual,
+            "conditioner": {"type": type(self.conditioner).__name__, **self.conditioner.config()},
+            "univariate": {"type": self.name, **self.univariate.config()},
+            "order": self._order(),
         }
+
+    def _order(self) -> str | list[int]:
+        """Return the order by its name, for a long series is in one of two."""
+        for name in ("natural", "reverse"):
+            if np.array_equal(self.order, masks.order_of(name, self.features)):
+                return name
+        return self.order.tolist()
+
+    @classmethod
+    def from_config(cls, config: dict) -> Autoregressive:
+        """Rebuild a transform from what ``config()`` returned."""
+        net, univariate = dict(config["conditioner"]), dict(config["univariate"])
+        network = NETWORKS[net.pop("type")].from_config(net)
+        return cls(network, univariate_of(univariate.pop("type"), univariate), config["order"])
 
     @classmethod
     def count(cls, config: dict) -> int:
         """Return how many parameters the conditioner has, from integers alone."""
-        D = integer("features", config["features"], least=1)
-        C = integer("context", config["context"], least=0)
-        univariate = univariate_of(config["univariate"], config["options"])
-        inputs = C + (2 if univariate.periodic else 1) * D
-        return MaskedMLP.count(inputs, config["hidden"], D * univariate.numbers)
+        net = dict(config["conditioner"])
+        return NETWORKS[net.pop("type")].count(net)
 
     def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Draw the conditioner's parameters in place."""
         self.conditioner.initialize(p, rng)
 
     def allowed(self) -> np.ndarray:
-        """Return which u_i may depend on which x_j, (D, D) bool: j not later than i in the order."""
-        return self.rank[None, :] <= self.rank[:, None]
+        """Return which u_i may depend on which x_j, (D, D) bool: those that h_i depends on, and itself."""
+        ordered = self.conditioner.allowed() | np.eye(self.features, dtype=bool)
+        return ordered[np.ix_(self.rank, self.rank)]
+
+    @property
+    def activations(self) -> int:
+        """Numbers a row that one pass keeps, for cutting long inputs into blocks."""
+        return self.conditioner.activations
 
     @property
     def cost(self) -> Cost:
-        """What each direction costs: one pass there, back one triangular solve or D passes."""
-        work = network_work(self.conditioner)
-        return Cost(work, work._replace(depth=self.features), work.repeated(self.features))
+        """What each direction costs: one pass there; back the same work in steps, or a pass a step."""
+        depth, work = self.conditioner.depth, Work(1, 1, self.conditioner.cost)
+        return Cost(work, work._replace(depth=depth), work.repeated(depth))
+
+    # ---- density ---------------------------------------------------------------------------------
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
         ordered = x[:, self.order]
-        h, cache = self.conditioner.forward(p, self.conditioner.hear(context, ordered))
+        h, cache = self.conditioner.forward(p, context, ordered)
         u, log_derivative, univariate_cache = self.univariate.normalize(h, ordered)
         return u[:, self.rank], log_derivative.sum(axis=1), (cache, univariate_cache)
+
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Do the same and keep nothing: a network of a long series walks along it in chunks."""
+        if not self.conditioner.streams:
+            return super().evaluate(p, x, context)
+        ordered = x[:, self.order]
+        kind = np.result_type(x, context, *p.values())
+        u, log_derivative = np.empty(x.shape, kind), np.empty(x.shape, kind)
+        for columns, h in self.conditioner.stream(p, context, ordered):
+            part = self.univariate.normalize(h, ordered[:, columns])
+            u[:, columns], log_derivative[:, columns] = part[:2]
+        return u[:, self.rank], log_derivative.sum(axis=1)
 
     def backward(
         self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
     ) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         conditioner_cache, univariate_cache = cache
-        d_h, d_x = self.univariate.backward(
-            univariate_cache, d_u[:, self.order], d_log_det[:, None]
-        )
-        d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)
-        return (d_x + self.conditioner.hear_backward(conditioner_cache[0], d_inputs, self.context))[
-            :, self.rank
-        ]
+        d_u, d_log = d_u[:, self.order], d_log_det[:, None]
+        d_h, d_x = self.univariate.backward(univariate_cache, d_u, d_log)
+        d_x = d_x + self.conditioner.backward(p, conditioner_cache, d_h, g)
+        return d_x[:, self.rank]
 
     def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
         """Return the d_u (N, D) from which ``backward`` makes d_x, by reverse substitution."""
         conditioner_cache, univariate_cache = cache
-        net, (one, zero) = self.conditioner, (np.ones_like(d_x), np.zeros_like(d_x))
+        one, zero = np.ones_like(d_x), np.zeros_like(d_x)
         slope = self.univariate.backward(univariate_cache, one, zero)
         offset = self.univariate.backward(univariate_cache, zero, zero + d_log_det[:, None])
-        phi = ACTIVATIONS[net.activation].backward
-        d_u = substitute_back(
-            net.staircases(p),
-            phi,
-            conditioner_cache,
-            slope,
-            offset,
-            d_x[:, self.order],
-            self.context,
-            net.hear_backward,
-        )
+        d_x = d_x[:, self.order]
+        d_u = self.conditioner.solve_backward(p, conditioner_cache, slope, offset, d_x)
         return d_u[:, self.rank]
+
+    # ---- sampling --------------------------------------------------------------------------------
+
+    def _sampled(self, loop: Callable, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        x, log_det = loop(self.conditioner, self.univariate.generate, p, u[:, self.order], context)
+        return x[:, self.rank], log_det
 
     def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Map u (N, D) to x (N, D) by substitution; also give log|det dx/du| (N,)."""
-        x, log_det = self._substitution(p, u[:, self.order], context)
-        return x[:, self.rank], log_det
+        return self._sampled(substitution, p, u, context)
 
     def naive(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
-        """Do the same by the textbook loop of D full network passes."""
-        x, log_det = self._naive(p, u[:, self.order], context)
-        return x[:, self.rank], log_det
+        """Do the same by the textbook loop of a full network pass a feature, or a token."""
+        return self._sampled(naive, p, u, context)
 
     def iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Do the same by fixed-point iteration; also give iterations and multiply-adds of each row, (N,)."""
-        blocks, ordered = self._blocks(p, context), u[:, self.order]
-        x, log_det, *taken = method.solve(blocks, self.univariate.generate, ordered)
+        solver = self.conditioner.solver(p, context)
+        x, log_det, *taken = method.solve(solver, self.univariate.generate, u[:, self.order])
         return x[:, self.rank], log_det, *taken
 
     def sampler(self, method: str | Sweeps) -> Callable:
@@ -178,25 +232,89 @@ class Autoregressive(Transform):
             return functools.partial(self.iterate, method)
         return {"substitution": self.generate, "naive": self.naive}[method]
 
-    def _substitution(
-        self, p: dict, u: np.ndarray, context: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        net = self.conditioner
-        phi = ACTIVATIONS[net.activation].forward
-        embed = net.embed if net.embedding == 2 else None
-        return substitute(net.staircases(p), phi, self.univariate.generate, u, context, embed)
 
-    def _blocks(self, p: Views, context: np.ndarray):
-        """Return the network as sweeps run it, block by block of features."""
-        net = self.conditioner
-        embed = net.embed if net.embedding == 2 else None
-        return Staircases(net.staircases(p), ACTIVATIONS[net.activation].forward, embed, context)
+# ---- the three conditioners, from a few numbers --------------------------------------------------
 
-    def _naive(self, p: dict, u: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the textbook loop of D full network passes: the definition that everything else must match."""
-        x, log_det = np.zeros_like(u), np.zeros(len(u), dtype=u.dtype)
-        for i in range(self.features):
-            h, _ = self.conditioner.forward(p, self.conditioner.hear(context, x))
-            x[:, i], log_derivative = self.univariate.generate(h[:, i], u[:, i])
-            log_det += log_derivative
-        return x, log_det
+
+def masked(
+    features: int,
+    hidden: Sequence[int],
+    order: str | Sequence[int] | np.ndarray | None = None,
+    univariate="affine",
+    options: dict | None = None,
+    context: int = 0,
+    activation: str = "relu",
+    residual: bool = False,
+) -> Autoregressive:
+    """Return the transform of MAF, with the masked network of MADE.
+
+    Parameters
+    ----------
+    features : int
+        D.
+    hidden : sequence of int
+    order : {"natural", "reverse"} or a permutation, optional
+        Feature ``order[r]`` comes r-th.
+    univariate : str or univariate
+        A name in ``UNIVARIATES`` with ``options``, or an object.
+    context, activation, residual
+        As in :class:`afnp.networks.MaskedMLP`.
+
+    Examples
+    --------
+    >>> masked(3, hidden=(4,), univariate="spline", options={"bins": 4}).conditioner.numbers
+    13
+    """
+    tau = univariate_of(univariate, options)
+    net = MaskedMLP(features, tau.numbers, hidden, context, activation, residual, tau.periodic)
+    return Autoregressive(net, tau, "natural" if order is None else order)
+
+
+def attentive(
+    features: int,
+    patch: int = 1,
+    width: int = 64,
+    heads: int = 4,
+    blocks: int = 2,
+    order: str | Sequence[int] | np.ndarray | None = None,
+    univariate="affine",
+    options: dict | None = None,
+    context: int = 0,
+) -> Autoregressive:
+    """Return a transform with a causal transformer, ``patch`` features a token; see :func:`masked`.
+
+    Examples
+    --------
+    >>> attentive(4, patch=2, width=8, heads=2, blocks=1).conditioner.tokens
+    2
+    """
+    tau = univariate_of(univariate, options)
+    net = CausalTransformer(
+        features, tau.numbers, patch, width, heads, blocks, context, tau.periodic
+    )
+    return Autoregressive(net, tau, "natural" if order is None else order)
+
+
+def convolutional(
+    features: int,
+    channels: int = 16,
+    dilations: Sequence[int] = (1, 2, 4, 8),
+    reverse: bool = False,
+    univariate="affine",
+    options: dict | None = None,
+    context: int = 0,
+    activation: str = "gated",
+) -> Autoregressive:
+    """Return a transform with causal dilated convolutions, for series of any length; see :func:`masked`.
+
+    ``reverse`` walks from the last feature to the first.
+
+    Examples
+    --------
+    >>> layer = convolutional(10**6, channels=16, dilations=[2**l for l in range(10)])
+    >>> layer.layout.size, layer.conditioner.receptive_field
+    (13346, 1024)
+    """
+    tau = univariate_of(univariate, options)
+    net = CausalConv(features, tau.numbers, channels, dilations, context, activation, tau.periodic)
+    return Autoregressive(net, tau, "reverse" if reverse else "natural")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["FREE", "Cost", "CostTable", "Work", "elementwise", "network_work"]
+__all__ = ["FREE", "Cost", "CostTable", "Work", "elementwise"]
 
 
 class Work(NamedTuple):
@@ -67,18 +67,6 @@ def elementwise(features: int) -> Cost:
 FREE = Cost(Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0))
 
 
-def network_work(network) -> Work:
-    """Return the work of one pass through a conditioner: its prefixes say which products are made.
-
-    Examples
-    --------
-    >>> from afnp.networks import MaskedMLP
-    >>> network_work(MaskedMLP(features=3, numbers=2, hidden=(4,)))
-    Work(passes=1, depth=1, multiply_adds=18)
-    """
-    return Work(1, 1, sum(int(linear.prefix.sum()) for linear in network.linears))
-
-
 class CostTable:
     """The costs of a flow, transform by transform; prints as a table.
 
@@ -93,8 +81,8 @@ class CostTable:
 
     Examples
     --------
-    >>> from afnp.transforms import Autoregressive, Inverse
-    >>> CostTable([Autoregressive(3, (4,)), Inverse(Autoregressive(3, (4,)))])
+    >>> from afnp.transforms import Inverse, masked
+    >>> CostTable([masked(3, (4,)), Inverse(masked(3, (4,)))])
     transform       normalize (data to noise)       generate (noise to data)
     Autoregressive  1 pass, 1 step, 18 mul-adds     1 pass, 3 steps, 18 mul-adds
     Inverse         1 pass, 3 steps, 18 mul-adds    1 pass, 1 step, 18 mul-adds

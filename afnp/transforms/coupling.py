@@ -24,11 +24,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.inputs import choose, integer
-from afnp.networks import MLP, MaskedMLP
+from afnp.networks import MLP
+from afnp.networks.masked_mlp import dense_size
 from afnp.params import Views
-from afnp.transforms.autoregressive import univariate_of
+from afnp.transforms.autoregressive import name_of, univariate_of
 from afnp.transforms.base import Transform
-from afnp.transforms.cost import Cost, network_work
+from afnp.transforms.cost import Cost, Work
 
 __all__ = ["SPLITS", "Coupling", "split_of"]
 
@@ -117,8 +118,8 @@ class Coupling(Transform):
     hidden : sequence of int
     split : {"alternating", "half"} or a sequence of D bools
         Which features pass through; see :func:`split_of`.
-    univariate : str
-        A name in ``UNIVARIATES``; ``options`` are its keyword arguments. RealNVP takes "affine",
+    univariate : str or univariate
+        A name in ``UNIVARIATES`` with ``options``, or an object. RealNVP takes "affine",
         NICE "additive".
     context, activation, residual
         As in :class:`afnp.networks.MaskedMLP`.
@@ -137,7 +138,7 @@ class Coupling(Transform):
         features: int,
         hidden: Sequence[int],
         split: str | Sequence[bool] | np.ndarray = "alternating",
-        univariate: str = "affine",
+        univariate="affine",
         options: dict | None = None,
         context: int = 0,
         activation: str = "relu",
@@ -150,15 +151,15 @@ class Coupling(Transform):
         self.passing = split_of(split, self.features)
         self.A, self.B = np.flatnonzero(self.passing), np.flatnonzero(~self.passing)
         self.order, self.fixed = np.concatenate([self.A, self.B]), len(self.A)
-        self.name = univariate
         self.univariate = univariate_of(univariate, options)
+        self.name = name_of(self.univariate)
         self.periodic = self.univariate.periodic
-        inputs = self.context + (2 if self.periodic else 1) * self.fixed
         self.conditioner = MLP(
             len(self.B),
             self.univariate.numbers,
             hidden,
-            inputs,
+            len(self.A),
+            self.context,
             activation,
             residual,
             self.periodic,
@@ -175,7 +176,7 @@ class Coupling(Transform):
             raise ValueError(f"split: expected {config['features']} bools, got {len(split)}")
         inputs = C + (2 if univariate.periodic else 1) * sum(split)
         outputs = (len(split) - sum(split)) * univariate.numbers
-        return MaskedMLP.count(inputs, config["hidden"], outputs)
+        return dense_size(inputs, config["hidden"], outputs)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
@@ -206,21 +207,22 @@ class Coupling(Transform):
     @property
     def cost(self) -> Cost:
         """What each direction costs: one pass, always."""
-        work = network_work(self.conditioner)
+        work = Work(1, 1, self.conditioner.cost)
         return Cost(work, work, work)
 
-    def _inputs(self, values: np.ndarray, context: np.ndarray) -> np.ndarray:
-        return self.conditioner.hear(context, values[:, self.A])
+    def _params(self, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
+        """Return h (N, B, K) of the second block, from the first block of rows (N, D); and the cache."""
+        return self.conditioner.forward(p, context, values[:, self.A])
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
-        h, cache = self.conditioner.forward(p, self._inputs(x, context))
+        h, cache = self._params(p, x, context)
         u_B, log_derivative, univariate_cache = self.univariate.normalize(h, x[:, self.B])
         return self._put(x, u_B), log_derivative.sum(axis=1), (cache, univariate_cache)
 
     def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Map u (N, D) to x (N, D) in one pass; also give log|det dx/du| (N,)."""
-        h, _ = self.conditioner.forward(p, self._inputs(u, context))
+        h, _ = self._params(p, u, context)
         x_B, log_derivative = self.univariate.generate(h, u[:, self.B])
         return self._put(u, x_B), log_derivative.sum(axis=1)
 
@@ -236,9 +238,6 @@ class Coupling(Transform):
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         conditioner_cache, univariate_cache = cache
         d_h, d_B = self.univariate.backward(univariate_cache, d_u[:, self.B], d_log_det[:, None])
-        d_inputs = self.conditioner.backward(p, conditioner_cache, d_h, g)
         d_x = self._put(d_u, d_B)
-        d_x[:, self.A] += self.conditioner.hear_backward(
-            conditioner_cache[0], d_inputs, self.context
-        )
+        d_x[:, self.A] += self.conditioner.backward(p, conditioner_cache, d_h, g)
         return d_x

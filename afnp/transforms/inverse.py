@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from afnp.networks import MaskedMLP
 from afnp.params import Views
 from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.base import Transform
@@ -40,10 +41,8 @@ class Inverse(Transform):
 
     Parameters
     ----------
-    transform : Autoregressive, optional
-        f, whose parameters this transform has.
-    **options
-        Instead of ``transform``: the arguments of the :class:`Autoregressive` to build.
+    transform : Autoregressive
+        f, with a masked network; this transform has its parameters.
 
     Raises
     ------
@@ -52,19 +51,21 @@ class Inverse(Transform):
 
     Examples
     --------
-    >>> layer = Inverse(features=2, hidden=(4,))
+    >>> from afnp.transforms import masked
+    >>> layer = Inverse(masked(2, hidden=(4,)))
     >>> theta = np.zeros(layer.layout.size)
     >>> u, log_det, _ = layer.normalize(layer.layout.views(theta), np.array([[1.0, 2.0]]), np.empty((1, 0)))
     >>> u, log_det
     (array([[1., 2.]]), array([0.]))
     """
 
-    def __init__(self, transform: Autoregressive | None = None, **options):
-        if (transform is None) != bool(options):
-            raise ValueError("transform: expected either an Autoregressive or the options of one")
-        inner = Autoregressive(**options) if transform is None else transform
-        if type(inner) is not Autoregressive:
-            raise ValueError(f"transform: expected an Autoregressive, got {type(inner).__name__}")
+    def __init__(self, transform: Autoregressive):
+        inner = transform
+        if type(inner) is not Autoregressive or not isinstance(inner.conditioner, MaskedMLP):
+            got = type(inner).__name__
+            if isinstance(inner, Autoregressive):
+                got += f" with a {type(inner.conditioner).__name__}"
+            raise ValueError(f"transform: expected an Autoregressive with a MaskedMLP, got {got}")
         self.transform, self.layout = inner, inner.layout
         self.features, self.context, self.periodic = inner.features, inner.context, inner.periodic
         self.order, self.conditioner, self.univariate = (
@@ -79,8 +80,13 @@ class Inverse(Transform):
         return Autoregressive.count(config)
 
     def config(self) -> dict:
-        """Return the keyword arguments that rebuild this transform: those of the one inside."""
+        """Return what rebuilds this transform: the one inside."""
         return self.transform.config()
+
+    @classmethod
+    def from_config(cls, config: dict) -> Inverse:
+        """Rebuild a transform from what ``config()`` returned."""
+        return cls(Autoregressive.from_config(config))
 
     def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Draw the conditioner's parameters in place."""

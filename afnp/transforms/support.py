@@ -26,8 +26,8 @@ def check_support(layers: Sequence[Transform], base: Base) -> None:
     Examples
     --------
     >>> from afnp.bases import StandardNormal
-    >>> from afnp.transforms import Autoregressive
-    >>> check_support([Autoregressive(2, (4,), univariate="circular_spline")], StandardNormal(2))
+    >>> from afnp.transforms import masked
+    >>> check_support([masked(2, (4,), univariate="circular_spline")], StandardNormal(2))
     Traceback (most recent call last):
         ...
     ValueError: base: layers of angles need noise on the circle, UniformTorus(2), got StandardNormal

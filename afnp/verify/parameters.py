@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.networks import MaskedMLP, masks
+from afnp.networks import masks
+from afnp.networks.masked_mlp import Feedforward
 from afnp.params import Views
 
 __all__ = ["randomize", "randomize_layer", "restored"]
@@ -69,7 +70,7 @@ def randomize_layer(
         layer.initialize(p, rng)
         return _stir(p, rng)
     layer.conditioner.initialize(p, rng, gain=gain, last=last)
-    if not isinstance(layer.conditioner, MaskedMLP):
+    if not isinstance(layer.conditioner, Feedforward):
         return _stir(p, rng)
     for linear in layer.conditioner.linears:
         p[linear.b][:] = 0.5 * rng.standard_normal(p[linear.b].shape)

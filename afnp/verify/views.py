@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from afnp.networks import CausalConv
 from afnp.params import Views
-from afnp.transforms import Autoregressive, CausalConvolution, Inverse
+from afnp.transforms import Autoregressive, Inverse
 from afnp.verify.derivatives import moved
 from afnp.verify.subject import NAIVE_FEATURES, Subject
 
@@ -120,7 +121,8 @@ def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends)
     data, noise = np.hstack([c, x]), np.hstack([c, u])
     must = inverse & layer.allowed().diagonal().all()
     stages = [layer]
-    if "numba" in backends and isinstance(layer, Inverse | CausalConvolution):
+    solved = isinstance(layer, Inverse) or isinstance(layer.conditioner, CausalConv)
+    if "numba" in backends and solved:
         from afnp.compiled.stages import compiled
 
         stages.append(compiled(layer))
@@ -142,7 +144,7 @@ def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends)
 
 def _params(layer: Autoregressive, p: Views, number: int, x: np.ndarray, context: np.ndarray):
     """Return one of the K params for each feature (N, D)."""
-    h, _ = layer.conditioner.forward(p, layer.conditioner.hear(context, x[:, layer.order]))
+    h, _ = layer.conditioner.forward(p, context, x[:, layer.order])
     return (h[:, layer.rank, number],)
 
 

@@ -103,7 +103,7 @@ class Afnp:
     def raw(self, k: int, x):
         """Return transform k's raw conditioner outputs, (N, n D), from features in its order."""
         p = self.flow.split(self.flow.theta)[k]
-        return self.flow.layers[k].conditioner.forward(p, x)[0].reshape(len(x), -1)
+        return self.flow.layers[k].conditioner.forward(p, x[:, :0], x)[0].reshape(len(x), -1)
 
     def threads(self) -> dict[str, int]:
         """Return how many threads the library's own pools have."""

@@ -26,7 +26,6 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp.networks import MaskedMLP, masks
-from afnp.networks.layers import MaskedLinear
 from figures.bench.configurations import Configuration
 from figures.bench.splines import SPLINES, curve
 
@@ -258,22 +257,17 @@ def _degrees(network: Network) -> list[np.ndarray]:
 
 def _network_of(D: int, n: int, hidden_degrees: list[np.ndarray]) -> tuple[MaskedMLP, bool]:
     """Return afnp's network with these degrees, and whether they are those that it chooses."""
-    net = MaskedMLP(D, n, [len(d) for d in hidden_degrees])
-    own = all(np.array_equal(a, b) for a, b in zip(hidden_degrees, net.degrees[1:-1], strict=True))
-    net.degrees[1:-1] = hidden_degrees
-    last = len(net.linears) - 1
-    net.linears = [
-        MaskedLinear(masks.prefixes(rows, columns, strict=l == last), len(columns), str(l))
-        for l, (columns, rows) in enumerate(zip(net.degrees[:-1], net.degrees[1:], strict=True))
-    ]
-    return net, own
+    widths = [len(degrees) for degrees in hidden_degrees]
+    ours = [masks.degrees_of_hidden(width, D) for width in widths]
+    own = all(np.array_equal(a, b) for a, b in zip(hidden_degrees, ours, strict=True))
+    return MaskedMLP(D, n, widths, degrees=hidden_degrees), own
 
 
 def afnp_raw(network: Network, x: np.ndarray) -> tuple[np.ndarray, bool]:
     """Return raw outputs (N, n D) of the same weights in afnp; and ``own``."""
     net, p, units, own = in_afnp(network)
     raw = np.empty((len(x), len(units[-1])), dtype=x.dtype)
-    raw[:, units[-1]] = net.forward(p, x[:, units[0]])[0].reshape(len(x), -1)
+    raw[:, units[-1]] = net.forward(p, x[:, :0], x[:, units[0]])[0].reshape(len(x), -1)
     return raw, own
 
 

@@ -216,7 +216,7 @@ def _params(layer, p, x: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Return params (M, K) that a layer's conditioner gives for some rows."""
     known = layer.fixed if isinstance(layer, Coupling) else layer.features
     seen = x[:, layer.order][:, :known]
-    h = layer.conditioner.forward(p, layer.conditioner.hear(c, seen))[0]
+    h = layer.conditioner.forward(p, c, seen)[0]
     return h.reshape(-1, h.shape[-1])
 
 

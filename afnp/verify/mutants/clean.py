@@ -19,14 +19,15 @@ from afnp.constructors import maf, nsf
 from afnp.flow import Flow
 from afnp.transforms import (
     ActNorm,
-    Attentive,
     Autoregressive,
     BatchNorm,
-    CausalConvolution,
     Coupling,
     Inverse,
     LULinear,
     Permutation,
+    attentive,
+    convolutional,
+    masked,
 )
 from afnp.transforms.preprocess import Standardize
 from afnp.verify.parameters import randomize
@@ -84,9 +85,7 @@ def narrow() -> Flow:
 def spline() -> Flow:
     """Build a flow of two rational-quadratic splines a feature."""
     spline: dict[str, Any] = {"univariate": "spline", "options": {"bins": 4}, "activation": "tanh"}
-    return Flow(
-        [Autoregressive(2, (4,), order=order, **spline) for order in ((0, 1), (1, 0))], seed=3
-    )
+    return Flow([masked(2, (4,), order=order, **spline) for order in ((0, 1), (1, 0))], seed=3)
 
 
 @clean
@@ -95,7 +94,7 @@ def mixture() -> Flow:
     kinds = [("gaussian_mixture", (0, 1)), ("logistic_mixture", (1, 0))]
     options: dict[str, Any] = {"options": {"components": 2}, "activation": "tanh"}
     return Flow(
-        [Autoregressive(2, (4,), order=order, univariate=kind, **options) for kind, order in kinds],
+        [masked(2, (4,), order=order, univariate=kind, **options) for kind, order in kinds],
         seed=3,
     )
 
@@ -115,7 +114,7 @@ ACTNORM, PERMUTATION, BATCHNORM, LU = 0, 2, 3, 5
 @clean
 def mixed() -> Flow:
     """Build a flow with all that stands between networks."""
-    networks = [Autoregressive(3, (6,), order=order) for order in (CYCLE, CYCLE[::-1])]
+    networks = [masked(3, (6,), order=order) for order in (CYCLE, CYCLE[::-1])]
     matrix = LULinear.rotation(3, np.random.default_rng(3))
     return Flow(
         [ActNorm(3), networks[0], Permutation(CYCLE), BatchNorm(3), networks[1], matrix], seed=3
@@ -134,7 +133,7 @@ def inverse() -> Flow:
     """Build an inverse autoregressive flow."""
     orders = (CYCLE, CYCLE[::-1])
     return Flow(
-        [Inverse(features=3, hidden=(6,), order=order, context=1) for order in orders],
+        [Inverse(masked(features=3, hidden=(6,), order=order, context=1)) for order in orders],
         context=1,
         seed=3,
     )
@@ -145,7 +144,7 @@ def attention() -> Flow:
     """Build a flow of two small transformers, sampled with keys and values kept."""
     small: dict[str, Any] = {"width": 4, "heads": 2, "blocks": 1, "context": 1}
     return Flow(
-        [Attentive(3, order=order, **small) for order in (CYCLE, CYCLE[::-1])], context=1, seed=3
+        [attentive(3, order=order, **small) for order in (CYCLE, CYCLE[::-1])], context=1, seed=3
     )
 
 
@@ -153,7 +152,7 @@ def attention() -> Flow:
 def convolution() -> Flow:
     """Build a flow of two causal convolutions, sampled by queues."""
     return Flow(
-        [CausalConvolution(4, 2, (1, 2), reverse=r, context=1) for r in (False, True)],
+        [convolutional(4, 2, (1, 2), reverse=r, context=1) for r in (False, True)],
         context=1,
         seed=3,
     )
@@ -240,22 +239,22 @@ def _network(rng: np.random.Generator, features: int, context: int):
     if kind == "coupling" and features > 1:
         passing = rng.permutation(features) < int(rng.integers(1, features))
         return Coupling(features, split=passing, **options)
-    transform = Autoregressive(features, order=rng.permutation(features), **options)
+    transform = masked(features, order=rng.permutation(features), **options)
     return Inverse(transform) if kind == "iaf" else transform
 
 
-def _attentive(rng: np.random.Generator, features: int, options: dict) -> Attentive:
+def _attentive(rng: np.random.Generator, features: int, options: dict) -> Autoregressive:
     """Draw a transformer, small beside the usual ones."""
     patch = int(rng.choice([patch for patch in (1, 2) if features % patch == 0]))
     blocks, order = int(rng.integers(1, 3)), rng.permutation(features)
-    return Attentive(features, patch, width=4, heads=2, blocks=blocks, order=order, **options)
+    return attentive(features, patch, width=4, heads=2, blocks=blocks, order=order, **options)
 
 
-def _convolution(rng: np.random.Generator, features: int, options: dict) -> CausalConvolution:
+def _convolution(rng: np.random.Generator, features: int, options: dict) -> Autoregressive:
     """Draw a stack of causal convolutions."""
     dilations = (1, 2, 4)[: int(rng.integers(1, 4))]
     options |= {"reverse": bool(rng.integers(2)), "activation": str(rng.choice(["gated", "relu"]))}
-    return CausalConvolution(features, int(rng.integers(2, 6)), dilations, **options)
+    return convolutional(features, int(rng.integers(2, 6)), dilations, **options)
 
 
 def _between(rng: np.random.Generator, features: int) -> list:

@@ -89,7 +89,7 @@ def sampler_hears_noise(flow):
 
     def generate(p, u, context):
         ordered = u[:, layer.order]
-        h, _ = layer.conditioner.forward(p, np.concatenate([context, ordered], axis=1))
+        h, _ = layer.conditioner.forward(p, context, ordered)
         x, log_derivative = layer.univariate.generate(h, ordered)
         return x[:, layer.rank], log_derivative.sum(axis=1)
 

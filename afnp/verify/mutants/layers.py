@@ -166,9 +166,10 @@ def coupling_hears_what_it_transforms(flow):
     """The network of a coupling hears a little of the block it transforms: the mask applied after the network."""
     layer = flow.layers[0]
 
-    @replace(layer, "_inputs")
-    def inputs(inputs, values, context):
-        return inputs(values, context) + 1e-6 * values[:, layer.B].sum(axis=1, keepdims=True)
+    @replace(layer, "_params")
+    def params(params, p, values, context):
+        leak = 1e-6 * values[:, layer.B].sum(axis=1, keepdims=True)
+        return params(p, values + leak, context)
 
 
 @mutant("coupling", kills="round_trip")
@@ -208,9 +209,9 @@ def coupling_without_context(flow):
     """One coupling of two does not pass the context on."""
     layer = flow.layers[1]
 
-    @replace(layer, "_inputs")
-    def inputs(inputs, values, context):
-        return inputs(values, 0 * context)
+    @replace(layer, "_params")
+    def params(params, p, values, context):
+        return params(p, values, 0 * context)
 
 
 @mutant("coupling", kills="connectivity")
@@ -218,9 +219,9 @@ def coupling_of_independent_features(flow):
     """The network's input is masked to nothing: the coupling scales and shifts by constants."""
     layer = flow.layers[0]
 
-    @replace(layer, "_inputs")
-    def inputs(inputs, values, context):
-        return inputs(0 * values, context)
+    @replace(layer, "_params")
+    def params(params, p, values, context):
+        return params(p, 0 * values, context)
 
 
 @mutant("inverse", kills="antisymmetry")

@@ -48,11 +48,13 @@ def cache_of_the_call_before(flow):
     network, attention = _network(flow)
     kept: dict = {}
 
-    @replace(network, "memory")
-    def memory(memory, N, dtype):
+    @replace(network, "init_state")
+    def init_state(init_state, p, context):
+        context, memory = init_state(p, context)
+        N = len(context)
         if N not in kept:
-            kept[N] = [tuple(np.zeros_like(part) for part in block) for block in memory(N, dtype)]
-        return kept[N]
+            kept[N] = [tuple(np.zeros_like(part) for part in block) for block in memory]
+        return context, kept[N]
 
     @replace(attention, "step")
     def step(step, p, t, x, memory):
@@ -91,9 +93,9 @@ def cached_scores_not_scaled(flow):
 def places_one_too_far(flow):
     """The sampler adds each token the embedding of its neighbour's place."""
 
-    @replace(_network(flow)[0], "step")
-    def step(step, p, t, known, memory):
-        return step({**p, "places": np.roll(p["places"], 1, axis=0)}, t, known, memory)
+    @replace(_network(flow)[0], "advance")
+    def advance(advance, p, *rest):
+        return advance({**p, "places": np.roll(p["places"], 1, axis=0)}, *rest)
 
 
 @mutant("attention", kills="dependency")
@@ -103,9 +105,7 @@ def tokens_not_shifted(flow):
 
     @replace(network, "_cut")
     def cut(cut, inputs):
-        tokens = inputs[:, network.context :].reshape(len(inputs), network.tokens, network.size)[
-            :, 1:
-        ]
+        tokens = inputs.reshape(len(inputs), network.tokens, network.size)[:, 1:]
         return tokens.reshape(-1, network.size)
 
 
@@ -154,9 +154,9 @@ def layer_norm_held_fixed(flow):
 def queue_one_too_long(flow):
     """What is heard is one step older than it should be: a queue of d + 1 places."""
 
-    @replace(flow.layers[0].conditioner, "begin")
-    def begin(begin, p, context, dtype):
-        queues = begin(p, context, dtype)
+    @replace(flow.layers[0].conditioner, "init_state")
+    def init_state(init_state, p, context):
+        queues = init_state(p, context)
         return queues._replace(
             rings=[np.zeros((len(r) + 1, *r.shape[1:]), r.dtype) for r in queues.rings]
         )
@@ -167,28 +167,28 @@ def queues_never_emptied(flow):
     """A sample begins with what the sample before has left in the queues."""
     kept: dict = {}
 
-    @replace(flow.layers[0].conditioner, "begin")
-    def begin(begin, p, context, dtype):
-        queues = begin(p, context, dtype)
-        return queues._replace(rings=kept.setdefault((len(context), dtype), queues.rings))
+    @replace(flow.layers[0].conditioner, "init_state")
+    def init_state(init_state, p, context):
+        queues = init_state(p, context)
+        return queues._replace(rings=kept.setdefault((len(context), queues.e.dtype), queues.rings))
 
 
 @mutant("convolution", kills="round_trip")
 def taps_swapped(flow):
     """The sampler multiplies the older step with the younger one's weights."""
 
-    @replace(flow.layers[0].conditioner, "step")
-    def step(step, p, t, heard, queues):
-        return step({**p, "W": p["V"], "V": p["W"]}, t, heard, queues)
+    @replace(flow.layers[0].conditioner, "advance")
+    def advance(advance, p, *rest):
+        return advance({**p, "W": p["V"], "V": p["W"]}, *rest)
 
 
 @mutant("convolution", kills="triangular")
 def steps_not_shifted(flow):
     """Each step hears itself: the convolution is causal, its input is not shifted."""
 
-    @replace(flow.layers[0].conditioner, "advance")
-    def advance(advance, p, context, x, tails, caches=None):
-        return advance(p, context, np.roll(x, -1, axis=1), [x[:, :1], *tails[1:]], caches)
+    @replace(flow.layers[0].conditioner, "run")
+    def run(run, p, context, x, tails, caches=None):
+        return run(p, context, np.roll(x, -1, axis=1), [x[:, :1], *tails[1:]], caches)
 
 
 @mutant("convolution", kills="gradients")

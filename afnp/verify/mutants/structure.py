@@ -40,9 +40,9 @@ def connection_of_1e_9(flow):
     """The first feature hears the last with weight 1e-9: a mask that was multiplied after a lossy cast."""
 
     @replace(flow.layers[1].conditioner, "forward")
-    def forward(forward, p, inputs):
-        h, cache = forward(p, inputs)
-        h[:, 0, 0] += 1e-9 * inputs[:, -1]
+    def forward(forward, p, context, x):
+        h, cache = forward(p, context, x)
+        h[:, 0, 0] += 1e-9 * x[:, -1]
         return h, cache
 
 
@@ -51,9 +51,9 @@ def scale_hears_its_own_feature(flow):
     """Log-scales see the feature they scale, shifts do not: a second network with the wrong mask."""
 
     @replace(flow.layers[0].conditioner, "forward")
-    def forward(forward, p, inputs):
-        h, cache = forward(p, inputs)
-        h[:, :, 1] += 0.1 * inputs[:, 1:]
+    def forward(forward, p, context, x):
+        h, cache = forward(p, context, x)
+        h[:, :, 1] += 0.1 * x
         return h, cache
 
 
@@ -62,9 +62,10 @@ def skip_past_the_masks(flow):
     """Inputs are added to the outputs past all masks: a residual connection that nobody masked."""
 
     @replace(flow.layers[0].conditioner, "forward")
-    def forward(forward, p, inputs):
-        h, cache = forward(p, inputs)
-        return h + 0.3 * inputs[:, :1, None] + 0.3 * inputs[:, -1:, None], cache
+    def forward(forward, p, context, x):
+        h, cache = forward(p, context, x)
+        first = np.concatenate([context, x], axis=1)[:, :1, None]
+        return h + 0.3 * first + 0.3 * x[:, -1:, None], cache
 
 
 @mutant("affine", kills="connectivity")
@@ -139,11 +140,9 @@ def first_feature_without_context(flow):
     net = flow.layers[0].conditioner
 
     @replace(net, "forward")
-    def forward(forward, p, inputs):
-        h, cache = forward(p, inputs)
-        without = inputs.copy()
-        without[:, : net.context] = 0
-        h[:, 0] = forward(p, without)[0][:, 0]
+    def forward(forward, p, context, x):
+        h, cache = forward(p, context, x)
+        h[:, 0] = forward(p, 0 * context, x)[0][:, 0]
         return h, cache
 
 

@@ -23,14 +23,14 @@ def change_weights(net: Any, change: Callable[[dict], None]) -> None:
         return copy
 
     @replace(net, "forward")
-    def forward(forward, p, inputs):
-        return forward(changed(p), inputs)
+    def forward(forward, p, context, x):
+        return forward(changed(p), context, x)
 
     @replace(net, "backward")
     def backward(backward, p, cache, d_h, g):
-        d_inputs = backward(changed(p), cache, d_h, g)
+        d_x = backward(changed(p), cache, d_h, g)
         change(g)
-        return d_inputs
+        return d_x
 
     @replace(net, "staircases")
     def staircases(staircases, p):
