@@ -514,7 +514,7 @@ def tarflow(
     ----------
     patch : int
         Features a token, in the order; it divides D. Images:
-        ``order=afnp.transforms.attention.image_order(...)``.
+        ``order=afnp.transforms.image_order(...)``.
     width, heads, blocks : int
         Of each transform's transformer: numbers a token, attention heads, blocks.
     **kwargs

@@ -15,9 +15,8 @@ from tqdm import tqdm
 from afnp.compiled import adam, compiler, stages
 from afnp.compiled.univariate import dispatch
 from afnp.sampling.fixed_point import Jacobi
-from afnp.transforms.autoregressive import Autoregressive
+from afnp.transforms.autoregressive import convolutional, masked
 from afnp.transforms.base import Transform
-from afnp.transforms.convolution import CausalConvolution
 
 __all__ = ["compile_ahead"]
 
@@ -49,8 +48,8 @@ def compile_ahead(progress: bool = True) -> int:
 def _jobs(dtype: np.dtype) -> list[tuple[str, Callable]]:
     """Return what must be called once, with a name for each."""
     kernels = [
-        *_of_layer(Autoregressive(3, (4,), order=[0, 1, 2]), dtype, jacobi=True),
-        *_of_layer(CausalConvolution(3, channels=2, dilations=(1,)), dtype),
+        *_of_layer(masked(3, (4,), order=[0, 1, 2]), dtype, jacobi=True),
+        *_of_layer(convolutional(3, channels=2, dilations=(1,)), dtype),
         ("adam", lambda: adam.step(*np.zeros((4, 2), dtype), 0.9, 0.999, 1e-3, 1e-8, 1.0)),
         ("norm", lambda: adam.add_up([np.zeros(2, dtype)])),
     ]
@@ -69,7 +68,7 @@ def _of_layer(layer: Transform, dtype: np.dtype, jacobi: bool = False) -> list[t
     """Return the jobs of one layer: both directions for many rows and for few, and the gradient."""
     stage = stages.compiled(layer)
     theta = np.zeros(layer.layout.size, dtype)
-    p, name = stage.layout.views(theta), type(layer).__name__
+    p, name = stage.layout.views(theta), type(layer.conditioner).__name__
 
     def rows(n: int) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((n, layer.features), dtype), np.zeros((n, 0), dtype)

@@ -66,7 +66,7 @@ class Inverse(Transform):
             if isinstance(inner, Autoregressive):
                 got += f" with a {type(inner.conditioner).__name__}"
             raise ValueError(f"transform: expected an Autoregressive with a MaskedMLP, got {got}")
-        self.transform, self.layout = inner, inner.layout
+        self.transform, self.layout, self.name = inner, inner.layout, inner.name
         self.features, self.context, self.periodic = inner.features, inner.context, inner.periodic
         self.order, self.conditioner, self.univariate = (
             inner.order,
