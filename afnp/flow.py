@@ -217,7 +217,7 @@ class Flow(Model):
         """Print a table of layers, their shapes and parameter counts."""
         head = f"Flow(features={self.features}, context={self.context}, dtype={self.dtype})"
         rows = [
-            f"  {k}  {_summary(layer):60s} {layer.layout.size:>10,}"
+            f"  {k}  {_summary(type(layer).__name__, layer.config()):60s} {layer.layout.size:>10,}"
             for k, layer in enumerate(self.layers)
         ]
         return "\n".join([head, *rows, f"  {'parameters':63s} {self.theta.size:>10,}"])
@@ -505,11 +505,15 @@ class Flow(Model):
         return x, check_context(context, self.context, len(x), dtype, self.context_columns)
 
 
-def _summary(layer) -> str:
-    facts = {
-        k: v for k, v in layer.config().items() if not (isinstance(v, list) and len(v) > 6) and v
-    }
-    return f"{type(layer).__name__}({', '.join(f'{k}={v}' for k, v in facts.items())})"
+def _summary(name: str, config: dict) -> str:
+    """Return a class's name and its arguments, without zeros and long lists; those within too."""
+    facts = []
+    for key, value in config.items():
+        if isinstance(value, dict):
+            facts.append(_summary(value["type"], {k: v for k, v in value.items() if k != "type"}))
+        elif value and not (isinstance(value, list) and len(value) > 6):
+            facts.append(f"{key}={value}")
+    return f"{name}({', '.join(facts)})"
 
 
 def _parts_of(config: dict) -> list[tuple]:

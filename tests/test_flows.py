@@ -667,7 +667,7 @@ def test_repr_says_what_the_flow_is():
         )
     )
     assert text.splitlines()[0] == "Flow(features=3, context=1, dtype=float32)"
-    assert "Standardize" in text and "order=[2, 1, 0]" in text and "hidden=[8]" in text
+    assert "Standardize" in text and "order=reverse" in text and "hidden=[8]" in text
     P = 4 * 8 + 8 + 8 * 6 + 6
     assert [line.split()[-1] for line in text.splitlines()[2:]] == [str(P), str(P), str(2 * P)]
 

@@ -263,7 +263,7 @@ def masked(
     Examples
     --------
     >>> masked(3, hidden=(4,), univariate="spline", options={"bins": 4}).conditioner.numbers
-    13
+    11
     """
     tau = univariate_of(univariate, options)
     net = MaskedMLP(features, tau.numbers, hidden, context, activation, residual, tau.periodic)
