@@ -388,9 +388,9 @@ class BatchGradient:
             with np.errstate(over="ignore", invalid="ignore"):
                 square = float(grad @ grad)
         else:
-            from afnp.compiled.adam import add_up
+            from afnp.compiled.adam import squared_length
 
-            square = add_up([grad])
+            square = squared_length(grad)
         if not math.isfinite(square) and grad.dtype == np.float32:
             double = grad.astype(np.float64)
             with np.errstate(invalid="ignore"):

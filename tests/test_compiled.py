@@ -13,6 +13,7 @@ import pytest
 
 import afnp
 from afnp.compiled import threads
+from afnp.compiled.adam import squared_length
 from afnp.compiled.threads import in_threads, row_blocks
 from afnp.train import Adam
 
@@ -121,7 +122,7 @@ def test_samples_are_the_same_bits_whatever_the_thread_count():
     assert len(digests) == 1
 
 
-def test_gradients_are_the_same_bits_whatever_the_thread_count():
+def test_gradients_and_training_are_the_same_bits_whatever_the_thread_count():
     program = (
         "import afnp, numpy as np, hashlib\n"
         "flow = afnp.maf(20, hidden=(150, 130), transforms=3, dtype=np.float32, seed=1)\n"
@@ -130,6 +131,10 @@ def test_gradients_are_the_same_bits_whatever_the_thread_count():
         "    x = np.random.default_rng(n).normal(size=(n, 20))\n"
         "    loss, grad = flow.loss_and_grad(x, backend='numba')\n"
         "    print(loss, hashlib.sha256(grad.tobytes()).hexdigest())\n"
+        "afnp.fit(flow, x, epochs=1, batch_size=1000, clip=0.1, progress=False)  # clipped\n"
+        "print(hashlib.sha256(flow.theta.tobytes()).hexdigest())\n"
+        "from afnp.compiled.adam import squared_length\n"
+        "print(squared_length(np.random.default_rng(1).normal(size=300_000)))\n"
     )
     results = {
         subprocess.run(
@@ -271,3 +276,9 @@ def test_compiled_adam_equals_the_plain_formula(dtype):
     np.testing.assert_allclose(
         *results, atol=20 * np.finfo(dtype).eps, rtol=20 * np.finfo(dtype).eps
     )
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16, 2**16 + 5, 200_001])
+def test_a_squared_length_counts_every_value_once(size):
+    g = np.random.default_rng(0).normal(size=size)
+    assert squared_length(g) == pytest.approx(float(g @ g), rel=1e-13)

@@ -11,7 +11,7 @@ import numpy as np
 from afnp.compiled.compiler import kernel
 from afnp.compiled.threads import in_threads, row_blocks
 
-__all__ = ["add_up", "step"]
+__all__ = ["squared_length", "step"]
 
 BLOCK = 2**16
 """Values worth a thread of their own."""
@@ -39,33 +39,21 @@ def step(
 
 
 @kernel
-def add_up_kernel(total, other):
-    square = 0.0
-    for i in range(total.size):
-        total[i] += other[i]
-        square += np.float64(total[i]) * np.float64(total[i])
-    return square
+def square_kernel(g, squares):
+    """Write the sum of squares of each ``BLOCK`` values of g."""
+    for b in range(squares.size):
+        part, square = g[b * BLOCK : (b + 1) * BLOCK], 0.0
+        for i in range(part.size):
+            square += np.float64(part[i]) * np.float64(part[i])
+        squares[b] = square
 
 
-@kernel
-def square_kernel(total):
-    square = 0.0
-    for i in range(total.size):
-        square += np.float64(total[i]) * np.float64(total[i])
-    return square
+def squared_length(g) -> float:
+    """Return |g|², the same bits for any number of threads: blocks are summed in order."""
+    squares = np.zeros(-(-g.size // BLOCK))
 
+    def work(part: slice) -> None:
+        square_kernel(g[part], squares[part.start // BLOCK : -(-part.stop // BLOCK)])
 
-def add_up(vectors: list[np.ndarray]) -> float:
-    """Add all vectors into the first one; return the sum of its squares."""
-    total = vectors[0]
-
-    def work(part: slice) -> float:
-        for other in vectors[1:-1]:
-            total[part] += other[part]
-        return (
-            add_up_kernel(total[part], vectors[-1][part])
-            if len(vectors) > 1
-            else square_kernel(total[part])
-        )
-
-    return sum(in_threads(work, row_blocks(total.size, unit=BLOCK, most=total.size)))
+    in_threads(work, row_blocks(g.size, unit=BLOCK, most=g.size))
+    return float(squares.sum())

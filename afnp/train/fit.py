@@ -114,7 +114,7 @@ def fit(
         Written atomically after every epoch and at an interruption.
     resume : bool
         Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit
-        for bit (with as many threads: compiled gradients are summed thread by thread). ``epochs``
+        for bit, whatever the number of threads. ``epochs``
         may be more than before; the rate then follows the longer schedule from where the run stands.
     callbacks : sequence of callables
         Each is called after every epoch with an :class:`Epoch`; if one returns something true,

@@ -1,4 +1,4 @@
-r"""Vectors as numbers: code that reads like one sample's arithmetic and does V samples' in each instruction.
+r"""Vectors as scalars: code that reads like one sample's arithmetic and does V samples' in each instruction.
 
 .. math:: (a \circ b)_i = a_i \circ b_i, \qquad
           x = 2^m f, \quad \log x = m \log 2 + 2\, \mathrm{artanh} \frac{f - 1}{f + 1}, \quad
@@ -6,7 +6,7 @@ r"""Vectors as numbers: code that reads like one sample's arithmetic and does V 
 
 LLVM vectorises a plain loop over lanes only if it is short and simple: not a spline, which keeps a
 dozen numbers a lane while it walks through the bins. So a :class:`Vector` is a type of its own
-here, V numbers in vector registers, and ``+ - * / < >= & choose exp log`` work on it. Scalars are
+here, V values in vector registers, and ``+ - * / < >= & choose exp log`` work on it. Scalars are
 spread over all lanes, in the vector's own precision.
 
 artanh is summed by its own series, f + f³/3 + f⁵/5 + ..., quick where |f| is at most 1/3.
