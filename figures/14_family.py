@@ -1,4 +1,4 @@
-r"""MAF waits when it samples, IAF when it scores, couplings never; waiting costs no D passes.
+r"""MAF waits when it samples, IAF when it scores, couplings never; waiting costs short steps.
 
 .. math:: \text{MAF: } u_i = \tau^{-1}(x_i; h_i(x_{<i})), \qquad
           \text{IAF: } x_i = \tau(u_i; h_i(u_{<i})), \qquad
