@@ -58,6 +58,11 @@ def _compared(subject: Subject, x, c, rng: np.random.Generator, tails: bool = Fa
             return Result()
         x, c, J, error = x[keep], c[keep], J[keep], error[keep]
     determinant, spread = log_det_of(J, error)
+    if tails:  # where rounding made the matrix singular there is nothing to compare with
+        seen = np.isfinite(determinant)
+        if not seen.any():
+            return Result()
+        x, c, J, determinant, spread = (v[seen] for v in (x, c, J, determinant, spread))
     rounding = tolerance.rounding(lambda a: a.normalize(x, c)[1], rng)
     # far out, what is added to it rounds like it
     score = np.square(tolerance.own.normalize(x, c)[0]).sum(axis=1) / 2
