@@ -440,6 +440,15 @@ def test_samples_of_another_density_do_not():
 # The gallery in git
 
 
+def test_every_figure_has_a_small_picture_in_git():
+    """``python -m figures && python -m figures --gallery`` makes them."""
+    pictures = {path.stem: path for path in thumbnails.GALLERY.glob("*.png")}
+    assert sorted(pictures) == NAMES
+    for name, path in pictures.items():
+        most = thumbnails.FRONT_MOST if name == thumbnails.FRONT else thumbnails.MOST
+        assert path.stat().st_size <= most, name
+
+
 def test_small_pictures_are_made_of_whole_figures_alone(tmp_path, capsys):
     out = tmp_path / "out"
     assert command.main(["chain_rule", "--out", str(out), "--quick"]) == 0

@@ -12,6 +12,7 @@ from afnp.transforms import attentive, convolutional, masked
 from afnp.transforms.preprocess import Standardize, preprocessing
 from afnp.univariate import Affine, RationalQuadratic
 from afnp.verify import check_flow
+from afnp.verify.jacobian import invertible
 from afnp.verify.levels import LEVELS
 from afnp.verify.results import NotRun, beyond_rounding, compare
 from afnp.verify.tolerance import perturb, perturbed_arrays
@@ -654,3 +655,12 @@ def test_data_that_are_preprocessed_stay_in_float64(dtype):
     assert flow.sample(3, rng=0).dtype == np.float64
     flow.sample = lambda *args, **kwargs: np.zeros((args[0], 2), np.float16)
     assert not check_flow(flow, checks=("shapes",), level="quick").ok
+
+
+def test_matrices_that_rounding_makes_singular_are_told_apart():
+    """A scale of its own for each row and column is no loss of rank; two equal rows are."""
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    scaled = Q * [1e-90, 1.0, 1e90] * [[1.0], [1e50], [1e-50]]
+    lost = Q.copy()
+    lost[2] = lost[1] * (1 + 1e-16)
+    assert invertible(np.stack([Q, scaled, lost])).tolist() == [True, True, False]

@@ -17,7 +17,7 @@ from afnp.verify.results import Finding
 from afnp.verify.subject import Subject
 from afnp.verify.tolerance import PERTURBATIONS, perturb
 
-__all__ = ["log_det_of", "measured_jacobian", "regular", "rows_worth"]
+__all__ = ["invertible", "log_det_of", "measured_jacobian", "regular", "rows_worth"]
 
 TINY = 1e-100
 """A slope below this is none."""
@@ -100,6 +100,14 @@ def _by_differences(
     fine, coarse = (central_jacobian(f, x, step) for step in (h, 3 * h))
     noise = subject.tolerance.eps / h * (1 + np.abs(function(x, c)[0]))[:, :, None]
     return fine, 4 * np.abs(coarse - fine) + 32 * noise
+
+
+def invertible(J: np.ndarray) -> np.ndarray:
+    """Return which Jacobians (N, D, D), scaled to 1, keep their rank under rounding, (N,) bool."""
+    r = np.abs(J).max(axis=2, keepdims=True)
+    s = np.abs(J / r).max(axis=1, keepdims=True)
+    sizes = np.linalg.svd(J / r / s, compute_uv=False)
+    return sizes[:, -1] > J.shape[1] * np.finfo(np.float64).eps * sizes[:, 0]
 
 
 def regular(J: np.ndarray) -> np.ndarray:

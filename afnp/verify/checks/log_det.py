@@ -15,7 +15,13 @@ import dataclasses
 import numpy as np
 
 from afnp.verify.explain import cause_of, explained
-from afnp.verify.jacobian import log_det_of, measured_jacobian, regular, rows_worth
+from afnp.verify.jacobian import (
+    invertible,
+    log_det_of,
+    measured_jacobian,
+    regular,
+    rows_worth,
+)
 from afnp.verify.results import FAILED, PASSED, NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 
@@ -59,7 +65,7 @@ def _compared(subject: Subject, x, c, rng: np.random.Generator, tails: bool = Fa
         x, c, J, error = x[keep], c[keep], J[keep], error[keep]
     determinant, spread = log_det_of(J, error)
     if tails:  # where rounding made the matrix singular there is nothing to compare with
-        seen = np.isfinite(determinant)
+        seen = np.isfinite(determinant) & invertible(J)
         if not seen.any():
             return Result()
         x, c, J, determinant, spread = (v[seen] for v in (x, c, J, determinant, spread))
