@@ -35,6 +35,9 @@ class Level(NamedTuple):
         Up to so many parameters every derivative is checked; above, this many / 25, and directions.
     meshes : tuple of int
         Cells a side of the quadrature in one and two dimensions.
+    work : float
+        Multiply-adds that an integral of a flow may cost, roughly: a large flow is asked at fewer
+        points.
     backends : tuple of str
         Renderings of an afnp flow; "auto" is what users call.
     """
@@ -48,13 +51,14 @@ class Level(NamedTuple):
     refinements: int
     parameters: int
     meshes: tuple[int, ...]
+    work: float
     backends: tuple[str, ...]
 
 
 LEVELS = {
     level.name: level
     for level in (
-        Level("quick", 1, 2, 8, 300, 6000, 40, 1000, (48, 96, 192), ("numpy",)),
+        Level("quick", 1, 2, 8, 300, 6000, 40, 1000, (48, 96, 192), 1e10, ("numpy",)),
         Level(
             "full",
             2,
@@ -65,6 +69,7 @@ LEVELS = {
             50,
             1200,
             (64, 128, 256, 512),
+            1e11,
             ("auto", "numpy", "numba"),
         ),
         Level(
@@ -77,6 +82,7 @@ LEVELS = {
             60,
             20_000,
             (64, 128, 256, 512, 1024),
+            1e13,
             ("auto", "numpy", "numba"),
         ),
     )

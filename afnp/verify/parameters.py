@@ -25,9 +25,9 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
               b \sim \mathcal N(0, 1/4), \quad W_{rc} \sim \mathcal N(0, 10^6) \text{ where masked}
 
     A flow that starts near the identity hides most defects. The last layer of each of T
-    conditioners is divided by √T, and by √(D/8) beyond eight features, so that depth and long
-    chains do not make the map too ill-conditioned to see anything. Masked entries get large
-    numbers, because nobody may read them.
+    conditioners is divided by √T, by 2 T / 3 if that is more, and by √(D/8) beyond eight features,
+    so that depth and long chains do not make the map too ill-conditioned to see anything. Masked
+    entries get large numbers, because nobody may read them.
 
     Parameters
     ----------
@@ -46,11 +46,10 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
     rng = np.random.default_rng([seed, 2])
     theta = np.zeros(flow.theta.size)
     p = flow.split(theta)
-    depth = sum(layer.layout.size > 0 for layer in flow.layers)
+    depth = max(1, sum(layer.conditioner is not None for layer in flow.layers))
+    last = min(1 / np.sqrt(depth), 1.5 / depth) / np.sqrt(max(1, flow.features / 8))
     for layer, p_layer in zip(flow.layers, p, strict=True):
-        randomize_layer(
-            layer, p_layer, rng, gain, last=1 / np.sqrt(max(depth, 1) * max(1, flow.features / 8))
-        )
+        randomize_layer(layer, p_layer, rng, gain, last)
     flow.base.initialize(p.base, rng)
     _stir(p.base, rng)
     flow.theta = theta

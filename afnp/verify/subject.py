@@ -131,12 +131,12 @@ class Subject:
         subject.sample = lambda n, rng, c: flow.sample(
             n, rng=rng, context=optional(c), backend=usual
         )
-        subject.analytic, subject.base = analytic, base
+        normal = isinstance(flow.base, StandardNormal)
+        subject.analytic, subject.base = analytic, standard_normal if normal else base
         subject.allowed = subject.must = dependencies_of(flow)
         on_circle = isinstance(flow.base, UniformTorus)
         subject.periodic = on_circle or any(layer.periodic for layer in flow.layers)
         subject.backends = [b for b in backends if b != "auto"]
-        normal = isinstance(flow.base, StandardNormal)
         subject.points = Points(subject, None if normal else noise, _support(flow))
         return subject
 
@@ -224,6 +224,13 @@ class Subject:
     def inner(self) -> np.ndarray | None:
         """Which u_i may depend on which x_j, (D, D) bool, or None where nobody said."""
         return None if self.allowed is None else self.allowed[:, self.context :]
+
+    @property
+    def cost(self) -> float:
+        """Multiply-adds of one row, as far as they are known; 1 of functions."""
+        if self.flow is None:
+            return 1.0
+        return float(max(1, sum(layer.cost.normalize.multiply_adds for layer in self.flow.layers)))
 
     @property
     def calculus(self) -> str:

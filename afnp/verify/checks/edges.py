@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,9 +31,18 @@ FAR = 100.0
 FINE = 1e-15
 """Below such an ε, one digit beside the end of a spline is as good as the end."""
 
+WRONG, FLAT = 1e-6, -30.0
+"""A log-derivative may be so far off, relatively; below so many nats a slope is rounding."""
+
 LOST = 1 / 16
 """A point is left out where rounding may move it by this part of half its digits: it may move it
 further, too."""
+
+NEAR = 10.0
+"""A feature between 1/10 and 10 wide, and not farther from 0, is looked at around 0 in units of 1."""
+
+ROWS = 64
+"""So many rows say where the middle of a feature is."""
 
 FEATURES = 8
 """At most so many features are brought to their edges."""
@@ -53,8 +63,8 @@ def edges(subject: Subject, rng: np.random.Generator) -> Result:
         )
     if subject.normalize is None and subject.generate is None:
         raise NotRun("needs normalize or generate")
-    judged = list(_directions(subject, rng))
-    worst = max(judged, key=lambda result: (result.status == FAILED, result.ratio))
+    found = list(_directions(subject, rng))
+    worst = max(found, key=lambda result: (result.status == FAILED, result.ratio))
     return dataclasses.replace(
         worst, why="eps x measured condition; points that lose half the digits left out"
     )
@@ -63,40 +73,114 @@ def edges(subject: Subject, rng: np.random.Generator) -> Result:
 # ---- the whole -----------------------------------------------------------------------------------
 
 
+class Frame(NamedTuple):
+    """In which units an edge is placed, and between what numbers."""
+
+    placed: Callable[[np.ndarray], np.ndarray]
+    """Numbers of widths from the middle (N, D), to rows (N, D)."""
+    low: np.ndarray
+    high: np.ndarray
+    """(D,) rows lie between these."""
+    middle: np.ndarray
+    width: np.ndarray
+    """(D,)"""
+    own: list[float]
+    """Edges that are the subject's own."""
+
+
 def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
-    """Judge both directions, as far as they are there, in every rendering."""
+    """Look at both directions, as far as they are there, in every rendering."""
     x, u, c = subject.points.rows(rng, subject.level.points)
-    for there, back, rows, ends in (
-        (subject.normalizers, subject.generators, x, _ends(subject, "x")),
-        (subject.generators, subject.normalizers, u, _ends(subject, "u")),
+    for there, back, rows, frame in (
+        (subject.normalizers, subject.generators, x, _data_frame(subject, rng)),
+        (subject.generators, subject.normalizers, u, _noise_frame(subject, rng)),
     ):
-        sizes = rng.permutation([*SIZES, 0.0, *ends[2]])
-        placed = np.concatenate([_placed(rows, size, ends, rng) for size in sizes])
+        if not there:
+            continue
+        sizes = rng.permutation([*SIZES, 0.0, *frame.own])
+        placed = np.concatenate([_placed(rows, size, frame, rng) for size in sizes])
         size = np.repeat(sizes, len(placed) // len(sizes))
         context = np.tile(
             np.repeat(c, len(placed) // len(sizes) // len(c), axis=0), (len(sizes), 1)
         )
         ways = itertools.cycle(back.values() or [None])
         for (name, function), way in zip(there.items(), ways, strict=False):
-            yield _at(subject, name, function, way, placed, context, size, rng)
+            yield _at(subject, name, function, way, placed, context, size, frame, rng)
         if subject.context:
-            contexts = np.concatenate([_placed(c, size, (-np.inf, np.inf), rng) for size in sizes])
+            everywhere = _plain_frame(subject.context)
+            contexts = np.concatenate([_placed(c, size, everywhere, rng) for size in sizes])
             each = len(contexts) // len(sizes)
             usual = np.tile(np.repeat(rows, each // len(rows), axis=0), (len(sizes), 1))
+            of_contexts = np.repeat(sizes, each)
             for name, function in there.items():
-                yield _at(
-                    subject, name, function, None, usual, contexts, np.repeat(sizes, each), rng
-                )
+                yield _at(subject, name, function, None, usual, contexts, of_contexts, frame, rng)
 
 
-def _ends(subject: Subject, which: str) -> tuple[float, float, list[float]]:
-    """Return between what numbers an edge may lie, and the edges that are the subject's own."""
-    own = {float(b) for b in _bounds(subject)}
-    if subject.points.bounded is not None:
-        return subject.points.bounded[0], np.nextafter(subject.points.bounded[1], 0), []
-    if subject.points.data is not None and which == "x":
-        return float(subject.points.data.min()), float(subject.points.data.max()), []
-    return -np.inf, np.inf, sorted(own)
+def _plain_frame(D: int, middle=0.0, width=1.0, low=-np.inf, high=np.inf, own=()) -> Frame:
+    """Return a frame of these middles and widths; what is near 0 and 1 is taken for 0 and 1."""
+    middle, width, low, high = (
+        np.broadcast_to(a, D).astype(float) for a in (middle, width, low, high)
+    )
+    ordinary = (np.abs(middle) < NEAR * width) & (width < NEAR) & (width > 1 / NEAR)
+    middle, width = np.where(ordinary, 0.0, middle), np.where(ordinary, 1.0, width)
+    return Frame(lambda t: middle + width * t, low, high, middle, width, sorted(own))
+
+
+def _data_frame(subject: Subject, rng: np.random.Generator) -> Frame:
+    """Return where data have their edges: in units of a flow's own, behind its fixed layers in front."""
+    D, points = subject.features, subject.points
+    if points.bounded is not None:
+        return _bounded_frame(D, points.bounded)
+    if subject.flow is not None:
+        return _frame_of_flow(subject)
+    if points.data is not None:
+        data = points.data.astype(np.float64)
+        return _plain_frame(D, *points.scale(data), data.min(axis=0), data.max(axis=0))
+    if subject.generate is None:
+        return _plain_frame(D)
+    x = subject.points.rows(rng, ROWS, scales=(1.0,))[0]
+    return _plain_frame(D, *points.scale(x))
+
+
+def _noise_frame(subject: Subject, rng: np.random.Generator) -> Frame:
+    """Return where noise has its edges; the images of data say how far out there is anything."""
+    D, points = subject.features, subject.points
+    if points.bounded is not None:
+        return _bounded_frame(D, points.bounded)
+    if subject.flow is not None:
+        return _plain_frame(D, own=_bounds(subject))
+    u, c = points.noise(rng, ROWS, scales=(1.0,))
+    scale = points.scale(u)
+    if points.data is None:
+        return _plain_frame(D, *scale)
+    if subject.normalize is not None:
+        rows = points.data[rng.integers(len(points.data), size=4 * ROWS)]
+        u = np.asarray(subject.normalize(rows, np.resize(c, (len(rows), subject.context)))[0])
+        u = u[np.isfinite(u).all(axis=1)] if np.isfinite(u).all(axis=1).any() else np.zeros((1, D))
+    return _plain_frame(D, *scale, u.min(axis=0), u.max(axis=0))
+
+
+def _bounded_frame(D: int, bounded: tuple[float, float]) -> Frame:
+    return _plain_frame(D, low=bounded[0], high=np.nextafter(bounded[1], 0))
+
+
+def _frame_of_flow(subject: Subject) -> Frame:
+    """Return a frame behind the fixed layers in front, as a standardisation: there a width is 1."""
+    flow, D = subject.flow, subject.features
+    front = list(itertools.takewhile(lambda layer: layer.layout.size == 0, flow.layers))  # type: ignore[union-attr]
+
+    def placed(t: np.ndarray) -> np.ndarray:
+        x = t
+        for layer in reversed(front):
+            context = np.zeros((len(x), subject.context))
+            x = layer.generate(layer.layout.views(np.empty(0)), x, context)[0]
+        return x
+
+    width = np.abs(placed(np.full((1, D), 0.5)) - placed(np.full((1, D), -0.5)))[0]
+    width = np.where(np.isfinite(width) & (width > 0), width, 1.0)
+    everywhere = np.full(D, np.inf)
+    middle = placed(np.zeros((1, D)))[0]
+    return Frame(placed, -everywhere, everywhere, middle, width, sorted(_bounds(subject)))
 
 
 def _bounds(subject: Subject) -> set[float]:
@@ -104,22 +188,25 @@ def _bounds(subject: Subject) -> set[float]:
     if subject.flow is None:
         return set()
     univariates = [layer.univariate for layer in subject.flow.layers]
-    return {tau.bound for tau in univariates if isinstance(tau, RationalQuadratic)}
+    return {float(tau.bound) for tau in univariates if isinstance(tau, RationalQuadratic)}
 
 
-def _placed(rows: np.ndarray, size: float, ends, rng: np.random.Generator) -> np.ndarray:
-    """Return the rows with one feature each at ± size, and one with all of them there."""
+def _placed(rows: np.ndarray, size: float, frame: Frame, rng: np.random.Generator) -> np.ndarray:
+    """Return the rows with one feature each at ± size widths, and one with all of them there."""
     D, copies = rows.shape[1], min(rows.shape[1], FEATURES) + 1
     placed = np.repeat(rows, copies, axis=0)
+    ends = [frame.placed(np.full((1, D), sign * size))[0] for sign in (-1.0, 1.0)]
+    ends = [np.clip(end, frame.low, frame.high) for end in ends]
     for k, row in enumerate(placed):
-        row[slice(None) if k % copies == 0 else rng.integers(D)] = np.clip(
-            size * rng.choice([-1.0, 1.0]), *ends[:2]
-        )
+        which = slice(None) if k % copies == 0 else rng.integers(D)
+        row[which] = ends[rng.integers(2)][which]
     return placed
 
 
-def _at(subject: Subject, name: str, there: Callable, back, x, c, size: np.ndarray, rng) -> Result:
-    """Judge the results at all edges, and the ways back."""
+def _at(
+    subject: Subject, name: str, there: Callable, back, x, c, size: np.ndarray, frame: Frame, rng
+) -> Result:
+    """Look at the results at all edges, and the ways back."""
     y, log_det, asked = _asked(name, there, x, c, size)
     x, c, size = x[asked], c[asked], size[asked]
     inside = ~np.isneginf(log_det)
@@ -130,7 +217,8 @@ def _at(subject: Subject, name: str, there: Callable, back, x, c, size: np.ndarr
         raise Finding(f"{name} gives numbers that are not finite at ±{size[wrong].min():g}")
     if back is None or not inside.any():
         return Result()
-    return _returned(subject, name, back, x[inside], y[inside], c[inside], size[inside], rng)
+    inside_of = (array[inside] for array in (x, y, c, size))
+    return _returned(subject, name, back, *inside_of, frame, rng)
 
 
 def _asked(
@@ -158,8 +246,8 @@ def _asked(
     raise Finding(f"{name} raises {type(refused).__name__} at an edge up to ±{FAR:g}: {refused}")
 
 
-def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng) -> Result:
-    """Judge the ways back from edges."""
+def _returned(subject: Subject, name: str, back, x, y, c, size, frame: Frame, rng) -> Result:
+    """Compare the ways back from edges."""
     generates = name in subject.generators
 
     def trip(arithmetic) -> np.ndarray:
@@ -173,16 +261,17 @@ def _returned(subject: Subject, name: str, back, x, y, c, size: np.ndarray, rng)
     error = np.where(
         np.isneginf(log_det)[:, None], 0.0, np.abs(subject.difference(end, x))
     )  # rounded out of support
-    scale = 1 + np.abs(x)
+    scale = frame.width + np.abs(x)  # what rounds
+    moved = frame.width + np.abs(x - frame.middle)  # what is seen
     each = subject.tolerance.rounding(trip, rng)
     # far out, one feature's rounding is everybody's; and where one is lost, how far it moved says
     # nothing
-    lost = (each > LOST * np.sqrt(subject.tolerance.eps) * scale).any(axis=1, keepdims=True)
+    lost = (each > LOST * np.sqrt(subject.tolerance.eps) * moved).any(axis=1, keepdims=True)
     rounding = np.where(lost, np.inf, each.max(axis=1, keepdims=True))
     tolerance = 2 * rounding + subject.tolerance.safety * subject.tolerance.eps * scale
     try:
         result = compare(
-            error, tolerance, "", ("row", "feature"), limit=np.sqrt(subject.tolerance.eps) * scale
+            error, tolerance, "", ("row", "feature"), limit=np.sqrt(subject.tolerance.eps) * moved
         )
     except NotRun:
         return Result()
@@ -241,9 +330,25 @@ def _wrong(univariate, h: np.ndarray) -> list[str]:
     ):
         if not np.isfinite(values).all():
             problems.append(f"{name} is not finite at x = {x[~np.isfinite(values)][0]:g}")
+    if h.dtype == np.float64:
+        problems += _wrong_slopes(univariate, params, x, log_derivative)
     if isinstance(univariate, RationalQuadratic) and np.isinf(support[1]):
         problems += _wrong_ends(univariate, h)
     return problems
+
+
+def _wrong_slopes(univariate, params: np.ndarray, x: np.ndarray, claimed: np.ndarray) -> list[str]:
+    """Say where a log-derivative is not that of the map, by complex step, on both sides of an end too."""
+    slope = univariate.normalize(params.astype(np.complex128), x + 1e-30j)[0].imag / 1e-30
+    with np.errstate(divide="ignore"):
+        measured = np.log(np.abs(slope))
+    known = np.isfinite(measured) & (measured > FLAT)
+    wrong = known & (np.abs(measured - claimed) > WRONG * (1 + np.abs(measured)))
+    if not wrong.any():
+        return []
+    k = int(np.argmax(wrong))
+    said = f"normalize gives the log-derivative {claimed[k]:.6g} at x = {x[k]:.6g}"
+    return [f"{said}, its slope says {measured[k]:.6g}"]
 
 
 def _wrong_ends(univariate, h: np.ndarray) -> list[str]:

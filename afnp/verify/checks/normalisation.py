@@ -36,6 +36,9 @@ RESOLVED, BLURRED = 0.95, 1e-2
 DEVIATIONS = 6
 """The mean weight may be so many standard errors off."""
 
+LINES = 3e5
+"""At so many places the lines of lines ask for the density."""
+
 CORNERS = (slice(None, -1), slice(1, None))
 
 
@@ -59,7 +62,7 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     context = subject.points.contexts(rng, 1)
     box = subject.points.box(rng)
     before = extrapolated = np.nan
-    for mesh in subject.level.meshes:
+    for mesh in _affordable(subject):
         now = _integral(subject, mesh, box, context)
         last, extrapolated, before = extrapolated, (4 * now - before) / 3, now
         change = abs(extrapolated - last) / max(1.0, abs(extrapolated))
@@ -67,6 +70,8 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
             why = "25 times the last refinement; corners in the density"
             result = compare([abs(extrapolated - 1)], [ERROR], why, ("context",))
             return _explained(result, extrapolated)
+    if LINES * subject.cost > subject.level.work:
+        return _by_importance(subject, rng)
     totals, error = _by_lines(subject, context, rng)
     doubt = max(error, float(np.ptp(totals)) / max(1.0, float(np.max(totals))))
     if not doubt < MOST_DOUBT:
@@ -74,6 +79,12 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     why = "lines of lines, in both orders: 25 times their disagreement"
     total = float(totals[np.argmin(np.abs(totals - 1))])
     return _explained(compare([abs(total - 1)], [ERROR + 25 * doubt], why, ("context",)), total)
+
+
+def _affordable(subject: Subject) -> list[int]:
+    """Return the meshes that do not cost more than the level's work, both directions at every corner."""
+    D = subject.features
+    return [m for m in subject.level.meshes if 2 * (m + 1) ** D * subject.cost < subject.level.work]
 
 
 def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:

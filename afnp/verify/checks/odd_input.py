@@ -33,7 +33,8 @@ def odd_input(subject: Subject, rng: np.random.Generator) -> Result:
               \log p(\pm\infty) \in \{\text{an error}, \mathrm{NaN}, -\infty\}
 
     And the row beside it must not notice; nor may it matter how an array lies in memory. What lets
-    NaN through without an error is noted.
+    NaN through without an error is noted, and so is a finite answer for an infinite context: a
+    network that saturates gives one.
     """
     problems, notes = [], []
     for function, x, c in functions_of(subject, rng, batch_size(rng)):
@@ -43,11 +44,21 @@ def odd_input(subject: Subject, rng: np.random.Generator) -> Result:
         for kind, column in columns:
             for name, value in STRANGE.items():
                 said = _swallowed(function, x, c, row, kind, column, value)
-                problems += [f"{said} for {name} in {kind} {column}"] if said else []
+                if said:
+                    told = f"{said} for {name} in {kind} {column}"
+                    (notes if _saturates(said, kind, value) else problems).append(told)
         problems += _strided(function, x, c, subject)
         if _passes(function, x, c, row):
             notes.append(f"{function.name} passes NaN on without an error")
     return collect(problems, "an error or nonsense for nonsense", tuple(notes))
+
+
+FINITE = "gives finite numbers"
+
+
+def _saturates(said: str, kind: str, value: float) -> bool:
+    """Return whether a finite answer is what a saturating network gives for an infinite context."""
+    return kind == "context" and bool(np.isinf(value)) and said.endswith(FINITE)
 
 
 def _asked_for(function: Rows, x: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...] | None:
@@ -71,7 +82,7 @@ def _swallowed(
         return ""
     there = np.concatenate([np.ravel(array[row]) for array in given])
     if np.isfinite(there).all():
-        return f"{function.name} gives finite numbers"
+        return f"{function.name} {FINITE}"
     others = np.arange(len(x)) != row
     if not all(np.isfinite(array[others]).all() for array in given):
         return f"{function.name} spoils other rows"

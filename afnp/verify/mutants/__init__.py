@@ -10,6 +10,9 @@ from afnp.verify.mutants import (
     memories,
     sampling,
     structure,
+    tails,
+    temperatures,
+    totals,
     univariates,
 )
 from afnp.verify.mutants.registry import MUTANTS, Mutant, check_planted, mutant, replace
@@ -29,5 +32,8 @@ __all__ = [
     "replace",
     "sampling",
     "structure",
+    "tails",
+    "temperatures",
+    "totals",
     "univariates",
 ]

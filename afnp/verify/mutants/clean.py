@@ -32,13 +32,16 @@ from afnp.transforms import (
 from afnp.transforms.preprocess import Standardize
 from afnp.verify.parameters import randomize
 
-__all__ = ["FLOWS", "PLAIN", "clean", "random_flow"]
+__all__ = ["BOUND", "FLOWS", "PLAIN", "clean", "random_flow"]
 
 FLOWS: dict[str, Callable[[], Any]] = {}
 """Makers of the clean flows, by family."""
 
-PLAIN = {"functions"}
+PLAIN = {"functions", "solid", "bent"}
 """Families that are plain functions, and no flow of afnp's."""
+
+BOUND = 4.0
+"""Where the splines of ``bent`` end."""
 
 CYCLE = (2, 0, 1)
 """An order that is not its own inverse."""
@@ -176,6 +179,32 @@ def functions() -> SimpleNamespace:
         features=2,
         context=1,
     )
+
+
+def _plain(flow: Flow) -> SimpleNamespace:
+    """Return a flow without context as plain functions."""
+    return SimpleNamespace(
+        normalize=lambda x: flow.normalize(x, backend="numpy"),
+        generate=lambda u: flow.generate(u, backend="numpy"),
+        log_prob=lambda x: flow.log_prob(x, backend="numpy"),
+        sample=lambda n, rng: flow.sample(n, np.random.default_rng(rng), backend="numpy"),
+        features=flow.features,
+    )
+
+
+@clean
+def solid() -> SimpleNamespace:
+    """Return plain functions of four features: too many for a quadrature."""
+    smooth: dict[str, Any] = {"hidden": (6,), "transforms": 2, "activation": "tanh"}
+    return _plain(randomize(maf(4, order=(2, 0, 3, 1), seed=3, **smooth), seed=5))
+
+
+@clean
+def bent() -> SimpleNamespace:
+    """Return plain functions of a spline: outside (-4, 4) it is the identity."""
+    spline: dict[str, Any] = {"univariate": "spline", "options": {"bins": 4, "bound": BOUND}}
+    layer = Autoregressive(2, (4,), activation="tanh", **spline)
+    return _plain(randomize(Flow([layer], seed=3), seed=5))
 
 
 NETWORKS = ("maf", "maf", "iaf", "coupling", "convolution", "attention")
