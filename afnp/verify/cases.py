@@ -63,7 +63,7 @@ class Case:
 
             pytest.skip(result.reason)
         if result.status == "failed":
-            raise AssertionError(f"\n{result}")
+            raise AssertionError(f"\n{result}\n{result.explanation()}")
         return result
 
 

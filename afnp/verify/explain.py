@@ -18,7 +18,7 @@ import numpy as np
 
 from afnp.verify.results import FAILED, Result
 
-__all__ = ["cause_of", "explained", "region_of"]
+__all__ = ["cause_of", "explained", "named_constant", "region_of"]
 
 FEW = 3
 """So many rows have to show a pattern."""
@@ -82,7 +82,7 @@ def _pattern(given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: in
     gap = given - expected
     c = float(np.median(gap))
     if all_near(gap - c) and abs(c) > size.max():
-        return _constant(c, D)
+        return named_constant(c, D)
     if moving:
         ratio = float(np.median(given / expected))
         if all_near(given - ratio * expected):
@@ -90,7 +90,7 @@ def _pattern(given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: in
     return ""
 
 
-def _constant(c: float, D: int) -> str:
+def named_constant(c: float, D: int) -> str:
     """Name a constant by which everything is off."""
     whole = math.log(2 * math.pi)
     for factor, name in ((D / 2, "D/2"), (0.5, "1/2"), (D, "D"), (1.0, "")):
@@ -98,6 +98,9 @@ def _constant(c: float, D: int) -> str:
             what = "the constant of a normal density"
             return f"off by {f'{name} ' if name else ''}log 2π = {c:.2f}: {what}"
     each = math.exp(c / D)
+    normal = each / math.sqrt(2 * math.pi)
+    if min(abs(normal - k) for k in (2.0, 0.5, 3.0, 4.0)) < 1e-4 * normal:
+        return f"off by the constant {c:.4g}, a factor of {normal:.4g} √(2π) a feature"
     return f"off by the constant {c:.4g}, a factor of {each:.4g} a feature: a term is forgotten"
 
 

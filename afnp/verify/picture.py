@@ -1,6 +1,6 @@
 r"""The picture of a report.
 
-Who hears whom, what a round trip loses, and whether the samples lie uniformly.
+Who depends on whom, what a round trip loses, and whether the samples lie uniformly.
 
 .. math:: \sqrt{\overline{J_{ij}^2}}, \qquad \max_n |g(f(x))_{ni} - x_{ni}|, \qquad F_i \sim \mathrm{Uniform}(0, 1)
 
@@ -10,9 +10,11 @@ Letters: D features, R samples.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from afnp.verify.results import FAILED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,9 @@ __all__ = ["draw"]
 BLUE, RED, GREY = "#0072b2", "#d55e00", "#777777"
 MARKED = 40
 """Up to so many features, forbidden entries are marked one by one."""
+
+MOST = 6
+"""So many panels fit beside each other."""
 
 LANES, HEIGHT = 8, 0.5
 """At most so many histograms; how high density 1 is drawn, where lanes are 1 apart."""
@@ -40,25 +45,71 @@ def draw(report: Report) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    evidence: dict[str, Any] = {
-        k: v for result in report.results for k, v in result.evidence.items()
-    }
-    panels: list[tuple[str, Callable]] = [
-        ("jacobian", _jacobian),
-        ("round_trip", _round_trip),
-        ("pit", _pit),
-    ]
-    there = [panel for name, panel in panels if name in evidence]
-    if not there:
+    panels = [*_faults(report), *_usual(report)]
+    if not panels:
         raise ValueError(
             "no picture: expected a report in which log_det, round_trip or agreement ran"
         )
-    figure = Figure(figsize=(4.4 * len(there), 3.9), layout="constrained")
-    for ax, panel in zip(np.ravel(figure.subplots(1, len(there))), there, strict=True):
+    panels = panels[:MOST]
+    figure = Figure(figsize=(4.4 * len(panels), 3.9), layout="constrained")
+    for ax, (panel, evidence) in zip(
+        np.ravel(figure.subplots(1, len(panels))), panels, strict=True
+    ):
         panel(ax, evidence)
         ax.spines[["top", "right"]].set_visible(False)
     figure.suptitle(report.subject, fontsize=10)
     return figure
+
+
+def _faults(report: Report) -> list[tuple[Callable, dict]]:
+    """Return the claims that failed, and what else failed checks left behind."""
+    found: list[tuple[Callable, dict]] = []
+    for result in report.results:
+        for name, value in result.evidence.items() if result.status == FAILED else ():
+            if isinstance(value, dict):
+                found.append((_claim, {"name": name, **value}))
+            elif name in FAULTS:
+                found.append((FAULTS[name], result.evidence))
+    return found
+
+
+def _usual(report: Report) -> list[tuple[Callable, dict]]:
+    """Return what checks leave behind whether they fail or not."""
+    evidence = {name: result.evidence for result in report.results for name in result.evidence}
+    return [(panel, evidence[name]) for name, panel in PANELS.items() if name in evidence]
+
+
+def _claim(ax: Axes, evidence: dict) -> None:
+    """Draw what is claimed against what is so: on the diagonal if it is right."""
+    true, claimed = np.asarray(evidence["true"]), np.asarray(evidence["claimed"])
+    both = np.concatenate([true, claimed])
+    both = both[np.isfinite(both)]
+    ends = [both.min(), both.max()] if len(both) else [0, 1]
+    ax.plot(ends, ends, color=GREY, linewidth=1)
+    ax.plot(true, claimed, "o", color=RED, markersize=4)
+    ax.set(title=f"{evidence['name']}: right on the line", xlabel="should be", ylabel="is")
+
+
+def _dependencies(ax: Axes, evidence: dict) -> None:
+    """Draw who may depend on whom, and mark the pairs that are wrong."""
+    may, wrong = np.asarray(evidence["may"]), np.argwhere(evidence["dependencies"])
+    ax.imshow(may, cmap="Greys", vmin=0, vmax=3)
+    ax.plot(wrong[:, 1], wrong[:, 0], "s", color=RED, markerfacecolor="none", markersize=9)
+    ax.set(
+        title=f"{len(wrong)} wrong dependencies of {evidence['of']}",
+        xlabel="context, then x",
+        ylabel=evidence["of"],
+    )
+
+
+def _noise(ax: Axes, evidence: dict) -> None:
+    """Draw the noise behind samples beside a standard normal."""
+    u = np.asarray(evidence["noise"]).ravel()
+    ax.hist(np.clip(u, -5, 5), bins=60, density=True, color=BLUE, alpha=0.5)
+    if evidence["normal"]:
+        t = np.linspace(-5, 5, 201)
+        ax.plot(t, np.exp(-t * t / 2) / np.sqrt(2 * np.pi), color=GREY, linewidth=1)
+    ax.set(title="noise behind the samples", xlabel="normalize(sample(n))", ylabel="density")
 
 
 def _jacobian(ax: Axes, evidence: dict) -> None:
@@ -107,3 +158,10 @@ def _pit(ax: Axes, evidence: dict) -> None:
         ax.plot([0, 1], [lane + HEIGHT] * 2, color=GREY, linewidth=1)
     ax.set_yticks(np.arange(len(lanes)) + HEIGHT / 2, [str(i) for i in lanes])
     ax.set(title="samples in their density", xlabel="F, uniform up to the lines", ylabel="feature")
+
+
+PANELS = {"jacobian": _jacobian, "round_trip": _round_trip, "pit": _pit}
+"""What checks leave behind whether they pass or not."""
+
+FAULTS = {"dependencies": _dependencies, "noise": _noise}
+"""What they leave behind when they fail."""

@@ -42,10 +42,10 @@ from afnp.verify.uniform import FALSE_ALARM, ORDERS, slack_of, thresholds, unifo
 __all__ = ["agreement"]
 
 GROUPS = 8
-"""At most so many features are also judged alone."""
+"""At most so many features are also looked at alone."""
 
 FEWEST = 100
-"""Below so many samples a feature is not judged alone."""
+"""Below so many samples a feature is not looked at alone."""
 
 NODES = 17
 """Of a marginal, between its extreme samples."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.verify.results import Result, check, compare
+from afnp.verify.explain import cause_of, explained
+from afnp.verify.results import FAILED, Result, check, compare
 from afnp.verify.subject import Subject
 
 __all__ = ["antisymmetry"]
@@ -37,8 +38,24 @@ def antisymmetry(subject: Subject, rng: np.random.Generator) -> Result:
     tolerance = rounding + subject.tolerance.safety * subject.tolerance.eps * size
     tolerances = np.broadcast_to(tolerance, np.shape(errors))
     why = "eps x measured condition; points that lose half the digits left out"
-    return compare(
-        errors, tolerances, why, ("pair", "row"), limit=np.sqrt(subject.tolerance.eps) * size
+    limit = np.sqrt(subject.tolerance.eps) * size
+    result = compare(errors, tolerances, why, ("pair", "row"), limit=limit)
+    if result.status != FAILED:
+        return result
+    pair, row = result.worst["pair"], result.worst["row"]
+    normalize, generate = subject.pairs[pair]
+    x, back = generate(u, c)
+    there = np.asarray(normalize(np.array(x), c)[1], dtype=np.float64)
+    back = np.asarray(back, dtype=np.float64)
+    good = tolerance <= limit
+    return explained(
+        result,
+        claim="log_det of generate = - log_det of normalize, at the same x",
+        reason="the log-determinants of both directions do not cancel",
+        values={"generate gives": float(back[row]), "normalize says": float(-there[row])},
+        x=tuple(map(float, np.asarray(x)[row])),
+        cause=cause_of(back[good], -there[good], tolerance[good], subject.features, u[good]),
+        evidence={"log_det of generate": {"claimed": back[good], "true": -there[good]}},
     )
 
 

@@ -102,4 +102,5 @@ def _compared(subject: Subject, name: str, x, given, expected, moved) -> Result:
         values={"log_prob gives": float(given[row]), f"{name} says": float(expected[row])},
         x=tuple(map(float, x[row])),
         cause=cause_of(given[good], expected[good], allowed[good], D, x[good]),
+        evidence={"log_prob": {"claimed": given[good], "true": expected[good]}},
     )

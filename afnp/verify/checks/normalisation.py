@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afnp.verify.explain import explained
+from afnp.verify.explain import explained, named_constant
 from afnp.verify.integrals import REACHES, density_along, distribution, first_nodes, marginal
 from afnp.verify.jacobian import log_det_of, measured_jacobian, regular, rows_worth
 from afnp.verify.results import NotRun, Result, check, compare
@@ -69,7 +69,7 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
         if change < ERROR / 25:
             why = "25 times the last refinement; corners in the density"
             result = compare([abs(extrapolated - 1)], [ERROR], why, ("context",))
-            return _explained(result, extrapolated)
+            return _explained(subject, result, extrapolated)
     if LINES * subject.cost > subject.level.work:
         return _by_importance(subject, rng)
     totals, error = _by_lines(subject, context, rng)
@@ -78,7 +78,8 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
         raise NotRun(f"the quadrature did not converge: it is {doubt:.1e} off")
     why = "lines of lines, in both orders: 25 times their disagreement"
     total = float(totals[np.argmin(np.abs(totals - 1))])
-    return _explained(compare([abs(total - 1)], [ERROR + 25 * doubt], why, ("context",)), total)
+    result = compare([abs(total - 1)], [ERROR + 25 * doubt], why, ("context",))
+    return _explained(subject, result, total)
 
 
 def _affordable(subject: Subject) -> list[int]:
@@ -117,17 +118,17 @@ def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
         )
     allowed = ERROR + DEVIATIONS * deviation + float(np.mean(spread[known]))
     why = f"importance sampling through generate: {len(w)} points, standard error {deviation:.1e}"
-    return _explained(compare([abs(total - 1)], [allowed], why, ("context",)), total)
+    return _explained(subject, compare([abs(total - 1)], [allowed], why, ("context",)), total)
 
 
-def _explained(result: Result, total: float) -> Result:
+def _explained(subject: Subject, result: Result, total: float) -> Result:
     """Say what the integral is."""
     return explained(
         result,
         claim="the density integrates to 1",
         reason=f"the density integrates to {total:.4g}",
         values={"the integral is": total},
-        cause=f"log_prob is off by {np.log(total):.4g} nats everywhere" if total > 0 else "",
+        cause=named_constant(float(np.log(total)), subject.features) if total > 0 else "",
         worst={},
     )
 

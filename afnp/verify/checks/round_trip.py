@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from afnp.verify.explain import explained, region_of
 from afnp.verify.results import Result, beyond_rounding, check, compare
 from afnp.verify.subject import Subject
 
@@ -40,11 +41,13 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
             ),
         ),
     ]
-    errors, tolerances, scales = [], [], []
+    errors, tolerances, scales, starts, ends = [], [], [], [], []
     for normalize, generate in subject.pairs:
         trips = _trip(generate, normalize, u, c, rng), _trip(normalize, generate, x, c_x, rng)
         for (start, rounding), end in zip(exact, trips, strict=True):
             errors.append(np.abs(subject.difference(end, start)))
+            starts.append(start)
+            ends.append(end)
             scales.append(1 + np.abs(start))
             tolerances.append(
                 beyond_rounding(rounding, scales[-1])
@@ -53,8 +56,19 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
     limit = np.sqrt(subject.tolerance.eps) * np.array(scales)
     why = "eps x measured condition; points that lose half the digits left out"
     result = compare(errors, tolerances, why, ("trip", "row", "feature"), limit=limit)
-    return dataclasses.replace(
-        result, evidence={"round_trip": np.array(errors)[1::2].max(axis=(0, 1))}
+    errors_of_x = np.array(errors)[1::2].max(axis=(0, 1))
+    result = dataclasses.replace(result, evidence={"round_trip": errors_of_x})
+    trip, row, i = (result.worst[name] for name in ("trip", "row", "feature"))
+    start, end = starts[trip][row], ends[trip][row]
+    wrong = (np.array(errors[trip]) > tolerances[trip]).any(axis=1)
+    of, back = ("u", "normalize(generate(u))") if trip % 2 == 0 else ("x", "generate(normalize(x))")
+    return explained(
+        result,
+        claim=f"{back} = {of}",
+        reason=f"{back} is not {of}",
+        values={f"{of}[{i}] is": float(start[i]), "it comes back as": float(end[i])},
+        x=tuple(map(float, start)),
+        cause=region_of(wrong, np.asarray(starts[trip], dtype=np.float64)),
     )
 
 

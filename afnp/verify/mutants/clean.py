@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from afnp.constructors import maf, nsf
+from afnp.constructors import iaf, maf, nsf, realnvp
 from afnp.flow import Flow
 from afnp.transforms import (
     ActNorm,
@@ -207,6 +207,9 @@ def bent() -> SimpleNamespace:
     return _plain(randomize(Flow([layer], seed=3), seed=5))
 
 
+DEFAULT_EVERY = 25
+"""One random flow in so many has the size that constructors give it."""
+
 NETWORKS = ("maf", "maf", "iaf", "coupling", "convolution", "attention")
 ATTENDED = 4
 """Transformers are slow: up to this D."""
@@ -227,8 +230,13 @@ BETWEEN: tuple[Any, ...] = (None, None, None, Permutation, ActNorm, BatchNorm, L
 
 
 def random_flow(seed: int) -> Flow:
-    """Draw a clean flow with random parameters: kinds of layers, D from 1 to 8, depth, context, gain, precision."""
+    """Draw a clean flow with random parameters: kinds of layers, D from 1 to 8, depth, context, gain, precision.
+
+    Every twenty-fifth is as wide and as deep as the constructors make it when nothing is said.
+    """
     rng = np.random.default_rng([seed, 11])
+    if seed % DEFAULT_EVERY == DEFAULT_EVERY - 1:
+        return _of_default_size(rng)
     features, context, depth = (
         int(rng.integers(1, 9)),
         int(rng.integers(3)),
@@ -242,6 +250,14 @@ def random_flow(seed: int) -> Flow:
     dtype = [np.float32, np.float64][int(rng.integers(2))]
     flow = Flow(layers, context=context, dtype=dtype, seed=int(rng.integers(2**31)))
     return randomize(flow, int(rng.integers(2**31)), gain=float(rng.uniform(0.5, 1.5)))
+
+
+def _of_default_size(rng: np.random.Generator) -> Flow:
+    """Draw a flow of a constructor's own width and depth."""
+    make = (maf, iaf, realnvp, nsf)[int(rng.integers(4))]
+    features, context = int(rng.integers(2, 9)), int(rng.integers(3))
+    flow = make(features, context=context, seed=int(rng.integers(2**31)))
+    return randomize(flow, int(rng.integers(2**31)))
 
 
 def _network(rng: np.random.Generator, features: int, context: int):

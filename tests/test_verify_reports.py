@@ -1,0 +1,333 @@
+"""Reports explain themselves; flows may be given in many forms; what was once missed or wrongly
+told is not again."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import afnp
+from afnp.transforms.preprocess import Standardize
+from afnp.verify import Functions, cases, check_flow
+from afnp.verify.explain import cause_of, named_constant, region_of
+from afnp.verify.mutants import MUTANTS, check_planted
+
+LOG_2PI = np.log(2 * np.pi)
+
+
+def half(x, *context):
+    return x / 2, np.full(len(x), -x.shape[1] * np.log(2))
+
+
+def double(u, *context):
+    return 2 * u, np.full(len(u), u.shape[1] * np.log(2))
+
+
+def density(x):
+    return -np.square(x / 2).sum(axis=1) / 2 - x.shape[1] * (np.log(2) + LOG_2PI / 2)
+
+
+def draw(D, temperature=1.0):
+    return lambda n, rng: 2 * temperature * rng.standard_normal((n, D))
+
+
+def honest(D=3, **changes):
+    given = {"normalize": half, "generate": double, "log_prob": density, "sample": draw(D)}
+    return {**given, "features": D, **changes}
+
+
+# ---- what was missed -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("D", [3, 4, 8])
+def test_a_density_that_forgets_its_constants_is_caught_in_any_dimension(D):
+    wrong = honest(D, log_prob=lambda x: -np.square(x / 2).sum(axis=1) / 2)
+    report = check_flow(wrong, checks=["normalisation", "identities"], level="quick")
+    assert report.failed == ["normalisation", "identities"], f"\n{report}"
+    expected = np.exp(D * (np.log(2) + LOG_2PI / 2))
+    assert report["normalisation"].values["the integral is"] == pytest.approx(expected, rel=1e-3)
+    assert "off by the constant" in report["identities"].cause
+    assert check_flow(honest(D), level="quick").ok
+
+
+@pytest.mark.parametrize("temperature", [1.03, 1.05, 0.96])
+def test_a_temperature_of_three_hundredths_is_caught(temperature):
+    report = check_flow(honest(sample=draw(3, temperature)), checks=["noise"])
+    assert report.failed == ["noise"] and "temperature of" in report["noise"].cause
+    assert check_flow(honest(), checks=["noise"]).passed == ["noise"]
+    assert "a scale off by 2.9%" in check_flow(honest(), checks=["noise"])["noise"].why
+
+
+def test_a_log_det_that_is_off_beyond_a_bound_only_is_caught_and_named():
+    report = check_planted(MUTANTS["log_det_off_beyond_the_bound"].planted(), checks=["log_det"])
+    assert report.failed == ["log_det"] and "in the tails" in report["log_det"].reason
+
+
+# ---- what was wrongly told -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale"),
+    [
+        ([5.4e6, 0, 5.4e6], [100, 1, 100]),
+        ([2.46e6] * 3, [30.0] * 3),
+        ([1.7e9] * 3, [60, 1e3, 1e5]),
+        ([0.0] * 3, [1e-6] * 3),
+    ],
+    ids=["offset", "julian days", "unix seconds", "micro"],
+)
+def test_flows_in_real_units_pass(mean, scale):
+    front = [Standardize(mean, scale)]
+    spline = {"hidden": (8, 8), "transforms": 2, "options": {"bins": 4}}
+    for seed in range(2):
+        flow = afnp.nsf(3, preprocess=front, seed=seed, **spline)
+        checks = ["edges", "log_det", "identities", "noise"]
+        report = check_flow(flow, checks=checks, seed=seed, backends=["numpy"])
+        assert not report.failed, f"\n{report}"
+
+
+def test_correct_functions_on_positive_data_pass():
+    data = np.exp(np.random.default_rng(0).standard_normal((500, 2)))
+    report = check_flow(
+        normalize=lambda x: (np.log(x), -np.log(x).sum(axis=1)),
+        generate=lambda u: (np.exp(u), u.sum(axis=1)),
+        log_prob=lambda x: -np.square(np.log(x)).sum(axis=1) / 2 - LOG_2PI - np.log(x).sum(axis=1),
+        sample=lambda n, rng: np.exp(rng.standard_normal((n, 2))),
+        features=2,
+        data=data,
+        level="quick",
+    )
+    assert report.ok and "edges" in report.passed, f"\n{report}"
+
+
+def saturating(x, context):
+    return x - np.tanh(context), np.zeros(len(x))
+
+
+def test_a_saturating_context_is_noted_and_a_feature_of_its_own_context_passes():
+    given = {"normalize": saturating, "features": 2, "context": 2, "level": "quick"}
+    report = check_flow(checks=["odd_input", "connectivity"], **given)
+    assert report.ok, f"\n{report}"
+    assert any("finite numbers for inf in context" in note for note in report["odd_input"].notes)
+    assert "2 of 4 pairs" in report["connectivity"].notes[0]
+    every = check_flow(checks=["connectivity"], allowed=np.ones((2, 4)), **given)
+    assert every.failed == ["connectivity"]
+    own = np.hstack([np.eye(2), np.eye(2)])
+    assert check_flow(checks=["connectivity", "dependency"], allowed=own, **given).ok
+
+
+def test_a_flow_of_the_default_kind_raises_no_alarm_about_its_samples():
+    flow = afnp.maf(2, hidden=(128, 128), transforms=5)
+    report = check_flow(flow, checks=["agreement", "noise"], backends=["auto"], level="quick")
+    assert not report.failed, f"\n{report}"
+
+
+# ---- explanations --------------------------------------------------------------------------------
+
+
+def test_a_failed_check_says_what_should_hold_what_was_found_where_why_and_where_to_read():
+    wrong = honest(2, normalize=lambda x: (x / 2, np.full(len(x), 2 * np.log(2))))
+    report = check_flow(wrong, checks=["log_det", "antisymmetry", "pure"], level="quick", seed=7)
+    said = str(report)
+    for part in (
+        "should hold   log_det of normalize = log|det du/dx|",
+        "found         normalize gives 1.38629, its Jacobian -1.38629; claim 0, row ",
+        "x = [",
+        "seed 7",
+        "likely cause  opposite sign",
+        "read          lesson 02",
+    ):
+        assert part in said, said
+    assert report["log_det"].x and report["log_det"].values["normalize gives"] > 0
+    assert "opposite sign" in report.to_markdown() and "opposite sign" in report._repr_html_()
+    assert any("right on the line" in ax.get_title() for ax in report.plot().axes)
+
+
+@pytest.mark.parametrize(
+    ("given", "D", "said"),
+    [
+        (lambda e: -e, 2, "opposite sign"),
+        (lambda e: 0 * e, 2, "it was forgotten"),
+        (lambda e: e / 2, 2, "a term is missing"),
+        (lambda e: 2 * e, 2, "counted twice"),
+        (lambda e: e + LOG_2PI, 2, "D/2 log 2π"),
+        (lambda e: e - LOG_2PI / 2, 3, "1/2 log 2π"),
+        (lambda e: e + 0.7, 3, "off by the constant 0.7"),
+        (lambda e: e + np.sin(9 * e), 3, ""),
+    ],
+)
+def test_patterns_are_recognised(given, D, said):
+    expected = np.random.default_rng(0).standard_normal(20)
+    found = cause_of(given(expected), expected, np.full(20, 1e-9), D)
+    assert said in found and bool(said) == bool(found)
+
+
+def test_a_region_is_recognised():
+    x = np.random.default_rng(0).uniform(-6, 6, (60, 2))
+    beyond = (np.abs(x) > 3).any(axis=1)
+    expected = np.zeros(60)
+    found = cause_of(np.where(beyond, 0.05, 0.0), expected, np.full(60, 1e-9), 2, x)
+    assert found.startswith("only beyond ±2.81 (the first at 3.09): off by the constant 0.05")
+    assert region_of(x[:, 1] < 0, x) == "only where feature 1 is negative"
+    assert region_of(np.ones(60, dtype=bool), x) == ""
+    assert "√(2π)" in named_constant(3 * np.log(2 * np.sqrt(2 * np.pi)), 3)
+
+
+# ---- forms ---------------------------------------------------------------------------------------
+
+
+class Object:
+    """Somebody's flow, with a sampler that takes a seed."""
+
+    features = 2
+
+    def normalize(self, x):
+        return half(x)
+
+    def generate(self, u):
+        return double(u)
+
+    def log_prob(self, x):
+        return density(x)
+
+    def sample(self, n, seed=None):
+        return 2 * np.random.default_rng(seed).standard_normal((n, 2))
+
+
+def test_an_object_with_the_methods_of_a_flow_is_one():
+    report = check_flow(Object(), level="quick")
+    assert report.ok and "noise" in report.passed, f"\n{report}"
+    assert report.subject.startswith("Object: 2 features")
+    with pytest.raises(ValueError, match="an object with some of the methods.*check_flow"):
+        check_flow(object())
+
+
+def test_a_torch_module_with_the_methods_of_a_flow_is_one():
+    torch = pytest.importorskip("torch")
+
+    class Module(torch.nn.Module):
+        features = 2
+
+        def __init__(self):
+            super().__init__()
+            self.a = torch.nn.Parameter(torch.tensor(2.0))
+
+        def normalize(self, x):
+            return x / self.a, -2 * torch.log(self.a) * torch.ones(len(x), dtype=x.dtype)
+
+    module = Module()
+    report = check_flow(module, level="quick", base="normal")
+    assert report.ok and "identities" in report.passed, f"\n{report}"
+    assert module.a.dtype == torch.float32
+
+
+def test_a_normal_base_gives_density_and_sampler():
+    report = check_flow(normalize=half, generate=double, features=3, base="normal", level="quick")
+    assert report.ok, f"\n{report}"
+    assert {"identities", "noise", "agreement", "normalisation"} <= set(report.passed)
+
+
+def test_allowed_may_be_a_word_an_order_or_a_matrix_with_columns_for_the_context():
+    def chain(x):
+        return np.stack([x[:, 0] + np.sin(x[:, 1]), x[:, 1]], axis=1), np.zeros(len(x))
+
+    given = {"normalize": chain, "features": 2, "checks": ["dependency"], "level": "quick"}
+    assert check_flow(allowed=[1, 0], **given).ok
+    assert check_flow(allowed="triangular", **given).failed == ["dependency"]
+    assert Functions(normalize=chain, features=3, allowed=[2, 0, 1]).allowed.tolist() == [
+        [True, False, True],
+        [True, True, True],
+        [False, False, True],
+    ]
+    for wrong in ("square", [0, 0], np.ones((3, 3))):
+        with pytest.raises(ValueError, match="allowed: expected"):
+            check_flow(allowed=wrong, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"features": 0}, "features: expected the number"),
+        ({"context": -1}, "context: expected"),
+        ({"normalize": 3}, "normalize: expected a function, got int"),
+        ({"base": "uniform"}, "base: expected 'normal' or a function"),
+        ({"data": np.ones(3)}, "data: expected rows"),
+        ({"data": [[1.0, np.nan, 2.0]]}, "in row 0, feature 1"),
+        ({"inverse": half}, "functions: expected names among .*'inverse'"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused_by_name(changes, said):
+    with pytest.raises(ValueError, match=said):
+        check_flow(**honest(3, **changes))
+
+
+def test_an_afnp_flow_says_itself_what_it_is():
+    flow = afnp.maf(2, hidden=(4,), transforms=1)
+    with pytest.raises(ValueError, match="allowed: an afnp flow says this itself"):
+        check_flow(flow, allowed="triangular")
+    assert check_flow(flow, features=2, checks=["pure"], level="quick").ok
+
+
+# ---- over-claims, and the plugin -----------------------------------------------------------------
+
+
+def test_the_closing_line_counts_what_the_checks_that_ran_catch():
+    few = check_flow(afnp.maf(2, hidden=(4,)), checks=["pure"], level="quick").summary()
+    assert "the checks that ran catch" in few and "planted in flows" in few
+    plain = check_flow(honest(), level="quick").summary()
+    assert "planted in plain functions" in plain
+
+
+def test_a_check_is_found_by_its_file(monkeypatch):
+    from afnp.verify import CHECKS
+    from afnp.verify.results import CHECKS as FOUND
+    from afnp.verify.results import Result, check
+
+    @check("C99")
+    def always(subject, rng):
+        return Result()
+
+    monkeypatch.setitem(CHECKS, "always", FOUND.pop("always"))
+    assert check_flow(honest(), checks=["always"], level="quick").passed == ["always"]
+
+
+def test_every_check_has_a_file_of_its_name():
+    import importlib
+
+    from afnp.verify import CHECKS
+
+    for name in CHECKS:
+        module = importlib.import_module(f"afnp.verify.checks.{name}")
+        assert name in module.__all__
+
+
+PLUGIN = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p"]
+
+
+def run_plugin(folder, *options):
+    plugin = [] if "afnp.verify.pytest_plugin" in sys.modules else ["afnp.verify.pytest_plugin"]
+    command = [*PLUGIN, *(plugin or ["afnp.verify.pytest_plugin"]), *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_plugin_makes_a_test_of_every_check(tmp_path):
+    (tmp_path / "ours.py").write_text(
+        "import numpy as np\n"
+        "def normalize(x):\n    return 2 * x, np.zeros(len(x))\n"
+        "flow = {'normalize': normalize, 'features': 2}\n"
+        "nothing = [1, 2]\n"
+    )
+    done = run_plugin(tmp_path, "--afnp-flow", "ours:flow", "--afnp-level", "quick", "-rA")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed" in done.stdout and "ours:flow::log_det" in done.stdout
+    assert "it was forgotten" in done.stdout and "needs generate" in done.stdout
+    refused = run_plugin(tmp_path, "--afnp-flow", "ours:nothing")
+    assert refused.returncode == 4
+    assert (refused.stdout + refused.stderr).count("an object with some of the methods") == 1
+
+
+def test_a_case_that_fails_explains_itself():
+    wrong = honest(2, normalize=lambda x: (x / 2, np.zeros(len(x))))
+    with pytest.raises(AssertionError, match="likely cause  always 0: it was forgotten"):
+        cases(wrong, checks=["log_det"])[0]()
