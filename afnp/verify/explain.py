@@ -20,6 +20,9 @@ from afnp.verify.results import FAILED, Result
 
 __all__ = ["cause_of", "explained", "named_constant", "region_of"]
 
+NEARLY = 0.01
+"""A ratio so near to 1 is none."""
+
 FEW = 3
 """So many rows have to show a pattern."""
 
@@ -85,7 +88,7 @@ def _pattern(given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: in
         return named_constant(c, D)
     if moving:
         ratio = float(np.median(given / expected))
-        if all_near(given - ratio * expected):
+        if abs(ratio - 1) > NEARLY and all_near(given - ratio * expected):
             return _ratio(ratio)
     return ""
 
