@@ -203,7 +203,7 @@ def solid() -> SimpleNamespace:
 def bent() -> SimpleNamespace:
     """Return plain functions of a spline: outside (-4, 4) it is the identity."""
     spline: dict[str, Any] = {"univariate": "spline", "options": {"bins": 4, "bound": BOUND}}
-    layer = Autoregressive(2, (4,), activation="tanh", **spline)
+    layer = masked(2, (4,), activation="tanh", **spline)
     return _plain(randomize(Flow([layer], seed=3), seed=5))
 
 
