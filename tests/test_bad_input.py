@@ -709,7 +709,8 @@ def test_a_gradient_beyond_float32_names_its_row(backend):
 
 
 def test_a_long_gradient_is_no_overflow():
-    """Its squares are beyond float32, the numbers themselves are not: it is clipped like any other."""
+    """Its squares are beyond float32, the numbers themselves are not:
+    it is clipped like any other."""
     flow = afnp.maf(D, hidden=(6,), transforms=1, dtype=np.float32)
     x = rows_of(70)
     x[41] = 3e10

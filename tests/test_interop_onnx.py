@@ -1,4 +1,5 @@
-"""ONNX: density and sampler equal the flow's, by two independent runtimes; what cannot go is named."""
+"""ONNX: density and sampler equal the flow's, by two independent runtimes;
+what cannot go is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a user's machine meets: a quick import, parts found when named, and nothing needed but NumPy."""
+"""What a user's machine meets: a quick import, parts found when named,
+and nothing needed but NumPy."""
 
 from __future__ import annotations
 

@@ -344,7 +344,8 @@ def test_one_row_has_no_statistics():
 
 
 def test_running_statistics_weigh_a_batch_by_its_rows():
-    """Two halves with the same statistics move as far as one whole; a hundredth moves a hundredth as far."""
+    """Two halves with the same statistics move as far as one whole;
+    a hundredth moves a hundredth as far."""
     layer, x = BatchNorm(2, momentum=0.3), 4 + 2 * rows(2, 30)
     moved = {}
     for share, times in ((1.0, 1), (0.5, 2), (0.01, 1)):
@@ -359,7 +360,8 @@ def test_running_statistics_weigh_a_batch_by_its_rows():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_last_batch_of_one_row_does_no_harm(seed):
-    """101 normal rows in batches of 100: evaluation ends near the entropy of 2.84 nats, training near it too."""
+    """101 normal rows in batches of 100: evaluation ends near the entropy of 2.84 nats,
+    training near it too."""
     x = np.random.default_rng(seed).standard_normal((101, 2))
     flow = afnp.maf(2, hidden=(16,), transforms=2, between="batchnorm", seed=seed)
     history = afnp.fit(flow, x, epochs=60, batch_size=100, learning_rate=1e-3, progress=False)

@@ -1,4 +1,5 @@
-"""Checkpoints that lie: nothing comes of them but a ModelFileError, or the result of the true one."""
+"""Checkpoints that lie: nothing comes of them but a ModelFileError,
+or the result of the true one."""
 
 from __future__ import annotations
 

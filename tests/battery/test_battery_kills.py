@@ -1,4 +1,5 @@
-"""Training that is killed at random moments: nothing unreadable, nothing left behind, the same bits."""
+"""Training that is killed at random moments: nothing unreadable, nothing left behind,
+the same bits."""
 
 from __future__ import annotations
 

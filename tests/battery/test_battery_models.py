@@ -1,4 +1,5 @@
-"""Model files that lie: nothing comes of them but a ModelFileError, or a model that is what it says."""
+"""Model files that lie: nothing comes of them but a ModelFileError,
+or a model that is what it says."""
 
 from __future__ import annotations
 
