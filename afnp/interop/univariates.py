@@ -22,7 +22,7 @@ from afnp.univariate import UNIVARIATES, RationalQuadratic
 __all__ = ["ClippedAffine", "ClippedSpline", "soft_clip"]
 
 
-def soft_clip(a: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+def soft_clip(a: np.ndarray, limit: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return c_L(a) and its derivative.
 
     Examples

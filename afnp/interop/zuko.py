@@ -85,7 +85,8 @@ def _layer(transform: Any, place: int) -> tuple[Autoregressive, dict[str, np.nda
     # what each unit depends on: the context is degree 0, feature order[r] is degree r + 1
     degrees = np.concatenate([rank + 1, np.zeros(C, dtype=np.int64)])
     sorted_by = np.concatenate([D + np.arange(C), order])
-    hidden, arrays = [], {}
+    hidden: list[np.ndarray] = []
+    arrays: dict[str, np.ndarray] = {}
     for l, (W, b, mask) in enumerate(linears):
         degrees = np.where(mask, degrees, 0).max(axis=1)
         if l < len(linears) - 1:
