@@ -687,7 +687,9 @@ def went_well(notebook, seconds=SECONDS):
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error", f"{cell.id}: {output.ename}: {output.evalue}"
-            assert output.get("name") != "stderr", f"{cell.id}: {output.text}"
+            if output.get("name") == "stderr":  # compiling is announced, once on a machine
+                said = [line for line in output.text.splitlines() if "afnp: compiling" not in line]
+                assert not said, f"{cell.id}: {said}"
     assert notebook.metadata["seconds"] < seconds
 
 

@@ -1,5 +1,6 @@
 """Sphinx's settings; the sources that they apply to are written by ``lessons.web.sources``."""
 
+import functools
 import os
 import re
 import sys
@@ -37,6 +38,7 @@ nb_execution_cache_path = os.environ.get("AFNP_SITE_CACHE", "")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+nb_output_stderr = "remove"  # what is said of compiling; tests refuse all else
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # by default scripts from another host
 nb_mime_priority_overrides = [
     ("html", "application/vnd.jupyter.widget-view+json", None),  # the still picture instead
@@ -117,3 +119,13 @@ def _addresses(name, module):
     for first in range(1, len(words)):
         for k in range(len(parts), 0, -1):
             yield ".".join([*parts[:k], *words[first:]])
+        home = _homes().get(f"{module}.{words[first]}")
+        if home:
+            yield ".".join([home, *words[first:]])
+
+
+@functools.cache
+def _homes():
+    from lessons.web.reference import homes
+
+    return homes()
