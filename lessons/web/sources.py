@@ -92,6 +92,11 @@ read, with every derivative by hand, checked against mathematics, and fast.
 [**Verify your own flow**](reference/afnp.verify.rst)
 ::::
 
+```{image} figures/gallery/32_density_and_samples.png
+:alt: Noise becomes samples of a spiral, and beside them the density of the same flow
+:class: picture front
+```
+
 ```console
 $ pip install afnp
 ```

@@ -229,7 +229,7 @@ function start(root, model) {
   });
 
   const units = panel(root, "The network");
-  const { nodes, lines } = network(units, model);
+  const { nodes, lines } = network(element(units, "div", "net"), model);
   const count = element(units, "p", "count");
 
   const row = element(root, "div", "row");
