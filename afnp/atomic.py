@@ -1,4 +1,4 @@
-"""Writing a file so that readers, crashes and full disks find the old one or the new one, never half.
+"""Writing a file so that readers and crashes find the old one or the new one, never half.
 
 The new contents go to a temporary file in the same folder, to the disk, and then, in one step, to
 the place of the old one. The temporary file is locked while its writer lives; one that nobody holds
@@ -208,7 +208,7 @@ def _create(folder: str, mode: int) -> tuple[int, str]:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Return whether the lock is ours: False if somebody holds it, None where there are no locks."""
+    """Return whether the lock is ours; None where there are no locks."""
     if flock is None:
         return None
     try:

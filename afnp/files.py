@@ -5,7 +5,7 @@ The container, all integers little-endian:
 ================  ================================================================================
 bytes             what
 ================  ================================================================================
-0..7              magic ``b"afnp\r\n\x1a\n"``: a text-mode transfer or a foreign file is seen at once
+0..7              magic ``b"afnp\r\n\x1a\n"``: a foreign file, or one translated, is seen at once
 8..11             format version, uint32
 12..15            header length n, uint32, at most 16 MiB
 16..16+n-1        header: a JSON object in UTF-8, with ``kind``, ``arrays`` (a list of
@@ -200,7 +200,7 @@ def _no_number(text: str):
 
 
 def _bytes(entry: list) -> int:
-    """Return how many bytes a listed array takes; raise ValueError where the entry makes no sense."""
+    """Return how many bytes a listed array takes; raise where the entry makes no sense."""
     _, dtype, shape = entry
     sound = (
         isinstance(shape, list)

@@ -474,8 +474,7 @@ def weighed(name, rows, weights, rows_val, weights_val, **options):
 @pytest.mark.parametrize("clip", [math.inf, 0.1])
 @pytest.mark.parametrize("name", WEIGHED)
 def test_whole_weights_are_repeated_rows(name, clip):
-    """To rounding: sums are taken in another order, and Adam divides by the root of small
-    squares."""
+    """To rounding: sums have another order, and Adam divides by the root of small squares."""
     rng = np.random.default_rng(0)
     w, w_val = rng.integers(0, 4, 120), rng.integers(0, 3, 120)
     every = np.arange(120)
@@ -1063,8 +1062,7 @@ def test_numpy_numbers_as_options(tmp_path, option):
 
 @pytest.mark.parametrize("stopped_at", [4, 7, 12])
 def test_more_epochs_than_before(tmp_path, at_step, stopped_at):
-    """With rates that do not depend on the end, going on for longer is the longer run,
-    bit for bit."""
+    """With constant rates, going on for longer is the longer run, bit for bit."""
     run = dict(batch_size=30, schedule="constant", progress=False)
     flows = [small(), small(), small()]
     whole = fit(flows[0], banana(), banana(seed=1), epochs=6, **run)
@@ -1098,8 +1096,7 @@ def test_the_cosine_of_a_longer_run_begins_where_it_stands(tmp_path):
 
 @pytest.mark.parametrize("between", [(), "actnorm", "batchnorm"])
 def test_training_goes_on_from_where_the_flow_is(between):
-    """New rows: a flow that has learnt some goes on from there,
-    also in layers begun by statistics."""
+    """New rows: a flow goes on from what it has learnt, also in layers begun by statistics."""
     flow = small(between=between)
     fit(flow, banana(400), epochs=40, learning_rate=0.01, progress=False)
     before = flow.theta.copy()

@@ -3,8 +3,8 @@ r"""Adam on one flat parameter vector.
 .. math::
     m &\leftarrow \beta_1 m + (1 - \beta_1)\, g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2)\, g^2
 
-    \theta &\leftarrow \theta - \eta_t \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
-               + \lambda\, \theta \right)
+    \theta &\leftarrow \theta - \eta_t \left(
+        \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} + \lambda\, \theta \right)
 
 Adam (arXiv 1412.6980) with bias correction and decoupled weight decay λ (arXiv 1711.05101).
 """

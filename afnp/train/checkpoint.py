@@ -1,4 +1,4 @@
-"""Checkpoints: where a run stands, written after every epoch and verified before it is gone on from.
+"""Checkpoints: where a run stands, written after every epoch, verified before it is resumed.
 
 A right checksum says that a file is what somebody wrote, not that it is sound. So every field is
 held against what the run itself knows: types, ranges, lengths, shapes, and whether it is finite.
@@ -36,7 +36,7 @@ class History:
 
 @dataclass
 class Run:
-    """Where a run stands: enough, with theta and Adam's vectors, to go on as if nothing had been."""
+    """Where a run stands: with theta and Adam's vectors, enough to go on to the same bits."""
 
     epoch: int = 0
     step: int = 0
@@ -155,7 +155,7 @@ def _faults_of_history(history: History, epochs: int, validated: bool) -> Iterat
         yield "learning_rate: expected no number below 0"
     best = history.val_loss.index(min(history.val_loss)) if history.val_loss else None
     if type(history.best_epoch) is not type(best) or history.best_epoch != best:
-        yield f"best_epoch: expected {best}, that of the lowest val_loss, got {history.best_epoch!r}"
+        yield f"best_epoch: expected {best}, of the lowest val_loss, got {history.best_epoch!r}"
     if not _finite(history.seconds) or history.seconds < 0:
         yield f"seconds: expected a number of at least 0, got {history.seconds!r}"
     if history.stopped != "":

@@ -114,8 +114,8 @@ def fit(
         Written atomically after every epoch and at an interruption.
     resume : bool
         Go on from the checkpoint if it exists; the result equals that of an uninterrupted run, bit
-        for bit, whatever the number of threads. ``epochs``
-        may be more than before; the rate then follows the longer schedule from where the run stands.
+        for bit, whatever the number of threads. ``epochs`` may be more than before; the rate then
+        follows the longer schedule from where it stands.
     callbacks : sequence of callables
         Each is called after every epoch with an :class:`Epoch`; if one returns something true,
         training stops. What one raises ends training too, after the checkpoint has been written.
@@ -357,7 +357,7 @@ def _check_checkpoint(path: str | None, resume: bool) -> None:
 
 
 class _Rows:
-    """Checked rows x (N, D), contexts c (N, C) and weights w (N,) of mean 1, without rows of weight 0."""
+    """Checked rows x (N, D), contexts c (N, C), weights w (N,) of mean 1; none has weight 0."""
 
     def __init__(self, flow: Flow, name: str, x, context, weights_name: str, weights):
         self.name = name
@@ -444,7 +444,7 @@ class _Data:
         return {"flow": flow.config(), "data": [self.train.fingerprint(), val]}
 
     def first_look(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return some rows and contexts, for layers that start from statistics; weights count as chances."""
+        """Return some rows and contexts for statistics; weights count as chances."""
         rng, n, w = np.random.default_rng([seed, 1]), len(self.train), self.train.w
         rows = rng.permutation(n)[:FIRST_LOOK]
         if w is not None:

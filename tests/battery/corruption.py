@@ -58,8 +58,7 @@ def unpacked(content):
 
 
 def packed(header, payload):
-    """Return a container with a right checksum around any header: a text,
-    or what can be written as JSON."""
+    """Return a container with a right checksum around any header, JSON or bytes."""
     text = header if isinstance(header, bytes) else dumped(header)
     body = files.MAGIC + struct.pack("<II", files.VERSION, len(text)) + text + payload
     return body + hashlib.sha256(body).digest()
@@ -116,8 +115,7 @@ def altered_values(value):
 
 
 def alterations(header):
-    """Yield (path, what was done, the text of an altered header),
-    in an order that never changes."""
+    """Yield (path, what was done, the text of an altered header), always in one order."""
     for path in paths(header):
         value = at(header, path)
         for new in altered_values(value):

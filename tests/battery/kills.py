@@ -1,7 +1,7 @@
 """Kill training at random moments, go on, and compare with the run that was never killed.
 
-``python kills.py FAMILY ENGINE KILLS SEED FOLDER`` prints what it counted, as JSON. A process of
-its own, because it forks: each run is a child of a parent that has never entered compiled code.
+``python kills.py FAMILY ENGINE KILLS SEED FOLDER`` prints what it counted, as JSON. A process
+of its own, because it forks: each run is a child of a parent that has never entered compiled code.
 """
 
 from __future__ import annotations
@@ -92,8 +92,7 @@ def written(path):
 
 
 def kill_at_random(family, path, rng, longest):
-    """Start, kill after a random time, or shortly after a write;
-    return whether it was still running."""
+    """Start, kill after a random time or a write; return the child's exit code."""
     before, child = written(path), start(family, path)
     if rng.random() < 0.5:
         deadline = time.monotonic() + longest

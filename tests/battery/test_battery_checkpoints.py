@@ -1,5 +1,4 @@
-"""Checkpoints that lie: nothing comes of them but a ModelFileError,
-or the result of the true one."""
+"""Checkpoints that lie: a ModelFileError, or the result of the true one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Training that is killed at random moments: nothing unreadable, nothing left behind,
-the same bits."""
+"""Training killed at random moments: nothing unreadable or left behind, the same bits."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Model files that lie: nothing comes of them but a ModelFileError,
-or a model that is what it says."""
+"""Model files that lie: a ModelFileError, or a model that is what its file says."""
 
 from __future__ import annotations
 

@@ -39,8 +39,7 @@ def wait_for(path, seconds=60):
 
 @posix
 def test_a_second_run_in_one_checkpoint_is_refused(tmp_path):
-    """Also by another path; the first is not disturbed; when it has been killed,
-    nothing is in the way."""
+    """Also by another path; the first goes on; when it is killed, nothing is in the way."""
     path = tmp_path / "c"
     (tmp_path / "link").symlink_to("c")
     first = subprocess.Popen([sys.executable, "-c", ENDLESS, path])
@@ -88,8 +87,7 @@ def test_a_second_run_in_the_same_process_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("clock", ["perf_counter", "time", "monotonic"])
 @pytest.mark.parametrize("jump", [-1e9, -1e-3, 1e9, 0.0])
 def test_clocks_that_jump(tmp_path, monkeypatch, clock, jump):
-    """Time set back or forward at every look changes no number of the run,
-    and no checkpoint is lost."""
+    """Time set back or forward changes no number of the run, and no checkpoint is lost."""
     true, offset = getattr(time, clock), [0.0]
 
     def jumping():
