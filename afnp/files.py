@@ -38,6 +38,7 @@ import numpy as np
 from afnp.atomic import kind_of, named_errors, path_of, write_bytes
 from afnp.discrete import MODELS
 from afnp.flow import Flow
+from afnp.inputs import integer
 
 __all__ = ["MOST_FREE", "ModelFileError", "build", "load", "read", "save", "write"]
 
@@ -49,8 +50,8 @@ DTYPES = ("<f4", "<f8", "<i8")
 MAX_AXES = 32
 MOST_ARRAYS = 64
 MOST_LAYERS = 10_000
-MOST_FREE = 2**20
-"""Features that layers without parameters may have together: nothing else in a file limits them."""
+MOST_FREE = 2**23
+"""Features of layers with fewer parameters than features, together: nothing in a file limits them."""
 
 
 class ModelFileError(ValueError):
@@ -245,7 +246,7 @@ def save(flow: Flow, path: str | bytes | os.PathLike) -> None:
     name = path_of(path)
     config = flow.config()
     try:
-        build(config, flow.theta, 0)
+        build(config, flow.theta, MOST_FREE)
     except Exception as error:  # whatever a class of the user's own provokes
         raise ValueError(
             f"{name}: the model could not be loaded again: {_said(error)}; nothing was saved"
@@ -285,7 +286,7 @@ def build(config: dict, theta: np.ndarray, free: int) -> Flow:
     """Build a flow around parameters; refuse a configuration that is not exactly its own.
 
     First come integers: nothing is built that has another number of parameters than there are, or
-    that has none and is very wide (``free`` features in all, 0 for any).
+    that has fewer than features and is very wide (``free`` features in all).
     """
     model: Any = MODELS[config["type"]] if "type" in config else Flow
     if len(config.get("layers", ())) > MOST_LAYERS:
@@ -293,13 +294,12 @@ def build(config: dict, theta: np.ndarray, free: int) -> Flow:
     counts = model.counts(config)
     if theta.shape != (sum(counts),):
         raise ValueError(f"{sum(counts)} parameters do not go with theta of {theta.shape}")
-    wide = sum(
-        layer.get("features", 0)
-        for layer, count in zip(config.get("layers", ()), counts, strict=False)
-        if count == 0
-    )
-    if free and wide > free:
-        raise ValueError(f"{wide} features in layers without parameters; expected at most {free}")
+    widths = map(_width, config.get("layers", ()))
+    wide = sum(D for D, count in zip(widths, counts, strict=False) if count < D)
+    if wide > free:
+        raise ValueError(
+            f"{wide} features in layers with fewer parameters; expected at most {free}"
+        )
     if not np.isfinite(theta).all():
         raise ValueError(f"theta: entry {int(np.argmin(np.isfinite(theta)))} is not finite")
     with warnings.catch_warnings():
@@ -308,6 +308,11 @@ def build(config: dict, theta: np.ndarray, free: int) -> Flow:
     if _text(flow.config()) != _text(config):
         raise ValueError("a flow built from it has another configuration")
     return flow
+
+
+def _width(layer: dict) -> int:
+    """Return how many features a layer says that it has, itself or in its network; 0 if it lists them."""
+    return integer("features", layer.get("conditioner", layer).get("features", 0), least=0)
 
 
 def _text(config: dict) -> str:

@@ -63,13 +63,13 @@ def tried(name, tmp_path, every):
     for k, (path, change, text) in enumerate(alterations(header)):
         if k % every:
             continue
-        began = time.monotonic()
+        began = time.process_time()
         try:
             with np.errstate(all="ignore"):
                 end = outcome(tmp_path / "m", packed(text, payload), model)
         except Exception as error:
             raise AssertionError(f"{path} {change}: {type(error).__name__}: {error}") from error
-        slowest = max(slowest, time.monotonic() - began)
+        slowest = max(slowest, time.process_time() - began)
         counts[end] += 1
     print(f"\n{name}: {sum(counts.values())} headers, {dict(counts)}, slowest {slowest:.2f} s")
     assert slowest < SECONDS
@@ -117,28 +117,45 @@ def alone(layers, count=0, features=None, **flow):
     return header, bytes(8 * count)
 
 
+def masked(features=10**8, **changes):
+    """A layer of a masked network of very many features."""
+    layer = MODELS["made"]().config()["layers"][0]
+    net = {**layer["conditioner"], "features": features, **changes}
+    return {**layer, "conditioner": net}
+
+
+def series(features):
+    """A flow of convolutions, whose parameters do not depend on the number of steps."""
+    flow = afnp.wavenet_flow(4, channels=3, layers=2, transforms=1)
+    layer = flow.config()["layers"][0]
+    layer["conditioner"]["features"] = features
+    return alone([layer], flow.theta.size, features)
+
+
 tarflow = MODELS["tarflow"]
 wavenet = MODELS["wavenet"]
 BOMBS = {
-    "attention, context 2**31": lambda: with_layer(tarflow(), 0, context=2**31),
-    "attention, blocks 10**9": lambda: with_layer(tarflow(), 0, blocks=10**9),
-    "attention, width 2**40": lambda: with_layer(tarflow(), 0, width=2**40),
-    "attention, features 10**9": lambda: with_layer(tarflow(), 0, features=10**9, order=None),
+    "attention, context 2**31": lambda: with_layer(tarflow(), 0, **{"conditioner.context": 2**31}),
+    "attention, blocks 10**9": lambda: with_layer(tarflow(), 0, **{"conditioner.blocks": 10**9}),
+    "attention, width 2**40": lambda: with_layer(tarflow(), 0, **{"conditioner.width": 2**40}),
+    "attention, features 10**9": lambda: with_layer(
+        tarflow(), 0, **{"conditioner.features": 10**9}
+    ),
     "LU of 30,000 features": lambda: alone([{"type": "LULinear", "features": 30_000}]),
     "LU of 30,000 features, in full": lambda: alone(
         [{"type": "LULinear", "features": 30_000, "order": None, "signs": None}]
     ),
     "noise of 3e7 components": lambda: with_base(components=30_000_000),
     "noise of 1e9 features": lambda: with_base(features=10**9),
-    "width 0 at 1e8 features": lambda: alone(
-        [{"type": "Autoregressive", "features": 10**8, "hidden": [0]}]
+    "width 0 at 1e8 features": lambda: alone([masked(hidden=[0])], features=10**8),
+    "no widths at 1e8 features": lambda: alone([masked(hidden=[])], features=10**8),
+    "dilations of 2**31": lambda: with_layer(wavenet(), 0, **{"conditioner.dilations": [2**31, 1]}),
+    "a million dilations": lambda: with_layer(
+        wavenet(), 0, **{"conditioner.dilations": [1] * 10**6}
     ),
-    "no widths at 1e8 features": lambda: alone(
-        [{"type": "Autoregressive", "features": 10**8, "hidden": []}]
-    ),
-    "dilations of 2**31": lambda: with_layer(wavenet(), 0, dilations=[2**31, 1]),
-    "a million dilations": lambda: with_layer(wavenet(), 0, dilations=[1] * 10**6),
-    "channels 2**31": lambda: with_layer(wavenet(), 0, channels=2**31),
+    "a series of 1e9 steps": lambda: series(10**9),
+    "a series of 2**62 steps": lambda: series(2**62),
+    "channels 2**31": lambda: with_layer(wavenet(), 0, **{"conditioner.channels": 2**31}),
     "grey levels at 1e9 features": lambda: alone(
         [{"type": "Dequantize", "features": 10**9, "levels": 256}]
     ),
@@ -153,11 +170,11 @@ BOMBS = {
         [{"type": "Dequantize", "features": 60_000, "levels": 4}] * 1000
     ),
     "a coupling of 1e8 features": lambda: alone(
-        [{"type": "Coupling", "features": 10**8, "hidden": [1], "split": "half"}]
+        [{**MODELS["realnvp"]().config()["layers"][0], "features": 10**8, "split": "half"}]
     ),
-    "splines of 1e9 bins": lambda: with_layer(MODELS["nsf"](), 0, **{"options.bins": 10**9}),
+    "splines of 1e9 bins": lambda: with_layer(MODELS["nsf"](), 0, **{"univariate.bins": 10**9}),
     "mixtures of 1e9 components": lambda: with_layer(
-        MODELS["maf_mog"](), -1, **{"options.components": 10**9}
+        MODELS["maf_mog"](), -1, **{"univariate.components": 10**9}
     ),
 }
 
@@ -169,10 +186,10 @@ def test_files_that_ask_for_time_or_memory(bomb, tmp_path):
     path = tmp_path / "m"
     path.write_bytes(packed(header, payload))
     size = path.stat().st_size
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ModelFileError):
         afnp.load(path)
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     tracemalloc.start()
     try:
         with pytest.raises(ModelFileError):
@@ -193,7 +210,7 @@ def test_headers_of_16_mebibytes(tmp_path, filling):
     path = tmp_path / "m"
     for end in (b"", b"]}", b'0], "flow": {}}'):
         path.write_bytes(packed(text + end, b""))
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(ModelFileError):
             afnp.load(path)
-        assert time.monotonic() - began < SECONDS
+        assert time.process_time() - began < SECONDS
