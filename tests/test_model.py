@@ -113,8 +113,9 @@ def test_what_auto_chose_falls_back_with_one_warning(monkeypatch):
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     monkeypatch.setattr(models, "_unusable", [])
+    rows = np.random.default_rng(0).standard_normal((50, 3))
     with pytest.warns(RuntimeWarning, match="no space"):
-        history = afnp.fit(flow, x + np.arange(50)[:, None] / 50, epochs=1, progress=False)
+        history = afnp.fit(flow, rows, epochs=1, progress=False)
     assert history.stopped == "epochs"
 
 

@@ -160,7 +160,7 @@ def _claims(subject: Subject, flow: Flow, x: np.ndarray, c: np.ndarray):
     """Yield the gradients to check, with the ε of the arithmetic that gave them."""
     context = c if flow.context else None
     usual = "auto" if "numba" in subject.backends else "numpy"
-    yield flow.loss_and_grad(x, context, usual)[1].astype(np.float64), subject.tolerance.eps
+    yield flow.loss_and_grad(x, context, backend=usual)[1].astype(np.float64), subject.tolerance.eps
     if "numba" in subject.backends:
         yield (
             flow.loss_and_grad(x, context, backend="numba")[1].astype(np.float64),

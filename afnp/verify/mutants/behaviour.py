@@ -45,8 +45,8 @@ def dropout_left_on(flow):
     net, rng = flow.layers[0].conditioner, np.random.default_rng(0)
 
     @replace(net, "forward")
-    def forward(forward, p, inputs):
-        h, cache = forward(p, inputs)
+    def forward(forward, p, context, x):
+        h, cache = forward(p, context, x)
         return h * (rng.random(h.shape[1:]) > 0.1), cache
 
 
