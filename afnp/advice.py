@@ -25,7 +25,7 @@ from afnp.univariate import Additive, Affine, RationalQuadratic
 
 __all__ = ["DataWarning", "findings", "warn_of"]
 
-ROWS = 4096
+ROWS = 2048
 """How many rows are looked at, evenly spaced: enough to see what concerns a tenth of them."""
 FEW = 20
 """With fewer rows nothing is said of how often values repeat."""
@@ -161,7 +161,9 @@ def _of_context(flow: Flow, c: np.ndarray) -> Iterator[str]:
     if len(c) < 2 or flow.context_is_scaled:
         return
     mean, std = c.mean(axis=0), c.std(axis=0)
-    for i in np.flatnonzero((std > 0) & _unscaled(mean, std)):
+    large = (np.abs(mean) > LARGE * np.maximum(std, 1)) | (std > LARGE)
+    small = (std < 1 / LARGE) & (np.abs(mean) < 1 / LARGE)
+    for i in np.flatnonzero((std > 0) & (large | small)):
         yield (
             f"context: column {i} has mean {mean[i]:.4g} and standard deviation {std[i]:.3g}: to a "
             "network that is one number; let the flow scale it: flow.standardize_context(context)"

@@ -141,6 +141,8 @@ def fit(args: argparse.Namespace) -> int:
         found.val.x,
         context=found.train.context,
         context_val=found.val.context,
+        weights=found.train.weights,
+        weights_val=found.val.weights,
         epochs=args.epochs,
         batch_size=args.batch_size,
         patience=args.patience,
@@ -161,14 +163,15 @@ def fit(args: argparse.Namespace) -> int:
         return 130
     best = f", best {history.best_epoch + 1}" if history.best_epoch is not None else ""
     print(f"{epochs}{best}, {history.seconds:.1f} seconds; wrote {args.output}")
-    print(f"test log-likelihood: {_mean(flow, flow.log_prob(found.test.x, found.test.context))}")
+    log_prob = flow.log_prob(found.test.x, found.test.context)
+    print(f"test log-likelihood: {_mean(flow, log_prob, found.test.weights)}")
     _print_gaussian(found)
     return 0
 
 
 def _print_gaussian(found: rows.Rows) -> None:
     """Print what a Gaussian would reach, where there is one: a flow should do better."""
-    if found.train.context is None and found.levels is None:
+    if found.train.context is None and found.levels is None and found.train.weights is None:
         try:
             values = data.gaussian_log_prob(found.train.x, found.test.x)
         except ValueError:
@@ -380,18 +383,25 @@ def _options_of(family: str) -> set[str]:
     return named | ({"order"} if family == "nsf" else set())
 
 
-def _mean(flow: Flow, log_prob: np.ndarray) -> str:
-    """Return mean +/- standard error in nats, and for images the bits a dimension."""
+def _mean(flow: Flow, log_prob: np.ndarray, weights: np.ndarray | None = None) -> str:
+    r"""Return mean +/- standard error in nats, and for images the bits a dimension.
+
+    .. math:: \bar l = \sum_n w_n l_n / W, \qquad
+              \mathrm{SE}^2 = \tfrac{N}{N - 1} \sum_n w_n^2 (l_n - \bar l)^2 / W^2, \qquad
+              W = \sum_n w_n
+    """
     outside = int(np.isneginf(log_prob).sum())
     if outside:
         return f"-inf nats: {outside} of {len(log_prob)} rows have density zero"
-    values = log_prob.astype(np.float64)
-    text = f"{values.mean():.4f}"
-    if len(values) > 1:
-        text += f" +/- {values.std(ddof=1) / math.sqrt(len(values)):.4f}"
+    values, n = log_prob.astype(np.float64), len(log_prob)
+    shares = np.full(n, 1 / n) if weights is None else weights / weights.sum()
+    mean = float(shares @ values)
+    text = f"{mean:.4f}"
+    if n > 1:
+        text += f" +/- {math.sqrt(n / (n - 1) * float(shares**2 @ (values - mean) ** 2)):.4f}"
     text += " nats"
     if any(isinstance(layer, Dequantize) for layer in flow.layers):
-        text += f", {float(data.bits_per_dim(values.mean(), flow.features)):.4f} bits/dim"
+        text += f", {float(data.bits_per_dim(mean, flow.features)):.4f} bits/dim"
     return text
 
 

@@ -443,8 +443,6 @@ def _flow(
     """
     names, features = _names_between(between), layers[0].features
     preprocess = _fixed_layers(preprocess, features)
-    if kwargs.get("dtype", np.float64) is None:
-        raise ValueError("dtype: expected float32 or float64, got None")
     if not (base is None or isinstance(base, Base)):
         raise ValueError(
             f"base: expected a distribution of afnp.bases, such as StandardNormal({features}), "

@@ -219,7 +219,7 @@ def finite_array(
         ...
     ValueError: x: expected shape (N, 2), got (1, 3)
     """
-    array = np.asarray(values)
+    array = plain_array(values, name.partition("[")[0])
     if array.dtype.kind not in kinds:
         raise ValueError(f"{name}: expected a dtype of kind {'/'.join(kinds)}, got {array.dtype}")
     shape = array.shape if shape is None else shape

@@ -88,6 +88,8 @@ class Model:
         self, features: int, context: int, size: int, dtype, theta: np.ndarray | None = None
     ):
         self.features, self.context = features, context
+        if dtype is None:  # NumPy would take it for float64
+            raise ValueError("dtype: expected float32 or float64, got None")
         try:
             dtype = np.dtype(dtype)
         except TypeError:
@@ -96,9 +98,10 @@ class Model:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
         if theta is None:
             theta = np.zeros(size, dtype=dtype)
-        if theta.shape != (size,) or theta.dtype != dtype:
+        got = np.asarray(theta)
+        if not isinstance(theta, np.ndarray) or got.shape != (size,) or got.dtype != dtype:
             raise ValueError(
-                f"theta: expected ({size},) of {dtype}, got {theta.shape} of {theta.dtype}"
+                f"theta: expected an array ({size},) of {dtype}, got {got.shape} of {got.dtype}"
             )
         self._theta = theta
 

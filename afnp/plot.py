@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["corner", "losses", "pit"]
 
-DATA, MODEL, RATE = "#767676", "#0072B2", "#D55E00"
+DATA, MODEL = "#767676", "#0072B2"
 """Grey for the data, blue for the flow: told apart by the colour-blind, and in print."""
+FURTHEST = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+"""Colours and lines of the features that are furthest from what they should be."""
 MOST = 8
 """So many features are shown, unless some are asked for by name."""
 LEVELS = (0.393, 0.865)
@@ -191,13 +193,14 @@ def pit(flow: Flow, x, context=None) -> Figure:
     band = 1.63 / math.sqrt(len(F))
     axes.axhspan(-band, band, color="#DDDDDD", lw=0)
     axes.axhline(0, color=DATA, lw=0.8)
-    distance = np.abs(q[:, None] - F).max(axis=0)
-    for i in range(flow.features):
-        style = {"lw": 1.6, "label": names[i]} if i in np.argsort(-distance)[:4] else {"lw": 0.5}
-        axes.plot(F[:, i], q - F[:, i], **style)
+    ranked = np.argsort(-np.abs(q[:, None] - F).max(axis=0))
+    for i in ranked[len(FURTHEST) :]:
+        axes.plot(F[:, i], q - F[:, i], color=DATA, lw=0.5)
+    for i, (color, line) in zip(ranked, FURTHEST, strict=False):
+        axes.plot(F[:, i], q - F[:, i], color=color, ls=line, lw=1.6, label=names[i])
     axes.set_xlim(0, 1)
-    axes.set_xlabel("F(x | features before it)")
-    axes.set_ylabel("share of rows below, minus F")
+    axes.set_xlabel("q")
+    axes.set_ylabel("share of rows with Φ(u) ≤ q, minus q")
     axes.legend(frameon=False, fontsize=8, title="furthest from 0", title_fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

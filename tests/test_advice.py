@@ -69,6 +69,8 @@ def test_a_context_in_years_is_one_number_to_a_network():
     assert len(lines) == 1 and lines[0].startswith("context: column 0 has mean 200")
     assert said(NORMAL, (YEARS - YEARS.mean()) / YEARS.std()) == []
     assert said(NORMAL, np.eye(3)[RNG.integers(0, 3, 500)]) == []
+    assert said(NORMAL, 0.997 + 0.004 * NORMAL) == []  # says little, and does no harm
+    assert "column 0 has mean" in said(NORMAL, 1e-3 * NORMAL)[0]
 
 
 def test_splines_beyond_their_bound_have_no_gradient():

@@ -548,6 +548,15 @@ OPTIONS = {
         SHARED | STACK | TAU | CONVOLUTION,
     ),
 }
+DISCRETE = {
+    **{name: SHARED[name] for name in ("features", "context", "seed", "dtype")},
+    "levels": [1, 0, 2.5, "x", None, True],
+    "theta": ["x", rows_of()],
+}
+MADE = {"order": [None, "x", 5, [0, 1], [0, 0, 1]]}
+ENSEMBLE = {"orders": [None, "x", 0, 2.5, True]}
+OPTIONS["DiscreteMADE"] = (SMALL, DISCRETE | NETWORK | MADE)
+OPTIONS["OrderEnsemble"] = (SMALL, DISCRETE | NETWORK | ENSEMBLE)
 CHANGES = [(kind, name) for kind, (_, wrong) in OPTIONS.items() for name in wrong]
 
 

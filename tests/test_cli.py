@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp import constructors, data
+from afnp import constructors, data, rows
 from afnp.cli import FAMILIES, _parser, main
 from afnp.verify import Report, Result
 
@@ -762,6 +762,35 @@ def test_a_conditional_flow_from_a_table_with_names(cli, named):
         assert code == 2 and "--context: expected year=..., got" in err
     code, _, err = cli("sample", "m.afnp", "-n", 2, "-o", "-", "--context", "2000")
     assert code == 0
+
+
+def test_weights_of_rows_count(cli, folder):
+    """Rows of weight 0 are none: the same flow as from the table without them."""
+    x = np.loadtxt(folder / "x.csv", delimiter=",", skiprows=1)
+    w = np.random.default_rng(0).integers(0, 3, len(x)).astype(float)
+    np.savetxt(
+        "w.csv",
+        np.column_stack([x, w]),
+        delimiter=",",
+        header="a,b,weight",
+        comments="",
+        fmt="%.17g",
+    )
+    code, out, err = cli("fit", "w.csv", "-o", "m.afnp", "--weights", "weight", *FAST)
+    assert code == 0 and not err and "2 features" in out and "Gaussian" not in out
+    flow = afnp.load("m.afnp")
+    assert flow.columns == ("a", "b")
+    rows_of_set = rows.read("w.csv", None, None, 0, (), "weight")
+    again = afnp.maf(2, (8,), 2, preprocess=flow.layers[:1])
+    train, val, test = rows_of_set[:3]
+    options = {"weights": train.weights, "weights_val": val.weights, "epochs": 3, "progress": False}
+    afnp.fit(again, train.x, val.x, **options)
+    np.testing.assert_array_equal(again.theta, flow.theta)
+    mean = np.average(flow.log_prob(test.x), weights=test.weights)
+    assert f"test log-likelihood: {mean:.4f} +/- " in out
+    np.savetxt("w.csv", np.column_stack([x, -w]), delimiter=",", header="a,b,weight", comments="")
+    code, _, err = cli("fit", "w.csv", "-o", "n.afnp", "--weights", "weight", *FAST)
+    assert code == 2 and "weights" in err
 
 
 def test_bounds_hold_for_every_sample(cli, tmp_path):

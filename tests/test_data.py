@@ -19,10 +19,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from afnp import data
+from afnp.applications.forecast import crps
+from afnp.applications.linear_prediction import autocovariance
+from afnp.chain_rule import GaussianChain
 from afnp.data import tables
 from afnp.data import toy as toys
+from afnp.data.audio import to_steps
 from afnp.data.dataset import block_split, one_hot, random_split
 from afnp.data.idx import FILES, MD5
+from afnp.data.series import carry_forward
 from afnp.data.uci import uncorrelated
 
 TOYS = list(toys.TOYS)
@@ -63,6 +68,34 @@ def needs_extra(name):
 def test_nothing_passes_what_is_none(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+MASKED = np.ma.masked_array([[1.0, 2, 3], [4, 5, 6]], mask=[[0, 0, 0], [0, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: data.dequantize(MASKED, 8, np.random.default_rng(0)),
+        lambda: data.quantize(MASKED, 8),
+        lambda: data.bits_per_dim(MASKED, 3),
+        lambda: one_hot(MASKED[1].astype(int), 8),
+        lambda: data.load("two_moons").log_density(MASKED[:, :2]),
+        lambda: data.gaussian_log_prob(MASKED, MASKED),
+        lambda: to_steps(MASKED[1]),
+        lambda: autocovariance(MASKED[1], 1),
+        lambda: GaussianChain(np.zeros(3), np.eye(3)).log_prob(MASKED),
+        lambda: crps(MASKED, [0.0, 0.0]),
+    ],
+)
+def test_masked_values_never_pass_as_numbers(call):
+    with pytest.raises(ValueError, match="1( is|\\) is) masked; missing values are not supported"):
+        call()
+
+
+def test_a_masked_series_has_gaps():
+    filled, missing = carry_forward(MASKED[1])
+    assert filled.tolist() == [4, 4, 6] and missing.tolist() == [False, True, False]
 
 
 # Toy densities

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afnp.inputs import check_rows
+from afnp.inputs import check_rows, plain_array
 
 __all__ = ["ZMatrix"]
 
@@ -160,7 +160,7 @@ class ZMatrix:
     # ---- checks ----------------------------------------------------------------------------------
 
     def _check_frames(self, x) -> np.ndarray:
-        x = np.asarray(x)
+        x = plain_array(x, "x")
         if x.dtype.kind not in "fiu" or x.ndim != 3 or x.shape[1:] != (self.atoms, 3):
             raise ValueError(
                 f"x: expected real numbers (N, {self.atoms}, 3), got {x.dtype} of shape {x.shape}"

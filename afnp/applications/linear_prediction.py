@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afnp.inputs import choose, generator, integer
+from afnp.inputs import choose, generator, integer, plain_array
 from afnp.transforms.linear_filter import LinearPrediction, filter_rows
 
 __all__ = ["LinearPredictor", "adapted_log_prob", "autocovariance", "levinson"]
@@ -39,7 +39,7 @@ __all__ = ["LinearPredictor", "adapted_log_prob", "autocovariance", "levinson"]
 
 def _series(x, name: str = "x", least: int = 1) -> np.ndarray:
     """Return x as a finite series (T,) of float64."""
-    x = np.asarray(x)
+    x = plain_array(x, name)
     if x.dtype.kind not in "fiu" or x.ndim != 1:
         raise ValueError(
             f"{name}: expected one series (T,) of real numbers, got shape {x.shape}, {x.dtype}"

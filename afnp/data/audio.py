@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from afnp.inputs import plain_array
+
 from .shipped import wav
 
 __all__ = ["encode", "load_wavs", "to_steps"]
@@ -76,7 +78,7 @@ def to_steps(x: ArrayLike) -> NDArray[np.int16]:
     >>> to_steps([0.9, -0.1, 40000.0]).tolist()
     [0, -1, 32767]
     """
-    x = np.asarray(x)
+    x = plain_array(x, "x")
     if x.ndim != 1 or x.dtype.kind not in "fiu" or not np.isfinite(x).all():
         raise ValueError(
             f"x: expected a series (T,) of finite numbers, got shape {x.shape}, {x.dtype}"

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from afnp.inputs import plain_array
+
 Array = NDArray[np.floating[Any]]
 SHIPPED = Path(__file__).resolve().parents[1] / "datasets"
 
@@ -155,7 +157,7 @@ def dequantize(pixels: ArrayLike, levels: int, rng: np.random.Generator) -> NDAr
     check_levels(levels)
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
-    k = np.asarray(pixels, np.float64)
+    k = np.asarray(plain_array(pixels, "pixels"), np.float64)
     wrong = ~((k >= 0) & (k < levels) & (k == np.floor(k)))
     if wrong.any():
         at = first_bad(wrong)
@@ -175,7 +177,7 @@ def quantize(x: ArrayLike, levels: int) -> NDArray[np.int64]:
     array([ 0,  0,  2, 16])
     """
     check_levels(levels)
-    values = np.asarray(x, np.float64)
+    values = np.asarray(plain_array(x, "x"), np.float64)
     if np.isnan(values).any():
         raise ValueError(f"x: expected numbers, got nan at index {first_bad(np.isnan(values))}")
     return np.clip(np.floor(values), 0, levels - 1).astype(np.int64)
@@ -211,7 +213,7 @@ def bits_per_dim(log_prob: ArrayLike, features: int, scale: float = 1.0) -> NDAr
         raise ValueError(f"features: expected a positive integer, got {features!r}")
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"scale: expected a positive number of levels a unit, got {scale!r}")
-    nats = np.asarray(log_prob, np.float64)
+    nats = np.asarray(plain_array(log_prob, "log_prob"), np.float64)
     if np.isnan(nats).any():
         raise ValueError(
             f"log_prob: expected numbers, got nan at index {first_bad(np.isnan(nats))}"
@@ -233,7 +235,7 @@ def one_hot(labels: ArrayLike, classes: int) -> NDArray[np.float64]:
     array([[0., 0., 1.],
            [1., 0., 0.]])
     """
-    given = np.asarray(labels)
+    given = plain_array(labels, "labels")
     if given.dtype.kind not in "iuf" or given.ndim != 1:
         raise ValueError(
             f"labels: expected integers (N,), got shape {given.shape}, dtype {given.dtype}"

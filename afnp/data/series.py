@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from afnp.inputs import choose, integer
+from afnp.inputs import choose, integer, plain_array
 
 from .dataset import first_bad
 
@@ -161,8 +161,10 @@ def carry_forward(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bo
 
 
 def _line(values: ArrayLike) -> NDArray[np.float64]:
-    """Return a series as floats (T,), or raise a ValueError."""
-    x = np.asarray(values)
+    """Return a series as floats (T,), masked values as gaps, or raise a ValueError."""
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "fiub":
+        values = np.ma.filled(values.astype(np.float64), np.nan)
+    x = plain_array(values, "values")
     if x.dtype.kind not in "fiub" or x.ndim != 1:
         raise ValueError(
             f"values: expected real numbers in one dimension, got shape {x.shape}, dtype {x.dtype}"

@@ -27,7 +27,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from afnp.inputs import frame_names, frame_values
+from afnp.inputs import frame_names, frame_values, plain_array
 
 from .dataset import extra, first_bad
 
@@ -427,7 +427,10 @@ def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
     >>> bool(abs(gaussian_log_prob(x, x).mean() + 1 + np.log(2 * np.pi)) < 0.1)
     True
     """
-    x, y = as_table(np.asarray(train), "train"), as_table(np.asarray(test), "test")
+    x, y = (
+        as_table(plain_array(train, "train"), "train"),
+        as_table(plain_array(test, "test"), "test"),
+    )
     mean = x.mean(axis=0)
     try:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from afnp.inputs import plain_array
+
 from .dataset import Array, Dataset, first_bad, generator
 
 SIGMA = 0.1
@@ -175,7 +177,7 @@ def checkerboard_log_density(x: ArrayLike) -> Array:
 
 def points(x: ArrayLike) -> NDArray[np.float64]:
     """Finite points (N, 2), or ValueError."""
-    x = np.asarray(x, np.float64)
+    x = np.asarray(plain_array(x, "x"), np.float64)
     if x.ndim != 2 or x.shape[1] != 2:
         raise ValueError(f"x: expected points of shape (N, 2), got shape {x.shape}")
     if not np.isfinite(x).all():

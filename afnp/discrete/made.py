@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.discrete.model import DiscreteModel, network
+from afnp.inputs import integer
 from afnp.networks import masks
 
 __all__ = ["DiscreteMADE"]
@@ -72,7 +73,9 @@ class DiscreteMADE(DiscreteModel):
         theta: np.ndarray | None = None,
     ):
         net = network(features, levels, self.without, hidden, context, activation, residual)
-        self.order = masks.order_of(order, net.features, np.random.default_rng([seed, 1]))
+        self.order = masks.order_of(
+            order, net.features, np.random.default_rng([integer("seed", seed, least=0), 1])
+        )
         super().__init__(net, seed, dtype, theta)
 
     def config(self) -> dict:

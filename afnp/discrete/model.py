@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from afnp.discrete.conditionals import Conditionals
-from afnp.inputs import check_rows, choose, integer
+from afnp.inputs import check_rows, choose, flag, integer
 from afnp.model import Model, check_context
 from afnp.networks.masked_mlp import dense_size
 from afnp.params import Views
@@ -25,7 +25,7 @@ def network(features, levels, without, hidden, context, activation, residual) ->
     options = {
         "context": integer("context", context, least=0),
         "activation": activation,
-        "residual": residual,
+        "residual": flag("residual", residual),
     }
     return Conditionals(features, levels, levels - without, hidden, **options)
 

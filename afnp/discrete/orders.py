@@ -68,9 +68,11 @@ class OrderEnsemble(DiscreteModel):
         theta: np.ndarray | None = None,
     ):
         net = network(features, levels, self.without, hidden, context, activation, residual)
+        if isinstance(orders, str):
+            raise ValueError(f"orders: expected a number or a list of orders, got {orders!r}")
         if not isinstance(orders, Iterable):
             orders = ["random"] * integer("orders", orders, least=1)
-        rng = np.random.default_rng([seed, 1])
+        rng = np.random.default_rng([integer("seed", seed, least=0), 1])
         self.orders = np.array([masks.order_of(order, net.features, rng) for order in orders])
         if not len(self.orders):
             raise ValueError("orders: expected at least one, got none")
