@@ -261,15 +261,12 @@ def read_csv(path: Path, limit: int = LIMIT) -> Table:
             stacklevel=2,
         )
     comma = decimal_comma(records, separator, path)
-    seen = f"; cells are parted by {SEPARATORS[separator]}"
-    rows = [
-        [
-            number(cell, comma, f"{path}: line {line}, column {i}", seen)
-            for i, cell in enumerate(cells[skipped:], 1 + skipped)
-        ]
-        for line, cells in records
-    ]
-    return Table(np.array(rows), None if names is None else tuple(names))
+    values = [row_of(cells[skipped:], comma) for _, cells in records]
+    for (line, cells), row in zip(records, values, strict=True):
+        if row is None:  # say which cell it is
+            for i, cell in enumerate(cells[skipped:], 1 + skipped):
+                check_number(cell, comma, f"{path}: line {line}, column {i}", SEPARATORS[separator])
+    return Table(np.array(values), None if names is None else tuple(names))
 
 
 def separator_of(path: Path) -> str:
@@ -395,8 +392,22 @@ def is_number(cell: str) -> bool:
     return cell.isascii() and "_" not in cell and cell.strip().lower() not in MISSING
 
 
-def number(cell: str, comma: bool, where: str, seen: str) -> float:
-    """Read the finite number in a cell, or ValueError."""
+def row_of(cells: list[str], comma: bool) -> list[float] | None:
+    """Return the finite numbers of a row, or None if a cell is none."""
+    text = "".join(cells)
+    if "_" in text or not text.isascii():
+        return None
+    try:
+        row = (
+            [float(cell.replace(",", ".")) for cell in cells] if comma else list(map(float, cells))
+        )
+    except ValueError:
+        return None
+    return row if all(map(math.isfinite, row)) else None
+
+
+def check_number(cell: str, comma: bool, where: str, parted_by: str) -> None:
+    """ValueError unless the cell is a finite number."""
     text = cell.replace(",", ".") if comma else cell
     if cell.strip().lower() in MISSING:
         raise ValueError(
@@ -404,10 +415,11 @@ def number(cell: str, comma: bool, where: str, seen: str) -> float:
             "leave such rows out, or fill them in"
         )
     if not is_number(text):
-        raise ValueError(f"{where}: expected a number, got {cell.strip()[:40]!r}{seen}")
+        raise ValueError(
+            f"{where}: expected a number, got {cell.strip()[:40]!r}; cells are parted by {parted_by}"
+        )
     if not math.isfinite(float(text)):
         raise ValueError(f"{where}: expected a finite number, got {cell.strip()!r}")
-    return float(text)
 
 
 def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
