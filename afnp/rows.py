@@ -8,7 +8,6 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
-import difflib
 import io
 import math
 import sys
@@ -65,13 +64,10 @@ def is_table(name: str) -> bool:
 
 def load_set(name: str, folder: str | None) -> data.Dataset:
     """Load a set by name, or say how one is named."""
-    known = list(data.names())
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+    if name not in data.names():
         raise ValueError(
             f"{name}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, or a set that "
-            f"'afnp data' lists{hint}"
+            f"'afnp data' lists{data.meant(name)}"
         )
     if name in data.IN_FOLDER and folder is None:
         raise ValueError(

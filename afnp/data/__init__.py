@@ -13,6 +13,7 @@ user names. Nothing is ever downloaded.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -94,6 +95,18 @@ def names() -> dict[str, str]:
     return {name: line for name, (line, _) in {**HERE, **IN_FOLDER}.items()}
 
 
+def meant(name: str) -> str:
+    """Return a hint at the set whose name is nearest; nothing where none is near.
+
+    Examples
+    --------
+    >>> meant("galaxie")
+    '; did you mean galaxies?'
+    """
+    close = difflib.get_close_matches(name, list(names()), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def load(
     name: str, seed: int = 0, folder: str | os.PathLike[str] | None = None, **options: Any
 ) -> Dataset:
@@ -128,7 +141,7 @@ def load(
     (10000, 2)
     >>> load("moons")                                                           # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: name: expected one of two_moons, rings, ..., bsds300; got 'moons'
+    ValueError: name: expected one of two_moons, rings, ..., bsds300; got 'moons'; did you mean two_moons?
     """
     if name in IN_FOLDER:
         if folder is None:
@@ -142,7 +155,9 @@ def load(
             raise ValueError(f"{name!r} takes the options {sorted(allowed)}, got {sorted(options)}")
         return IN_FOLDER[name][1](folder, seed=seed, **options)
     if name not in HERE:
-        raise ValueError(f"name: expected one of {', '.join(names())}; got {name!r}")
+        raise ValueError(
+            f"name: expected one of {', '.join(names())}; got {name!r}{meant(str(name))}"
+        )
     if folder is not None or options:
         raise ValueError(
             f"{name!r} is not read from a folder and takes no options, got folder={folder!r}, "
