@@ -118,7 +118,7 @@ def _warnings_in_lines() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = line
+        warnings.showwarning = line  # type: ignore[assignment]
         yield
 
 

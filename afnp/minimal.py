@@ -74,7 +74,8 @@ class MADE:
         d_alpha = -d_u * u - d_log_det[:, None]
         d_s = d_alpha * (1 - (alpha / BOUND) ** 2)
         d_y = np.stack([d_mu, d_s], axis=2).reshape(len(u), -1)
-        d_W, d_b = [], []
+        d_W: list[np.ndarray] = []
+        d_b: list[np.ndarray] = []
         for a_l, M, W in zip(reversed(a), reversed(self.masks), reversed(self.W), strict=True):
             d_W.insert(0, M * (d_y.T @ a_l))
             d_b.insert(0, d_y.sum(axis=0))
@@ -152,7 +153,7 @@ def log_prob(flow, x):
 
 def backward(flow, caches, d_u, d_log_det):
     """Undo ``normalize``: return d_x (N, D), and the gradients, listed as ``parameters`` are."""
-    grads = []
+    grads: list[np.ndarray] = []
     for made, cache in zip(reversed(flow), reversed(caches), strict=True):
         d_u, d_W, d_b = made.backward(cache, d_u[:, ::-1], d_log_det)
         grads = [g for Wb in zip(d_W, d_b, strict=True) for g in Wb] + grads

@@ -40,7 +40,9 @@ class Part(NamedTuple):
 
     def taken(self, rows) -> Part:
         """Return some of the rows."""
-        return Part(*(None if values is None else values[rows] for values in self))
+        context = None if self.context is None else self.context[rows]
+        weights = None if self.weights is None else self.weights[rows]
+        return Part(self.x[rows], context, weights)
 
 
 class Rows(NamedTuple):
@@ -114,8 +116,11 @@ def read(
         table.x[:, given] if given else None,
         table.x[:, weighing[0]] if weighing else None,
     )
+    train, val, test = (whole.taken(rows) for rows in dealt)
     return Rows(
-        *(whole.taken(rows) for rows in dealt),
+        train,
+        val,
+        test,
         levels,
         _named(table, features),
         _named(table, given) if given else None,
@@ -146,7 +151,7 @@ def for_flow(flow: Flow, name: str, folder: str | None, key: str | None) -> Part
         table = data.read_named(name, key)
     else:
         found = load_set(name, folder)
-        table = Table(found.test, found.columns)
+        table = Table(found.test.astype(np.float64), found.columns)
     x, columns = table
     wanted = (*(flow.columns or ()), *(flow.context_columns or ()))
     if columns is not None and len(wanted) == flow.features + flow.context:
@@ -225,12 +230,13 @@ def bounds_of(text: str, rows: Rows) -> dict[int, tuple[float | None, float | No
         i = columns.index(name)
         bounds[i] = (low, high)
         values = np.concatenate([part.x[:, i] for part in rows[:3]])
-        ends = (-math.inf if low is None else low), (math.inf if high is None else high)
-        outside = values[~((values > ends[0]) & (values < ends[1]))]
+        least = -math.inf if low is None else low
+        most = math.inf if high is None else high
+        outside = values[~((values > least) & (values < most))]
         if outside.size:
             raise ValueError(
                 f"--bounds: {outside.size} of {values.size} rows of {name} are not inside "
-                f"({ends[0]:g}, {ends[1]:g}), such as {outside[0]:g}"
+                f"({least:g}, {most:g}), such as {outside[0]:g}"
             )
     return bounds
 

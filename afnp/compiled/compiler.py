@@ -57,7 +57,7 @@ def address_of(function: Callable, signature: Signature) -> int:
     compiled._cache = _Kept(function)
     compiled.compile()
     _ALIVE.append(compiled)
-    return compiled.address
+    return int(compiled.address)
 
 
 _ALIVE: list = []

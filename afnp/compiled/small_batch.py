@@ -33,7 +33,7 @@ def _rows(theta, stack, m, l, a, first, last):
     for r in range(first, last):
         w, prefix, following = layer["w_at"] + r * I, stack.prefix[m, begin + r], r + last - first
         if following < J:
-            fetch(theta, layer["w_at"] + following * I, prefix)  # type: ignore[call-arg]
+            fetch(theta, layer["w_at"] + following * I, prefix)
         for n in range(a.shape[0]):
             total = zero
             weights = theta[w : w + prefix]

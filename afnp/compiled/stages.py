@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from afnp.compiled import causal_conv, fixed_point, gradient, small_batch, stair
 from afnp.compiled.threads import FEW, workers
 from afnp.compiled.univariate import dispatch
 from afnp.networks import MLP, CausalConv, MaskedMLP
-from afnp.params import Layout, Parts, Views
+from afnp.params import Layout, Views
 from afnp.sampling.fixed_point import Sweeps
 from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.base import Transform
@@ -51,7 +52,7 @@ def stages_of(layers: Sequence[Transform]) -> list:
     return stages
 
 
-def compiled(layer: Transform):
+def compiled(layer: Any):
     """Return one layer as a stage of its own, or the layer itself if it is not compiled."""
     if not _known(layer):
         return layer
@@ -153,9 +154,8 @@ class Stack(Stage):
         return {("stack", *_key(self.layers[0], task, n, dtype))}
 
     def _run(self, direction: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
-        kernels = {"product": (staircase.product, small_batch.product)}
-        kernels["solve"] = (staircase.solve, small_batch.solve)
-        run = kernels[direction][len(values) <= FEW]
+        kernels = small_batch if len(values) <= FEW else staircase
+        run = {"product": kernels.product, "solve": kernels.solve}[direction]
         return run(p.flat, self.stack, self._tau(values.dtype), context, values)
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
@@ -172,8 +172,9 @@ class Stack(Stage):
 
     def sampler(self, method: str | Sweeps) -> Callable:
         """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
-        iterates = isinstance(method, Sweeps) and not self.stack.fixed
-        return functools.partial(self._iterate, method) if iterates else self.generate
+        if isinstance(method, Sweeps) and not self.stack.fixed:
+            return functools.partial(self._iterate, method)
+        return self.generate
 
     def _iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Do the same by fixed-point iteration; also give iterations and multiply-adds, (N, M) each."""
@@ -261,7 +262,7 @@ class CompiledConvolution(Stage):
 # ---- on a GPU, sampling alone --------------------------------------------------------------------
 
 
-def generate_on_gpu(layers: Sequence[Transform], p: Parts, u, context, method) -> tuple:
+def generate_on_gpu(layers: Sequence[Transform], p: Sequence[Views], u, context, method) -> tuple:
     """Take transforms that follow each other to the GPU together; those without a network stay in NumPy.
 
     Returns x (N, D), log|det dx/du| (N,) and, for each run of iterated transforms from the noise to
@@ -280,7 +281,10 @@ def generate_on_gpu(layers: Sequence[Transform], p: Parts, u, context, method) -
     if isinstance(method, Sweeps):
         solve = functools.partial(cuda_fixed_point.solve_all, method=method)
     walk = functools.partial(cuda_causal_conv.walk_all, method=method)
-    solvers = {cuda_staircase.StaircaseStep: solve, cuda_causal_conv.ConvolutionStep: walk}
+    solvers: dict[type, Callable] = {
+        cuda_staircase.StaircaseStep: solve,
+        cuda_causal_conv.ConvolutionStep: walk,
+    }
     steps = [
         (layer, p_layer, gpu_step(layer, p_layer)) for layer, p_layer in zip(layers, p, strict=True)
     ]

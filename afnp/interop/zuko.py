@@ -97,11 +97,11 @@ def _layer(transform: Any, place: int) -> tuple[Autoregressive, dict[str, np.nda
         arrays |= {f"W{l}": (W * mask)[np.ix_(rows, sorted_by)], f"b{l}": b[rows]}
         sorted_by = rows
     univariate = _univariate(transform, where)
+    of_units = [units.tolist() for units in hidden] or None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what a narrow network loses, it lost there
-        net = MaskedMLP(
-            D, K, [len(units) for units in hidden], C, activation, degrees=hidden or None
-        )
+        widths = [len(units) for units in hidden]
+        net = MaskedMLP(D, K, widths, C, activation, degrees=of_units)
     return Autoregressive(net, univariate, order), arrays
 
 

@@ -274,12 +274,10 @@ class CausalTransformer(Network):
     def advance(self, p: dict, state: tuple, group: slice, known: np.ndarray | None) -> np.ndarray:
         """Return h (N, P, K) of a token, from the token before it (N, P), or of the first from the context."""
         (context, memory), t = state, group.start // self.patch
-        first = known is None
-        z = (
-            self.start.forward(p, context)
-            if first
-            else self.token.forward(p, self.embed.forward(known))
-        )
+        if known is None:
+            z = self.start.forward(p, context)
+        else:
+            z = self.token.forward(p, self.embed.forward(known))
         z = z + p["places"][t]
         for block, keys_and_values in zip(self.blocks, memory, strict=True):
             z = block.step(p, t, z, keys_and_values)

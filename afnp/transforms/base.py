@@ -59,8 +59,6 @@ class Transform:
     """Whether training needs statistics of a whole batch, as batch normalisation does."""
     preprocesses: bool = False
     """Whether constants of the data bring data into range; in front of a flow that is done in float64."""
-    cost: Cost = FREE
-    """What each direction costs a row."""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -100,6 +98,11 @@ class Transform:
     def activations(self) -> int:
         """Numbers a row that one pass keeps, for cutting long inputs into blocks."""
         return sum(shape[0] for shape in self.layout.shapes.values())
+
+    @property
+    def cost(self) -> Cost:
+        """What each direction costs a row."""
+        return FREE
 
     # ---- the two directions, and the derivative --------------------------------------------------
 

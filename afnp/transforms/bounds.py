@@ -90,9 +90,9 @@ class Bounds(Transform):
         with_high = np.concatenate([self._below, self._between])
         a[:, with_low] = x[:, with_low] - self._left[with_low].astype(dtype)
         b[:, with_high] = self._right[with_high].astype(dtype) - x[:, with_high]
-        outside = (a.real <= 0) | (b.real <= 0)
+        outside: np.ndarray = (a.real <= 0) | (b.real <= 0)
         a[outside] = b[outside] = 1.0
-        return a, b, outside.any(axis=1)
+        return a, b, np.any(outside, axis=1)
 
     def normalize(self, p, x, context):
         """Map x (N, D) to y; also give log|det dy/dx| (N,), -inf for a row that is outside."""
@@ -198,7 +198,7 @@ def layer_of(bounds, features: int, columns: Sequence[str] | None) -> Bounds:
                 f"got {pair!r}"
             ) from None
         ends = [None if end in (None, -math.inf, math.inf) else end for end in (low, high)]
-        pairs[known.index(feature) % features] = tuple(ends)
+        pairs[known.index(feature) % features] = (ends[0], ends[1])
     try:
         return Bounds([low for low, _ in pairs], [high for _, high in pairs])
     except ValueError as error:

@@ -116,8 +116,12 @@ class LULinear(Transform):
         self.below, self.above = np.tril_indices(D, -1), np.triu_indices(D, 1)
         self.layout = Layout({"L": (len(self.below[0]),), "N": (len(self.above[0]),), "s": (D,)})
         self._first = {name: np.zeros(shape) for name, shape in self.layout.shapes.items()}
-        product = Work(0, 0, D * D)
-        self.cost = Cost(product, product, product)
+
+    @property
+    def cost(self) -> Cost:
+        """What each direction costs: a product with two triangles, or their solve."""
+        work = Work(0, 0, self.features**2)
+        return Cost(work, work, work)
 
     @classmethod
     def count(cls, config: dict) -> int:

@@ -31,7 +31,7 @@ import numpy as np
 from afnp.inputs import integer
 from afnp.params import Layout, Views
 from afnp.transforms.base import Transform
-from afnp.transforms.cost import elementwise
+from afnp.transforms.cost import Cost, elementwise
 
 __all__ = ["ActNorm", "BatchNorm"]
 
@@ -59,7 +59,11 @@ class ActNorm(Transform):
     def __init__(self, features: int):
         self.features = integer("features", features, least=1)
         self.layout = Layout({"m": (self.features,), "s": (self.features,)})
-        self.cost = elementwise(self.features)
+
+    @property
+    def cost(self) -> Cost:
+        """What each direction costs: a multiplication and an addition a feature."""
+        return elementwise(self.features)
 
     @classmethod
     def count(cls, config: dict) -> int:
@@ -135,7 +139,11 @@ class BatchNorm(Transform):
             raise ValueError(f"epsilon: expected a number in (0, 1), got {epsilon!r}")
         self.momentum, self.epsilon = float(momentum), float(epsilon)
         self.layout = Layout({name: (self.features,) for name in ("beta", "gamma", "mean", "w")})
-        self.cost = elementwise(self.features)
+
+    @property
+    def cost(self) -> Cost:
+        """What each direction costs: a multiplication and an addition a feature."""
+        return elementwise(self.features)
 
     @classmethod
     def count(cls, config: dict) -> int:

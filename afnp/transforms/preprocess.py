@@ -214,8 +214,9 @@ def preprocessing(
     if bounds is not None:
         if levels is not None:
             raise ValueError("bounds: levels have their own, 0 and L; expected one of the two")
-        layers = [layer_of(bounds, x.shape[1], columns)]
-        x = _unfolded(layers[0], x, columns)
+        limits = layer_of(bounds, x.shape[1], columns)
+        layers = [limits]
+        x = _unfolded(limits, x, columns)
     if levels is not None:
         outside = np.argwhere((x < 0) | (x > levels))
         if outside.size:
@@ -225,7 +226,7 @@ def preprocessing(
             )
         layers = [Dequantize(x.shape[1], levels), Logit(x.shape[1], alpha)]
         for layer in layers:
-            x = layer.normalize({}, x, None)[0]
+            x = layer.normalize(layer.layout.views(np.empty(0)), x, np.empty((len(x), 0)))[0]
     return [*layers, Standardize.of(x)]
 
 

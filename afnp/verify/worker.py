@@ -79,7 +79,8 @@ class Worker:
         if self.limit is None:
             return function()
         if self.tasks is None:
-            tasks, self.flag = queue.SimpleQueue(), threading.Event()
+            tasks: queue.SimpleQueue = queue.SimpleQueue()
+            self.flag = threading.Event()
             thread = threading.Thread(target=_work, args=(tasks, self.flag), daemon=True)
             try:
                 thread.start()

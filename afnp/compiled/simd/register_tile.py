@@ -245,7 +245,7 @@ def _exp_implementation(x):
         y = coefficients[0]
         for c in coefficients[1:]:
             y = y * r + c
-        power: Any = _bits_as_float(integer((integer(n) + bias) << mantissa))  # type: ignore[call-arg]
+        power: Any = _bits_as_float(integer((integer(n) + bias) << mantissa))
         return y * power
 
     return implementation

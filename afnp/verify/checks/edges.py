@@ -217,8 +217,8 @@ def _at(
         raise Finding(f"{name} gives numbers that are not finite at ±{size[wrong].min():g}")
     if back is None or not inside.any():
         return Result()
-    inside_of = (array[inside] for array in (x, y, c, size))
-    return _returned(subject, name, back, *inside_of, frame, rng)
+    x, y, c, size = x[inside], y[inside], c[inside], size[inside]
+    return _returned(subject, name, back, x, y, c, size, frame, rng)
 
 
 def _asked(

@@ -36,7 +36,8 @@ def odd_input(subject: Subject, rng: np.random.Generator) -> Result:
     NaN through without an error is noted, and so is a finite answer for an infinite context: a
     network that saturates gives one.
     """
-    problems, notes = [], []
+    problems: list[str] = []
+    notes: list[str] = []
     for function, x, c in functions_of(subject, rng, batch_size(rng)):
         row, columns = int(rng.integers(len(x))), [("feature", k) for k in range(x.shape[1])]
         columns = [columns[k] for k in rng.permutation(len(columns))[:4]]

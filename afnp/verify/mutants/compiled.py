@@ -22,7 +22,7 @@ def in_stage(flow, name: str):
     """Put a function in the place of a method of the compiled stack, in every copy of the flow too."""
 
     def put(function: Callable) -> Callable:
-        class Planted(type(flow)):
+        class Planted(type(flow)):  # type: ignore[misc]
             @functools.cached_property
             def compiled_stages(self) -> list:
                 stages = stages_of(self.layers)
