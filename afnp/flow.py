@@ -344,7 +344,10 @@ class Flow(Model):
     def generate_with(
         self, p: Parts, u: np.ndarray, context: np.ndarray, method="substitution"
     ) -> tuple:
-        """Map u (N, D) to x with parameters of any type, complex too; also give log|det dx/du| (N,)."""
+        """Map u (N, D) to x with parameters of any type, complex too.
+
+        Also give log|det dx/du| (N,).
+        """
         return self._generate(p, u, context, method)[:2]
 
     def log_prob_with(self, p: Parts, x: np.ndarray, context: np.ndarray) -> np.ndarray:

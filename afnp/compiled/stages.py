@@ -44,7 +44,10 @@ WAYS = ("natural", "reverse")
 
 
 def stages_of(layers: Sequence[Transform]) -> list:
-    """Return the layers as compiled code runs them, in turn; what it does not know stays as it is."""
+    """Return the layers as compiled code runs them, in turn.
+
+    What it does not know stays as it is.
+    """
     stages: list = []
     for shape, run in itertools.groupby(layers, _shape):
         together = list(run)
@@ -62,7 +65,10 @@ def compiled(layer: Any):
 
 
 def uncompiled(layers: Sequence[Transform]) -> str:
-    """Say which layers have a network that is not compiled, or a univariate; nothing if there is none."""
+    """Say which layers have a network that is not compiled, or a univariate.
+
+    Nothing if there is none.
+    """
     found = [
         f"layer {k}, {type(layer).__name__} with {type(layer.conditioner).__name__} and "
         f"{type(layer.univariate).__name__}"
@@ -136,7 +142,10 @@ class Stage:
 
 
 class Stack(Stage):
-    """Masked transforms of one shape in a row; ``p.flat`` holds the parameters of all, in their order."""
+    """Masked transforms of one shape in a row.
+
+    ``p.flat`` holds the parameters of all, in their order.
+    """
 
     def __init__(self, layers: Sequence[Transform]):
         self.layers = list(layers)
@@ -177,7 +186,10 @@ class Stack(Stage):
         return self.generate
 
     def _iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
-        """Do the same by fixed-point iteration; also give iterations and multiply-adds, (N, M) each."""
+        """Do the same by fixed-point iteration.
+
+        Also give iterations and multiply-adds, (N, M) each.
+        """
         tau, network = self._tau(u.dtype), self.layers[0].conditioner
         return fixed_point.solve(p.flat, self.stack, tau, network, method, context, u)
 
@@ -218,13 +230,19 @@ class CompiledInverse(Stage):
 
 
 class CompiledConvolution(Stage):
-    """A convolutional transform that walks along queues in both directions; its gradient stays in NumPy."""
+    """A convolutional transform that walks along queues in both directions.
+
+    Its gradient stays in NumPy.
+    """
 
     def __init__(self, layer: Autoregressive):
         self.layer, self.layout = layer, layer.layout
 
     def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
-        """Return what identifies the compiled code that a task needs for n rows; both ways share it."""
+        """Return what identifies the compiled code that a task needs for n rows.
+
+        Both ways share it.
+        """
         return (
             {("walk", *_key(self.layer, "", n, dtype))}
             if task in ("evaluate", "generate")
@@ -302,7 +320,10 @@ def generate_on_gpu(layers: Sequence[Transform], p: Sequence[Views], u, context,
 
 
 def gpu_step(layer: Transform, p: Views):
-    """Return what the GPU's kernels take of a transform; None for what has no network to be solved."""
+    """Return what the GPU's kernels take of a transform.
+
+    None for what has no network to be solved.
+    """
     from afnp.compiled.cuda import causal_conv as cuda_causal_conv
     from afnp.compiled.cuda import staircase as cuda_staircase
 

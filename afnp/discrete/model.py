@@ -147,7 +147,10 @@ class DiscreteModel(Model):
     def _sample(
         self, p: Views, n: int, context: np.ndarray, rng: np.random.Generator, method: str
     ) -> tuple:
-        """Draw x (n, D); also give the log-probability (n,) of each row in the order in which it was drawn."""
+        """Draw x (n, D).
+
+        Also give the log-probability (n,) of each row in the order in which it was drawn.
+        """
         raise NotImplementedError
 
     # ---- checks, batches, and what ``fit`` asks for

@@ -84,7 +84,10 @@ class OrderEnsemble(DiscreteModel):
 
     @classmethod
     def from_config(cls, config: dict, theta: np.ndarray | None = None):
-        """Build the model that ``config()`` describes; orders must be a list: a number could ask for any memory."""
+        """Build the model that ``config()`` describes.
+
+        Orders must be a list: a number could ask for any memory.
+        """
         if not isinstance(config["orders"], list):
             raise ValueError(f"orders: expected a list of permutations, got {config['orders']!r}")
         return super().from_config(config, theta)
@@ -132,7 +135,10 @@ class OrderEnsemble(DiscreteModel):
     def _gradient_in(
         self, order: np.ndarray, p, x, context, d_log_prob: np.ndarray, g
     ) -> np.ndarray:
-        """Add the gradient from d_log_prob (N,), of log p(x; order), into g; return log p(x; order) (N,)."""
+        """Add the gradient from d_log_prob (N,), of log p(x.
+
+        Order), into g; return log p(x; order) (N,).
+        """
         g_order = self.net.layout.views(np.zeros_like(g.flat))
         log_prob = self.net.gradient(
             self._permuted(p, order), x[:, order], context, d_log_prob, g_order

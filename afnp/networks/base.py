@@ -109,7 +109,10 @@ class Network:
     # ---- all features at once --------------------------------------------------------------------
 
     def forward(self, p: Views, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Map the context (N, C) and features x (N, D) to h (N, D, K); also give the cache of ``backward``."""
+        """Map the context (N, C) and features x (N, D) to h (N, D, K).
+
+        Also give the cache of ``backward``.
+        """
         raise NotImplementedError
 
     def backward(self, p: Views, cache: Any, d_h: np.ndarray, g: Views) -> np.ndarray:

@@ -304,7 +304,10 @@ class CausalConv(Network):
         return self.embed.backward(x.reshape(flat), d_x.reshape(flat))
 
     def _layer_backward(self, p: dict, l: int, cache: tuple, d_out: np.ndarray, g: dict) -> tuple:
-        """Add layer l's gradients; return d_a (N, D, R) of its input, and d_z summed over the steps, (N, G)."""
+        """Add layer l's gradients.
+
+        Return d_a (N, D, R) of its input, and d_z summed over the steps, (N, G).
+        """
         (a, y, gate), d = cache, self.dilations[l]
         g["S"][l] += _outer(d_out, y)
         g["s"][l] += d_out.sum(axis=(0, 1))

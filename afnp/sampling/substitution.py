@@ -79,7 +79,10 @@ def state_of(layers: list[Staircase], context: np.ndarray) -> State:
 
 
 def advance(state: State, activation: Callable[[np.ndarray], np.ndarray], i: int) -> np.ndarray:
-    """Evaluate the units of degree i, which the features before it make known; return h_i (N, K)."""
+    """Evaluate the units of degree i, which the features before it make known.
+
+    Return h_i (N, K).
+    """
     layers, z, a = state
     for l, (W, b, prefix, start, skip) in enumerate(layers):
         rows = slice(start[i], start[i + 1])

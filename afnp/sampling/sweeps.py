@@ -33,7 +33,10 @@ __all__ = ["Staircases", "Whole", "block_work", "places", "settle"]
 def settle(
     hear: Callable, generate: Callable, u: np.ndarray, x: np.ndarray, tolerance: float
 ) -> tuple:
-    """Sweep over x (N, B), in place, until no row changes; give log-dets, sweeps and network passes, (N,) each."""
+    """Sweep over x (N, B), in place, until no row changes.
+
+    Give log-dets, sweeps and network passes, (N,) each.
+    """
     N, B = u.shape
     log_derivative = np.zeros(x.shape, x.dtype)
     sweeps, passes = np.zeros(N, dtype=np.int64), np.zeros(N, dtype=np.int64)
@@ -93,12 +96,18 @@ class Whole:
         self.dtype = np.result_type(context, p.flat)
 
     def begin(self, x: np.ndarray, first: int, last: int) -> tuple[int, int]:
-        """Take what is known before a block; return the multiply-adds a row once, and of each sweep."""
+        """Take what is known before a block.
+
+        Return the multiply-adds a row once, and of each sweep.
+        """
         self.x, self.first, self.last = x, first, last
         return 0, self.network.cost
 
     def hear(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return h (n, B, K) for the block's values (n, B) in some rows (n,); zeros follow the block."""
+        """Return h (n, B, K) for the block's values (n, B) in some rows (n,).
+
+        Zeros follow the block.
+        """
         x = np.zeros((len(rows), self.x.shape[1]), self.x.dtype)
         x[:, : self.first], x[:, self.first : self.last] = self.x[rows, : self.first], values
         h, _ = self.network.forward(self.p, self.context[rows], x)
@@ -140,7 +149,10 @@ class Staircases:
         return self.embed.forward(x).T
 
     def begin(self, x: np.ndarray, first: int, last: int) -> tuple[int, int]:
-        """Sum over what is known before a block; return the multiply-adds a row once, and of each sweep."""
+        """Sum over what is known before a block.
+
+        Return the multiply-adds a row once, and of each sweep.
+        """
         if not first:
             self._memory(x)
         C, E = self.context.shape[1], self.per_feature
@@ -160,7 +172,10 @@ class Staircases:
         return block_work(self.places, prefixes)
 
     def hear(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return h (n, B, K) for the block's values (n, B) in some rows (n,); keep the units' activations."""
+        """Return h (n, B, K) for the block's values (n, B) in some rows (n,).
+
+        Keep the units' activations.
+        """
         heard, z = self._heard(values), []
         for l, (known, W) in enumerate(self.parts):
             z.append(known[:, rows] + W @ heard)

@@ -46,12 +46,11 @@ __all__ = ["Autoregressive", "attentive", "convolutional", "masked", "name_of", 
 
 
 def univariate_of(univariate: Any, options: dict | None = None):
-    """Return a univariate by its name and options, or as it is."""
-    if not isinstance(univariate, str):
-        if all(hasattr(univariate, name) for name in ("normalize", "generate", "numbers")):
-            if options:
-                raise ValueError(f"options: go with a name, got {univariate!r} and {options!r}")
-            return univariate
+    """Return a univariate by its name and options, or an object of a registered class as it is."""
+    if type(univariate) in UNIVARIATES.values():
+        if options:
+            raise ValueError(f"options: go with a name, got {univariate!r} and {options!r}")
+        return univariate
     choose("univariate", univariate, sorted(UNIVARIATES))
     known = sorted(inspect.signature(UNIVARIATES[univariate]).parameters)
     for option in options or {}:
@@ -161,7 +160,10 @@ class Autoregressive(Transform):
 
     @property
     def cost(self) -> Cost:
-        """What each direction costs: one pass there; back the same work in steps, or a pass a step."""
+        """What each direction costs: one pass there.
+
+        Back the same work in steps, or a pass a step.
+        """
         depth, work = self.conditioner.depth, Work(1, 1, self.conditioner.cost)
         return Cost(work, work._replace(depth=depth), work.repeated(depth))
 
@@ -221,7 +223,10 @@ class Autoregressive(Transform):
         return self._sampled(naive, p, u, context)
 
     def iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
-        """Do the same by fixed-point iteration; also give iterations and multiply-adds of each row, (N,)."""
+        """Do the same by fixed-point iteration.
+
+        Also give iterations and multiply-adds of each row, (N,).
+        """
         solver = self.conditioner.solver(p, context)
         x, log_det, *taken = method.solve(solver, self.univariate.generate, u[:, self.order])
         return x[:, self.rank], log_det, *taken

@@ -54,7 +54,10 @@ class Transform:
     conditioner: Any = None
     """The network, where there is one; see :mod:`afnp.networks`."""
     univariate: Any = None
-    """What is applied to each feature, where there is a network to steer it; see :mod:`afnp.univariate`."""
+    """What is applied to each feature, where there is a network to steer it.
+
+    See :mod:`afnp.univariate`.
+    """
     takes_statistics: bool = False
     """Whether training needs statistics of a whole batch, as batch normalisation does."""
     preprocesses: bool = False
@@ -107,7 +110,10 @@ class Transform:
     # ---- the two directions, and the derivative --------------------------------------------------
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
-        """Map data x (N, D) to u (N, D); also give log|det du/dx| (N,), and the cache of ``backward``."""
+        """Map data x (N, D) to u (N, D).
+
+        Also give log|det du/dx| (N,), and the cache of ``backward``.
+        """
         raise NotImplementedError
 
     def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
@@ -140,4 +146,7 @@ class Transform:
         return self.normalize(p, x, context)
 
     def update_statistics(self, p: Views, cache, share: float) -> None:
-        """Move running statistics by those of a training step, after it; ``share`` is its part of a full batch."""
+        """Move running statistics by those of a training step, after it.
+
+        ``share`` is its part of a full batch.
+        """

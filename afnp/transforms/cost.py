@@ -47,7 +47,10 @@ class Work(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Both directions of a transform or of a flow; ``naive`` is the slower one by the textbook loop."""
+    """Both directions of a transform or of a flow.
+
+    ``naive`` is the slower one by the textbook loop.
+    """
 
     normalize: Work
     generate: Work

@@ -211,7 +211,10 @@ class Coupling(Transform):
         return Cost(work, work, work)
 
     def _params(self, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
-        """Return h (N, B, K) of the second block, from the first block of rows (N, D); and the cache."""
+        """Return h (N, B, K) of the second block, from the first block of rows (N, D).
+
+        And the cache.
+        """
         return self.conditioner.forward(p, context, values[:, self.A])
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:

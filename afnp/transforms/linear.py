@@ -19,7 +19,7 @@ from afnp.params import Layout, Views
 from afnp.transforms.base import Transform
 from afnp.transforms.cost import Cost, Work
 
-__all__ = ["LULinear", "Permutation"]
+__all__ = ["LULinear", "Permutation", "solve_lower"]
 
 
 class Permutation(Transform):
@@ -171,8 +171,8 @@ class LULinear(Transform):
     def generate(self, p, u, context):
         """Map u (N, D) back to x by two triangular solves; also give log|det dx/du| (N,)."""
         L, U = self._triangles(p)
-        y = _solve_lower(L, u[:, self.rank].T)
-        x = _solve_lower(U[::-1, ::-1], y[::-1])[::-1].T
+        y = solve_lower(L, u[:, self.rank].T)
+        x = solve_lower(U[::-1, ::-1], y[::-1])[::-1].T
         return x, np.full(len(u), -p["s"].sum(), dtype=x.dtype)
 
     def backward(self, p, cache, d_u, d_log_det, g):
@@ -191,7 +191,7 @@ class LULinear(Transform):
         return d_y @ U
 
 
-def _solve_lower(L: np.ndarray, y: np.ndarray) -> np.ndarray:
+def solve_lower(L: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Solve L x = y (D, N) by forward substitution: x_i = (y_i - L_i,<i x_<i) / L_ii."""
     x = np.empty(y.shape, dtype=np.result_type(L, y))
     for i in range(len(L)):

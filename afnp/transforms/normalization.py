@@ -71,7 +71,10 @@ class ActNorm(Transform):
         return 2 * integer("features", config["features"], least=1)
 
     def start_from_data(self, p: Views, x: np.ndarray) -> None:
-        """Take mean and standard deviation of x (N, D), unless something was there; constants keep their scale."""
+        """Take mean and standard deviation of x (N, D), unless something was there.
+
+        Constants keep their scale.
+        """
         if p["m"].any() or p["s"].any():
             return
         p["m"][:], std = x.mean(axis=0), x.std(axis=0)
@@ -171,12 +174,18 @@ class BatchNorm(Transform):
         )
 
     def normalize(self, p, x, context):
-        """Map x (N, D) to u with the running statistics; also give log|det du/dx| and the cache of ``backward``."""
+        """Map x (N, D) to u with the running statistics.
+
+        Also give log|det du/dx| and the cache of ``backward``.
+        """
         u, log_det, cache = self._scaled(p, x, p["mean"], p["w"])
         return u, log_det, (cache, None)
 
     def normalize_training(self, p, x, context):
-        """Map x (N, D) to u with the statistics of x itself; one row has none, and takes the running ones."""
+        """Map x (N, D) to u with the statistics of x itself.
+
+        One row has none, and takes the running ones.
+        """
         taken = len(x) > 1
         m, w = p["mean"].copy(), p["w"].copy()
         before = m, w

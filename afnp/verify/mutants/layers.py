@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.transforms.linear import _solve_lower
+from afnp.transforms.linear import solve_lower
 from afnp.verify.mutants.clean import ACTNORM, BATCHNORM, LU, PERMUTATION
 from afnp.verify.mutants.registry import mutant, relog, replace
 
@@ -139,8 +139,8 @@ def triangles_solved_in_the_wrong_order(flow):
     @replace(layer, "generate")
     def generate(generate, p, u, *rest):
         L, U = layer._triangles(p)
-        y = _solve_lower(U[::-1, ::-1], u[:, layer.rank].T[::-1])[::-1]
-        return _solve_lower(L, y).T, generate(p, u, *rest)[1]
+        y = solve_lower(U[::-1, ::-1], u[:, layer.rank].T[::-1])[::-1]
+        return solve_lower(L, y).T, generate(p, u, *rest)[1]
 
 
 @mutant("mixed", kills="log_det")
