@@ -15,7 +15,7 @@ import numpy as np
 from afnp.verify.derivatives import central_jacobian, complex_step_jacobian
 from afnp.verify.results import Finding
 from afnp.verify.subject import Subject
-from afnp.verify.tolerance import PERTURBATIONS, perturb
+from afnp.verify.tolerance import perturb
 
 __all__ = ["invertible", "log_det_of", "measured_jacobian", "regular", "rows_worth"]
 
@@ -64,7 +64,7 @@ def measured_jacobian(
     """Return J (N, D, D) of normalize, or of generate by differences, and how far each entry may be off."""
     if generates:
         return _by_differences(subject, subject.generate, x, c)
-    count = PERTURBATIONS if subject.features <= 64 else 2
+    count = subject.tolerance.count if subject.features <= 64 else 2
     if subject.analytic:
         J = _analytic(subject.tolerance.reference.normalize, x, c)
         moves = [

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from afnp.verify.subject import Subject
 
 __all__ = [
+    "HEAVY",
     "PERTURBATIONS",
     "SAFETY",
     "Arithmetic",
@@ -38,6 +39,9 @@ __all__ = [
 
 PERTURBATIONS = 8
 """How often a subject is perturbed for one tolerance."""
+
+FEW, HEAVY = 3, 5e5
+"""Of a flow with so many multiply-adds a row, so often has to do."""
 
 SAFETY = 128
 """Rounding may be this many times the root mean square of the perturbations: parts that none
@@ -104,6 +108,8 @@ class Tolerance:
     delta : float
         By what part inputs and parameters are perturbed.
     safety : float
+    count : int
+        How often the subject is perturbed for one tolerance.
     """
 
     def __init__(self, subject: Subject):
@@ -113,6 +119,7 @@ class Tolerance:
         self.safety = SAFETY * (
             EXTERNAL if flow is None else math.sqrt(max(1, _widest(flow) / TERMS))
         )
+        self.count = PERTURBATIONS if subject.cost < HEAVY else FEW
         self.eps = float(np.finfo(subject.dtype).eps)
         # large against rounding where it is measured, small against what bends; and a kink nearby
         # should be met
@@ -129,11 +136,11 @@ class Tolerance:
         """Both directions in the subject's own type, not perturbed; nothing is raised."""
         return self._arithmetic(self.subject.dtype)
 
-    def perturbed(
-        self, rng: np.random.Generator, count: int = PERTURBATIONS
-    ) -> Iterator[Arithmetic]:
+    def perturbed(self, rng: np.random.Generator, count: int | None = None) -> Iterator[Arithmetic]:
         """Yield both directions with inputs, of every layer of a flow too, and parameters multiplied by 1 ± δ."""
-        yield from (self._arithmetic(self.precise, rng, self.delta) for _ in range(count))
+        yield from (
+            self._arithmetic(self.precise, rng, self.delta) for _ in range(count or self.count)
+        )
 
     def _arithmetic(self, dtype: np.dtype, rng=None, delta: float = 0.0) -> Arithmetic:
         subject = self.subject
@@ -145,7 +152,7 @@ class Tolerance:
         self,
         compute: Callable[[Arithmetic], np.ndarray],
         rng: np.random.Generator,
-        count: int = PERTURBATIONS,
+        count: int | None = None,
     ) -> np.ndarray:
         r"""Return how far ``compute(arithmetic)`` may be off by rounding, elementwise.
 
@@ -165,7 +172,8 @@ def _widest(flow: Flow) -> int:
 
 def perturb(x: np.ndarray, rng: np.random.Generator, delta: float) -> np.ndarray:
     """Return x (1 + δ ξ) with random signs ξ."""
-    return (x * (1 + delta * rng.choice([-1.0, 1.0], x.shape))).astype(x.dtype)
+    signs = 2 * rng.integers(0, 2, x.shape, dtype=np.int8) - 1
+    return (x * (1 + delta * signs)).astype(x.dtype)
 
 
 def flow_arithmetic(

@@ -59,6 +59,12 @@ class View(NamedTuple):
     """(D, C + D) bool: what has to, if not for every parameter and everywhere."""
     points: np.ndarray
     """(B, C + D) base points in the support."""
+    params: int = 1
+    """So many outputs belong to each feature, one after the other."""
+
+    def of_features(self, pairs: np.ndarray) -> np.ndarray:
+        """Return which features (D, C + D) have a pair among those of their outputs (D K, C + D)."""
+        return pairs.reshape(-1, self.params, pairs.shape[1]).any(axis=1)
 
 
 def _joint(function, width: int):
@@ -137,15 +143,16 @@ def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends)
     inner, rows = inner_transform(layer), noise if isinstance(layer, Inverse) else data
     if isinstance(inner, Autoregressive):
         strict = legal & ~np.hstack([np.zeros((D, C), bool), np.eye(D, dtype=bool)])
-        for number in range(inner.univariate.numbers):
-            function = _joint(functools.partial(_params, inner, p, number), C)
-            yield View(k, "h", function, strict, strict, rows)
+        K = inner.univariate.numbers
+        every = np.repeat(strict, K, axis=0)
+        function = _joint(functools.partial(_params, inner, p), C)
+        yield View(k, "h", function, every, every, rows, K)
 
 
-def _params(layer: Autoregressive, p: Views, number: int, x: np.ndarray, context: np.ndarray):
-    """Return one of the K params for each feature (N, D)."""
+def _params(layer: Autoregressive, p: Views, x: np.ndarray, context: np.ndarray):
+    """Return the K params of each feature, (N, D K)."""
     h, _ = layer.conditioner.forward(p, context, x[:, layer.order])
-    return (h[:, layer.rank, number],)
+    return (h[:, layer.rank].reshape(len(x), -1),)
 
 
 def views_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
@@ -196,6 +203,6 @@ def place(view: View, pairs: np.ndarray, context: int) -> dict[str, int]:
 
     Inputs of the context have negative numbers.
     """
-    for output, column in np.argwhere(pairs):
+    for output, column in np.argwhere(view.of_features(pairs)):
         return {"layer": view.layer, "output": int(output), "input": int(column) - context}
     return {}

@@ -39,7 +39,8 @@ def connectivity(subject: Subject, rng: np.random.Generator) -> Result:
     if not found:
         raise NotRun("needs a context, or allowed: which u_i may depend on which x_j")
     each = _most_lost([(view, view.must & ~seen) for view, seen in found])
-    legal = sum(int(view.must.sum()) for view, _ in each)
+    each = [(view, view.of_features(lost)) for view, lost in each]
+    legal = sum(int(view.of_features(view.must).sum()) for view, _ in each)
     count = sum(int(lost.sum()) for _, lost in each)
     view, lost = max(each, key=lambda pair: pair[1].sum())
     result = Result(
@@ -50,8 +51,10 @@ def connectivity(subject: Subject, rng: np.random.Generator) -> Result:
         measured=count,
         tolerance=0,
         why="bitwise: what it depends on moves something somewhere",
-        worst=place(view, lost, subject.context),
-        evidence={"dependencies": lost, "may": view.must, "of": view.of} if count else {},
+        worst=place(view._replace(params=1), lost, subject.context),
+        evidence={"dependencies": lost, "may": view.of_features(view.must), "of": view.of}
+        if count
+        else {},
     )
     return result if count else _with_context(result, subject, found)
 
@@ -89,10 +92,17 @@ def _most_lost(dead: list[tuple[View, np.ndarray]]) -> list[tuple[View, np.ndarr
     The whole only if no layer lost any.
     """
     each: dict[int, tuple[View, np.ndarray]] = {}
-    for view, lost in sorted(dead, key=lambda pair: (-pair[1].sum(), pair[0].must.sum())):
+    for view, lost in sorted(dead, key=_most_first):
         each.setdefault(view.layer, (view, lost))
     layers = [pair for pair in each.values() if pair[0].layer >= 0]
     return layers if any(lost.any() for _, lost in layers) else [*each.values()]
+
+
+def _most_first(pair: tuple[View, np.ndarray]) -> tuple[int, int]:
+    """Return what sorts views by how many dependencies they lost, and then by how few they need."""
+    view, lost = pair
+    needed = view.of_features(view.must)
+    return -int(view.of_features(lost).sum()), int(needed.sum())
 
 
 def _reachable(subject: Subject, rng: np.random.Generator) -> list[tuple[View, np.ndarray]]:

@@ -13,7 +13,7 @@ import numpy as np
 from afnp.flow import Flow
 from afnp.verify.results import NotRun, Result, check, compare
 from afnp.verify.subject import Subject
-from afnp.verify.tolerance import PERTURBATIONS, perturbed_arrays
+from afnp.verify.tolerance import perturbed_arrays
 from afnp.verify.worker import safe_point
 
 __all__ = ["gradients"]
@@ -183,7 +183,9 @@ def _tolerance(
         np.abs(rows).max(axis=0),
     )  # rows may cancel, their rounding does not
     perturbed = perturbed_arrays(rng, subject.tolerance.delta)
-    squares = [np.square(_gradient(flow, x, c, perturbed) - still) for _ in range(PERTURBATIONS)]
+    squares = [
+        np.square(_gradient(flow, x, c, perturbed) - still) for _ in range(subject.tolerance.count)
+    ]
     rounding = np.sqrt(np.mean(squares, axis=0)) / subject.tolerance.delta
     largest = [size[a:b].max(initial=0.0) for a, b in _layers(flow)]
     floor = np.repeat(largest, [b - a for a, b in _layers(flow)])

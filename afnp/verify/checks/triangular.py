@@ -14,7 +14,7 @@ import numpy as np
 from afnp.verify.derivatives import complex_step_jacobian
 from afnp.verify.results import NotRun, Result, check, compare
 from afnp.verify.subject import Subject
-from afnp.verify.tolerance import PERTURBATIONS, SAFETY, perturb
+from afnp.verify.tolerance import SAFETY, perturb
 from afnp.verify.views import UNDERFLOW, acyclic
 
 __all__ = ["triangular"]
@@ -41,7 +41,8 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
     n = int(np.clip(4096 // subject.features, 2, 12))
     theta = flow.theta.astype(np.float64)
     perturbed = [
-        flow.split(perturb(theta, rng, subject.tolerance.delta)) for _ in range(PERTURBATIONS)
+        flow.split(perturb(theta, rng, subject.tolerance.delta))
+        for _ in range(subject.tolerance.count)
     ]
     for k, (layer, p) in enumerate(zip(flow.layers, flow.split(theta), strict=True)):
         u, c = (a.astype(np.float64) for a in subject.points.noise(rng, n))

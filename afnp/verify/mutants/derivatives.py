@@ -44,8 +44,8 @@ def gradient_of_the_sum(flow):
     """The gradient is of the sum over rows, the loss their mean: right for one row."""
 
     @replace(flow, "loss_and_grad")
-    def loss_and_grad(loss_and_grad, x, context=None, **way):
-        loss, gradient = loss_and_grad(x, context, **way)
+    def loss_and_grad(loss_and_grad, x, *rest, **way):
+        loss, gradient = loss_and_grad(x, *rest, **way)
         return loss, gradient * len(x)
 
 
@@ -67,8 +67,8 @@ def gradient_of_a_masked_entry(flow):
     """An entry that is never read gets a gradient, tiny as it may be: weight decay then moves it."""
 
     @replace(flow, "loss_and_grad")
-    def loss_and_grad(loss_and_grad, x, context=None, **way):
-        loss, gradient = loss_and_grad(x, context, **way)
+    def loss_and_grad(loss_and_grad, x, *rest, **way):
+        loss, gradient = loss_and_grad(x, *rest, **way)
         gradient[np.flatnonzero(gradient == 0)[0]] = 1e-30
         return loss, gradient
 
@@ -114,8 +114,8 @@ def gradient_clipped(flow):
     """The gradient is clipped where it is computed, not where it is used."""
 
     @replace(flow, "loss_and_grad")
-    def loss_and_grad(loss_and_grad, x, context=None, **way):
-        loss, gradient = loss_and_grad(x, context, **way)
+    def loss_and_grad(loss_and_grad, x, *rest, **way):
+        loss, gradient = loss_and_grad(x, *rest, **way)
         return loss, np.clip(gradient, -0.1, 0.1)
 
 
@@ -124,6 +124,6 @@ def gradient_in_half_precision(flow):
     """Gradients pass through float16, as mixed precision does by mistake."""
 
     @replace(flow, "loss_and_grad")
-    def loss_and_grad(loss_and_grad, x, context=None, **way):
-        loss, gradient = loss_and_grad(x, context, **way)
+    def loss_and_grad(loss_and_grad, x, *rest, **way):
+        loss, gradient = loss_and_grad(x, *rest, **way)
         return loss, gradient.astype(np.float16).astype(flow.dtype)

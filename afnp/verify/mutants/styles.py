@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from afnp.flow import Flow
 from afnp.verify.derivatives import central_jacobian
 from afnp.verify.parameters import randomize, restored
 
@@ -58,8 +59,12 @@ def _close(one, two) -> bool:
 
 def _directions(flow: Any, backend: str):
     """Return normalize, generate, D and C of a flow or of functions, the context last."""
-    if not hasattr(flow, "theta"):
-        return flow.normalize, flow.generate, flow.features, flow.context
+    if not isinstance(flow, Flow):
+        C = vars(flow).get("context", 0)
+        ways = flow.normalize, flow.generate
+        if not C:
+            ways = tuple(lambda rows, context, way=way: way(rows) for way in ways)
+        return *ways, flow.features, C
 
     def optional(context):
         return context if flow.context else None
@@ -81,7 +86,7 @@ def _passes(flow: Any, backend: str, seed: int, jacobian: bool) -> bool:
     if passed and jacobian:
         passed = jacobian_style(normalize, generate, rows, context)
         for layer, p in (
-            zip(flow.layers, flow.split(flow.theta), strict=True) if hasattr(flow, "theta") else ()
+            zip(flow.layers, flow.split(flow.theta), strict=True) if isinstance(flow, Flow) else ()
         ):
             passed = passed and triangular_style(layer, p, rows, context)
     return passed
