@@ -10,15 +10,19 @@ import pytest
 import afnp
 from afnp.verify import CHECKS, check_flow
 from afnp.verify.copying import independent_copy
-from afnp.verify.worker import GivenUp, Worker, safe_point
+from afnp.verify.worker import NAME, GivenUp, Worker, safe_point
 
 
 def ended(seconds=20.0):
     """Wait until no thread of a check is left; return whether that came."""
     until = time.monotonic() + seconds
-    while threading.active_count() > 1 and time.monotonic() < until:
+    while _checking() and time.monotonic() < until:
         time.sleep(0.02)
-    return threading.active_count() == 1
+    return not _checking()
+
+
+def _checking():
+    return any(thread.name == NAME for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("check", ["connectivity", "staleness", "gradients", "monotone"])

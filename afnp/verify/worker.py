@@ -17,6 +17,10 @@ from typing import Any
 __all__ = ["GivenUp", "Worker", "safe_point"]
 
 
+NAME = "afnp check"
+"""Of the threads."""
+
+
 class GivenUp(BaseException):
     """Raised at a safe point of a function for which nobody waits any more."""
 
