@@ -85,7 +85,8 @@ class Worker:
         if self.tasks is None:
             tasks: queue.SimpleQueue = queue.SimpleQueue()
             self.flag = threading.Event()
-            thread = threading.Thread(target=_work, args=(tasks, self.flag), daemon=True)
+            arguments = tasks, self.flag
+            thread = threading.Thread(target=_work, args=arguments, name=NAME, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no threads here, as in a browser: nothing can be given up
