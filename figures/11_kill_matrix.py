@@ -1,4 +1,4 @@
-r"""Usual tests catch a third to a half of planted defects; all checks together see every one.
+r"""Usual tests catch fewer than half of planted defects; all checks together see every one.
 
 .. math:: K_{km} = [\,\text{check } k \text{ fails on mutant } m\,]
 
@@ -25,6 +25,9 @@ THEMES = {
     "inverses": "inverses",
     "memories": "memories",
     "sampling": "densities",
+    "totals": "totals",
+    "temperatures": "noise",
+    "tails": "tails",
     "behaviour": "behaviour",
     "derivatives": "gradients",
     "layers": "layers",
