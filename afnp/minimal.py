@@ -74,8 +74,7 @@ class MADE:
         d_alpha = -d_u * u - d_log_det[:, None]
         d_s = d_alpha * (1 - (alpha / BOUND) ** 2)
         d_y = np.stack([d_mu, d_s], axis=2).reshape(len(u), -1)
-        d_W: list[np.ndarray] = []
-        d_b: list[np.ndarray] = []
+        d_W, d_b = list[np.ndarray](), list[np.ndarray]()
         for a_l, M, W in zip(reversed(a), reversed(self.masks), reversed(self.W), strict=True):
             d_W.insert(0, M * (d_y.T @ a_l))
             d_b.insert(0, d_y.sum(axis=0))

@@ -321,7 +321,8 @@ def test_the_best_parameters_are_kept(overfitted):
     best = history.best_epoch
     assert best == int(np.argmin(history.val_loss)) < 79 and len(history.val_loss) == 80
     assert np.array_equal(flow.theta, seen[best])
-    assert -flow.log_prob(v).mean() == history.val_loss[best]
+    # "auto" may take another engine now that its code is loaded: the same to rounding
+    assert -flow.log_prob(v).mean() == pytest.approx(history.val_loss[best], rel=1e-12)
     assert history.val_loss[-1] > history.val_loss[best] + 0.1
 
 

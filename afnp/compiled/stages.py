@@ -331,8 +331,9 @@ def gpu_step(layer: Transform, p: Views):
         bound = _bound_on_gpu(layer)
         return cuda_causal_conv.ConvolutionStep(p, layer.conditioner, bound, _reverse(layer))
     if type(layer) is Autoregressive and isinstance(layer.conditioner, MaskedMLP):
+        bound = _bound_on_gpu(layer)
         plan = cuda_staircase.device_plan(layer.conditioner)
-        return cuda_staircase.StaircaseStep(p.flat, plan, _bound_on_gpu(layer), layer.order)
+        return cuda_staircase.StaircaseStep(p.flat, plan, bound, layer.order)
     if isinstance(layer, Autoregressive):
         network = type(layer.conditioner).__name__
         raise ValueError(f"backend: 'cuda' has no {network}; 'auto' and 'numpy' do")

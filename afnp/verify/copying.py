@@ -118,8 +118,11 @@ def independent_copy(thing: Any) -> Any:
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> flow = SimpleNamespace(theta=[1.0])
-    >>> flow.log_prob = lambda: flow.theta[0]
+    >>> def build():
+    ...     flow = SimpleNamespace(theta=[1.0])
+    ...     flow.log_prob = lambda: flow.theta[0]
+    ...     return flow
+    >>> flow = build()
     >>> copy = independent_copy(flow)
     >>> copy.theta[0] = 2.0
     >>> flow.log_prob(), copy.log_prob()

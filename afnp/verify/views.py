@@ -64,7 +64,7 @@ class View(NamedTuple):
 
     def of_features(self, pairs: np.ndarray) -> np.ndarray:
         """Return which features (D, C + D) have a pair among those of their outputs (D K, C + D)."""
-        return pairs.reshape(-1, self.params, pairs.shape[1]).any(axis=1)
+        return np.any(pairs.reshape(-1, self.params, pairs.shape[1]), axis=1)
 
 
 def _joint(function, width: int):

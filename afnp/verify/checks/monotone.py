@@ -61,6 +61,8 @@ class Sweep(NamedTuple):
     """(L, S) whether there is any density."""
     exact: np.ndarray
     """(L, S) u in the precision of the reference."""
+    eps: float
+    """Of t or of u, whichever is coarser: data may stay in float64 before a flow in float32."""
 
 
 @check("C4")
@@ -91,9 +93,8 @@ def _verdict(sweep: Sweep, subject: Subject) -> Result:
     steps = subject.difference(sweep.u[:, 1:], sweep.u[:, :-1])
     inside = sweep.inside[:, 1:] & sweep.inside[:, :-1]
     direction = _direction(sweep, np.where(inside, steps, 0))
-    eps = float(np.finfo(sweep.t.dtype).eps)
     steep = np.maximum(*_quotients(sweep.t, steps))
-    size = SAFETY * eps * (1 + np.abs(sweep.u) + np.abs(sweep.t) * steep)
+    size = SAFETY * sweep.eps * (1 + np.abs(sweep.u) + np.abs(sweep.t) * steep)
     allowed = size[:, 1:] + size[:, :-1]
     back = _turns_back(direction * steps, allowed, subject)
     stuck = _stands_still(sweep, steps, direction)
@@ -144,10 +145,11 @@ def _stands_still(sweep: Sweep, steps: np.ndarray, direction: np.ndarray) -> np.
         wrong = ~(direction * sweep.slope > 0)
         return wrong[:, 1:] | wrong[:, :-1]
     long = np.diff(sweep.t, axis=1) > 0.01 * np.maximum(1, np.abs(sweep.t[:, 1:]))
-    eps = float(np.finfo(sweep.t.dtype).eps)
     moves = np.abs(np.diff(sweep.exact, axis=1))
     still = (
-        long & (steps == 0) & ((moves == 0) | (moves > np.sqrt(eps) * (1 + np.abs(sweep.u[:, 1:]))))
+        long
+        & (steps == 0)
+        & ((moves == 0) | (moves > np.sqrt(sweep.eps) * (1 + np.abs(sweep.u[:, 1:]))))
     )
     return still & (still.sum(axis=1, keepdims=True) >= STILL)
 
@@ -198,7 +200,9 @@ def _swept(
         exact = subject.tolerance.reference.normalize(z, context)[0][:, i] if k < 0 else u[:, i]
         exact = exact.reshape(t.shape)
         inside = log_det > (UNDERFLOW if k >= 0 else _plateau(t, exact, log_det))
-        yield Sweep(k, i, t, u[:, i].astype(np.float64).reshape(t.shape), slope, inside, exact)
+        eps = float(max(np.finfo(t.dtype).eps, np.finfo(u.dtype).eps))
+        u_i = u[:, i].astype(np.float64).reshape(t.shape)
+        yield Sweep(k, i, t, u_i, slope, inside, exact, eps)
 
 
 def _plateau(t: np.ndarray, u: np.ndarray, log_det: np.ndarray) -> np.ndarray:

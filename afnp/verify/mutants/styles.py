@@ -61,7 +61,7 @@ def _directions(flow: Any, backend: str):
     """Return normalize, generate, D and C of a flow or of functions, the context last."""
     if not isinstance(flow, Flow):
         C = vars(flow).get("context", 0)
-        ways = flow.normalize, flow.generate
+        ways: tuple = flow.normalize, flow.generate
         if not C:
             ways = tuple(lambda rows, context, way=way: way(rows) for way in ways)
         return *ways, flow.features, C
