@@ -51,7 +51,8 @@ MAX_AXES = 32
 MOST_ARRAYS = 64
 MOST_LAYERS = 10_000
 MOST_FREE = 2**23
-"""Features of layers with fewer parameters than features, together: nothing in a file limits them."""
+"""Features of layers with fewer parameters than features, together: nothing in a file limits
+them."""
 
 
 class ModelFileError(ValueError):
@@ -311,7 +312,10 @@ def build(config: dict, theta: np.ndarray, free: int) -> Flow:
 
 
 def _width(layer: dict) -> int:
-    """Return how many features a layer says that it has, itself or in its network; 0 if it lists them."""
+    """Return how many features a layer says that it has, itself or in its network.
+
+    0 if it lists them.
+    """
     return integer("features", layer.get("conditioner", layer).get("features", 0), least=0)
 
 

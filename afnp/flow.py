@@ -224,7 +224,10 @@ class Flow(Model):
 
     @property
     def cost(self) -> CostTable:
-        """What each direction costs, layer by layer: network passes, steps that wait for each other, arithmetic."""
+        """What each direction costs, layer by layer.
+
+        Network passes, steps that wait for each other, arithmetic.
+        """
         return CostTable(self.layers)
 
     # ---- public: checked input -------------------------------------------------------------------
@@ -278,7 +281,9 @@ class Flow(Model):
         return x, log_det.astype(self.dtype, copy=False)
 
     def generate_counting(self, u, context, method: Sweeps, backend="auto") -> tuple:
-        """Do as ``generate`` does by iteration; also give iterations and multiply-adds, (N, T) each.
+        """Do as ``generate`` does by iteration.
+
+        Also give iterations and multiply-adds, (N, T) each.
 
         T are the transforms that are solved, from the data to the noise;
         :func:`afnp.sampling.fixed_point.sweep` says more.
@@ -335,7 +340,9 @@ class Flow(Model):
     # ---- trusted: dtype-generic arithmetic -------------------------------------------------------
 
     def normalize_with(self, p: Parts, x: np.ndarray, context: np.ndarray) -> tuple:
-        """Map x (N, D) to u with parameters of any type, complex too; also give log|det du/dx| (N,).
+        """Map x (N, D) to u with parameters of any type, complex too.
+
+        Also give log|det du/dx| (N,).
 
         The definition in NumPy, without a check: p comes from ``split``, and context is (N, C).
         """
@@ -396,7 +403,10 @@ class Flow(Model):
         return list(zip(self.compiled_stages, p.fused, strict=True))
 
     def _cast(self, p: Parts, x: np.ndarray, k: int) -> np.ndarray:
-        """Return x (N, D) as stage k wants it: what came out of the preprocessing, in theta's type."""
+        """Return x (N, D) as stage k wants it.
+
+        What came out of the preprocessing, in theta's type.
+        """
         ready = k == self._front and x.dtype == np.float64 and p.flat.dtype == np.float32
         return x.astype(np.float32) if ready else x
 

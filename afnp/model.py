@@ -29,19 +29,20 @@ from afnp.params import Parameters
 __all__ = ["BACKENDS", "BatchGradient", "Model", "Plan", "check_context", "refuse_nan"]
 
 BACKENDS = ("auto", "numpy", "numba", "cuda")
-"""Who may do the arithmetic. "auto" takes compiled code where it pays: from ``COMPILED_FROM`` on, and
-below where this process has already loaded it. It never takes "cuda"."""
+"""Who may do the arithmetic. "auto" takes compiled code where it pays: from ``COMPILED_FROM`` on,
+and below where this process has already loaded it. It never takes "cuda"."""
 
 COMPILED_FROM = 10**6
-"""Rows times parameters from which "auto" loads compiled code. Below, NumPy needs a few milliseconds,
-and neither importing Numba nor its first compilation (some seconds, then kept on disk) is worth the
-wait."""
+"""Rows times parameters from which "auto" loads compiled code. Below, NumPy needs a few
+milliseconds, and neither importing Numba nor its first compilation (some seconds, then kept on
+disk) is worth the wait."""
 
 WORTH_A_THREAD = 10**7
 """Rows times parameters that make another thread worth waking."""
 
 BATCH_NUMBERS = 2**23
-"""Long inputs are streamed in batches of about this many activations, so that memory stays bounded."""
+"""Long inputs are streamed in batches of about this many activations, so that memory stays
+bounded."""
 
 _unusable: list[str] = []
 """Why compiled code is not used in this process, once that is known."""
@@ -156,7 +157,10 @@ class Model:
         return self.split(self._theta)
 
     def __getstate__(self) -> dict:
-        """Leave out what is made on demand: copies of views would see the memory they came from no more."""
+        """Leave out what is made on demand.
+
+        Copies of views would see the memory they came from no more.
+        """
         made = {name for cls in type(self).__mro__ for name, v in vars(cls).items() if _cached(v)}
         return {name: value for name, value in vars(self).items() if name not in made}
 
@@ -171,7 +175,10 @@ class Model:
         raise NotImplementedError
 
     def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
-        """Let parameters that begin as statistics of the data take those of checked rows: none do."""
+        """Let parameters that begin as statistics of the data take those of checked rows.
+
+        None do.
+        """
 
     def add_gradient(self, p, x, context, g, engine="numpy", weights=None, kept=None) -> np.ndarray:
         """Add the gradient of the mean of -w log p into g; return log p (N,).

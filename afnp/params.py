@@ -33,7 +33,10 @@ def register(registry: dict[str, Any], cls: type) -> None:
 
 
 class Views(dict):
-    """Named views of one vector, which is kept as ``flat``: compiled code takes the vector whole."""
+    """Named views of one vector, which is kept as ``flat``.
+
+    Compiled code takes the vector whole.
+    """
 
     def __init__(self, flat: np.ndarray):
         super().__init__()

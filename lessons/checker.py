@@ -162,7 +162,9 @@ class Exercise:
 
 
 class Lesson:
-    """The checker of a lesson: ``check("name", answer)`` after an exercise, ``check.summary()`` last.
+    """The checker of a lesson.
+
+    ``check("name", answer)`` after an exercise, ``check.summary()`` last.
 
     Parameters
     ----------

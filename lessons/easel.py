@@ -57,7 +57,10 @@ def style() -> None:
 
 
 def matrix(ax: Axes, M: np.ndarray, title: str = "", numbers: str = "") -> None:
-    """Draw a matrix as cells: exact zeros white, all else tinted; ``numbers`` formats the entries."""
+    """Draw a matrix as cells: exact zeros white, all else tinted.
+
+    ``numbers`` formats the entries.
+    """
     M = np.asarray(M, dtype=float)
     tint = np.sign(M) * (0.1 + 0.4 * np.abs(M) / (np.abs(M).max(initial=0) or 1))
     ax.imshow(np.ma.masked_equal(tint, 0), cmap="PuOr", vmin=-1, vmax=1, aspect="equal")

@@ -49,7 +49,10 @@ def square_kernel(g, squares):
 
 
 def squared_length(g) -> float:
-    """Return the squared length of g, the same bits for any number of threads: blocks are summed in order."""
+    """Return the squared length of g, the same bits for any number of threads.
+
+    Blocks are summed in order.
+    """
     squares = np.zeros(-(-g.size // BLOCK))
 
     def work(part: slice) -> None:

@@ -249,7 +249,10 @@ def _step_alone(net, at, t, memory):
 def walk_alone_kernel(
     net, at, address, constants, e, b, source, target, log_det, sampling, reverse, memory, rows
 ):
-    """Do the same, one sample after the other; ``rows`` (K + 3, lanes) are h, point, image and log."""
+    """Do the same, one sample after the other.
+
+    ``rows`` (K + 3, lanes) are h, point, image and log.
+    """
     (N, D), K = source.shape, net.h.size
     for n in range(N):
         for r in range(memory.size):
@@ -292,7 +295,9 @@ def _weights(p: dict, net, alone: bool) -> ConvolutionWeights:
 def walk(
     p: dict, net, tau: CompiledUnivariate, context, rows, sampling: bool, reverse: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Map noise to data (``sampling``) or data to noise, both (N, D); also give the log-determinant (N,).
+    """Map noise to data (``sampling``) or data to noise, both (N, D).
+
+    Also give the log-determinant (N,).
 
     Logarithms are added up in float64, whatever the type of the rows: there may be a million of
     them.

@@ -33,7 +33,8 @@ __all__ = ["EXACT", "FAST", "address_of", "folder", "jit", "kernel", "silence"]
 FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 """Not "nnan" and "ninf": with them isnan would lie."""
 EXACT = FAST - {"reassoc"}
-"""(x - a) - b stays what it says, or the large parts of what ``exp`` subtracts would cancel no more."""
+"""(x - a) - b stays what it says, or the large parts of what ``exp`` subtracts would cancel no
+more."""
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": FAST, "nogil": True}
 
 jit = njit(**OPTIONS)

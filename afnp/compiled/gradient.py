@@ -75,7 +75,10 @@ def _parts(n: int, tiles: int, parameters: int) -> list[slice]:
 
 
 def product_keeping_tiles(theta, stack: StackPlan, tau: CompiledUnivariate, context, x) -> tuple:
-    """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,), in threads; also return every tile."""
+    """Map data x (N, D) to noise u (N, D) and log|det du/dx| (N,), in threads.
+
+    Also return every tile.
+    """
     context, x = plain(context), plain(x)
     (N, D), T = x.shape, lanes(x.dtype)
     u, log_det = np.empty_like(x), np.empty((N, 1), dtype=x.dtype)
@@ -115,7 +118,10 @@ def _transpose(memory, at, rows, a_T, place):
 
 @jit
 def _inputs(theta, stack, m, l, deltas, z, d_a, zeros):
-    """Do d_a = (M ⊙ W)^T d_z: four columns over the rows that see them all, and singly over the few others."""
+    """Do d_a = (M ⊙ W)^T d_z.
+
+    Four columns over the rows that see them all, and singly over the few others.
+    """
     layer, T, c = stack.layers[m, l], deltas.shape[1], START
     J, I, first = layer["rows"], layer["columns"], layer["first"]
     full = START
@@ -153,7 +159,10 @@ def _activate_backward(kind, memory, a, deltas, d, rows):
 
 @jit
 def _network_backward(theta, stack, m, memory, at, deltas, d, a_T, place, zeros):
-    """Run the layers from the last: ``deltas`` holds d_z of each in the rows where ``memory`` holds z."""
+    """Run the layers from the last.
+
+    ``deltas`` holds d_z of each in the rows where ``memory`` holds z.
+    """
     T = memory.shape[1]
     for l in range(stack.layers.shape[1] - 1, -1, -1):
         layer = stack.layers[m, l]
@@ -271,7 +280,9 @@ def _bias(N, fresh, deltas, z, height, d_theta, place):
 
 @kernel
 def weights_kernel(stack, N, fresh, deltas, a_T, width, d_theta, begins, ends, patch, zeros):
-    """Sum d_z a^T over N samples into d_theta: of each layer (M, L) the rows from ``begins`` to ``ends``.
+    """Sum d_z a^T over N samples into d_theta.
+
+    Of each layer (M, L) the rows from ``begins`` to ``ends``.
 
     T columns at a time, so that their activations stay in the cache for all rows. A block that
     sticks out of the staircase goes by way of ``patch`` (4, T).
@@ -347,7 +358,10 @@ def weights_kernel(stack, N, fresh, deltas, a_T, width, d_theta, begins, ends, p
 
 
 def _shares(stack: StackPlan, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut all rows of all layers, in fours, into parts of equal work: where each begins and ends, (M, L)."""
+    """Cut all rows of all layers, in fours, into parts of equal work.
+
+    Where each begins and ends, (M, L).
+    """
     M, L = stack.layers.shape
     begins = (
         stack.layers["first"]

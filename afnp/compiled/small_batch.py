@@ -26,7 +26,10 @@ __all__ = ["FEW", "product", "solve"]
 
 @jit
 def _rows(theta, stack, m, l, a, first, last):
-    """Compute rows first..last-1 of layer l for all samples: z, and its activation; ``a`` is (N, tile rows)."""
+    """Compute rows first..last-1 of layer l for all samples: z, and its activation.
+
+    ``a`` is (N, tile rows).
+    """
     layer, zero = stack.layers[m, l], a.dtype.type(0)
     begin, J, I = layer["first"], layer["rows"], layer["columns"]
     deepest = l + 1 == stack.layers.shape[1]
@@ -65,7 +68,9 @@ def _embed(stack, a, first, last):
 
 @jit
 def _map(stack, m, address, constants, a, sources, first, last, rows):
-    """Map features first..last-1 of all samples as lanes; ``rows`` (K + 3, lanes) is h, point, image, log.
+    """Map features first..last-1 of all samples as lanes.
+
+    ``rows`` (K + 3, lanes) is h, point, image, log.
 
     Lanes past the end repeat whatever was there.
     """

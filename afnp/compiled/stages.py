@@ -281,7 +281,9 @@ class CompiledConvolution(Stage):
 
 
 def generate_on_gpu(layers: Sequence[Transform], p: Sequence[Views], u, context, method) -> tuple:
-    """Take transforms that follow each other to the GPU together; those without a network stay in NumPy.
+    """Take transforms that follow each other to the GPU together.
+
+    Those without a network stay in NumPy.
 
     Returns x (N, D), log|det dx/du| (N,) and, for each run of iterated transforms from the noise to
     the data, their iterations and multiply-adds.

@@ -16,7 +16,8 @@ from concurrent.futures import Future
 __all__ = ["FEW", "in_threads", "row_blocks", "workers"]
 
 FEW = 8
-"""So few rows have compiled code of their own (:mod:`afnp.compiled.small_batch`), whose last bits differ."""
+"""So few rows have compiled code of their own (:mod:`afnp.compiled.small_batch`), whose last bits
+differ."""
 
 NAME = "afnp-"
 """Of the threads, with a number."""

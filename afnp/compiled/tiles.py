@@ -46,8 +46,8 @@ LAYER = np.dtype(
     ],
     align=True,
 )
-"""A layer: offsets of W and b in theta, rows and columns of W, first row in a tile of its inputs and
-of its z, offset into ``prefix``, the row of the z that it adds, or -1, and the column where its
+"""A layer: offsets of W and b in theta, rows and columns of W, first row in a tile of its inputs
+and of its z, offset into ``prefix``, the row of the z that it adds, or -1, and the column where its
 inputs begin among the transposed ones of all layers."""
 
 
@@ -89,7 +89,10 @@ class StackPlan(NamedTuple):
 
 
 def network_plan(network) -> NetworkPlan:
-    """Lay out a masked network whose parameters are W and b of each layer in turn; it keeps the plan."""
+    """Lay out a masked network whose parameters are W and b of each layer in turn.
+
+    It keeps the plan.
+    """
     if (plan := getattr(network, "_plan", None)) is None:
         plan = network._plan = _plan(network, network.context + network.features, network.features)
     return plan
@@ -256,7 +259,10 @@ def plain(a: np.ndarray) -> np.ndarray:
 
 
 def working_memory(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array of any content, which each thread keeps between calls: fresh pages cost time."""
+    """Return an array of any content, which each thread keeps between calls.
+
+    Fresh pages cost time.
+    """
     key, size = name + dtype.name, math.prod(shape)
     buffer = getattr(_local, key, None)
     if buffer is None or buffer.size < size:

@@ -26,7 +26,9 @@ __all__ = ["Conditionals", "draw", "log_softmax"]
 
 
 class Conditionals(MaskedMLP):
-    """Masked network whose outputs are distributions over K levels; features come in generation order.
+    """Masked network whose outputs are distributions over K levels.
+
+    Features come in generation order.
 
     Parameters
     ----------
@@ -85,7 +87,9 @@ def log_softmax(h: np.ndarray) -> np.ndarray:
 
 
 def draw(h: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Invert the distribution function: levels (...) from logits h (..., K - 1) and v (...) in [0, 1); and log p.
+    r"""Invert the distribution function.
+
+    Levels (...) from logits h (..., K - 1) and v (...) in [0, 1); and log p.
 
     .. math:: x = \#\{k : p(0) + \dots + p(k) \le v\}
 

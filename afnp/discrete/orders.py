@@ -106,7 +106,10 @@ class OrderEnsemble(DiscreteModel):
     # ---- trusted
 
     def _initialize(self, p, rng):
-        """Draw what every order may read, with the variance of its row: no mask hides the same weights from all."""
+        """Draw what every order may read, with the variance of its row.
+
+        No mask hides the same weights from all.
+        """
         self.net.initialize(p, rng)
         first, last = self.net.linears[0], self.net.linears[-1]
         for linear, size in ((first, 1.0), (last, 0.01)):
@@ -155,7 +158,9 @@ class OrderEnsemble(DiscreteModel):
         return _mean(self._by_order(p, x, context))
 
     def _gradient(self, p, x, context, d_log_prob, g):
-        r"""Add the gradient of the average's loss: each order counts as much as it explains of a row.
+        r"""Add the gradient of the average's loss.
+
+        Each order counts as much as it explains of a row.
 
         .. math:: \partial \log p(x) = \sum_m r_m\, \partial \log p(x;\, o^{(m)}), \qquad
                   r_m = \frac{p(x;\, o^{(m)})}{\sum_l p(x;\, o^{(l)})}
@@ -207,7 +212,9 @@ def averaging_gain(
     seed: int = 0,
     **options,
 ) -> dict[str, float | list[float]]:
-    """Train M models of one order each, and one model of M orders; tell what averaging adds on test rows.
+    """Train M models of one order each, and one model of M orders.
+
+    Tell what averaging adds on test rows.
 
     Parameters
     ----------

@@ -38,7 +38,8 @@ LINEAR = ("Standardize", "Dequantize", "ActNorm", "BatchNorm", "Permutation", "L
 
 OPSET, IR_VERSION = 17, 8
 ROWS, TOLERANCE = 8, 1e-4
-"""How many rows are compared when a graph is made, and to what difference in units of the largest."""
+"""How many rows are compared when a graph is made, and to what difference in units of the
+largest."""
 
 
 def to_onnx(flow: Flow, path: str | os.PathLike, prove: bool = True) -> tuple[Path, Path]:
@@ -161,7 +162,10 @@ def _generate(g: _Graph, layer: Any, p: dict, u: str) -> str:
 
 
 def _loop(g: _Graph, layer: Autoregressive, p: dict, u: str) -> str:
-    """Add the textbook loop: pass i of the network gives feature i, where all before it are known."""
+    """Add the textbook loop.
+
+    Pass i of the network gives feature i, where all before it are known.
+    """
     D = layer.features
     ordered = g.columns(u, layer.order)
     body = g.inside()
@@ -368,7 +372,10 @@ class _Graph:
         return output
 
     def constant(self, value) -> str:
-        """Return the name of a constant: floats in float32, integers and truth values as they are."""
+        """Return the name of a constant.
+
+        Floats in float32, integers and truth values as they are.
+        """
         array = np.asarray(value)
         array = array.astype(np.float32) if array.dtype.kind == "f" else array
         key = f"{array.dtype}{array.shape}{array.tobytes()!r}" if array.size < 9 else self.name("c")
@@ -394,7 +401,10 @@ class _Graph:
         return self("ReduceSum", x, self.constant(np.array([1], dtype=np.int64)), keepdims=0)
 
     def only(self, chosen: str, table: str) -> str:
-        """Return the entries (N, D) of a table (N, D, n) that were chosen: the rest is times zero."""
+        """Return the entries (N, D) of a table (N, D, n) that were chosen.
+
+        The rest is times zero.
+        """
         axis = self.constant(np.array([2], dtype=np.int64))
         return self("ReduceSum", self("Mul", chosen, table), axis, keepdims=0)
 

@@ -36,7 +36,9 @@ def soft_clip(a: np.ndarray, limit: float | np.ndarray) -> tuple[np.ndarray, np.
 
 
 class ClippedAffine:
-    r"""Scale and shift on the way to the noise: :math:`u = x\, e^{\alpha} + t`, :math:`\alpha = c_L(a)`.
+    r"""Scale and shift on the way to the noise.
+
+    :math:`u = x\, e^{\alpha} + t`, :math:`\alpha = c_L(a)`.
 
     Parameters
     ----------

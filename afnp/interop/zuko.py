@@ -27,7 +27,8 @@ __all__ = ["from_zuko"]
 
 ROWS = 64
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
-"""How many rows are compared when a flow comes in, and to what difference in units of the largest."""
+"""How many rows are compared when a flow comes in, and to what difference in units of the
+largest."""
 
 
 def from_zuko(flow: Any, prove: bool = True) -> Flow:

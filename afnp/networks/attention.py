@@ -47,7 +47,9 @@ def linear(name: str, inputs: int, outputs: int) -> MaskedLinear:
 
 
 def gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return a and its slope da/dz, both of z's shape; smooth, in the tanh form of arXiv 1606.08415.
+    r"""Return a and its slope da/dz, both of z's shape.
+
+    Smooth, in the tanh form of arXiv 1606.08415.
 
     .. math:: a = \tfrac z2 (1 + t), \quad t = \tanh\!\big(\sqrt{2/\pi}\,(z + 0.044715\, z^3)\big), \qquad
               \frac{da}{dz} = \frac{1 + t}2 + \frac z2 (1 - t^2) \sqrt{2/\pi}\,(1 + 0.134145\, z^2)
@@ -65,7 +67,9 @@ def gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def causal_softmax(s: np.ndarray) -> np.ndarray:
-    r"""Turn scores s (..., T, T) into weights; those of later tokens are exactly 0, whatever their scores.
+    r"""Turn scores s (..., T, T) into weights.
+
+    Those of later tokens are exactly 0, whatever their scores.
 
     .. math:: w_{ts} = \frac{[s \le t]\, e^{s_{ts}}}{\sum_{r \le t} e^{s_{tr}}}
 
@@ -85,7 +89,10 @@ def causal_softmax(s: np.ndarray) -> np.ndarray:
 
 
 def softmax_backward(w: np.ndarray, d_w: np.ndarray) -> np.ndarray:
-    r"""Return :math:`d_s = w \odot (d_w - \sum_r w_r\, d_{w_r})`: moving all scores alike moves nothing."""
+    r"""Return :math:`d_s = w \odot (d_w - \sum_r w_r\, d_{w_r})`.
+
+    Moving all scores alike moves nothing.
+    """
     return w * (d_w - (w * d_w).sum(axis=-1, keepdims=True))
 
 
@@ -108,7 +115,9 @@ class LayerNorm:
         return p[self.gamma] * n + p[self.beta], (n, r)
 
     def backward(self, p: dict, cache: tuple, d_y: np.ndarray, g: dict) -> np.ndarray:
-        r"""Add d_gamma, d_beta into g; return :math:`d_z = (d_n - \overline{d_n} - n\, \overline{n d_n}) / \sigma`.
+        r"""Add d_gamma, d_beta into g.
+
+        Return :math:`d_z = (d_n - \overline{d_n} - n\, \overline{n d_n}) / \sigma`.
 
         Mean and variance take away what moves all numbers alike, and what moves them along n.
         """
@@ -181,6 +190,9 @@ class CausalAttention:
         return self.out.forward(p, (w @ values[:, :, : t + 1]).reshape(x.shape))
 
     def work(self, T: int) -> int:
-        """Return the useful multiply-adds for T tokens: the maps, and the triangles of q·k and w·v."""
+        """Return the useful multiply-adds for T tokens.
+
+        The maps, and the triangles of q·k and w·v.
+        """
         M = self.heads * self.size
         return T * 4 * M * M + T * (T + 1) * M

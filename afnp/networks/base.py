@@ -59,7 +59,10 @@ class Network:
     # ---- what it is ------------------------------------------------------------------------------
 
     def config(self) -> dict:
-        """Return the keyword arguments that rebuild this network: numbers, strings and lists only."""
+        """Return the keyword arguments that rebuild this network.
+
+        Numbers, strings and lists only.
+        """
         raise NotImplementedError
 
     @classmethod

@@ -39,11 +39,13 @@ from afnp.params import Layout
 __all__ = ["CausalConv", "Rings"]
 
 CHUNK_NUMBERS = 2**18
-"""The density walks in chunks of about so many activations a layer: they stay in the cache, and memory small."""
+"""The density walks in chunks of about so many activations a layer: they stay in the cache, and
+memory small."""
 
 
 FARTHEST = 1024
-"""A tap may reach so far back, or as far as the series is long: sampling keeps all that it spans."""
+"""A tap may reach so far back, or as far as the series is long: sampling keeps all that it
+spans."""
 
 
 class Rings(NamedTuple):
@@ -159,7 +161,10 @@ class CausalConv(Network):
         return 1 + sum(self.dilations)
 
     def reach(self) -> np.ndarray:
-        """Return the distances t - j < D at which h_t hears x_j: 1 plus every sum of some of the dilations."""
+        """Return the distances t - j < D at which h_t hears x_j.
+
+        1 plus every sum of some of the dilations.
+        """
         sums = {0}
         for d in self.dilations:
             sums |= {total + d for total in sums if total + d < self.features}
@@ -193,7 +198,9 @@ class CausalConv(Network):
     def initialize(
         self, p: dict, rng: np.random.Generator, gain: float = 1.0, last: float = 0.01
     ) -> None:
-        r"""Draw weights in place: variance gain² over the numbers heard, of S also over L; the head times ``last``.
+        r"""Draw weights in place: variance gain² over the numbers heard, of S also over L.
+
+        The head times ``last``.
 
         .. math:: W, V \sim \mathcal N\Big(0, \frac{\mathrm{gain}^2}{2R}\Big), \qquad
                   S \sim \mathcal N\Big(0, \frac{\mathrm{gain}^2}{R L}\Big), \qquad e, b, s, h = 0
@@ -223,7 +230,10 @@ class CausalConv(Network):
     # ---- the gate --------------------------------------------------------------------------------
 
     def _gate(self, z: np.ndarray) -> tuple[np.ndarray, tuple]:
-        r"""Return y of z, and the cache: :math:`\tanh(z^f) \odot \sigma(z^g)`, with σ(z) = (1 + tanh(z/2)) / 2."""
+        r"""Return y of z, and the cache.
+
+        :math:`\tanh(z^f) \odot \sigma(z^g)`, with σ(z) = (1 + tanh(z/2)) / 2.
+        """
         if self.activation != "gated":
             y = ACTIVATIONS[self.activation].forward(z)
             return y, (y,)
@@ -240,14 +250,19 @@ class CausalConv(Network):
     # ---- many steps at once: the density ---------------------------------------------------------
 
     def tails(self, n: int, dtype) -> list[np.ndarray]:
-        """Return what lies before the first step of n rows: zeros, the input's last step and d_l of each layer."""
+        """Return what lies before the first step of n rows.
+
+        Zeros, the input's last step and d_l of each layer.
+        """
         widths = [(1, self.embedding), *((d, self.channels) for d in self.dilations)]
         return [np.zeros((n, *width), dtype=dtype) for width in widths]
 
     def run(
         self, p: dict, context: np.ndarray, x: np.ndarray, tails: list, caches: list | None = None
     ):
-        """Return h (N, T, K) of the next T steps, heard as x (N, T, I); replace ``tails`` by their ends.
+        """Return h (N, T, K) of the next T steps, heard as x (N, T, I).
+
+        Replace ``tails`` by their ends.
 
         A list of ``caches`` gets what ``backward`` needs: each layer's input and gate, and the last
         a.
@@ -329,7 +344,10 @@ class CausalConv(Network):
         return Rings(rings, *self.biases(p, context))
 
     def advance(self, p: dict, state: Rings, group: slice, known: np.ndarray | None) -> np.ndarray:
-        """Return h_t (N, 1, K) from the step before it, ``known`` (N, 1): every unit once, and O(1) a step."""
+        """Return h_t (N, 1, K) from the step before it, ``known`` (N, 1).
+
+        Every unit once, and O(1) a step.
+        """
         a = state.e
         if known is not None:
             a = self.embed.forward(known) @ p["E"].T + a

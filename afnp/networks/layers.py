@@ -20,7 +20,8 @@ from afnp.networks import masks
 __all__ = ["ACTIVATIONS", "Activation", "MaskedLinear"]
 
 PANEL_HEIGHT = 128
-"""Rows a panel of the staircase product. Lower skips more zeros, higher makes fewer and better products."""
+"""Rows a panel of the staircase product. Lower skips more zeros, higher makes fewer and better
+products."""
 
 
 class MaskedLinear:

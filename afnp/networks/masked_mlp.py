@@ -34,7 +34,9 @@ __all__ = ["Feedforward", "MaskedMLP", "dense_size", "widths_of"]
 
 
 class Feedforward(Network):
-    """Layers of masked linear maps whose units are sorted by degree; what MADE's network and a coupling's share.
+    """Layers of masked linear maps whose units are sorted by degree.
+
+    What MADE's network and a coupling's share.
 
     Parameters
     ----------
@@ -80,7 +82,9 @@ class Feedforward(Network):
     def initialize(
         self, p: dict, rng: np.random.Generator, gain: float = 6**-0.5, last: float = 0.01
     ) -> None:
-        r"""Draw weights in place: each row with variance gain² · 2 / prefix, the last layer times ``last``.
+        r"""Draw weights in place.
+
+        Each row with variance gain² · 2 / prefix, the last layer times ``last``.
 
         .. math:: W_{rc} \sim \mathcal N(0,\, 2\,\mathrm{gain}^2 / \mathrm{prefix}_r), \qquad b = 0
 

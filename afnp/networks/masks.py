@@ -208,7 +208,10 @@ def lost_dependencies(
 
 
 class Panel(NamedTuple):
-    """Some rows of a staircase: all hear columns before ``tread``, none hears a column from ``riser`` on."""
+    """Some rows of a staircase.
+
+    All hear columns before ``tread``, none hears a column from ``riser`` on.
+    """
 
     rows: slice
     tread: int

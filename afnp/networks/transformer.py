@@ -35,7 +35,9 @@ LEAST_WIDTH = 4
 
 
 class Block:
-    """One pre-norm block (arXiv 2002.04745): attention, then an MLP on each token, both added to what was there.
+    """One pre-norm block (arXiv 2002.04745).
+
+    Attention, then an MLP on each token, both added to what was there.
 
     Parameters
     ----------
@@ -267,7 +269,10 @@ class CausalTransformer(Network):
         return self.embed.backward(inputs, d_inputs)
 
     def init_state(self, p: dict, context: np.ndarray) -> tuple[np.ndarray, list[Memory]]:
-        """Return the context (N, C), and room for every block's keys and values: 2 N T M numbers a block."""
+        """Return the context (N, C), and room for every block's keys and values.
+
+        2 N T M numbers a block.
+        """
         N, dtype = len(context), np.result_type(context, p["places"])
         return context, [block.attention.memory(N, self.tokens, dtype) for block in self.blocks]
 

@@ -183,10 +183,11 @@ class Record(NamedTuple):
     """What a sample took, for each of the T transforms that had to be solved, from the data to the noise."""
 
     sweeps: np.ndarray
-    """(N, T) how many sweeps each row took, the last of which changed nothing unless there were D (or, over all
-    blocks, as many as the block is long)."""
+    """(N, T) how many sweeps each row took, the last of which changed nothing unless there were D
+    (or, over all blocks, as many as the block is long)."""
     multiply_adds: np.ndarray
-    """(N, T) arithmetic of the network spent on each row, also that of waiting for its neighbours."""
+    """(N, T) arithmetic of the network spent on each row, also that of waiting for its
+    neighbours."""
 
     def settled(self, transform: int) -> np.ndarray:
         """Return how many rows needed no further sweep after 0, 1, 2, ... of them.

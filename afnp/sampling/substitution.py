@@ -52,10 +52,11 @@ class Staircase(NamedTuple):
     prefix: np.ndarray
     """(J,) how many units of the layer below each row hears."""
     start: np.ndarray
-    """(D + 1,) rows start[i] to start[i + 1] become known when i features are: units of degree i, or the
-    output rows of feature i."""
+    """(D + 1,) rows start[i] to start[i + 1] become known when i features are: units of degree i,
+    or the output rows of feature i."""
     skip: bool
-    """Whether the layer adds the pre-activation of two layers below (the end of a residual block)."""
+    """Whether the layer adds the pre-activation of two layers below (the end of a residual
+    block)."""
 
 
 class State(NamedTuple):
@@ -130,7 +131,10 @@ def substitution(network, generate: Callable, p, u: np.ndarray, context: np.ndar
 
 
 def naive(network, generate: Callable, p, u: np.ndarray, context: np.ndarray) -> tuple:
-    """Do the same by the textbook loop, a full pass a group: the definition that all else must match."""
+    """Do the same by the textbook loop, a full pass a group.
+
+    The definition that all else must match.
+    """
     x, log_slope, context = _room(p, u, context)
     for group in network.groups:
         h, _ = network.forward(p, context, x)

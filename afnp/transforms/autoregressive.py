@@ -149,7 +149,10 @@ class Autoregressive(Transform):
         self.conditioner.initialize(p, rng)
 
     def allowed(self) -> np.ndarray:
-        """Return which u_i may depend on which x_j, (D, D) bool: those that h_i depends on, and itself."""
+        """Return which u_i may depend on which x_j, (D, D) bool.
+
+        Those that h_i depends on, and itself.
+        """
         ordered = self.conditioner.allowed() | np.eye(self.features, dtype=bool)
         return ordered[np.ix_(self.rank, self.rank)]
 
@@ -310,7 +313,9 @@ def convolutional(
     context: int = 0,
     activation: str = "gated",
 ) -> Autoregressive:
-    """Return a transform with causal dilated convolutions, for series of any length; see :func:`masked`.
+    """Return a transform with causal dilated convolutions, for series of any length.
+
+    See :func:`masked`.
 
     ``reverse`` walks from the last feature to the first.
 

@@ -61,14 +61,18 @@ class Transform:
     takes_statistics: bool = False
     """Whether training needs statistics of a whole batch, as batch normalisation does."""
     preprocesses: bool = False
-    """Whether constants of the data bring data into range; in front of a flow that is done in float64."""
+    """Whether constants of the data bring data into range; in front of a flow that is done in
+    float64."""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         register(TRANSFORMS, cls)
 
     def config(self) -> dict:
-        """Return the keyword arguments that rebuild this transform: numbers, strings and lists only."""
+        """Return the keyword arguments that rebuild this transform.
+
+        Numbers, strings and lists only.
+        """
         return {"features": self.features}
 
     @classmethod
@@ -85,7 +89,10 @@ class Transform:
         return 0
 
     def initialize(self, p: Views, rng: np.random.Generator) -> None:
-        """Write the parameters to begin with, in place: zeros, which make most layers the identity."""
+        """Write the parameters to begin with, in place.
+
+        Zeros, which make most layers the identity.
+        """
         for values in p.values():
             values[:] = 0.0
 
@@ -139,10 +146,16 @@ class Transform:
     # ---- statistics of the data ------------------------------------------------------------------
 
     def start_from_data(self, p: Views, x: np.ndarray) -> None:
-        """Let parameters that begin as statistics of the data take those of x (N, D): there are none."""
+        """Let parameters that begin as statistics of the data take those of x (N, D).
+
+        There are none.
+        """
 
     def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
-        """Do as ``normalize`` does, in a training step: with statistics of these rows, if any are taken."""
+        """Do as ``normalize`` does, in a training step.
+
+        With statistics of these rows, if any are taken.
+        """
         return self.normalize(p, x, context)
 
     def update_statistics(self, p: Views, cache, share: float) -> None:

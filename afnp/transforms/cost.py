@@ -23,7 +23,8 @@ class Work(NamedTuple):
     passes: int
     """Network passes, by arithmetic: a substitution is one."""
     depth: int
-    """Steps that wait for each other: 1 for a product, D for a substitution, 0 without a network."""
+    """Steps that wait for each other: 1 for a product, D for a substitution, 0 without a
+    network."""
     multiply_adds: int
     """Useful ones: zeros above the staircases are not counted."""
 

@@ -197,11 +197,17 @@ class Coupling(Transform):
         self.conditioner.initialize(p, rng)
 
     def allowed(self) -> np.ndarray:
-        """Return which u_i may depend on which x_j, (D, D) bool: block triangular, diagonal within the blocks."""
+        """Return which u_i may depend on which x_j, (D, D) bool.
+
+        Block triangular, diagonal within the blocks.
+        """
         return np.eye(self.features, dtype=bool) | (~self.passing[:, None] & self.passing[None, :])
 
     def allowed_context(self) -> np.ndarray:
-        """Return which u_i may depend on which context input, (D, C) bool: those of the second block."""
+        """Return which u_i may depend on which context input, (D, C) bool.
+
+        Those of the second block.
+        """
         return np.repeat(~self.passing[:, None], self.context, axis=1)
 
     @property

@@ -93,7 +93,10 @@ class Inverse(Transform):
         self.transform.initialize(p, rng)
 
     def allowed(self) -> np.ndarray:
-        """Return which u_i may depend on which x_j, (D, D) bool: the inverse of a triangle is one."""
+        """Return which u_i may depend on which x_j, (D, D) bool.
+
+        The inverse of a triangle is one.
+        """
         return self.transform.allowed()
 
     @property

@@ -200,7 +200,10 @@ def solve_lower(L: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _factorize(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return order and LU, both triangles in one matrix, with W = (L U)[order]: Gauss, largest pivot first."""
+    """Return order and LU, both triangles in one matrix, with W = (L U)[order].
+
+    Gauss, largest pivot first.
+    """
     LU, rows = W.copy(), np.arange(len(W))
     for k in range(len(W)):
         pivot = k + int(np.argmax(np.abs(LU[k:, k])))

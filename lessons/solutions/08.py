@@ -13,7 +13,10 @@ def iaf_sample(u, conditionals):
 
 # %% iaf_log_prob
 def iaf_log_prob(x, conditionals):
-    """Find the noise feature by feature: what is said of feature i is right once those before are."""
+    """Find the noise feature by feature.
+
+    What is said of feature i is right once those before are.
+    """
     u = np.zeros_like(x)
     for i in range(x.shape[1]):
         mu, alpha = conditionals(u)

@@ -66,7 +66,10 @@ class DeviceConvolution(NamedTuple):
 
 @device
 def _begin(net, context, row, memory, window):
-    """Empty the rings, and add what the context says to the biases; before the first step nothing was heard."""
+    """Empty the rings, and add what the context says to the biases.
+
+    Before the first step nothing was heard.
+    """
     (L, G), R, C = net.b.shape, len(net.e), context.shape[1]
     for r in range(cuda.threadIdx.y, net.rings * R, cuda.blockDim.y):
         memory[r] = 0
@@ -280,7 +283,9 @@ def _walk_batch(steps: Sequence[ConvolutionStep], T: int, context, u, x, log_det
 def walk_all(
     steps: Sequence[ConvolutionStep], context, u, method="substitution"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
+    """Map noise u (N, D) through all steps in turn to data x (N, D).
+
+    Also give the sum of their log|det| (N,).
 
     Raises
     ------

@@ -29,7 +29,8 @@ __all__ = [
 SHARED_BYTES = 48 * 1024
 """Shared memory that every GPU gives a block without being asked for more."""
 BATCH_BYTES = 2**30
-"""Samples on the GPU at a time, and global memory of all tiles, each; longer inputs are streamed."""
+"""Samples on the GPU at a time, and global memory of all tiles, each; longer inputs are
+streamed."""
 
 # compiled at the first launch
 _jit = cuda.jit if cuda else lambda **options: lambda function: function

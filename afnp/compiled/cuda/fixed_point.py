@@ -47,7 +47,8 @@ class DeviceNetwork(NamedTuple):
     layers: Any
     prefix: Any
     start: Any
-    """As in :class:`afnp.compiled.tiles.NetworkPlan`: where everything lies in theta and in the rows of a tile."""
+    """As in :class:`afnp.compiled.tiles.NetworkPlan`: where everything lies in theta and in the
+    rows of a tile."""
     order: Any
     tile_rows: int
     activation: int
@@ -58,7 +59,8 @@ class Lane(NamedTuple):
     """What one lane remembers."""
 
     tile: Any
-    """Context, x, and every layer's z and a; ``base`` has the sums over the known in the places of z."""
+    """Context, x, and every layer's z and a; ``base`` has the sums over the known in the places of
+    z."""
     base: Any
     u: Any
     log: Any
@@ -142,7 +144,10 @@ def _still_moving(lane, final):
 
 @device
 def _converge(net, lane, inside, sweeps, first, last, tolerance):
-    """Iterate a block of features; count in ``sweeps`` (1,), and return how often the network ran."""
+    """Iterate a block of features.
+
+    Count in ``sweeps`` (1,), and return how often the network ran.
+    """
     if cuda.threadIdx.y == 0:
         lane.state[WAITING], lane.state[MOVED] = inside, 0
     _sum_known(net, lane, first, last)
@@ -222,7 +227,10 @@ def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, wo
 
 
 def _cost(plan: NetworkPlan, C: int, blocks: list[tuple[int, int]]) -> np.ndarray:
-    """Return the multiply-adds a row of each block: over the known, once, and inside, in each sweep."""
+    """Return the multiply-adds a row of each block.
+
+    Over the known, once, and inside, in each sweep.
+    """
     prefixes = np.split(plan.prefix, plan.layers["first"][1:])
     return np.array(
         [block_work(places(list(plan.start), C, 1, *cut), prefixes) for cut in blocks],
@@ -272,7 +280,9 @@ def _solve_batch(
 
 
 def solve_all(steps: Sequence[StaircaseStep], context, u, method) -> tuple[np.ndarray, ...]:
-    """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
+    """Map noise u (N, D) through all steps in turn to data x (N, D).
+
+    Also give the sum of their log|det| (N,).
 
     ``method`` is one of :mod:`afnp.sampling.fixed_point`. Last come iterations and multiply-adds of
     each row and step, (N, M) each, from the data to the noise.

@@ -45,16 +45,18 @@ BLOCKS = 2
 # ---- the network as a table of layers -------------------------------------------------------------
 
 DEVICE_LAYER = np.dtype([(name, np.int32) for name in (*LAYER.names, "a_at")], align=True)
-"""A layer on the GPU, as in :data:`afnp.compiled.tiles.LAYER`, but ``in_at`` is the row of the known
-where a layer's inputs begin, ``z_at`` the row of the window where its z begins, and ``a_at`` the row
-of the window where those of its inputs begin that the block itself computes. Row 0 sums log|det|."""
+"""A layer on the GPU, as in :data:`afnp.compiled.tiles.LAYER`, but ``in_at`` is the row of the
+known where a layer's inputs begin, ``z_at`` the row of the window where its z begins, and ``a_at``
+the row of the window where those of its inputs begin that the block itself computes. Row 0 sums
+log|det|."""
 
 
 class DeviceStaircase(NamedTuple):
     """One transform as the kernels read it, on the GPU."""
 
     theta: np.ndarray
-    """Parameters, with every W transposed: R rows of W are neighbours. R values of no meaning follow."""
+    """Parameters, with every W transposed: R rows of W are neighbours. R values of no meaning
+    follow."""
     layers: np.ndarray
     """(L,) of :data:`DEVICE_LAYER`."""
     prefix: np.ndarray
@@ -151,7 +153,10 @@ _tile4, _tile1 = _register_tile(S), _register_tile(1)
 
 @device
 def _load(net, context, x, begin, first, last, known, window, zero):
-    """Fetch the noise of a block of features, and with the first block the context; lanes past the end become 0."""
+    """Fetch the noise of a block of features, and with the first block the context.
+
+    Lanes past the end become 0.
+    """
     C = context.shape[1] if first == 0 else 0
     for item in range(cuda.threadIdx.y, (C + last - first) * net.samples, cuda.blockDim.y):
         i, lane = item // net.samples, item % net.samples * LANES + cuda.threadIdx.x
@@ -182,7 +187,10 @@ def _product(net, C, first, last, known, window):
 
 @device
 def _finish(net, C, l, i, first, known, window, zero):
-    """Add what the block itself computed to the rows of layer l that only wait for feature i - 1; activate them."""
+    """Add what the block itself computed to the rows of layer l that only wait for feature i - 1.
+
+    Activate them.
+    """
     row, T = net.layers[l], net.samples * LANES
     begun = C + first if l == 0 else net.start[l - 1, first]
     for item in range(
@@ -278,7 +286,10 @@ def _solve_global(net, context, x, log_det, known, windows):
 
 
 class DevicePlan:
-    """A network's tables, and what lies of it on the GPU: parameters stay there until any bit of them changes."""
+    """A network's tables, and what lies of it on the GPU.
+
+    Parameters stay there until any bit of them changes.
+    """
 
     def __init__(self, plan: NetworkPlan):
         self.host, self.known_rows = plan, int(plan.layers["columns"].sum())
@@ -364,7 +375,9 @@ def _solve_batch(
 
 
 def solve_all(steps: Sequence[StaircaseStep], context, u) -> tuple[np.ndarray, np.ndarray]:
-    """Map noise u (N, D) through all steps in turn to data x (N, D); also give the sum of their log|det| (N,).
+    """Map noise u (N, D) through all steps in turn to data x (N, D).
+
+    Also give the sum of their log|det| (N,).
 
     Raises
     ------

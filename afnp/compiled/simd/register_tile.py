@@ -181,7 +181,10 @@ def transpose(typing, A, a, a_row, O, o, o_row):
 
 @intrinsic
 def fetch(typing, a, at, n):
-    """Ask for n values of an array from the at-th on: they are in the cache when they are needed."""
+    """Ask for n values of an array from the at-th on.
+
+    They are in the cache when they are needed.
+    """
 
     def build(context, builder, signature, args):
         i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
@@ -213,7 +216,10 @@ def _bits_as_float(typing, bits):
 
 
 def exp(x):
-    """exp(x) to about one unit in the last place, in code that vectorises; clipped to the normal range."""
+    """exp(x) to about one unit in the last place, in code that vectorises.
+
+    Clipped to the normal range.
+    """
 
 
 def tanh(x):

@@ -65,7 +65,10 @@ def width(dtype: Any) -> int:
 
 
 class Vector(types.Type):
-    """The type of V numbers; ``number`` is float32 or float64, or boolean for what comparisons give."""
+    """The type of V numbers.
+
+    ``number`` is float32 or float64, or boolean for what comparisons give.
+    """
 
     def __init__(self, number, V: int):
         self.number, self.V = number, V
@@ -348,7 +351,10 @@ def _exp_implementation(x):
 
 
 def log(x):
-    """log(x) for positive x, to two units in the last place; below the normal range, that of its end."""
+    """log(x) for positive x, to two units in the last place.
+
+    Below the normal range, that of its end.
+    """
 
 
 @overload(log, jit_options=INLINE)

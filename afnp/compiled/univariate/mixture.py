@@ -197,7 +197,10 @@ def _read(tau, h, i):
 
 @inline
 def _component(tau, h, i, k, x):
-    """Return of one component: log pi, s, e^-s, z, log B(-|z|), log B(|z|), and log lambda and kappa at |z|."""
+    """Return of one component.
+
+    Log pi, s, e^-s, z, log B(-|z|), log B(|z|), and log lambda and kappa at |z|.
+    """
     C = tau.components
     log_pi, mu, s = load(h, k, i), load(h, C + k, i), load(h, 2 * C + k, i)
     shrink = exp(-s)
@@ -256,7 +259,10 @@ def generate(tau, h, u, x, log_det):
 
 @inline
 def _bracket(tau, h, i, u):
-    """Return a start between the least and the greatest mu_k + u e^s_k, and these: each component's own x."""
+    """Return a start between the least and the greatest mu_k + u e^s_k, and these.
+
+    Each component's own x.
+    """
     C, start = tau.components, u * 0
     low = start + math.inf
     high = -low
@@ -269,7 +275,10 @@ def _bracket(tau, h, i, u):
 
 @inline
 def _find(tau, h, i, u, eps):
-    """Return x and log du/dx by Newton's steps inside a bracket, or else bisection; NaN if that fails."""
+    """Return x and log du/dx by Newton's steps inside a bracket, or else bisection.
+
+    NaN if that fails.
+    """
     x, low, high = _bracket(tau, h, i, u)
     last = scale = high - low
     tolerance = 2 * eps * maximum(size(u), 1.0)

@@ -81,7 +81,9 @@ def make(c):
 
 
 class Bin(NamedTuple):
-    """The bin that each point lies in: number, first corner and sizes, slopes and their derivatives by the logits.
+    """The bin that each point lies in.
+
+    Number, first corner and sizes, slopes and their derivatives by the logits.
 
     The units are what a softmax's numerator of 1 adds to the width and to the height of a bin.
     """
@@ -149,7 +151,10 @@ def _slope_rows(tau):
 
 @inline
 def _slopes(tau, h, i, at):
-    """Return the slopes at both ends of bin ``at``, and their derivatives; the ends of a line have logit 0."""
+    """Return the slopes at both ends of bin ``at``, and their derivatives.
+
+    The ends of a line have logit 0.
+    """
     first, count, knot = _slope_rows(tau)
     a0 = a1 = at * 0
     for j in range(count):
@@ -203,7 +208,10 @@ def _log_slope(s, Q, e):
 
 @inline
 def _solve(s, d0, d1, share):
-    """Return xi from the height's share: the root that lies in [0, 1], by the form that cancels nothing."""
+    """Return xi from the height's share.
+
+    The root that lies in [0, 1], by the form that cancels nothing.
+    """
     rest = maximum(1 - share, 0.0)
     q = d0 * rest - d1 * share
     r = root(q * q + 4 * s * s * share * rest)

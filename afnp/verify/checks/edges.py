@@ -39,7 +39,8 @@ LOST = 1 / 16
 further, too."""
 
 NEAR = 10.0
-"""A feature between 1/10 and 10 wide, and not farther from 0, is looked at around 0 in units of 1."""
+"""A feature between 1/10 and 10 wide, and not farther from 0, is looked at around 0 in units of
+1."""
 
 ROWS = 64
 """So many rows say where the middle of a feature is."""
@@ -127,7 +128,10 @@ def _plain_frame(D: int, middle=0.0, width=1.0, low=-np.inf, high=np.inf, own=()
 
 
 def _data_frame(subject: Subject, rng: np.random.Generator) -> Frame:
-    """Return where data have their edges: in units of a flow's own, behind its fixed layers in front."""
+    """Return where data have their edges.
+
+    In units of a flow's own, behind its fixed layers in front.
+    """
     D, points = subject.features, subject.points
     if points.bounded is not None:
         return _bounded_frame(D, points.bounded)

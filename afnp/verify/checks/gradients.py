@@ -28,7 +28,8 @@ BATCHES = (1, 5)
 
 STEP = 1e-30
 NOTHING = 1e-270, 1e-30
-"""What is never read has gradient 0; below this, in double or single precision, it may underflow."""
+"""What is never read has gradient 0; below this, in double or single precision, it may
+underflow."""
 
 
 @check("C13")

@@ -28,8 +28,8 @@ from afnp.verify.subject import Subject
 __all__ = ["log_det"]
 
 FAR, COARSE = 1e-5, 1e-2
-"""Far out a layer rounds in ways that perturbing its input does not show: there a log-determinant may be so
-much off, relatively, and one that may be more off says nothing."""
+"""Far out a layer rounds in ways that perturbing its input does not show: there a log-determinant
+may be so much off, relatively, and one that may be more off says nothing."""
 
 
 @check("C3")

@@ -38,8 +38,8 @@ NEAR = 1e-5
 """How far apart neighbours are."""
 
 PLATEAU = -30.0
-"""So many nats below a line's usual log-determinant, as between modes, u moves by less than its last digit, if it
-usually moves as fast as it is large."""
+"""So many nats below a line's usual log-determinant, as between modes, u moves by less than its
+last digit, if it usually moves as fast as it is large."""
 
 STILL = 4
 """So many long steps that move nothing are a standstill."""

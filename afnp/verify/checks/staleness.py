@@ -18,7 +18,8 @@ from afnp.verify.subject import Subject
 __all__ = ["staleness"]
 
 STALE = 0.1
-"""Relative errors of what is stale may be no larger: where rounding alone is, nothing can be seen."""
+"""Relative errors of what is stale may be no larger: where rounding alone is, nothing can be
+seen."""
 
 
 @check("C16")

@@ -132,7 +132,10 @@ def square_batch_transposed(functions):
 
 @mutant("functions", kills="batch_independence")
 def last_rows_of_a_block_forgotten(functions):
-    """Rows are worked on in blocks of eight; what is left over gets the last full block's answer."""
+    """Rows are worked on in blocks of eight.
+
+    What is left over gets the last full block's answer.
+    """
 
     def in_blocks(function, rows, context):
         result = function(rows, context)

@@ -93,7 +93,10 @@ def spline() -> Flow:
 
 @clean
 def mixture() -> Flow:
-    """Build a flow of a mixture of Gaussians and one of logistics: their inverses are iterations."""
+    """Build a flow of a mixture of Gaussians and one of logistics.
+
+    Their inverses are iterations.
+    """
     kinds = [("gaussian_mixture", (0, 1)), ("logistic_mixture", (1, 0))]
     options: dict[str, Any] = {"options": {"components": 2}, "activation": "tanh"}
     return Flow(
@@ -230,7 +233,9 @@ BETWEEN: tuple[Any, ...] = (None, None, None, Permutation, ActNorm, BatchNorm, L
 
 
 def random_flow(seed: int) -> Flow:
-    """Draw a clean flow with random parameters: kinds of layers, D from 1 to 8, depth, context, gain, precision.
+    """Draw a clean flow with random parameters.
+
+    Kinds of layers, D from 1 to 8, depth, context, gain, precision.
 
     Every twenty-fifth is as wide and as deep as the constructors make it when nothing is said.
     """

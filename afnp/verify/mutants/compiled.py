@@ -61,7 +61,10 @@ def compiled_last_row_forgotten(flow):
 
 @mutant("affine", kills="batch_independence", backends=BOTH)
 def compiled_tail_of_a_tile_forgotten(flow):
-    """Rows that do not fill a tile of 64 keep the last tile's numbers: wrong from the 65th row on."""
+    """Rows that do not fill a tile of 64 keep the last tile's numbers.
+
+    Wrong from the 65th row on.
+    """
 
     @in_stage(flow, "_run")
     def run(run, direction, p, values, context):

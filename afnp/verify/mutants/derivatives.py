@@ -64,7 +64,10 @@ def gradient_of_the_last_row(flow):
 
 @mutant("affine", kills="gradients")
 def gradient_of_a_masked_entry(flow):
-    """An entry that is never read gets a gradient, tiny as it may be: weight decay then moves it."""
+    """An entry that is never read gets a gradient, tiny as it may be.
+
+    Weight decay then moves it.
+    """
 
     @replace(flow, "loss_and_grad")
     def loss_and_grad(loss_and_grad, x, *rest, **way):

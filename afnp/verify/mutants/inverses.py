@@ -25,7 +25,10 @@ def one_pass_short(flow):
 
 @mutant("affine", kills="round_trip")
 def order_not_undone(flow):
-    """The sampler takes the order where it needs its inverse: right for every order that is its own."""
+    """The sampler takes the order where it needs its inverse.
+
+    Right for every order that is its own.
+    """
     layer = flow.layers[0]
 
     @replace(layer, "generate")
@@ -84,7 +87,10 @@ def layers_in_the_same_order(flow):
 
 @mutant("affine", kills="round_trip")
 def sampler_hears_noise(flow):
-    """The sampler's network hears u where it should hear x: an inverse autoregressive flow, by mistake."""
+    """The sampler's network hears u where it should hear x.
+
+    An inverse autoregressive flow, by mistake.
+    """
     layer = flow.layers[0]
 
     def generate(p, u, context):
@@ -169,7 +175,10 @@ def log_det_from_a_cache(functions):
 
 @mutant("functions", kills="round_trip")
 def halves_joined_where_features_alternate(functions):
-    """A coupling splits every second feature and joins two halves: at two features nobody notices."""
+    """A coupling splits every second feature and joins two halves.
+
+    At two features nobody notices.
+    """
     functions.features = 4
     shift = np.array([0.3, -0.7])
 

@@ -33,7 +33,10 @@ def permutation_not_undone(flow):
 
 @mutant("mixed", kills="round_trip")
 def permutation_undone_by_itself(flow):
-    """The sampler applies the permutation instead of its inverse: right for reversals and at two features."""
+    """The sampler applies the permutation instead of its inverse.
+
+    Right for reversals and at two features.
+    """
     layer = flow.layers[PERMUTATION]
     layer.generate = lambda p, u, *rest: (u[:, layer.order], np.zeros(len(u), u.dtype))
 
@@ -49,7 +52,10 @@ def permutation_forgotten_by_the_gradient(flow):
 
 @mutant("mixed", kills="batch_independence")
 def batch_statistics_at_evaluation(flow):
-    """Batch normalisation takes the batch's own mean and variance for a density too: it does not integrate to 1."""
+    """Batch normalisation takes the batch's own mean and variance for a density too.
+
+    It does not integrate to 1.
+    """
     layer = flow.layers[BATCHNORM]
 
     def normalize(p, x, context, *way):
@@ -163,7 +169,10 @@ def gradient_of_the_diagonal_without_log_det(flow):
 
 @mutant("coupling", kills="dependency")
 def coupling_hears_what_it_transforms(flow):
-    """The network of a coupling hears a little of the block it transforms: the mask applied after the network."""
+    """The network of a coupling hears a little of the block it transforms.
+
+    The mask applied after the network.
+    """
     layer = flow.layers[0]
 
     @replace(layer, "_params")
@@ -188,7 +197,10 @@ def blocks_swapped_in_the_inverse(flow):
 
 @mutant("coupling", kills="log_det")
 def passing_block_scaled(flow):
-    """The block that passes through is scaled, a little and uncounted: normalised for the network, and kept so."""
+    """The block that passes through is scaled, a little and uncounted.
+
+    Normalised for the network, and kept so.
+    """
     layer, scale = flow.layers[1], 1 + 1e-7
 
     @replace(layer, "normalize")

@@ -74,7 +74,9 @@ def kill_matrix(
     kept: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Return levels, styles and mutants of the record: which checks, and which usual tests, fail on what.
+    """Return levels, styles and mutants of the record.
+
+    Which checks, and which usual tests, fail on what.
 
     Parameters
     ----------

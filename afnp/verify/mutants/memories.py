@@ -30,7 +30,10 @@ def _attend(attention, p, q, keys, values):
 
 @mutant("attention", kills="round_trip")
 def cache_off_by_one(flow):
-    """A token attends to all before it and not to itself: the cache is read before it is written."""
+    """A token attends to all before it and not to itself.
+
+    The cache is read before it is written.
+    """
     _, attention = _network(flow)
 
     @replace(attention, "step")

@@ -123,7 +123,10 @@ def relog(layer: Any, change: Callable) -> None:
 
 
 def check_planted(flow: Any, backends: tuple[str, ...] = ("numpy",), **options: Any) -> Report:
-    """Run the checks on a flow, or on a namespace of functions; what a defect makes NumPy warn of is no finding."""
+    """Run the checks on a flow, or on a namespace of functions.
+
+    What a defect makes NumPy warn of is no finding.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if hasattr(flow, "theta"):

@@ -37,7 +37,10 @@ def _density(flow, change) -> None:
 
 @mutant("plane", kills="normalisation")
 def base_without_constant(flow):
-    """The base density lacks -D/2 log 2 pi: it drops out of every gradient, so training looks right."""
+    """The base density lacks -D/2 log 2 pi.
+
+    It drops out of every gradient, so training looks right.
+    """
     _density(flow, lambda log_prob, u: log_prob + u.shape[1] / 2 * math.log(2 * math.pi))
 
 
@@ -55,7 +58,10 @@ def square_not_halved(flow):
 
 @mutant("plane", kills="normalisation")
 def log_prob_of_the_mean_feature(flow):
-    """The log-density is averaged over features: right as bits per dimension, wrong as a density."""
+    """The log-density is averaged over features.
+
+    Right as bits per dimension, wrong as a density.
+    """
     replace(flow, "_log_prob")(lambda log_prob, *arguments: log_prob(*arguments) / flow.features)
 
 

@@ -25,7 +25,10 @@ def mask_one_degree_late(flow):
 
 @mutant("affine", kills="connectivity")
 def mask_one_degree_early(flow):
-    """Hidden units hear one degree less than they may: "less than" in every mask instead of the last only."""
+    """Hidden units hear one degree less than they may.
+
+    "less than" in every mask instead of the last only.
+    """
     net = flow.layers[0].conditioner
     first, degrees = net.linears[0], net.degrees
 
@@ -92,7 +95,10 @@ def last_feature_listens_to_nobody(flow):
 
 @mutant("narrow", kills="connectivity")
 def too_few_hidden_units(flow):
-    """Two hidden units where three degrees are needed: libraries drop legal dependencies in silence."""
+    """Two hidden units where three degrees are needed.
+
+    Libraries drop legal dependencies in silence.
+    """
     net = flow.layers[0].conditioner
 
     def narrow(p):
@@ -103,7 +109,10 @@ def too_few_hidden_units(flow):
 
 @mutant("affine", kills="dependency")
 def order_forgotten(flow):
-    """The layer works in natural order, whatever order was asked for: the argument is never passed on."""
+    """The layer works in natural order, whatever order was asked for.
+
+    The argument is never passed on.
+    """
     layer, allowed = flow.layers[0], flow.layers[0].allowed()
     layer.allowed = lambda: allowed
     layer.order = layer.rank = np.arange(layer.features)
@@ -111,7 +120,10 @@ def order_forgotten(flow):
 
 @mutant("affine", kills="triangular")
 def jacobian_of_another_order(flow):
-    """Features are put in by the order, and taken out by the order instead of its inverse: not triangular."""
+    """Features are put in by the order, and taken out by the order instead of its inverse.
+
+    Not triangular.
+    """
     layer = flow.layers[0]
 
     @replace(layer, "normalize")
@@ -122,7 +134,10 @@ def jacobian_of_another_order(flow):
 
 @mutant("affine", kills="deterministic")
 def masks_drawn_at_every_call(flow):
-    """Hidden units lose inputs at random: order-agnostic training's new masks, left on afterwards."""
+    """Hidden units lose inputs at random.
+
+    Order-agnostic training's new masks, left on afterwards.
+    """
     net, rng = flow.layers[0].conditioner, np.random.default_rng(0)
 
     def redraw(p):
@@ -136,7 +151,10 @@ def masks_drawn_at_every_call(flow):
 
 @mutant("affine", kills="connectivity")
 def first_feature_without_context(flow):
-    """The first feature never sees the context: it is given no hidden unit, and the context comes through those."""
+    """The first feature never sees the context.
+
+    It is given no hidden unit, and the context comes through those.
+    """
     net = flow.layers[0].conditioner
 
     @replace(net, "forward")
@@ -177,7 +195,10 @@ def context_standardised_by_its_batch(flow):
 
 @mutant("scaled", kills="dependency")
 def context_leaks_into_a_fixed_layer(flow):
-    """The standardisation shifts by the context, which it must not know: arguments passed on to everyone."""
+    """The standardisation shifts by the context, which it must not know.
+
+    Arguments passed on to everyone.
+    """
     layer = flow.layers[0]
 
     @replace(layer, "normalize")

@@ -26,7 +26,8 @@ TOLERANCE = 1e-4
 ROWS, JACOBIANS = 100, 5
 
 SEED = 6
-"""At most others, differences of kinks and steep splines are off by more than the tolerance in a clean flow too."""
+"""At most others, differences of kinks and steep splines are off by more than the tolerance in a
+clean flow too."""
 
 
 def round_trip_style(normalize, generate, rows: np.ndarray, context: np.ndarray) -> bool:
@@ -93,7 +94,8 @@ def _passes(flow: Any, backend: str, seed: int, jacobian: bool) -> bool:
 
 
 STYLES = {"round trip": False, "round trip and Jacobian": True}
-"""Usual test styles by name, and whether they look at the Jacobian; the second contains the first."""
+"""Usual test styles by name, and whether they look at the Jacobian; the second contains the
+first."""
 
 
 def caught_by(style: str, flow: Any, backend: str = "numpy", seed: int = SEED) -> bool:

@@ -12,7 +12,10 @@ from afnp.verify.mutants.registry import mutant, replace
 
 
 def _beyond(functions, off, density: bool = True) -> None:
-    """Move both log-determinants by ``off(x)``, and the density with them: they still fit each other."""
+    """Move both log-determinants by ``off(x)``, and the density with them.
+
+    They still fit each other.
+    """
 
     @replace(functions, "normalize")
     def normalize(normalize, x):
@@ -106,7 +109,10 @@ def spline_log_derivative_off_beyond_its_bound(flow):
 
 @mutant("spline", kills="edges")
 def spline_log_derivative_off_at_the_left_end(flow):
-    """In the last bin before the left end the log-derivative is off: the end's slope of another bin."""
+    """In the last bin before the left end the log-derivative is off.
+
+    The end's slope of another bin.
+    """
     tau = flow.layers[0].univariate
 
     @replace(tau, "normalize")

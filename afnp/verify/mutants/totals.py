@@ -105,6 +105,9 @@ def flow_off_by_a_hundredth(flow):
 
 @mutant("scaled", kills="identities")
 def density_without_its_standardisation(flow):
-    """The log-density leaves the standardisation's Jacobian out, normalize does not: two sums over layers."""
+    """The log-density leaves the standardisation's Jacobian out, normalize does not.
+
+    Two sums over layers.
+    """
     scale = math.log(2.0) + math.log(0.5) + math.log(3.0)
     _flow_density(flow, lambda log_p, x: log_p + scale)

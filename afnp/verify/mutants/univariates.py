@@ -142,7 +142,10 @@ def spline_tail_of_slope_uncounted(flow):
 
 @mutant("spline", kills="edges")
 def spline_tail_beside_the_spline(flow):
-    """Outside the bound the map continues 0.05 further out than the spline ends: values there are never reached."""
+    """Outside the bound the map continues 0.05 further out than the spline ends.
+
+    Values there are never reached.
+    """
     for layer in flow.layers:
         _outside(
             layer.univariate,
@@ -197,7 +200,10 @@ def spline_gradient_without_the_softmax_mean(flow):
 
 @mutant("spline", kills="gradients")
 def spline_gradient_of_the_branch_not_taken(flow):
-    """Outside the bound the gradient is that of the spline, which was not selected: one "where" of two."""
+    """Outside the bound the gradient is that of the spline, which was not selected.
+
+    One "where" of two.
+    """
 
     @replace(flow.layers[1].univariate, "backward")
     def backward(backward, cache, d_u, d_log):

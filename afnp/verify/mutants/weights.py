@@ -15,7 +15,10 @@ __all__ = ["change_weights", "hear"]
 
 
 def change_weights(net: Any, change: Callable[[dict], None]) -> None:
-    """Let the network read parameters in which ``change`` has put zeros: density, sampler and gradient alike."""
+    """Let the network read parameters in which ``change`` has put zeros.
+
+    Density, sampler and gradient alike.
+    """
 
     def changed(p):
         copy = Layout(net.layout.shapes).views(p.flat.copy())
