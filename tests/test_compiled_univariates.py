@@ -109,8 +109,13 @@ def results(flow, case, x, context, backend):
     return on_circle(case, u), log_det, on_circle(case, y), log_det_back, grad
 
 
+HERE = "afnp.univariate."
+
+
 def test_every_univariate_is_compiled():
-    assert {case.split(",")[0] for case in CASES} == set(UNIVARIATES)
+    """Of those that come with the package: a door to another library may have brought its own."""
+    ours = {name for name, kind in UNIVARIATES.items() if kind.__module__.startswith(HERE)}
+    assert {case.split(",")[0] for case in CASES} == ours
     for case, options in CASES.items():
         name = case.split(",")[0]
         assert known(name, UNIVARIATES[name](**options).config())

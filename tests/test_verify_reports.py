@@ -3,6 +3,7 @@ told is not again."""
 
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -302,12 +303,13 @@ def test_every_check_has_a_file_of_its_name():
         assert name in module.__all__
 
 
-PLUGIN = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p"]
+PLUGIN = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
 
 def run_plugin(folder, *options):
-    plugin = [] if "afnp.verify.pytest_plugin" in sys.modules else ["afnp.verify.pytest_plugin"]
-    command = [*PLUGIN, *(plugin or ["afnp.verify.pytest_plugin"]), *options]
+    """By its entry point where afnp is installed with one, by its name elsewhere."""
+    found = any(entry.name == "afnp" for entry in metadata.entry_points(group="pytest11"))
+    command = [*PLUGIN, *([] if found else ["-p", "afnp.verify.pytest_plugin"]), *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
