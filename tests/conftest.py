@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; compiled code still has 
 import numpy as np
 import pytest
 
-from afnp.networks import masks
+from afnp.networks import MLP, MaskedMLP, masks
 
 # a job in the background ignores Ctrl-C, and its children would too
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -47,7 +47,8 @@ def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
     """
     rng = np.random.default_rng([seed, 99])
     for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
-        for linear in layer.conditioner.linears if layer.conditioner is not None else ():
+        masked = isinstance(layer.conditioner, (MaskedMLP, MLP))  # others stay as they begin
+        for linear in layer.conditioner.linears if masked else ():
             W = p[linear.W]
             prefix = linear.prefix[:, None]
             size = last if linear is layer.conditioner.linears[-1] else gain * np.sqrt(2)
