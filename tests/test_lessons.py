@@ -531,7 +531,8 @@ def test_a_control_changes_the_picture_at_once(agg):
     box = widgets.widget_serialization["from_json"](
         "IPY_MODEL_" + forms["application/vnd.jupyter.widget-view+json"]["model_id"], None
     )
-    image, height, menu, tick = box.children
+    image, height, menu, tick, waits = box.children
+    assert "busy" in waits.value or "wait" in waits.value
     assert (height.min, height.max, height.step, height.value) == (0.0, 2.0, 0.5, 1.0)
     assert menu.options == ("a", "b") and tick.value is False
     before = image.value
