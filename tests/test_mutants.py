@@ -147,6 +147,8 @@ def test_the_record_is_what_a_run_gives(level, every):
         failed, row = matrix.failed_checks(planted, level), RECORD["mutants"][name]
         assert bool(failed) == bool(row[level]), name
         assert (planted.kills in failed) == (planted.kills in row[level]), name
+        styles = [s for s in STYLES if caught_by(s, planted.planted(), planted.backends[-1])]
+        assert styles == row["styles"], name
 
 
 # ---- false alarms --------------------------------------------------------------------------------
