@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; compiled code still has its own threads
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
@@ -20,6 +21,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 BACKENDS = ["numpy", "numba"]
 """Who may do the arithmetic; whatever takes a backend is tested with each."""
+
+
+@pytest.fixture(autouse=True)
+def matplotlib_as_it_was():
+    """Give Matplotlib its own settings back: a lesson changes them for its whole process."""
+    yield
+    if "matplotlib" in sys.modules:
+        sys.modules["matplotlib"].rcdefaults()
 
 
 @pytest.fixture(params=BACKENDS)
