@@ -1,4 +1,4 @@
-r"""Compiled queues: walk along a series with each unit evaluated once, to sample it or to give its density.
+r"""Compiled queues: each unit evaluated once along a series, to sample it or to give its density.
 
 .. math:: z^{(l)}_t = W^{(l)} a_t + V^{(l)} \mathrm{ring}_l[t \bmod d_l] + b^{(l)}, \qquad
           \mathrm{ring}_l[t \bmod d_l] \leftarrow a_t
@@ -12,8 +12,8 @@ just made, the density on the x that was given.
 Many samples lie side by side, as lanes, and products run through the register tile. Of a handful,
 each is walked alone, and it is the channels that fill the vectors: then weights lie transposed.
 
-A walk's memory is a list of rows: rings, e, b, the newest inputs, a, z, y, h, and a point, its image
-and its log-derivative. A row has T lanes, or is a single value.
+A walk's memory is a list of rows: rings, e, b, the newest inputs, a, z, y, h, and a point, its
+image and its log-derivative. A row has T lanes, or is a single value.
 
 Letters: N samples, D steps, R channels, G rows of z, K params a step, I inputs a step, L layers, T
 lanes.
@@ -186,7 +186,7 @@ def walk_lanes_kernel(
 
 @jit
 def _add_alone(z, W, a):
-    """Do z += W a, W lying transposed, four columns at a time: z is loaded and stored less often."""
+    """Do z += W a, W transposed, four columns at a time: z is loaded and stored less often."""
     G, c = z.size, START
     while c + 4 <= a.size:
         p, q = W[c * G : (c + 1) * G], W[(c + 1) * G : (c + 2) * G]

@@ -79,7 +79,7 @@ def sources() -> str:
 
 @cache
 def folder() -> Path | None:
-    """Return the folder for compiled code: NUMBA_CACHE_DIR, or beside the sources, or the user's own.
+    """Return the folder for compiled code: NUMBA_CACHE_DIR, beside the sources, or the user's own.
 
     Without any that can be written, it is None, and a warning says so.
     """

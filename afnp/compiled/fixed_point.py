@@ -1,13 +1,15 @@
-r"""Fixed-point iterations compiled: a tile of samples iterates until all of its lanes have converged.
+r"""Fixed-point iterations compiled: a tile of samples iterates until its lanes have converged.
 
 .. math::
     z_r = \underbrace{b_r + \sum_{c < \mathrm{known}} W_{rc}\, a_c}_{\text{once a block}}
-        + \underbrace{\sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{each iteration}}
+        + \underbrace{
+            \sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c
+        }_{\text{each iteration}}
 
 The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition; tiles, tables and products are
 those of :mod:`afnp.compiled.staircase`. Tiles iterate independently of each other, so that a tile
-whose samples have converged costs nothing more. Within a tile a converged lane only waits. Every row of
-W is read up to its prefix and no further: unconverged values, infinite ones too, never
+whose samples have converged costs nothing more. Within a tile a converged lane only waits. Every
+row of W is read up to its prefix and no further: unconverged values, infinite ones too, never
 reach what does not depend on them, and nothing needs repair.
 
 Letters: N samples, D features, C context inputs, K params a feature, T lanes a tile, M transforms.

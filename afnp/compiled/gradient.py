@@ -1,19 +1,20 @@
-r"""Compiled gradients on the staircase: the products of backpropagation, skipping what the masks forbid.
+r"""Compiled gradients on the staircase: backpropagation's products without what the masks forbid.
 
 .. math::
     d_{a, cn} = \sum_{r:\, \mathrm{prefix}_r > c} W_{rc}\, d_{z, rn}, \qquad
-    \frac{\partial \mathcal L}{\partial W_{rc}} = \sum_n d_{z, rn}\, a_{cn} \quad (c < \mathrm{prefix}_r)
+    \frac{\partial \mathcal L}{\partial W_{rc}} = \sum_n d_{z, rn}\, a_{cn}
+    \quad (c < \mathrm{prefix}_r)
 
 The definition is :class:`afnp.networks.layers.MaskedLinear`; this file does the same sums with the
 register tile of :mod:`afnp.compiled.staircase`, on the tiles that the forward product kept.
 
 The two sums run over different things, and so do the threads. First each thread takes some tiles of
 samples from the noise back to the data, and leaves d_z and the transposed activations. Then each
-thread takes some rows of W, and sums them over all samples: every weight's gradient is written once,
-by one thread and in one order, whatever the number of threads.
+thread takes some rows of W, and sums them over all samples: every weight's gradient is written
+once, by one thread and in one order, whatever the number of threads.
 
-Letters: N samples, D features, C context inputs, K params a feature, T lanes a tile, M transforms; J
-rows and I columns of a layer.
+Letters: N samples, D features, C context inputs, K params a feature, T lanes a tile, M transforms;
+J rows and I columns of a layer.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def _network_backward(theta, stack, m, memory, at, deltas, d, a_T, place, zeros)
 
 @jit
 def _add_inputs(stack, m, memory, at, deltas, d, values, value, D):
-    """Add what came back through the network: d_x += d_input, for angles d_sin cos x - d_cos sin x."""
+    """Add what the network sends back: d_x += d_input, for angles d_sin cos x - d_cos sin x."""
     C, E = stack.context, stack.embedding
     for i in range((stack.layers[m, 0]["columns"] - C) // E):
         to, c = value + stack.order[m, i], C + E * i
@@ -214,7 +215,7 @@ def samples_kernel(
     direct,
     zeros,
 ):
-    """Take d_u (N, D) and d_log_det (N, 1) back to d_x (N, D), leaving d_z and transposed activations."""
+    """Take d_u (N, D), d_log_det (N, 1) back to d_x (N, D); d_z and transposed activations stay."""
     D, K, T, M = d_u.shape[1], stack.params, memory.shape[1], stack.layers.shape[0]
     x_at, fixed = first_row_of_x(stack), stack.fixed
     for k in range(values.shape[0] // (D + 1)):
@@ -245,7 +246,7 @@ def samples_kernel(
 def _ragged(
     stack, m, layer, N, fresh, deltas, z, height, d_theta, r, last, c, a_T, a, step, patch, zeros
 ):
-    """Sum rows r..last-1, four or one, by T columns from c on, and write what lies below the staircase."""
+    """Sum rows r..last-1, four or one, by T columns from c on; write those below the staircase."""
     T, k = deltas.shape[1], START
     if stack.prefix[m, layer["first"] + last - 1] <= c:
         return

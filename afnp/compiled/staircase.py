@@ -1,9 +1,11 @@
-r"""Compiled staircases: the triangular product (density) and the triangular solve (sampling), side by side.
+r"""Compiled staircases: triangular product (density) and triangular solve (sampling), side by side.
 
 .. math::
-    \text{product:} \quad z_r &= b_r + \sum_{c < \mathrm{prefix}_r} W_{rc}\, a_c \quad \text{for all rows at once}
+    \text{product:} \quad z_r &= b_r + \sum_{c < \mathrm{prefix}_r} W_{rc}\, a_c
+    \quad \text{for all rows at once}
 
-    \text{solve:} \quad &\text{the same sums, but rows of degree } i \text{ when } x_1 \dots x_i \text{ are known}
+    \text{solve:} \quad &\text{the same sums, but rows of degree } i
+    \text{ when } x_1 \dots x_i \text{ are known}
 
 Both do the same arithmetic on the same numbers: :mod:`afnp.sampling.substitution` says why, and is
 the definition that this file must match. The solve is the blocked algorithm of linear algebra: for
@@ -17,7 +19,7 @@ held in vector registers.
 
 One call runs a whole stack of transforms of one shape: for each of them in turn, all tiles, whose
 samples stay in tiles in between. A coupling transform is the autoregressive one with two blocks:
-its first features pass, and its network depends on them alone, so that both directions are products.
+its first features pass, and its network depends on them alone: both directions are products.
 
 What it costs. Either direction multiplies each weight below the staircase once a sample: 2 N Σ
 prefix operations, about half of a dense pass, where the textbook's sampler makes D dense passes. A

@@ -1,8 +1,8 @@
 """Threads: blocks of rows side by side, for compiled code that releases the interpreter lock.
 
 One pool of Python threads a process serves everything compiled. There is no second pool for it to
-fight with, calls from several threads queue up, and a forked child starts its own. They are daemons:
-whoever interrupts a long call, or its compilation, is not kept waiting for them at the exit.
+fight with, calls from several threads queue up, and a forked child starts its own. They are
+daemons: whoever interrupts a long call, or its compilation, does not wait for them at the exit.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def workers() -> int:
-    """Return how many threads may work: NUMBA_NUM_THREADS, or what ``numba.set_num_threads`` said."""
+    """Return how many threads may work: NUMBA_NUM_THREADS, or ``numba.set_num_threads``."""
     from numba import get_num_threads  # half a second, which only compiled work should cost
 
     return get_num_threads()
 
 
 def row_blocks(n: int, unit: int, most: int) -> list[slice]:
-    """Cut n rows into one block a thread, in whole units, and into more if a block would exceed ``most`` rows.
+    """Cut n rows into blocks of whole units: one a thread, more if one would exceed ``most`` rows.
 
     Examples
     --------
@@ -81,17 +81,15 @@ def row_blocks(n: int, unit: int, most: int) -> list[slice]:
     blocks = max(min(units, workers()), -(-units // max(1, most // unit)))
     cuts = [*(unit * (units * k // blocks) for k in range(blocks)), n]
     if len(cuts) > 2 and n - cuts[-2] <= FEW:
-        del cuts[
-            -2
-        ]  # so few rows join the block before, or they would take another path than all others
+        # so few rows join the block before, or they would take another path than all others
+        del cuts[-2]
     return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
 def in_threads(work: Callable, blocks: Sequence) -> list:
     """Return ``work`` of each block, in order; the calling thread takes the first one itself."""
     if len(blocks) == 1 or threading.current_thread().name.startswith(NAME):
-        return [
-            work(block) for block in blocks
-        ]  # a thread that waited for its own kind might wait for ever
+        # a thread that waited for its own kind might wait for ever
+        return [work(block) for block in blocks]
     others = [_pool.submit(work, block, max(1, workers() - 1)) for block in blocks[1:]]
     return [work(blocks[0]), *(other.result() for other in others)]

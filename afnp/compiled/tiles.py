@@ -1,6 +1,7 @@
 r"""Tiles: T samples side by side as lanes, and the tables that say where a network lies in one.
 
-.. math:: \text{tile}_{rn}, \quad r \text{ an input, pre-activation or activation}, \; n \text{ a sample}
+.. math:: \text{tile}_{rn}, \quad r \text{ an input, pre-activation or activation},
+          \; n \text{ a sample}
 
 A tile keeps everything that a network computes for T samples: one row of T contiguous values for
 each unit. All tiles of a call lie below each other in one ``memory`` (rows, T), and a tile is the

@@ -1,4 +1,4 @@
-r"""The GPU itself: whether there is one, how much fits, and the elementwise functions all its kernels share.
+r"""The GPU itself: whether there is one, how much fits, and the functions that all kernels share.
 
 .. math:: x = \mu + u\, e^{\alpha}, \qquad \alpha = B \tanh(a / B)
 

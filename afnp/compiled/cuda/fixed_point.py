@@ -1,15 +1,17 @@
-r"""Fixed-point sweeps on a GPU: a tile of samples sweeps over all features at once until its lanes have converged.
+r"""Fixed-point iterations on a GPU: a tile of samples iterates until its lanes have converged.
 
 .. math::
     z_r = \underbrace{b_r + \sum_{c < \mathrm{known}} W_{rc}\, a_c}_{\text{once a block}}
-        + \underbrace{\sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{each sweep}}
+        + \underbrace{
+            \sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c
+        }_{\text{each iteration}}
 
 The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition, as
 :mod:`afnp.compiled.fixed_point` has it: tiles sweep independently, a converged lane only waits, and
 every row of W is read up to its prefix and no further, so that unconverged values never reach
-what does not depend on them. A sweep takes one barrier a layer and two more, where substitution takes as many for
-every feature; the last of them tells all threads of a tile whether anybody still moves. So one
-launch does a whole transform, and nothing goes back to the CPU in between.
+what does not depend on them. An iteration takes one barrier a layer and two more, where
+substitution takes as many for every feature; the last of them tells all threads of a tile whether
+anybody still moves. So one launch does a whole transform, and nothing goes back to the CPU.
 
 Letters: N samples, D features, C context inputs, L layers, T lanes a tile. Thread (t, g) of a block
 does the rows g, g + groups, ... of a layer, and then such features, for lane t; its views of memory
@@ -120,7 +122,7 @@ def _pass(net, lane, first, last):
 
 @device
 def _take(net, lane, i, last, tolerance):
-    """Let a lane that still iterates take the next values of features i.., and mark it if they moved."""
+    """Let a lane that iterates take the next values of features i.., and mark it if they moved."""
     h, x = (
         lane.tile[net.layers[len(net.layers) - 1]["z_at"] :],
         lane.tile[net.layers[0]["columns"] - len(net.order) :],

@@ -1,8 +1,12 @@
 r"""The triangular solve (sampling) on a GPU: one thread block a tile of samples.
 
 .. math::
-    z_r = b_r + \underbrace{\sum_{c < \mathrm{begun}} W_{rc}\, a_c}_{\text{product, for a block of features}}
-        + \underbrace{\sum_{\mathrm{begun} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{solve, one by one}}
+    z_r = b_r + \underbrace{
+            \sum_{c < \mathrm{begun}} W_{rc}\, a_c
+        }_{\text{product, for a block of features}}
+        + \underbrace{
+            \sum_{\mathrm{begun} \le c < \mathrm{prefix}_r} W_{rc}\, a_c
+        }_{\text{solve, one by one}}
 
 The algorithm is that of :mod:`afnp.compiled.staircase`; :mod:`afnp.sampling.substitution` is the
 definition of both. For a block of features, one product brings in everything known before it; then
@@ -42,7 +46,7 @@ BLOCKS = 2
 """Blocks a multiprocessor works on at a time: as many as their registers allow."""
 
 
-# ---- the network as a table of layers -------------------------------------------------------------
+# ---- the network as a table of layers ------------------------------------------------------------
 
 DEVICE_LAYER = np.dtype([(name, np.int32) for name in (*LAYER.names, "a_at")], align=True)
 """A layer on the GPU, as in :data:`afnp.compiled.tiles.LAYER`, but ``in_at`` is the row of the
@@ -77,7 +81,7 @@ def device_layers(plan: NetworkPlan) -> np.ndarray:
 
 
 def _window(plan: NetworkPlan, block: int) -> tuple[np.ndarray, int]:
-    """Return ``DeviceStaircase.layers`` for blocks of ``block`` features, and the rows of their window."""
+    """Return ``DeviceStaircase.layers`` for blocks of ``block`` features, and the window's rows."""
     L, D = len(plan.layers), plan.start.shape[1] - 1
     firsts = np.arange(0, D, block)
     heights = (plan.start[:, np.minimum(firsts + block, D)] - plan.start[:, firsts]).max(axis=1)
@@ -95,7 +99,7 @@ def _window(plan: NetworkPlan, block: int) -> tuple[np.ndarray, int]:
 
 
 def fitting_window(plan: NetworkPlan, row_bytes: int) -> tuple[np.ndarray, int, int, bool]:
-    """Return layers, features a block and rows of the largest window in shared memory, and whether there is one."""
+    """Return layers, features a block and rows of the largest window that fits, and if one does."""
     for block in [*range(plan.block, 0, -1), plan.block]:
         layers, rows = _window(plan, block)
         if fits := rows * row_bytes <= gpu.SHARED_BYTES:
@@ -117,7 +121,7 @@ def _transposed(theta: np.ndarray, plan: NetworkPlan) -> np.ndarray:
 
 
 def _register_tile(samples: int):
-    """Build ``tile``: z[:R] = b[first:] + W[first:, :columns] @ known[:columns], for some samples a thread."""
+    """Build ``tile``: z[:R] = b[first:] + W[first:, :columns] @ known[:columns], for samples."""
 
     @device
     def tile(net, l, first, last, columns, known, window, z_at):
@@ -278,7 +282,7 @@ def _solve_shared(net, context, x, log_det, known, windows):
 
 @kernel
 def _solve_global(net, context, x, log_det, known, windows):
-    """Do the same with windows in global memory: a single feature may have too many rows for shared memory."""
+    """Do the same with windows in global memory, for features with more rows than shared memory."""
     _solve(net, context, x, log_det, known[cuda.blockIdx.x], windows[cuda.blockIdx.x])
 
 
@@ -309,7 +313,7 @@ class DevicePlan:
         return self._theta
 
     def tables(self, row_bytes: int) -> tuple:
-        """Return layers, prefix and start on the GPU, features a block, the window's rows, and whether they fit."""
+        """Return layers, prefix, start on the GPU, features a block, window rows, if these fit."""
         if row_bytes not in self._tables:
             layers, block, rows, fits = fitting_window(self.host, row_bytes)
             integers = [self.host.prefix.astype(np.int32), self.host.start.astype(np.int32)]

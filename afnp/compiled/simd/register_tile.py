@@ -1,6 +1,7 @@
-r"""The two things that Numba does not vectorise by itself: a register tile of a matrix product, and exp.
+r"""What Numba does not vectorise by itself: a register tile of a matrix product, and exp.
 
-.. math:: O_{rn} \leftarrow O_{rn} + \sum_k W_{rk} A_{kn} \;\; (r < R,\, n < T), \qquad e^x = 2^m e^{x - m \log 2}
+.. math:: O_{rn} \leftarrow O_{rn} + \sum_k W_{rk} A_{kn} \;\; (r < R,\, n < T), \qquad
+          e^x = 2^m e^{x - m \log 2}
 
 LLVM keeps no array in registers across a loop, so the tile is written in LLVM's own language: R
 times ``VECTORS`` running sums live in vector registers while k runs, and each turn loads
@@ -232,7 +233,10 @@ def sincos(x):
 
 @overload(exp)
 def _exp_implementation(x):
-    r"""Return :math:`e^x = 2^n e^r`, :math:`n = \lfloor x / \log 2 + 1/2 \rfloor`, with e^r by Taylor's series."""
+    r"""Return :math:`e^x = 2^n e^r`, e^r by Taylor's series.
+
+    .. math:: n = \lfloor x / \log 2 + 1/2 \rfloor, \qquad r = x - n \log 2
+    """
     single = x == types.float32
     real: Any = np.float32 if single else np.float64
     integer: Any = np.int32 if single else np.int64
@@ -271,7 +275,10 @@ def _tanh_implementation(x):
 
 @overload(sincos)
 def _sincos_implementation(x):
-    r"""Return both from :math:`x = q \pi / 2 + r`, |r| ≤ π/4, by Taylor's series of r; q says which is which."""
+    r"""Return both by Taylor's series of r, :math:`x = q \pi / 2 + r`; q says which is which.
+
+    .. math:: |r| \le \pi / 4
+    """
     single = x == types.float32
     real: Any = np.float32 if single else np.float64
     integer: Any = np.int32 if single else np.int64

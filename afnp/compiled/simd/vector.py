@@ -1,4 +1,4 @@
-r"""Vectors as scalars: code that reads like one sample's arithmetic and does V samples' in each instruction.
+r"""Vectors as scalars: code reads like one sample's arithmetic and does V in each instruction.
 
 .. math:: (a \circ b)_i = a_i \circ b_i, \qquad
           x = 2^m f, \quad \log x = m \log 2 + 2\, \mathrm{artanh} \frac{f - 1}{f + 1}, \quad

@@ -1,6 +1,7 @@
 r"""The univariates compiled: what :mod:`afnp.univariate` defines, over the lanes of a tile.
 
-.. math:: u_n = \tau^{-1}(x_n;\, h_n), \qquad \log\det{}_n \mathrel{+}= \log \frac{\partial u_n}{\partial x_n}
+.. math:: u_n = \tau^{-1}(x_n;\, h_n), \qquad
+          \log\det{}_n \mathrel{+}= \log \frac{\partial u_n}{\partial x_n}
 
 Each univariate is compiled apart, as three C functions over rows of lanes, and kernels call them by
 their addresses (:func:`call`, :func:`call_backward`): one kernel serves all univariates. The
@@ -70,7 +71,7 @@ def call(typing, function, constants, h, h_at, K, points, at, images, to, log, l
 def call_backward(
     typing, address, constants, h, at, K, x, x_at, d, d_at, l, d_h, dh_at, d_x, to, lanes
 ):
-    """Write d_h[dh_at : dh_at + K] and d_x[to] from rows d_at and l of d, the gradients by u and log."""
+    """Write d_h[dh_at : dh_at + K] and d_x[to] from rows d_at, l of d: gradients by u and log."""
 
     def build(context, builder, signature, args):
         def row(k, place):

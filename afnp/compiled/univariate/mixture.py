@@ -2,7 +2,8 @@ r"""Mixtures of logistic or normal distributions as univariates, V samples at a 
 
 .. math::
     \log T = \log \sum_k \pi_k\, B(-t_k), \qquad B(-t) = T, \qquad
-    \log \frac{du}{dx} = \log \sum_k \frac{\pi_k\, B(-|z_k|)}{T}\, \lambda(|z_k|)\, e^{-s_k} - \log \lambda(t)
+    \log \frac{du}{dx}
+    = \log \sum_k \frac{\pi_k\, B(-|z_k|)}{T}\, \lambda(|z_k|)\, e^{-s_k} - \log \lambda(t)
 
 The definition, with all letters, is :mod:`afnp.univariate.mixture`; its tails are ``normal``, its
 root ``root``. Sums of exponentials are taken term by term, against the largest term so far. Far out
@@ -111,7 +112,7 @@ def _logistic_quantile(tau, log_T):
 
 
 def _normal_nodes(single: bool) -> tuple:
-    """Return the squares of the integral's nodes, their weights, and where the pole counts no more."""
+    """Return squares of the integral's nodes, their weights, and where the pole counts no more."""
     step, count = (1.0, 7) if single else (math.sqrt(0.5), 13)
     nodes = [(j + 0.5) * step for j in range(count)]
     return tuple((q * q, step / math.pi * math.exp(-q * q / 2)) for q in nodes), 2 * math.pi / step
@@ -161,7 +162,7 @@ def _quantile_implementation(tau, log_T):
 
 @inline
 def _add(top, total, a):
-    """Add e^a to a sum of exponentials e^top · total, of which ``top`` is the largest exponent so far."""
+    """Add e^a to a sum of exponentials e^top · total, ``top`` being the largest exponent so far."""
     up = a - top
     e = exp(-size(up))
     return choose(up > 0, a, top), choose(up > 0, total * e + 1, total + e)
@@ -169,7 +170,7 @@ def _add(top, total, a):
 
 @inline
 def _add_product(large, small, total, a, b):
-    """Add e^(a + b) to a sum of exponentials e^(large + small) · total, where b would be lost in a's last digit."""
+    """Add e^(a + b) to a sum e^(large + small) · total, where b would be lost in a's last digit."""
     up = (a - large) + (b - small)
     e = exp(-size(up))
     return (

@@ -38,7 +38,7 @@ __all__ = ["Spline", "backward", "generate", "normalize"]
 
 
 class Spline(NamedTuple):
-    """See :class:`afnp.univariate.RationalQuadratic` and :class:`afnp.univariate.CircularRationalQuadratic`."""
+    """The compiled :class:`~afnp.univariate.RationalQuadratic`, on the line or on the circle."""
 
     bins: int
     bound: Any
@@ -176,7 +176,7 @@ def _equal(at, k):
 
 @inline
 def _wrap(v):
-    """Return the angle in [-pi, pi) that points the same way; one already there stays to the last bit."""
+    """Return the angle in [-pi, pi) that points the same way; one there stays to the last bit."""
     pi, turn = v * 0 + math.pi, v * 0 + 2 * math.pi
     r = (v + pi) - turn * floor((v + pi) / turn)
     r = choose(r < 0, r + turn, r)
@@ -326,7 +326,7 @@ def _bin_backward(at, v, d_u, d_log):
 
 @inline
 def _shares_backward(tau, h, d_h, first, i, at, start, length, least, rest, unit, d_both, d_last):
-    r"""Write the softmax's :math:`p_j (d_j - \sum_m p_m d_m)`, d_j the sum over the knots right of bin j.
+    r"""Write the softmax's :math:`p_j (d_j - \sum_m p_m d_m)`, d_j the sum over knots right of j.
 
     Only the two knots of the point's own bin count, so d_j is 0 right of it, d_last in it, and both
     together left of it; and the sum over m needs no loop, for the knots are themselves sums of
