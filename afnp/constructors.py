@@ -37,6 +37,7 @@ from afnp.transforms import (
     Inverse,
     LULinear,
     Permutation,
+    Standardize,
     attentive,
     convolutional,
     masked,
@@ -77,7 +78,7 @@ def maf(
     dtype=np.float64,
     activation: str = "relu",
     residual: bool = False,
-    preprocess: Sequence = (),
+    preprocess: Sequence | str = (),
     options: dict | None = None,
     between: str | Sequence[str] = (),
     base=None,
@@ -110,9 +111,10 @@ def maf(
     activation : {"relu", "tanh"}
     residual : bool
         Residual blocks of two layers (an odd number of equal widths).
-    preprocess : sequence of transforms
+    preprocess : sequence of transforms, or "standard"
         Fixed layers before the first transform, from
-        :func:`afnp.transforms.preprocess.preprocessing`.
+        :func:`afnp.transforms.preprocess.preprocessing`. With "standard", :func:`afnp.fit` takes
+        mean and standard deviation of its training rows and contexts, and the flow keeps them.
     options : dict, optional
         Keyword arguments of the univariate, such as ``{"bins": 16}``.
     between : str or sequence of str
@@ -432,7 +434,7 @@ def _flow(
     layers: list,
     rng,
     last: Sequence = (),
-    preprocess: Sequence = (),
+    preprocess: Sequence | str = (),
     between=(),
     base=None,
     **kwargs,
@@ -471,13 +473,16 @@ def _names_between(between) -> list[str]:
 
 def _fixed_layers(preprocess, features: int) -> list:
     """Return the layers before the first transform, or say what would be some."""
+    if isinstance(preprocess, str):
+        choose("preprocess", preprocess, ["standard"])
+        return [Standardize(np.zeros(features), np.ones(features), waiting=True)]
     try:
         layers = list(preprocess)
         widths = [layer.features for layer in layers]
     except (AttributeError, TypeError):
         raise ValueError(
-            "preprocess: expected transforms, as afnp.preprocessing(x) makes them from training "
-            f"rows, got {preprocess!r}"
+            'preprocess: expected "standard", or transforms as afnp.preprocessing(x) makes them '
+            f"from training rows, got {preprocess!r}"
         ) from None
     if any(width != features for width in widths):
         raise ValueError(f"preprocess: expected transforms of {features} features, got {widths}")

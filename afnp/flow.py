@@ -33,7 +33,8 @@ from afnp.inputs import (
 from afnp.model import BACKENDS, Model, check_context
 from afnp.params import Parts
 from afnp.sampling.fixed_point import Sweeps, method_of
-from afnp.transforms import TRANSFORMS, CostTable, Transform
+from afnp.transforms import TRANSFORMS, CostTable, Standardize, Transform
+from afnp.transforms.preprocess import mean_and_std
 from afnp.transforms.support import check_support
 
 __all__ = ["Flow"]
@@ -164,9 +165,32 @@ class Flow(Model):
         c = check_rows(context, self.context, np.float64, "context", self.context_columns)
         if not c.size:
             raise ValueError("context: expected at least one row of at least one column, got none")
-        std = c.std(axis=0)
-        varies = std > 1e-12 * np.abs(c).max(axis=0)
-        self._context_scale = c.mean(axis=0), np.where(varies, std, 1.0)
+        self._context_scale = mean_and_std(c)
+
+    def take_scales(self, x, context=None, weights=None, name: str = "x") -> None:
+        """Let ``preprocess="standard"`` take mean and std of training rows, once.
+
+        x is (N, D), the context (N, C), weights (N,); the context is then scaled as well.
+
+        Examples
+        --------
+        >>> import afnp
+        >>> flow = afnp.maf(1, hidden=(4,), transforms=1, context=1, preprocess="standard")
+        >>> flow.take_scales([[1e6], [3e6]], [[1990.0], [2010.0]])
+        >>> flow.layers[0].mean, flow.context_is_scaled
+        (array([2000000.]), True)
+        """
+        waiting = [layer for layer in self.layers if isinstance(layer, Standardize)]
+        waiting = [layer for layer in waiting if layer.waiting]
+        if not waiting:
+            return
+        rows = check_rows(x, self.features, np.float64, name, self.columns)
+        c = check_context(context, self.context, len(rows), np.float64, self.context_columns)
+        if not len(rows):
+            raise ValueError(f"{name}: expected at least one row, got none")
+        waiting[0].take(rows, weights)
+        if self.context and not self.context_is_scaled:
+            self._context_scale = mean_and_std(c, weights)
 
     @property
     def context_is_scaled(self) -> bool:

@@ -1316,3 +1316,85 @@ def test_refused(steps, case):
     with pytest.raises(ValueError, match=message):
         fit(**options)
     assert not steps and np.array_equal(options["flow"].theta, theta)
+
+
+# ---- preprocess="standard" -----------------------------------------------------------------------
+
+
+def rows_in_their_units(n=200, seed=5):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, 2)) * [3.0, 1e5] + [40.0, 2e6], rng.uniform(1990, 2020, (n, 1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_standard_preprocessing_takes_the_scales_of_training_rows_and_contexts(dtype, tmp_path):
+    x, years = rows_in_their_units()
+    fitted, told = (
+        afnp.maf(2, (8,), 2, context=1, seed=3, dtype=dtype, preprocess=how)
+        for how in ("standard", afnp.preprocessing(x))
+    )
+    told.standardize_context(years)
+    for flow in (fitted, told):
+        afnp.fit(flow, x, context=years, epochs=2, batch_size=64, seed=1, progress=False)
+    assert np.array_equal(fitted.theta, told.theta)
+    assert np.array_equal(fitted.log_prob(x, years), told.log_prob(x, years))
+    afnp.save(fitted, tmp_path / "f.npz")
+    again = afnp.load(tmp_path / "f.npz")
+    assert not again.layers[0].waiting and again.context_is_scaled
+    assert np.array_equal(again.log_prob(x, years), told.log_prob(x, years))
+
+
+def test_standard_preprocessing_is_taken_once_and_waits_in_files(tmp_path):
+    x, _ = rows_in_their_units()
+    flow = afnp.maf(2, (8,), 1, preprocess="standard")
+    afnp.save(flow, tmp_path / "f.npz")
+    flow = afnp.load(tmp_path / "f.npz")
+    assert flow.layers[0].waiting
+    afnp.fit(flow, x, epochs=1, progress=False)
+    mean = flow.layers[0].mean.copy()
+    assert np.allclose(mean, x.mean(axis=0), rtol=1e-12)
+    afnp.fit(flow, x + 7.0, epochs=1, progress=False)
+    assert np.array_equal(flow.layers[0].mean, mean)
+
+
+def test_whole_weights_scale_as_repeated_rows_do():
+    x, _ = rows_in_their_units(60)
+    w = np.random.default_rng(0).integers(0, 4, 60)
+    weighted, repeated = (afnp.maf(2, (8,), 1, preprocess="standard") for _ in range(2))
+    weighted.take_scales(x, weights=w)
+    repeated.take_scales(np.repeat(x, w, axis=0))
+    for part in ("mean", "std"):
+        got, true = (getattr(flow.layers[0], part) for flow in (weighted, repeated))
+        assert np.allclose(got, true, rtol=1e-12)
+
+
+def test_a_resumed_run_has_the_scales_of_its_first_part(tmp_path):
+    x, _ = rows_in_their_units()
+    options = {"batch_size": 50, "seed": 2, "progress": False}
+    flows = [afnp.maf(2, (8,), 1, seed=4, preprocess="standard") for _ in range(3)]
+    afnp.fit(flows[0], x, epochs=3, **options)
+    path = tmp_path / "run.ckpt"
+
+    def stop(epoch):
+        return epoch.epoch == 1
+
+    afnp.fit(flows[1], x, epochs=3, checkpoint=path, callbacks=[stop], **options)
+    afnp.fit(flows[2], x, epochs=3, checkpoint=path, resume=True, **options)
+    assert np.array_equal(flows[2].layers[0].std, flows[0].layers[0].std)
+    assert np.array_equal(flows[2].theta, flows[0].theta)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: afnp.maf(2, preprocess="standart"), "preprocess: expected .*'standard'"),
+        (lambda: afnp.nsf(2, circular=True, preprocess="standard"), "without preprocess="),
+        (
+            lambda: afnp.fit(afnp.maf(2, (4,), 1, preprocess="standard"), [[1.0, np.nan]]),
+            "x_train: row 0",
+        ),
+    ],
+)
+def test_wrong_use_of_standard_preprocessing_names_the_argument(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

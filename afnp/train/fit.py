@@ -168,6 +168,8 @@ def fit(
             raise ValueError(f"{name}: needs validation rows, got x_val=None")
     if isinstance(flow, Flow):
         flow.take_columns(x_train, context)
+        checked = None if weights is None else _checked_weights("weights", weights, len(x_train))
+        flow.take_scales(x_train, context, checked, "x_train")
     data = _Data(
         _Rows(flow, "x_train", x_train, context, "weights", weights),
         None

@@ -15,11 +15,35 @@ import math
 
 import numpy as np
 
-from afnp.inputs import check_rows, frame_names, frame_of, integer, real
+from afnp.inputs import check_rows, flag, frame_names, frame_of, integer, real
 from afnp.transforms.base import Transform
 from afnp.transforms.bounds import Bounds, layer_of
 
-__all__ = ["Dequantize", "Logit", "Standardize", "preprocessing"]
+__all__ = ["Dequantize", "Logit", "Standardize", "mean_and_std", "preprocessing"]
+
+
+def mean_and_std(x, weights=None) -> tuple[np.ndarray, np.ndarray]:
+    r"""Return mean and standard deviation of the columns of x (N, D), weighted by w (N,).
+
+    .. math:: m = \sum_n w_n x_n \Big/ \sum_n w_n, \qquad
+              s^2 = \sum_n w_n (x_n - m)^2 \Big/ \sum_n w_n
+
+    A column that never changes has s = 1: it keeps its scale.
+
+    Examples
+    --------
+    >>> m, s = mean_and_std([[1.0, 5.0], [3.0, 5.0]])
+    >>> print(m, s)
+    [2. 5.] [1. 1.]
+    """
+    x = np.asarray(x, dtype=np.float64)
+    if weights is not None:  # a row without weight is no row
+        x, weights = x[weights > 0], weights[weights > 0]
+    largest = np.abs(x).max(axis=0)
+    unit = np.where(largest > 1e150, largest, 1.0)  # whose squares would overflow
+    mean = np.average(x / unit, axis=0, weights=weights)
+    std = np.sqrt(np.average(np.square(x / unit - mean), axis=0, weights=weights)) * unit
+    return mean * unit, np.where(std > 1e-12 * largest, std, 1.0)
 
 
 class Standardize(Transform):
@@ -31,6 +55,9 @@ class Standardize(Transform):
     Parameters
     ----------
     mean, std : sequences of D floats
+    waiting : bool
+        Whether :func:`afnp.fit` is to replace both by those of its training rows; until then the
+        layer does what it is told here.
 
     Raises
     ------
@@ -48,7 +75,8 @@ class Standardize(Transform):
 
     preprocesses = True
 
-    def __init__(self, mean, std):
+    def __init__(self, mean, std, waiting: bool = False):
+        self.waiting = flag("waiting", waiting)
         self.mean, self.std = np.array(mean, dtype=np.float64), np.array(std, dtype=np.float64)
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
             raise ValueError(
@@ -70,17 +98,17 @@ class Standardize(Transform):
 
         Constant features keep their scale.
         """
-        x = np.asarray(x, dtype=np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            std = x.std(axis=0)
-        if not np.isfinite(std).all():  # squares overflow: in units of the largest value
-            largest = np.maximum(np.abs(x).max(axis=0), 1.0)
-            std = (x / largest).std(axis=0) * largest
-        return cls(x.mean(axis=0), np.where(std > 1e-12 * np.abs(x).max(axis=0), std, 1.0))
+        return cls(*mean_and_std(x))
+
+    def take(self, x: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Wait no longer: take mean and standard deviation of rows x (N, D), weighted by w (N,)."""
+        self.mean[:], self.std[:] = mean_and_std(x, weights)
+        self.waiting = False
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        waiting = {"waiting": True} if self.waiting else {}
+        return {"mean": self.mean.tolist(), "std": self.std.tolist(), **waiting}
 
     def _constants(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         m, s = self.mean.astype(x.real.dtype), self.std.astype(x.real.dtype)
