@@ -99,7 +99,8 @@ class Flow(Model):
         self.features, self.context = operator.index(widths[0]), operator.index(context)
         if self.features < 1 or self.context < 0:
             raise ValueError(
-                f"expected at least one feature, got {self.features} with a context of {self.context}"
+                f"expected at least one feature, got {self.features} "
+                f"with a context of {self.context}"
             )
         self.base = StandardNormal(self.features) if base is None else base
         if self.base.features != self.features:
@@ -222,7 +223,7 @@ class Flow(Model):
 
     @classmethod
     def from_config(cls, config: dict, theta: np.ndarray | None = None) -> Flow:
-        """Build the flow that ``config()`` describes, with fresh parameters, or with this very array."""
+        """Build the flow that ``config()`` describes, with fresh parameters or this very array."""
         layers = [kind.from_config(options) for kind, options in _parts_of(config)[:-1]]
         kind, options = _parts_of(config)[-1]
         flow = cls(layers, config["context"], config["dtype"], base=kind(**options), theta=theta)
@@ -386,7 +387,7 @@ class Flow(Model):
         return self._log_prob(p, x, context)
 
     def split(self, theta: np.ndarray) -> Parts:
-        """Return each layer's named views of a vector laid out like ``theta``, and the base's as ``.base``."""
+        """Return each layer's named views of a vector like ``theta``, and ``.base``, the base's."""
         parts = [*self.layers, self.base]
         cuts = np.cumsum([0, *(part.layout.size for part in parts)])
         *layers, base = (
@@ -494,7 +495,7 @@ class Flow(Model):
         return self.base.log_prob(p.base, u) + log_det
 
     def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
-        """Let layers that start from data (ActNorm, BatchNorm) take the statistics of checked rows x (N, D)."""
+        """Let layers that start from data (ActNorm, BatchNorm) take checked rows' statistics."""
         context = self._in_its_units(context, self.own)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for k, (layer, p_layer) in enumerate(zip(self.layers, self.own, strict=True)):

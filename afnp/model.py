@@ -171,7 +171,7 @@ class Model:
         raise NotImplementedError
 
     def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
-        """Return rows x (N, D) and their contexts (N, C), or raise a ValueError that says what is wrong."""
+        """Return rows x (N, D) and their contexts (N, C), or raise a ValueError."""
         raise NotImplementedError
 
     def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
@@ -227,7 +227,8 @@ class Model:
             _load()
             if missing := self.uncompiled():
                 raise ValueError(
-                    f"backend: 'numba' has no compiled code for {missing}; 'auto' and 'numpy' run it"
+                    f"backend: 'numba' has no compiled code for {missing}; "
+                    "'auto' and 'numpy' run it"
                 )
         return Plan(engine, self.cut(n, engine, gradient), chosen)
 
@@ -283,7 +284,7 @@ class Model:
         return plan, results
 
     def streamed(self, task: str, function, x, context, backend: str, name: str = "x") -> list:
-        """Apply ``function(p, x, context, engine)``, which returns arrays of N rows, to blocks of rows."""
+        """Apply ``function(p, x, context, engine)``, which gives arrays of N rows, in blocks."""
         x, context = self.check(x, context, name)
         plan = self.plan(backend, len(x), task)
 
@@ -302,7 +303,7 @@ class Model:
     # ---- the gradient ----------------------------------------------------------------------------
 
     def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
-        r"""Return the mean negative log-likelihood in nats, and its gradient (P,) laid out like ``theta``.
+        r"""Return the mean negative log-likelihood in nats, and its gradient (P,), like ``theta``.
 
         .. math:: \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n)
 
@@ -374,9 +375,9 @@ class BatchGradient:
     def __call__(
         self, x: np.ndarray, context: np.ndarray, weights: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return log p (B,) of checked rows, the gradient (P,), which the next call overwrites, and its length.
+        """Return log p (B,), the gradient (P,), which the next call overwrites, and its length.
 
-        With weights w (B,), it is the gradient of the mean of -w log p.
+        Rows are checked ones. With weights w (B,), it is the gradient of the mean of -w log p.
         """
         model, n = self.model, len(x)
         self.kept.clear()
@@ -462,7 +463,7 @@ def check_context(context, width: int, n: int, dtype, columns=None) -> np.ndarra
 
 
 def refuse_nan(result: np.ndarray, name: str) -> None:
-    """Raise a FloatingPointError that names the row if a result (N, ...) has something that is not a number."""
+    """Raise a FloatingPointError that names the row if a result (N, ...) has a NaN."""
     if np.isnan(result).any():
         row = int(np.argwhere(np.isnan(result))[0, 0])
         raise FloatingPointError(f"row {row} of {name} gives a result that is not a number")

@@ -1,6 +1,7 @@
 r"""Parameters: names and shapes laid over one flat vector.
 
-.. math:: \theta = (\theta_0, \theta_1, \dots, \theta_{P-1}), \qquad W = \theta[a : a + J I]\ \text{seen as}\ (J, I)
+.. math:: \theta = (\theta_0, \theta_1, \dots, \theta_{P-1}), \qquad
+          W = \theta[a : a + J I]\ \text{seen as}\ (J, I)
 
 One flat vector makes Adam six lines, a gradient check one loop, and a checkpoint one array. A
 gradient is another flat vector with the same layout.

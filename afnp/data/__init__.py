@@ -139,9 +139,9 @@ def load(
     --------
     >>> load("two_moons", seed=3).train.shape
     (10000, 2)
-    >>> load("moons")                                                           # doctest: +ELLIPSIS
+    >>> load("moons")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: name: expected one of two_moons, rings, ..., bsds300; got 'moons'; did you mean two_moons?
+    ValueError: name: expected one of two_moons, ...; got 'moons'; did you mean two_moons?
     """
     if name in IN_FOLDER:
         if folder is None:

@@ -105,15 +105,15 @@ def windows(
     ([[0.0, 10.0], [10.0, 20.0], [20.0, 30.0]], [20.0, 30.0, 40.0])
     >>> windows([1, 2, 3], window=3)
     Traceback (most recent call last):
-    ValueError: window: 3 past and 1 future values need a series of at least 4, got 3; take at most 2
+    ValueError: window: 3 past and 1 future values need a series of 4 or more, got 3; take at most 2
     """
     x = _line(values)
     W, H = integer("window", window, least=1), integer("ahead", ahead, least=1)
     if len(x) < W + H:
         advice = f"take at most {len(x) - H}" if len(x) > H else "no window fits"
         raise ValueError(
-            f"window: {W} past and {H} future values need a series of at least {W + H}, got "
-            f"{len(x)}; {advice}"
+            f"window: {W} past and {H} future values need a series of {W + H} or more, "
+            f"got {len(x)}; {advice}"
         )
     if not np.isfinite(x).all():
         at = first_bad(~np.isfinite(x))[0]

@@ -416,7 +416,8 @@ def check_number(cell: str, comma: bool, where: str, parted_by: str) -> None:
         )
     if not is_number(text):
         raise ValueError(
-            f"{where}: expected a number, got {cell.strip()[:40]!r}; cells are parted by {parted_by}"
+            f"{where}: expected a number, got {cell.strip()[:40]!r}; "
+            f"cells are parted by {parted_by}"
         )
     if not math.isfinite(float(text)):
         raise ValueError(f"{where}: expected a finite number, got {cell.strip()!r}")

@@ -1,4 +1,4 @@
-r"""Discrete autoregressive models: binary and categorical MADE, and the average over several orders.
+r"""Discrete autoregressive models: binary and categorical MADE, and the average over orders.
 
 .. math:: p(x) = \prod_i p(x_i \mid x_{<i})
 

@@ -1,4 +1,4 @@
-r"""The factors of a discrete chain rule, from one masked network; trusted arithmetic, in generation order.
+r"""The factors of a discrete chain rule, from one masked network, in generation order.
 
 .. math:: p(x_i = k \mid x_{<i}) = \frac{e^{h_{ik}}}{\sum_j e^{h_{ij}}}, \qquad h_{i0} = 0, \quad
           h_i = \text{network}\big([x_j = k],\ j < i\big)
@@ -64,7 +64,8 @@ class Conditionals(MaskedMLP):
     ) -> np.ndarray:
         r"""Add the parameters' gradients from d_log_prob (N,) into g; return log p(x) (N,).
 
-        .. math:: d_{h_{ik}} = d_{\log p} \, \big( [x_i = k] - p(x_i = k \mid x_{<i}) \big), \qquad k \ge 1
+        .. math:: d_{h_{ik}} = d_{\log p} \, \big( [x_i = k] - p(x_i = k \mid x_{<i}) \big),
+                  \qquad k \ge 1
         """
         log_p, cache = self.log_conditionals(p, x, context)
         d_h = (x[..., None] == np.arange(1, self.levels)) - np.exp(log_p[..., 1:])

@@ -1,4 +1,4 @@
-"""What discrete models share: parameters, checked input, batches, and the face that ``afnp.fit`` knows.
+"""What discrete models share: parameters, checked input, batches, and the face for ``afnp.fit``.
 
 Letters: N rows, D features, C context inputs, K levels, P parameters. Logarithms in nats.
 """
@@ -57,7 +57,7 @@ class DiscreteModel(Model):
 
     @classmethod
     def from_config(cls, config: dict, theta: np.ndarray | None = None):
-        """Build the model that ``config()`` describes, with fresh parameters, or with this very array."""
+        """Build the model that ``config()`` describes, with fresh parameters or this very array."""
         return cls(**{k: v for k, v in config.items() if k != "type"}, theta=theta)
 
     @classmethod
@@ -160,14 +160,15 @@ class DiscreteModel(Model):
         return self.net.layout.views(theta)
 
     def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
-        """Return x as levels (N, D) and the context as (N, C), or raise a ValueError that says what is wrong."""
+        """Return x as levels (N, D) and the context as (N, C), or raise a ValueError."""
         x = check_rows(x, self.features, np.float64, name)
         wrong = np.argwhere((x < 0) | (x >= self.levels) | (x != np.floor(x)))
         if len(wrong):
             row, feature = wrong[0]
             expected = "0 or 1" if self.levels == 2 else f"a level 0, 1, ..., {self.levels - 1}"
             raise ValueError(
-                f"{name}: row {row}, feature {feature}: expected {expected}, got {x[row, feature]:g}"
+                f"{name}: row {row}, feature {feature}: expected {expected}, "
+                f"got {x[row, feature]:g}"
             )
         return x.astype(np.intp), check_context(context, self.context, len(x), self.dtype)
 

@@ -1,6 +1,7 @@
 r"""Order-agnostic MADE: one network, several orders, and their average.
 
-.. math:: \log p(x) = \log \frac1M \sum_{m=1}^M p(x;\, o^{(m)}) \;\ge\; \frac1M \sum_{m=1}^M \log p(x;\, o^{(m)})
+.. math:: \log p(x) = \log \frac1M \sum_{m=1}^M p(x;\, o^{(m)})
+          \;\ge\; \frac1M \sum_{m=1}^M \log p(x;\, o^{(m)})
 
 Each order is an exact chain rule, so their average is a distribution too (arXiv 1502.03509), and
 its log-likelihood is at least the mean of theirs: the gap is what the orders disagree about.
@@ -121,7 +122,7 @@ class OrderEnsemble(DiscreteModel):
             )
 
     def _permuted(self, p: dict, order: np.ndarray) -> dict:
-        """Return parameters with the first layer's columns and the last layer's rows taken in an order."""
+        """Return parameters with the first layer's columns and the last one's rows in an order."""
         first, last, C = self.net.linears[0], self.net.linears[-1], self.context
         columns = np.concatenate([np.arange(C), C + _spread(order, self.net.indicators)])
         rows, moved = _spread(order, self.net.numbers), dict(p)

@@ -1,4 +1,4 @@
-r"""The pieces of a transformer by hand: layer norm, GELU, causal self-attention; forward beside backward.
+r"""The pieces of a transformer by hand, backward beside forward: layer norm, GELU, attention.
 
 .. math::
     n = \gamma \odot \frac{z - \bar z}{\sqrt{\overline{(z - \bar z)^2} + \epsilon}} + \beta, \qquad
@@ -51,7 +51,8 @@ def gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Smooth, in the tanh form of arXiv 1606.08415.
 
-    .. math:: a = \tfrac z2 (1 + t), \quad t = \tanh\!\big(\sqrt{2/\pi}\,(z + 0.044715\, z^3)\big), \qquad
+    .. math:: a = \tfrac z2 (1 + t), \quad
+              t = \tanh\!\big(\sqrt{2/\pi}\,(z + 0.044715\, z^3)\big), \qquad
               \frac{da}{dz} = \frac{1 + t}2 + \frac z2 (1 - t^2) \sqrt{2/\pi}\,(1 + 0.134145\, z^2)
 
     Examples
@@ -99,8 +100,8 @@ def softmax_backward(w: np.ndarray, d_w: np.ndarray) -> np.ndarray:
 class LayerNorm:
     r"""Give each token mean 0 and variance 1, then a learned scale and shift (arXiv 1607.06450).
 
-    .. math:: n = \frac{z - \bar z}{\sigma}, \quad \sigma^2 = \overline{(z - \bar z)^2} + \epsilon, \qquad
-              y = \gamma \odot n + \beta
+    .. math:: n = \frac{z - \bar z}{\sigma}, \quad
+              \sigma^2 = \overline{(z - \bar z)^2} + \epsilon, \qquad y = \gamma \odot n + \beta
     """
 
     def __init__(self, name: str, width: int):

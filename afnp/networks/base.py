@@ -72,7 +72,7 @@ class Network:
 
     @classmethod
     def count(cls, config: dict) -> int:
-        """Return how many parameters ``from_config(config)`` has, from integers, before it is built."""
+        """Return how many parameters ``from_config(config)`` has, before it is built."""
         raise NotImplementedError
 
     @property
@@ -139,11 +139,11 @@ class Network:
     # ---- one group after the other ---------------------------------------------------------------
 
     def init_state(self, p: Views, context: np.ndarray) -> Any:
-        """Return what ``advance`` keeps, before the first feature is known, for the rows of a context (N, C)."""
+        """Return what ``advance`` keeps, before a feature is known, for a context (N, C)."""
         raise NotImplementedError
 
     def advance(self, p: Views, state: Any, group: slice, known: np.ndarray | None) -> np.ndarray:
-        """Return h (N, P, K) of a group, given the features ``known`` (N, P) of the group before it."""
+        """Return h (N, P, K) of a group, given the features ``known`` (N, P) of the one before."""
         raise NotImplementedError
 
     def solver(self, p: Views, context: np.ndarray):

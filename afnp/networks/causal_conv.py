@@ -1,4 +1,4 @@
-r"""Causal dilated convolutions: a conditioner whose parameters do not depend on the number of features.
+r"""Causal dilated convolutions: a conditioner with as many parameters for any number of features.
 
 .. math::
     a^{(0)}_t &= E\, x_{t-1} + F c + e, \qquad
@@ -49,7 +49,7 @@ spans."""
 
 
 class Rings(NamedTuple):
-    """What the step-by-step sampler keeps: a ring of d_l activations a layer, and the biases of each row."""
+    """What the step-by-step sampler keeps: a ring of d_l activations a layer, and rows' biases."""
 
     rings: list[np.ndarray]
     """L of (d_l, N, R); step t of layer l lies at t mod d_l."""
@@ -173,7 +173,7 @@ class CausalConv(Network):
         )
 
     def lost_dependencies(self) -> tuple[int, int]:
-        """Return how many pairs (t, j < t) are legal, and how many of them the receptive field loses."""
+        """Return how many pairs (t, j < t) are legal, and how many the receptive field loses."""
         legal = self.features * (self.features - 1) // 2
         return legal, legal - int((self.features - self.reach()).sum())
 
@@ -224,7 +224,7 @@ class CausalConv(Network):
             p[name][:] = 0.0
 
     def biases(self, p: dict, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is the same at every step: e + F c, (N, R), and b + U c of each layer, (L, N, G)."""
+        """Return what no step changes: e + F c, (N, R), and b + U c of each layer, (L, N, G)."""
         return p["e"] + context @ p["F"].T, p["b"][:, None] + context @ p["U"].transpose(0, 2, 1)
 
     # ---- the gate --------------------------------------------------------------------------------

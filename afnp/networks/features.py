@@ -53,7 +53,9 @@ class Angle:
 
 
 class Level:
-    """One of K levels, as w indicators: K tell level 0 from an unknown feature, K - 1 leave level 0 out.
+    """One of K levels, as w indicators.
+
+    w = K tell level 0 from an unknown feature; w = K - 1 leave level 0 out.
 
     Examples
     --------

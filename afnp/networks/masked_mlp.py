@@ -150,7 +150,7 @@ def dense_size(inputs: int, hidden: Sequence[int], outputs: int) -> int:
 
 
 class MaskedMLP(Feedforward):
-    """Masked network: K numbers for each of D features, h_i a function of the context and features before i.
+    """Masked network: K params for each of D features, h_i a function of context and x_{<i}.
 
     Parameters
     ----------
@@ -251,8 +251,8 @@ class MaskedMLP(Feedforward):
         if lost:
             needed = self.features if self.context else self.features - 1
             warnings.warn(
-                f"hidden widths {self.hidden} make {lost} of {legal} legal dependencies impossible; "
-                f"every width of at least {needed} keeps them all",
+                f"hidden widths {self.hidden} make {lost} of {legal} legal dependencies "
+                f"impossible; every width of at least {needed} keeps them all",
                 stacklevel=3,
             )
 
@@ -263,7 +263,7 @@ class MaskedMLP(Feedforward):
         return state_of(self.staircases(p), context)
 
     def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
-        """Return h (N, 1, K) of one feature, evaluating the units that feature ``known`` (N, 1) completes."""
+        """Return h (N, 1, K) of one feature, from the units that ``known`` (N, 1) completes."""
         i, E = group.start, self.embed.width
         if known is not None:
             at = self.context + E * (i - 1)
@@ -276,7 +276,7 @@ class MaskedMLP(Feedforward):
         return Staircases(self.staircases(p), phi, self.embed, context)
 
     def solve_backward(self, p: dict, cache, slope, offset, d_x: np.ndarray) -> np.ndarray:
-        """Return the d_u (N, D) from which a transform's ``backward`` makes d_x, by reverse substitution."""
+        """Return the d_u (N, D) of which a transform's ``backward`` makes d_x, last to first."""
         phi = ACTIVATIONS[self.activation].backward
         layers, C = self.staircases(p), self.context
         return substitute_back(layers, phi, cache, slope, offset, d_x, C, self.embed.backward)

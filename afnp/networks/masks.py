@@ -1,6 +1,7 @@
 r"""Who may depend on whom: orders, degrees, and masks that are staircases.
 
-.. math:: M_{rc} = 1 \iff c < \mathrm{prefix}_r, \qquad \mathrm{prefix}_0 \le \mathrm{prefix}_1 \le \dots
+.. math:: M_{rc} = 1 \iff c < \mathrm{prefix}_r, \qquad
+          \mathrm{prefix}_0 \le \mathrm{prefix}_1 \le \dots
 
 MADE (arXiv 1502.03509) gives every unit a degree: input i has degree i, a hidden unit of degree m
 hears units of degree at most m, and the outputs for feature i hear hidden units of degree less than
@@ -79,7 +80,7 @@ def order_of(
 
 
 def image_order(height: int, width: int, side: int) -> np.ndarray:
-    """Return the pixels of an image, stored row by row, in the order of its square patches, (height · width,).
+    """Return the pixels of an image, stored by rows, patch by square patch, (height · width,).
 
     Raises
     ------
@@ -165,7 +166,8 @@ def reach(staircases: Sequence[np.ndarray]) -> np.ndarray:
     r"""Return how many network inputs each output can hear through a stack of staircases.
 
     .. math:: r^{(1)} = \mathrm{prefix}^{(1)}, \qquad
-              r^{(l)}_k = r^{(l-1)}\big[\mathrm{prefix}^{(l)}_k - 1\big] \quad (0 \text{ where the prefix is } 0)
+              r^{(l)}_k = r^{(l-1)}\big[\mathrm{prefix}^{(l)}_k - 1\big]
+              \quad (0 \text{ where the prefix is } 0)
 
     A product of staircases is a staircase: the longest path to a unit runs through the last unit
     that it hears.

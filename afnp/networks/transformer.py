@@ -2,7 +2,8 @@ r"""The causal transformer as a conditioner (TarFlow's, arXiv 2412.06329, in sma
 
 .. math::
     z_0 = W_c\, c + b_c + e_0, \quad z_t = W_x\, x_{t-1} + b_x + e_t, \qquad
-    z \mathrel{+}= \mathrm{attention}(\mathrm{norm}(z)), \quad z \mathrel{+}= \mathrm{mlp}(\mathrm{norm}(z)), \qquad
+    z \mathrel{+}= \mathrm{attention}(\mathrm{norm}(z)), \quad
+    z \mathrel{+}= \mathrm{mlp}(\mathrm{norm}(z)), \qquad
     h_t = W_h\, \mathrm{norm}(z_t) + b_h
 
 The features in generation order are cut into tokens of P. The sequence is shifted by one: place t
@@ -93,7 +94,7 @@ class Block:
 
 
 class CausalTransformer(Network):
-    """K numbers for each of D features, functions of the context and of the features of earlier tokens.
+    """K params for each of D features, functions of the context and of earlier tokens' features.
 
     Parameters
     ----------
@@ -196,7 +197,8 @@ class CausalTransformer(Network):
         if self.features % self.patch:
             fit = [P for P in range(1, self.features + 1) if self.features % P == 0]
             raise ValueError(
-                f"patch: expected a divisor of {self.features} features, one of {fit}, got {self.patch}"
+                f"patch: expected a divisor of {self.features} features, one of {fit}, "
+                f"got {self.patch}"
             )
         if self.width % self.heads:
             raise ValueError(
@@ -277,7 +279,7 @@ class CausalTransformer(Network):
         return context, [block.attention.memory(N, self.tokens, dtype) for block in self.blocks]
 
     def advance(self, p: dict, state: tuple, group: slice, known: np.ndarray | None) -> np.ndarray:
-        """Return h (N, P, K) of a token, from the token before it (N, P), or of the first from the context."""
+        """Return h (N, P, K) of a token, from the one before it (N, P), or from the context."""
         (context, memory), t = state, group.start // self.patch
         if known is None:
             z = self.start.forward(p, context)

@@ -1,7 +1,8 @@
-r"""Sampling by fixed-point sweeps: guess all features, and let the flow correct the guess, all features at once.
+r"""Sampling by fixed-point iteration: guess all features, and let the flow correct them at once.
 
 .. math::
-    x^{(k+1)}_i = \tau\big(u_i;\, h_i(x^{(k)}_{<i})\big) \quad \text{for all } i \text{ at once}, \qquad x^{(0)} = u
+    x^{(k+1)}_i = \tau\big(u_i;\, h_i(x^{(k)}_{<i})\big) \quad \text{for all } i \text{ at once},
+    \qquad x^{(0)} = u
 
 A sample solves x = τ(u; h(x)), D equations of which the i-th hears only what comes before it.
 Substitution solves them one after the other. Here all of them are evaluated side by side, again and
@@ -56,7 +57,7 @@ class Sweeps:
         return [(first, min(first + B, D)) for first in range(0, D, B)]
 
     def solve(self, network, generate: Callable, u: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Map u (N, D), in generation order, to x (N, D), log|det dx/du|, sweeps and multiply-adds, (N,) each."""
+        """Map u (N, D), in generation order, to x (N, D), log|det dx/du|, sweeps, multiply-adds."""
         x = u.astype(np.result_type(u, network.dtype))
         log_det = np.zeros(len(u), x.dtype)
         sweeps, work = np.zeros(len(u), dtype=np.int64), np.zeros(len(u), dtype=np.int64)
@@ -78,7 +79,8 @@ class Jacobi(Sweeps):
     r"""Sweep over all features at once, at most D times.
 
     .. math::
-        x^{(k+1)} = \tau(u;\, h(x^{(k)})), \qquad \text{until } \max_i |x^{(k+1)}_i - x^{(k)}_i| \le \varepsilon
+        x^{(k+1)} = \tau(u;\, h(x^{(k)})), \qquad
+        \text{until } \max_i |x^{(k+1)}_i - x^{(k)}_i| \le \varepsilon
 
     Parameters
     ----------
@@ -180,7 +182,7 @@ def method_of(method: str | Sweeps, backend: str) -> str | Sweeps:
 
 
 class Record(NamedTuple):
-    """What a sample took, for each of the T transforms that had to be solved, from the data to the noise."""
+    """What a sample took, for each of the T transforms that had to be solved, data to noise."""
 
     sweeps: np.ndarray
     """(N, T) how many sweeps each row took, the last of which changed nothing unless there were D
@@ -230,8 +232,10 @@ def sweep(
     >>> import afnp
     >>> flow = afnp.maf(8, hidden=(16,), transforms=2, seed=0)
     >>> x, log_det, record = sweep(flow, np.zeros((5, 8)), method=GaussSeidel(block=1))
-    >>> record.sweeps.tolist()[0], record.multiply_adds[0].sum() == flow.cost.total.generate.multiply_adds
-    ([8, 8], np.True_)
+    >>> record.sweeps.tolist()[0]
+    [8, 8]
+    >>> record.multiply_adds[0].sum() == flow.cost.total.generate.multiply_adds
+    np.True_
     """
     solver = method_of(method, backend)
     if not isinstance(solver, Sweeps):

@@ -2,7 +2,7 @@ r"""Forward substitution: sample an autoregressive flow by evaluating each hidde
 
 .. math::
     z^{(l)}_r &= b^{(l)}_r + \sum_{c < \mathrm{prefix}^{(l)}_r} W^{(l)}_{rc}\, a^{(l-1)}_c
-                 \;\;\big(+\; z^{(l-2)}_r \text{ where layer } l \text{ closes a residual block}\big),
+        \;\;\big(+\; z^{(l-2)}_r \text{ where layer } l \text{ closes a residual block}\big),
     \qquad a^{(l)}_r = \phi(z^{(l)}_r)
 
     x_i &= \tau(u_i;\, h_i), \qquad h_i = \text{rows } iK \dots iK + K - 1 \text{ of the last } z
@@ -70,7 +70,7 @@ class State(NamedTuple):
 
 
 def state_of(layers: list[Staircase], context: np.ndarray) -> State:
-    """Return the state of a masked network for the rows of a context (N, C), before x_1 is known."""
+    """Return a masked network's state for the rows of a context (N, C), before x_1 is known."""
     N, C = context.shape
     kind = np.result_type(context, layers[0].W)
     z = [np.empty((len(layer.b), N), dtype=kind) for layer in layers]

@@ -1,8 +1,10 @@
-r"""Fixed-point sweeps: settle a block of features by evaluating all of it, again and again, until nothing changes.
+r"""Fixed-point iteration of a block of features: evaluate all of it until nothing changes.
 
 .. math::
     z_r &= \underbrace{b_r + \sum_{c < \mathrm{known}} W_{rc}\, a_c}_{\text{once a block}}
-         + \underbrace{\sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c}_{\text{each sweep}}
+         + \underbrace{
+             \sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c
+         }_{\text{each iteration}}
 
     x^{(k+1)}_i &= \tau(u_i;\, h_i(x_{<b},\, x^{(k)}_b, \dots, x^{(k)}_{i-1}))
     \quad \text{for all } i \text{ of the block that begins with } b
@@ -61,7 +63,7 @@ def settle(
 def _sweep(
     hear: Callable, generate: Callable, u, x, rows: np.ndarray, waiting: np.ndarray, k: int
 ) -> tuple:
-    """Return features k.. and their log-derivatives, (n, B - k) each, and whose garbage overflowed, (n,)."""
+    """Return features k.., their log-derivatives, (n, B - k) each, and who overflowed, (n,)."""
     h = hear(x, rows)[:, k:]
     tame = np.isfinite(h).all(axis=(1, 2))
     wild = waiting & ~tame
@@ -190,7 +192,7 @@ class Staircases:
 def places(
     starts: Sequence[np.ndarray], C: int, E: int, first: int, last: int
 ) -> list[tuple[slice, slice]]:
-    """Return which rows of each layer a block of features computes, and which columns of it lie in the block."""
+    """Return which rows of each layer a block of features computes, and which columns are its."""
     rows = [slice(int(start[first]), int(start[last])) for start in starts]
     return list(zip(rows, [slice(C + E * first, C + E * last), *rows], strict=False))
 

@@ -1,4 +1,4 @@
-"""Training: Adam on the exact negative log-likelihood, to be interrupted and resumed to the last bit."""
+"""Training: Adam on the exact negative log-likelihood, interrupted and resumed to the last bit."""
 
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History

@@ -1,8 +1,9 @@
-r"""The autoregressive transform: a conditioner and a univariate, read in a chosen order of the features.
+r"""The autoregressive transform: a conditioner and a univariate, read in an order of the features.
 
 .. math::
     u_i = \tau^{-1}(x_i;\, h_i(x_{<i})), \qquad
-    \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_i \log \frac{\partial u_i}{\partial x_i}
+    \log\left|\det \frac{\partial u}{\partial x}\right|
+    = \sum_i \log \frac{\partial u_i}{\partial x_i}
 
 "Before" means earlier in the order. u_i belongs to x_i whatever the order: rows and columns of the
 Jacobian are the features, and it is triangular once both are sorted by the order (arXiv 1912.02762,

@@ -82,7 +82,7 @@ class Transform:
 
     @classmethod
     def count(cls, config: dict) -> int:
-        """Return how many parameters ``from_config(config)`` has, from integers, before it is built.
+        """Return how many parameters ``from_config(config)`` has, before it is built.
 
         A model file is held against it, so that none can ask for more memory than it has itself.
         """
@@ -124,7 +124,7 @@ class Transform:
         raise NotImplementedError
 
     def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
-        """Do the same where no derivative is asked for: u and log|det du/dx|, and nothing is kept."""
+        """Return u and log|det du/dx| where no derivative is asked for, and keep nothing."""
         return self.normalize(p, x, context)[:2]
 
     def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:

@@ -2,7 +2,8 @@ r"""The coupling transform: the autoregressive one with two blocks of features.
 
 .. math::
     u_A = x_A, \qquad u_B = \tau^{-1}(x_B;\, h(x_A)), \qquad
-    \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_{i \in B} \log \frac{\partial u_i}{\partial x_i}
+    \log\left|\det \frac{\partial u}{\partial x}\right|
+    = \sum_{i \in B} \log \frac{\partial u_i}{\partial x_i}
 
 An autoregressive transform puts the features in a row and lets each hear all before it: D steps
 back. A coupling (NICE, arXiv 1410.8516; RealNVP, 1605.08803) puts them in two blocks. The first

@@ -53,8 +53,8 @@ class Inverse(Transform):
     --------
     >>> from afnp.transforms import masked
     >>> layer = Inverse(masked(2, hidden=(4,)))
-    >>> theta = np.zeros(layer.layout.size)
-    >>> u, log_det, _ = layer.normalize(layer.layout.views(theta), np.array([[1.0, 2.0]]), np.empty((1, 0)))
+    >>> p = layer.layout.views(np.zeros(layer.layout.size))
+    >>> u, log_det, _ = layer.normalize(p, np.array([[1.0, 2.0]]), np.empty((1, 0)))
     >>> u, log_det
     (array([[1., 2.]]), array([0.]))
     """

@@ -25,7 +25,8 @@ __all__ = ["LULinear", "Permutation", "solve_lower"]
 class Permutation(Transform):
     r"""Reorder the features.
 
-    .. math:: u_r = x_{\mathrm{order}[r]}, \qquad \log\left|\det \frac{\partial u}{\partial x}\right| = 0
+    .. math:: u_r = x_{\mathrm{order}[r]}, \qquad
+              \log\left|\det \frac{\partial u}{\partial x}\right| = 0
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ class LULinear(Transform):
 
     @classmethod
     def rotation(cls, features: int, rng: np.random.Generator) -> LULinear:
-        """Return a layer that starts as a random rotation or reflection, uniform among all of them."""
+        """Return a layer that starts as a random rotation or reflection, uniform among all."""
         Q, R = np.linalg.qr(rng.standard_normal((features, features)))
         order, LU = _factorize(Q * np.where(np.diag(R) < 0, -1, 1))
         diagonal = np.diag(LU)

@@ -1,10 +1,11 @@
-r"""Normalisation: a shift and a scale of each feature, trained (ActNorm) or taken from the batch (BatchNorm).
+r"""Normalisation: a shift and a scale of each feature, trained (ActNorm) or a batch's (BatchNorm).
 
 .. math::
     \text{ActNorm:} \;\; u &= (x - m) \odot e^{-s}
 
     \text{BatchNorm:} \;\; u &= (x - m) \odot (v + \epsilon)^{-1/2} \odot e^{\gamma} + \beta, \qquad
-    \log\left|\det \frac{\partial u}{\partial x}\right| = \sum_i \gamma_i - \tfrac12 \log(v_i + \epsilon)
+    \log\left|\det \frac{\partial u}{\partial x}\right|
+    = \sum_i \gamma_i - \tfrac12 \log(v_i + \epsilon)
 
 Batch normalisation has an exact gradient in both of its modes (MAF, arXiv 1705.07057, section 3.4).
 Evaluation takes m and v from running averages, which are constants: densities are normalised, rows
@@ -37,15 +38,14 @@ __all__ = ["ActNorm", "BatchNorm"]
 
 
 class ActNorm(Transform):
-    r"""Shift and scale every feature, beginning with the statistics of the first batch (Glow, arXiv 1807.03039).
+    r"""Shift and scale every feature, starting from the first batch (Glow, arXiv 1807.03039).
 
     .. math:: u_i = (x_i - m_i)\, e^{-s_i}, \qquad
               \log\left|\det \frac{\partial u}{\partial x}\right| = -\sum_i s_i
 
-    m and s are trained like any parameter. While they are untouched, exactly zero, ``start_from_data``
-    sets
-    them so that the batch gets mean 0 and standard deviation 1; :func:`afnp.fit` calls it before
-    the first step.
+    m and s are trained like any parameter. While they are untouched, exactly zero,
+    ``start_from_data`` sets them so that the batch gets mean 0 and standard deviation 1;
+    :func:`afnp.fit` calls it before the first step.
 
     Examples
     --------
@@ -158,7 +158,7 @@ class BatchNorm(Transform):
         return {"features": self.features, "momentum": self.momentum, "epsilon": self.epsilon}
 
     def start_from_data(self, p: Views, x: np.ndarray) -> None:
-        """Let untouched running statistics, exactly zero, begin with those of x (N, D), two rows or more."""
+        """Let untouched running statistics, exactly zero, begin with those of x (N, D), N > 1."""
         if len(x) > 1 and not (p["mean"].any() or p["w"].any()):
             p["mean"][:] = x.mean(axis=0)
             p["w"][:] = np.log(x.var(axis=0) + self.epsilon)
@@ -204,8 +204,8 @@ class BatchNorm(Transform):
         r"""Return d_x in the mode of the cache; add the parameters' gradients into g.
 
         .. math::
-            d_\beta = \sum_n d_u, \qquad d_\gamma = \sum_n (d_{\hat x} \hat x + d_{\log\det}), \qquad
-            d_{\hat x} = d_u\, e^\gamma, \qquad \hat x = (x - m)\, s, \quad s = e^{-w/2}
+            d_\beta = \sum_n d_u, \qquad d_\gamma = \sum_n (d_{\hat x} \hat x + d_{\log\det}),
+            \qquad d_{\hat x} = d_u\, e^\gamma, \qquad \hat x = (x - m)\, s, \quad s = e^{-w/2}
 
             \text{evaluation:} \quad d_x = s\, d_{\hat x}, \qquad d_m = -\sum_n d_x, \qquad
             d_w = -\tfrac12 d_\gamma
@@ -232,7 +232,8 @@ class BatchNorm(Transform):
         r"""Move the running statistics towards those of the training pass that left the cache.
 
         .. math:: m \leftarrow k\, m + (1 - k)\, m_{\mathrm{batch}}, \qquad
-                  v \leftarrow k\, v + (1 - k)\, v_{\mathrm{batch}}, \qquad k = (1 - \rho)^{\mathrm{share}}
+                  v \leftarrow k\, v + (1 - k)\, v_{\mathrm{batch}}, \qquad
+                  k = (1 - \rho)^{\mathrm{share}}
 
         A batch weighs as its rows do: the last and small one of an epoch is a ``share`` of a full
         one, and two halves move the mean as far as one whole. They move from where they were
