@@ -1,1 +1,1 @@
-"""Doors to other people's tools; each needs its own extra, and nothing else of afnp imports them."""
+"""Doors to other people's tools; each needs its own extra, and nothing in afnp imports them."""

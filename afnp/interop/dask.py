@@ -1,11 +1,12 @@
 r"""Densities, noise and samples of arrays larger than memory, on dask's schedulers and clusters.
 
-.. math:: x_r = f^{-1}(u_r), \qquad u_r \text{ from the stream } \mathrm{Philox}(\text{seed}, \lfloor r / B \rfloor)
+.. math:: x_r = f^{-1}(u_r), \qquad
+          u_r \text{ from the stream } \mathrm{Philox}(\text{seed}, \lfloor r / B \rfloor)
 
 Row r is always computed at place r mod B of a batch of B rows, and its noise comes from a stream
-that is found by counting: Philox is a function of seed and counter (J. Salmon et al. 2011, *Parallel
-random numbers: as easy as 1, 2, 3*). So results do not depend on
-chunks or workers, to the last bit, on machines of one kind. Give each worker one thread for matrix
+that is found by counting: Philox is a function of seed and counter (J. Salmon et al. 2011,
+*Parallel random numbers: as easy as 1, 2, 3*). So results do not depend on chunks or workers, to
+the last bit, on machines of one kind. Give each worker one thread for matrix
 products (``OMP_NUM_THREADS=1``), and as many workers as there are cores.
 
 Letters: N rows, D features, C context inputs, B rows a batch.

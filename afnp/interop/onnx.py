@@ -78,7 +78,7 @@ def to_onnx(flow: Flow, path: str | os.PathLike, prove: bool = True) -> tuple[Pa
 
 
 def density_model(flow: Flow) -> onnx.ModelProto:
-    """Return the graph of ``x`` (N, D) and ``context`` (N, C) to ``log_prob`` (N,) and ``u`` (N, D)."""
+    """Return the graph from ``x`` (N, D), ``context`` (N, C) to ``log_prob`` (N,), ``u`` (N, D)."""
     if type(flow.base) is not StandardNormal:
         raise ValueError(f"base: cannot export a {type(flow.base).__name__}")
     g = _Graph()
@@ -218,7 +218,7 @@ def _logit(g: _Graph, layer: Logit, x: str) -> tuple[str, str]:
 
 
 def _linear(layer: Any, p: dict, way: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """Ask a linear layer for the point c that noise 0 comes from, its matrix, and its log-determinant."""
+    """Return the point c that a linear layer maps to 0, its matrix, and its log-determinant."""
     if type(layer).__name__ not in LINEAR:
         raise ValueError(f"cannot export a layer of type {type(layer).__name__}")
     D = layer.features

@@ -317,7 +317,7 @@ class ConditionalFlow(RegressorMixin, _Trained):
         return self._as_given(mean, X)
 
     def predict_interval(self, X, coverage=0.9):
-        """Return the lower and the upper end of the central interval of each y, of that probability."""
+        """Return the ends of the central interval of each y that has that probability."""
         if not 0 < coverage < 1:
             raise ValueError(f"coverage: expected 0 < c < 1, got {coverage}")
         ends = [(1 - coverage) / 2, (1 + coverage) / 2]

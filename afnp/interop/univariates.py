@@ -79,7 +79,7 @@ class ClippedAffine:
     def backward(
         self, cache: tuple, d_u: np.ndarray, d_log: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        r"""Return :math:`d_t = d_u`, :math:`d_a = (d_u\, x s + d_{\log}) c'`, and :math:`d_x = d_u s`."""
+        r"""Return :math:`d_t = d_u, \; d_a = (d_u\, x s + d_{\log}) c', \; d_x = d_u s`."""
         moved, s, slope = cache
         d_a = (d_u * moved + d_log) * slope
         return np.stack([d_u + 0 * d_a, d_a], axis=-1), d_u * s

@@ -1,4 +1,4 @@
-"""Verification: is this really a normalizing flow? Checks for afnp's flows, and for anybody's functions."""
+"""Verification: is this really a normalizing flow? Checks for afnp's flows, and for anybody's."""
 
 from afnp.verify.adapters import adapt
 from afnp.verify.cases import Case, cases, parametrize

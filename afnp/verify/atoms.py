@@ -32,7 +32,7 @@ COLLISIONS = 10
 
 
 def atoms(x: np.ndarray) -> int:
-    """Return how many rows of x share their value of some feature with more others than rounding explains, or 0.
+    """Return how many rows of x share a feature's value with more others than rounding explains.
 
     Examples
     --------

@@ -21,7 +21,7 @@ Call = tuple[Rows, np.ndarray, np.ndarray]
 
 
 def functions_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[Call]:
-    """Yield every function of rows that is there, undisguised, in a random order, with n rows for it."""
+    """Yield every function of rows that is there, undisguised, in a random order, with n rows."""
     x, u, c = subject.points.rows(rng, n)
     plain = subject.plain
     calls = [(f, x, c) for f in plain.normalizers.values()]

@@ -1,6 +1,7 @@
 r"""A copy that shares nothing which can change: a check may do to it what it likes.
 
-.. math:: f \to f', \qquad \theta' = \theta, \quad \theta' \text{ and } \theta \text{ in different memory}
+.. math:: f \to f', \qquad \theta' = \theta, \quad
+          \theta' \text{ and } \theta \text{ in different memory}
 
 ``copy.deepcopy`` shares functions. A method that somebody has replaced by a function of his own
 would then still read, and write, the parameters of the original through the variables that it
@@ -106,7 +107,7 @@ def _filled(function: types.FunctionType, state: tuple) -> None:
 
 
 def independent_copy(thing: Any) -> Any:
-    """Return a copy of a flow that shares no array, and no variable of any function, with the original.
+    """Return a copy of a flow that shares no array and no function's variable with the original.
 
     Classes, modules and code are shared.
 

@@ -31,7 +31,7 @@ def _columns(f: Map, z: np.ndarray) -> np.ndarray:
 
 
 def complex_step_jacobian(f: Map, x: np.ndarray, h: float = 1e-30) -> np.ndarray:
-    r"""Return all Jacobians (N, D', D) of f at the rows of x (N, D), to rounding, in one call of N·D rows.
+    r"""Return all Jacobians (N, D', D) of f at x (N, D), to rounding, in one call of N·D rows.
 
     .. math:: J_{nij} = \operatorname{Im} f_i(x_n + i h e_j) / h
 
@@ -65,7 +65,8 @@ def complex_step_jacobian(f: Map, x: np.ndarray, h: float = 1e-30) -> np.ndarray
 def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarray:
     r"""Return all Jacobians (N, D', D) of f at the rows of x (N, D) by central differences.
 
-    .. math:: J_{nij} = \frac{f_i(x_n + h_{nj} e_j) - f_i(x_n - h_{nj} e_j)}{2 h_{nj}} + O(h^2) + O(\epsilon / h),
+    .. math:: J_{nij} = \frac{f_i(x_n + h_{nj} e_j) - f_i(x_n - h_{nj} e_j)}{2 h_{nj}}
+              + O(h^2) + O(\epsilon / h),
               \qquad h_{nj} = h \max(1, |x_{nj}|)
 
     Parameters
@@ -91,7 +92,7 @@ def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarra
 
 
 def moved(f: Map, x: np.ndarray, other: np.ndarray) -> np.ndarray:
-    r"""Return which outputs move, bit by bit, when one input of x (D,) takes its value in ``other`` (D,).
+    r"""Return which outputs move, bit by bit, when an input of x (D,) becomes that of ``other``.
 
     .. math:: A_{ij} = \big[\, f_i(x) \ne f_i(x_1, \dots, \mathrm{other}_j, \dots, x_D) \,\big]
 

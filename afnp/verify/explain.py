@@ -1,6 +1,7 @@
-r"""Explanations: what should hold, what was found instead, the likely cause, and where to read about it.
+r"""Explanations: what should hold, what was found instead, the likely cause, and where to read.
 
-.. math:: \text{given} - \text{expected} \in \{-2\,\text{expected},\; c,\; \tfrac D2 \log 2\pi,\; \dots\}
+.. math:: \text{given} - \text{expected}
+          \in \{-2\,\text{expected},\; c,\; \tfrac D2 \log 2\pi,\; \dots\}
 
 A failed check knows two numbers that should be equal, row by row. How they differ often says why:
 the opposite sign, a constant, a ratio, only beyond some bound.

@@ -1,7 +1,8 @@
 r"""What is given to the checks: functions of rows, and what must be known about them.
 
 .. math:: x \leftrightarrow u, \qquad u \sim p_{\mathrm{base}}, \qquad
-          \log p(x) = \log p_{\mathrm{base}}(u) + \log\left|\det \frac{\partial u}{\partial x}\right|
+          \log p(x)
+          = \log p_{\mathrm{base}}(u) + \log\left|\det \frac{\partial u}{\partial x}\right|
 
 Letters: N rows, D features, C context inputs.
 """
@@ -167,7 +168,8 @@ def _rows(data, features: int, dtype) -> np.ndarray:
     if not np.isfinite(rows).all():
         row, feature = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(
-            f"data: expected finite numbers, got {rows[row, feature]} in row {row}, feature {feature}"
+            f"data: expected finite numbers, got {rows[row, feature]} in row {row}, "
+            f"feature {feature}"
         )
     return rows
 

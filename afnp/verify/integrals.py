@@ -1,7 +1,7 @@
 r"""Integrals of a density: along lines, where a row lies on its line, and marginals in the plane.
 
-.. math:: F_n = \frac{\int_{-\infty}^{x_{ni}} p(t, x_{n, -i})\, dt}{\int_{-\infty}^{\infty} p(t, x_{n, -i})\, dt},
-          \qquad m(t) = \int p(t, s)\, ds
+.. math:: F_n = \frac{\int_{-\infty}^{x_{ni}} p(t, x_{n, -i})\, dt}
+          {\int_{-\infty}^{\infty} p(t, x_{n, -i})\, dt}, \qquad m(t) = \int p(t, s)\, ds
 
 Every line is cut into cells, those that say least about their integral are halved, and so on; all
 lines at once. A cell knows p at its ends and in its middle: Simpson's rule against the trapezoidal
@@ -94,7 +94,7 @@ def along_lines(
 def distribution(
     log_density: Callable, nodes: np.ndarray, refinements: int
 ) -> tuple[Callable, float, float]:
-    """Return the distribution function of one density on a line, its total, and how far the function may be off.
+    """Return the distribution function of a density on a line, its total, and its error.
 
     Parameters
     ----------
@@ -105,7 +105,8 @@ def distribution(
 
     Examples
     --------
-    >>> F, total, error = distribution(lambda t, lines: -np.abs(t), np.linspace(-30, 30, 61), refinements=9)
+    >>> t = np.linspace(-30, 30, 61)
+    >>> F, total, error = distribution(lambda t, lines: -np.abs(t), t, refinements=9)
     >>> F(np.array([-30.0, 0.0, np.log(2)])).round(4), round(total, 3), error < 1e-3
     (array([0.  , 0.5 , 0.75]), 2.0, True)
     """
@@ -179,7 +180,7 @@ def _refined(
     return np.concatenate([cells, high], axis=2), top, np.concatenate([doubt, change], axis=1)
 
 
-# ---- of a subject ---------------------------------------------------------------------------------
+# ---- of a subject --------------------------------------------------------------------------------
 
 REACHES = ((1.5, 2.5, 4, 8, 16, 40, 120), (1.5, 2.5, 4, 8, 16), (1.5, 2.5, 4))
 """Tails of a line, in widths of its feature; nearer where the density cannot be asked for that far
@@ -229,12 +230,13 @@ def limits(subject: Subject, seen: np.ndarray) -> tuple[float, float]:
 
 
 def density_along(subject: Subject, x: np.ndarray, c: np.ndarray, i: int):
-    """Return log p as a function of places (L, K) of feature i on some of the lines through the rows of x."""
+    """Return log p as a function of places (L, K) of feature i on some lines through x's rows."""
 
     def log_density(t: np.ndarray, lines: np.ndarray) -> np.ndarray:
         z = np.repeat(x[lines], t.shape[1], axis=0)
         z[:, i] = t.ravel()
-        log_p = subject.log_prob(z, np.repeat(c[lines], t.shape[1], axis=0)).astype(np.float64)  # type: ignore[misc]
+        contexts = np.repeat(c[lines], t.shape[1], axis=0)
+        log_p = subject.log_prob(z, contexts).astype(np.float64)  # type: ignore[misc]
         if np.isnan(log_p).any() or np.isposinf(log_p).any():
             raise Finding(f"log_prob gives {log_p[~(log_p < np.inf)][0]} for a finite row")
         return log_p.reshape(t.shape)

@@ -61,7 +61,7 @@ def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.nd
 def measured_jacobian(
     subject: Subject, x: np.ndarray, c: np.ndarray, rng, generates: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return J (N, D, D) of normalize, or of generate by differences, and how far each entry may be off."""
+    """Return J (N, D, D) of normalize, or of generate by differences, and each entry's error."""
     if generates:
         return _by_differences(subject, subject.generate, x, c)
     count = subject.tolerance.count if subject.features <= 64 else 2

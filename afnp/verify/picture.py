@@ -2,7 +2,8 @@ r"""The picture of a report.
 
 Who depends on whom, what a round trip loses, and whether the samples lie uniformly.
 
-.. math:: \sqrt{\overline{J_{ij}^2}}, \qquad \max_n |g(f(x))_{ni} - x_{ni}|, \qquad F_i \sim \mathrm{Uniform}(0, 1)
+.. math:: \sqrt{\overline{J_{ij}^2}}, \qquad \max_n |g(f(x))_{ni} - x_{ni}|, \qquad
+          F_i \sim \mathrm{Uniform}(0, 1)
 
 Letters: D features, R samples.
 """
@@ -148,7 +149,7 @@ def _round_trip(ax: Axes, evidence: dict) -> None:
 
 
 def _pit(ax: Axes, evidence: dict) -> None:
-    """Draw a histogram for every feature, in a lane of its own, around the line where it lies if samples agree."""
+    """Draw a histogram for every feature, in its lane, around the line of samples that agree."""
     F, feature = evidence["pit"], evidence["feature"]
     lanes = np.unique(feature)[:LANES].tolist()
     for lane, i in enumerate(lanes):

@@ -81,7 +81,7 @@ class Points:
         return u.astype(subject.dtype), self.contexts(rng, n)
 
     def box(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return between what corners (D,) and (D,) noise lies, up to what no quadrature notices."""
+        """Return between what corners (D,) noise lies, up to what no quadrature notices."""
         D = self.subject.features
         if self.bounded is not None:
             return np.full(D, self.bounded[0]), np.full(D, self.bounded[1])
@@ -114,7 +114,7 @@ class Points:
         return np.array(subject.generate(u, c)[0]), u, c
 
     def scale(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the middle and the width, a standard deviation of a normal, of each feature of x (N, D)."""
+        """Return each feature's middle and width, a normal's standard deviation, of x (N, D)."""
         low, middle, high = np.quantile(x.astype(np.float64), [0.1, 0.5, 0.9], axis=0)
         width = (high - low) / DECILES
         return middle, np.where(width > 0, width, np.maximum(np.abs(middle), 1.0))
@@ -136,7 +136,7 @@ class Points:
         return x, c
 
     def _data(self, u: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """Return as many rows of data, or rows that a flow's fixed layers in front turn into moderate numbers."""
+        """Return as many rows of data, or rows that a flow's fixed first layers make moderate."""
         flow = self.subject.flow
         if flow is None:
             if self.data is None:
@@ -151,7 +151,7 @@ class Points:
     def _well_conditioned(
         self, u: np.ndarray, c: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Return the indices of rows of u, those first that move least, there and back, when perturbed."""
+        """Return the indices of rows of u, first those that move least, there and back."""
         tolerance = self.subject.tolerance
 
         def there_and_back(arithmetic: Arithmetic) -> np.ndarray:

@@ -61,7 +61,8 @@ def mutation_score(
         )
         into = "flows" if kind == "flow" else "plain functions"
         parts.append(
-            f"the checks that ran catch {caught} of {len(rows)} defects planted in {into} at this level"
+            f"the checks that ran catch {caught} of {len(rows)} defects planted in {into} "
+            "at this level"
         )
     alarms = measured.get("false_alarms")
     if alarms:
@@ -161,7 +162,7 @@ class Report:
         return mutation_score(self.level, KILL_MATRIX, self.kind, ran)
 
     def explanations(self) -> str:
-        """Return, for each failed check, what should hold, what was found, why, and where to read."""
+        """Return what should hold, what was found, why, where to read, for each failed check."""
         return "\n".join(result.explanation() for result in self.results if result.status == FAILED)
 
     def __str__(self) -> str:
@@ -194,7 +195,8 @@ class Report:
 
         Examples
         --------
-        >>> print(Report([Result("log_det", "C3", measured=1e-16, tolerance=1e-12, why="rounding")]).to_markdown())
+        >>> result = Result("log_det", "C3", measured=1e-16, tolerance=1e-12, why="rounding")
+        >>> print(Report([result]).to_markdown())
         | | check | status | error | allowed | time | note |
         |---|---|---|---:|---:|---:|---|
         | C3 | log_det | passed | 1.0e-16 | 1.0e-12 | 0.00 s | rounding |
@@ -225,7 +227,8 @@ class Report:
         caption = html.escape(
             " | ".join(filter(None, [self.subject, *self.summary().splitlines()]))
         )
-        table = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        head, body = f"<thead><tr>{head}</tr></thead>", f"<tbody>{body}</tbody>"
+        table = f"<table><caption>{caption}</caption>{head}{body}</table>"
         said = self.explanations()
         return table + (f"<pre>{html.escape(said)}</pre>" if said else "")
 

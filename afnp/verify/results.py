@@ -142,9 +142,18 @@ class Result:
 
         Examples
         --------
-        >>> print(Result("log_det", status="failed", claim="log_det = log|det du/dx|", seed=0, worst={"row": 3},
-        ...              values={"normalize gives": 1.5, "its Jacobian": -1.5}, x=(0.5, 2.0),
-        ...              cause="opposite sign").explanation())
+        >>> print(
+        ...     Result(
+        ...         "log_det",
+        ...         status="failed",
+        ...         claim="log_det = log|det du/dx|",
+        ...         seed=0,
+        ...         worst={"row": 3},
+        ...         values={"normalize gives": 1.5, "its Jacobian": -1.5},
+        ...         x=(0.5, 2.0),
+        ...         cause="opposite sign",
+        ...     ).explanation()
+        ... )
         log_det
           should hold   log_det = log|det du/dx|
           found         normalize gives 1.5, its Jacobian -1.5; row 3, x = [0.5, 2], seed 0
@@ -185,7 +194,8 @@ class Result:
         numbers = "".join(
             f"{'-' if v is None else format(v, '.1e'):>9s}" for v in (self.measured, self.tolerance)
         )
-        return f"{self.code:4s}{self.name:20s}{self.status:9s}{numbers}{self.seconds:8.2f} s  {self.note}"
+        found = f"{self.code:4s}{self.name:20s}{self.status:9s}{numbers}"
+        return f"{found}{self.seconds:8.2f} s  {self.note}"
 
 
 def _short(x: tuple[float, ...]) -> str:
@@ -256,7 +266,7 @@ def compare(
 
 
 def beyond_rounding(tolerance: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Return tolerances (N, D), without limit in rows of which rounding may move any number by all its size.
+    """Return tolerances (N, D), without limit in rows where rounding may move a number by its size.
 
     Far from where it was measured, how such a row moves says nothing, not of its other numbers
     either.

@@ -2,7 +2,7 @@ r"""Functions of rows, as a checker calls them.
 
 In no recognisable way, and with every answer looked at.
 
-.. math:: f(x)_n = f(x_{\pi(1)}, \dots, x_{\pi(M)})_{\pi^{-1}(n)}, \qquad M \ge N \text{ with decoys}
+.. math:: f(x)_n = f(x_{\pi(1)}, \dots, x_{\pi(M)})_{\pi^{-1}(n)}, \quad M \ge N \text{ with decoys}
 
 Whoever answers must not know what is asked for. A disguised function gets its rows shuffled among
 decoys, which are copies of them: a random number of rows from 17 to 64, or up to 47 more than there
@@ -96,7 +96,8 @@ class Rows:
             return _of_shapes(self.name, (answer,), [(len(x),)])[0]
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise Finding(
-                f"{self.name} gives {_described(answer)} where (rows, log-determinants) are expected"
+                f"{self.name} gives {_described(answer)} "
+                "where (rows, log-determinants) are expected"
             )
         return _of_shapes(self.name, answer, [x.shape, (len(x),)])
 

@@ -42,7 +42,7 @@ def check_flow(
     time_limit: float | None = TIME_LIMIT,
     **functions: Any,
 ) -> Report:
-    r"""Check a flow: structure, log-determinants, inverses, densities, samples, gradients, behaviour.
+    r"""Check a flow: structure, log-determinants, inverses, density, samples, gradient, behaviour.
 
     .. math:: \text{ok} \iff \text{nothing failed and something passed}
 
@@ -211,7 +211,7 @@ class _Run:
 
 
 def _worst(results: list[Result]) -> Result:
-    """Return what is worst of several runs of one check, with the time of all, and everything noted."""
+    """Return what is worst of several runs of one check, with the time of all and every note."""
     rank = {FAILED: 2, PASSED: 1, NOT_RUN: 0}
     worst = max(results, key=lambda result: (rank[result.status], result.ratio))
     notes = tuple(dict.fromkeys(note for result in results for note in result.notes))

@@ -308,7 +308,7 @@ NEEDED = {"base": "the density of the noise", "flow": "the parameters of an afnp
 
 
 def standard_normal(u: np.ndarray) -> np.ndarray:
-    r"""Return the log-density of standard normal noise, :math:`-\tfrac12 |u|^2 - \tfrac D2 \log 2\pi`."""
+    r"""Return normal noise's log-density, :math:`-\tfrac12 |u|^2 - \tfrac D2 \log 2\pi`."""
     u = np.asarray(u)
     return -np.square(u).sum(axis=1) / 2 - u.shape[1] * np.log(2 * np.pi) / 2
 
@@ -340,9 +340,9 @@ def renderings(flow: Flow, level: Level) -> list[str]:
 
 
 def dependencies_of(flow: Flow) -> np.ndarray:
-    """Return which u_i of the whole may depend on which context inputs and which x_j, (D, C + D) bool.
+    """Return which u_i may depend on which context inputs and which x_j, (D, C + D) bool.
 
-    A path through every layer.
+    That is a path through every layer.
     """
     paths = np.hstack(
         [np.zeros((flow.features, flow.context), bool), np.eye(flow.features, dtype=bool)]

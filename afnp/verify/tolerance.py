@@ -1,4 +1,4 @@
-r"""Tolerances: how far results move when everything is perturbed says how much rounding they may show.
+r"""Tolerances: results may show as much rounding as they move when everything is perturbed.
 
 .. math:: f_{\theta}(x) \;\approx\; f_{\theta (1 + \delta \xi)}\big(x (1 + \delta \xi')\big), \qquad
           \xi, \xi' \in \{-1, 1\}
@@ -61,7 +61,7 @@ BANK = 2**17
 
 
 class Arithmetic:
-    """Both directions in the precision in which tolerances are estimated, perturbed by δ if that is not 0."""
+    """Both directions in the precision in which tolerances are estimated, perturbed by δ."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Arithmetic:
 
 
 class Tolerance:
-    """How far the results of a subject may be off by rounding, at the very points at which it is looked at.
+    """How far the results of a subject may be off by rounding, at the points it is looked at.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class Tolerance:
         return self._arithmetic(self.subject.dtype)
 
     def perturbed(self, rng: np.random.Generator, count: int | None = None) -> Iterator[Arithmetic]:
-        """Yield both directions with inputs, of every layer of a flow too, and parameters multiplied by 1 ± δ."""
+        """Yield both directions with inputs, of each layer too, and parameters times 1 ± δ."""
         yield from (
             self._arithmetic(self.precise, rng, self.delta) for _ in range(count or self.count)
         )
@@ -179,7 +179,7 @@ def perturb(x: np.ndarray, rng: np.random.Generator, delta: float) -> np.ndarray
 def flow_arithmetic(
     flow: Flow, dtype, rng: np.random.Generator | None = None, delta: float = 0.0
 ) -> Arithmetic:
-    """Return both directions of a flow in NumPy, with every layer's inputs perturbed, and all parameters.
+    """Return both directions of a flow in NumPy, with each layer's inputs and all params perturbed.
 
     Each direction perturbs its own parameters: moved alike they would cancel in a round trip, as
     rounding does not.
@@ -207,7 +207,7 @@ def flow_arithmetic(
 
 
 def perturbed_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]:
-    r"""Return a kind of array whose arithmetic errs by δ where a machine's errs by ε, in every operation on it.
+    r"""Return a kind of array whose operations err by δ each, where a machine's err by ε.
 
     .. math:: a \oplus b = (a + b)(1 + \delta \xi), \qquad \xi \in \{-1, 1\}
 
@@ -220,7 +220,7 @@ def perturbed_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]
     --------
     >>> perturbed = perturbed_arrays(np.random.default_rng(0), 1e-6)
     >>> knots = np.full(100, 3.992).view(perturbed) + 0
-    >>> float(abs((4 - knots) / 0.008 - 1).mean().round(5))  # 3.992 / 0.008 times the error of the knots
+    >>> float(abs((4 - knots) / 0.008 - 1).mean().round(5))  # 3.992 / 0.008 times the knots' error
     0.0005
     """
     bank = 1 + delta * rng.choice([-1.0, 1.0], BANK)

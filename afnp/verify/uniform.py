@@ -1,4 +1,4 @@
-r"""Are numbers uniform on (0, 1)? Distances and moments, with bounds that hold for every number of them.
+r"""Are numbers uniform on (0, 1)? Distances and moments, with bounds that hold for any count.
 
 .. math:: \sup_q |\hat F(q) - q| \le \sqrt{\frac{\log(2 / \alpha)}{2 n}}, \qquad
           \Big| \frac1n \sum_k \sqrt{2k + 1}\, P_k(2 F - 1) \Big| \le t_k
@@ -34,7 +34,7 @@ class Statistic(NamedTuple):
 
 
 def thresholds(n: int, alpha: float) -> tuple[float, np.ndarray]:
-    r"""Return what the distance and the mean moments of n uniform numbers exceed with probability < alpha each.
+    r"""Return what distance and mean moments of n uniform numbers exceed with probability < alpha.
 
     .. math:: \epsilon = \sqrt{\frac{\log(2/\alpha)}{2 n}}, \qquad
               n t = \tfrac{M q}{3} + \sqrt{\big(\tfrac{M q}{3}\big)^2 + 2 n q}, \quad

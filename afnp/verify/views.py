@@ -1,7 +1,7 @@
 r"""Who may depend on whom: every layer and the whole, as functions of z = (context, x).
 
-.. math:: \frac{\partial u_i}{\partial x_j} = 0 \;\text{ unless } j \le i \text{ in the order}, \qquad
-          \frac{\partial h_i}{\partial x_j} = 0 \;\text{ unless } j < i
+.. math:: \frac{\partial u_i}{\partial x_j} = 0 \;\text{ unless } j \le i \text{ in the order},
+          \qquad \frac{\partial h_i}{\partial x_j} = 0 \;\text{ unless } j < i
 
 Every layer is looked at where it generates from normal noise itself, so the checks are as sharp for
 the first layer of a deep flow as for the last. Inputs z have C + D columns.
@@ -63,7 +63,7 @@ class View(NamedTuple):
     """So many outputs belong to each feature, one after the other."""
 
     def of_features(self, pairs: np.ndarray) -> np.ndarray:
-        """Return which features (D, C + D) have a pair among those of their outputs (D K, C + D)."""
+        """Return which features (D, C + D) have a pair among their outputs' (D K, C + D)."""
         return np.any(pairs.reshape(-1, self.params, pairs.shape[1]), axis=1)
 
 
@@ -101,7 +101,7 @@ def acyclic(allowed: np.ndarray) -> bool:
 
 
 def _inverse(allowed: np.ndarray, C: int) -> np.ndarray:
-    """Return what the sampler may depend on, (D, C + D), where normalize may depend on ``allowed``."""
+    """Return what a sampler may depend on, (D, C + D), if normalize may depend on ``allowed``."""
     inner = _closure(allowed[:, C:])
     context = inner.astype(np.float32) @ allowed[:, :C].astype(np.float32) > 0
     return np.hstack([context, inner])
@@ -189,7 +189,7 @@ def whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
 
 
 def pattern(view: View, steps=STEPS, bases: int | None = None) -> np.ndarray:
-    """Return which outputs moved with which inputs, for any base point and step, (D, C + D) bool."""
+    """Return which outputs moved with which inputs, at any base point and step, (D, C + D)."""
     found = np.zeros_like(view.must)
     pairs = list(zip(view.points, np.roll(view.points, 1, axis=0), strict=True))
     for base, other in pairs[:bases]:

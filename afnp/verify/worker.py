@@ -1,6 +1,7 @@
 r"""A thread that may be given up: what hangs must not hang the checker.
 
-.. math:: \text{answer} = \begin{cases} f() & \text{within the limit} \\ \text{none} & \text{beyond} \end{cases}
+.. math:: \text{answer} = \begin{cases}
+          f() & \text{within the limit} \\ \text{none} & \text{beyond} \end{cases}
 
 Python cannot stop a thread from outside. One that takes too long is told that nobody waits any
 more, and ends at its next :func:`safe_point`: between two calls of what is checked. Only a single

@@ -84,7 +84,7 @@ def adapt(flow: Any, features: int | None = None, context: int | None = None) ->
 
 
 def _adapter(flow: Any):
-    """Return the adapter of the library that the flow's class, or one that it inherits from, comes from."""
+    """Return the adapter of the library that the flow's class, or one of its bases, comes from."""
     for cls in type(flow).__mro__:
         package = cls.__module__.split(".")[0]
         if package in KNOWN:

@@ -74,7 +74,7 @@ def _tensor_methods(flow: Any) -> dict[str, Callable]:
 
 
 def _sampler(sample: Callable) -> Callable:
-    """Return a method ``sample(n, ...)`` as one that takes a generator, by the name under which it wants it."""
+    """Return a method ``sample(n, ...)`` as one that takes a generator, under the method's name."""
     names = list(inspect.signature(sample).parameters)
     for name in ("rng", "random_state", "generator", "seed", "key"):
         if name in names:

@@ -1,6 +1,7 @@
 r"""Flows of JAX, and what looks like a transformed distribution of TensorFlow Probability.
 
-.. math:: x \in \mathbb R^{N \times D} \text{ (NumPy)} \to \operatorname{vmap}(\text{flow}) \to \text{NumPy}
+.. math:: x \in \mathbb R^{N \times D} \text{ (NumPy)} \to \operatorname{vmap}(\text{flow})
+          \to \text{NumPy}
 
 JAX compiles anew for every number of rows, so rows are filled up to a power of two.
 
@@ -56,7 +57,7 @@ class Rowwise:
         return of_arrays
 
     def sampler(self, draw: Callable) -> Callable:
-        """Return a draw with one key and one context as a function of n, a NumPy generator and n contexts."""
+        """Return a draw of one key and context as a function of n, a generator and n contexts."""
         mapped = self.function(draw)
 
         def sample(n, rng, *context):

@@ -1,6 +1,7 @@
-r"""What may be checked: a flow, functions in a dictionary or a module, a factory, a flow of another library.
+r"""What may be checked: flows of any library, functions in a dictionary or a module, a factory.
 
-.. math:: \text{anything} \to \{\text{normalize}, \text{generate}, \text{log\_prob}, \text{sample}, D, C, \dots\}
+.. math:: \text{anything} \to
+          \{\text{normalize}, \text{generate}, \text{log\_prob}, \text{sample}, D, C, \dots\}
 """
 
 from __future__ import annotations

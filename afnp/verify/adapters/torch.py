@@ -1,6 +1,7 @@
 r"""Flows of PyTorch's libraries: zuko, nflows, normflows.
 
-.. math:: x \in \mathbb R^{N \times D} \text{ (NumPy)} \to \text{tensor} \to \text{flow} \to \text{NumPy}
+.. math:: x \in \mathbb R^{N \times D} \text{ (NumPy)} \to \text{tensor} \to \text{flow}
+          \to \text{NumPy}
 
 Letters: N rows, D features, C context inputs.
 """
@@ -59,7 +60,7 @@ class Tensors:
         return of_arrays
 
     def jacobian(self, f: Callable) -> Callable:
-        """Return the Jacobian (N, D, D) of f's first result by its own backward pass, output by output."""
+        """Return the Jacobian (N, D, D) of f's first result by PyTorch's own backward passes."""
 
         def of_arrays(x, *context):
             x, *rest = self._in((x.copy(), *context))
@@ -75,7 +76,7 @@ class Tensors:
         return of_arrays
 
     def sampler(self, draw: Callable) -> Callable:
-        """Return ``draw(n, *context)`` as a function of n and a NumPy generator, which seeds PyTorch's own."""
+        """Return ``draw(n, *context)`` as a function of n and a generator that seeds PyTorch's."""
 
         def sample(n, rng, *context):
             seed = int(rng.integers(2**63))
@@ -104,11 +105,12 @@ def _described(
 
 
 def zuko_flow(flow: Any, features: int | None, context: int | None) -> dict[str, Any]:
-    """Return a zuko flow: a module that makes a distribution of a context, or that distribution itself."""
+    """Return a zuko flow: a module that makes a distribution of a context, or that distribution."""
     tensors = Tensors(flow) if hasattr(flow, "parameters") else None
     if tensors is None:
         raise ValueError(
-            "flow: expected zuko's lazy flow, which can be copied, got the distribution that it makes"
+            "flow: expected zuko's lazy flow, which can be copied, "
+            "got the distribution that it makes"
         )
     module, context = tensors.module, _context_of(flow) if context is None else context
 
@@ -191,7 +193,7 @@ def nflows_flow(flow: Any, features: int | None, context: int | None) -> dict[st
 
 
 def _linear_context(module: Any) -> int:
-    """Return C from the layers that take a context, by the names that nflows and normflows give them."""
+    """Return C from the layers that take a context, by their names in nflows and normflows."""
     for name, layer in module.named_modules():
         if name.endswith(("context_layer", "context_layers.0")) and hasattr(layer, "in_features"):
             return int(layer.in_features)
@@ -199,7 +201,7 @@ def _linear_context(module: Any) -> int:
 
 
 def normflows_flow(flow: Any, features: int | None, context: int | None) -> dict[str, Any]:
-    """Return a normflows flow, whose own words are forward for noise to data, inverse for data to noise."""
+    """Return a normflows flow, which calls noise to data forward, and data to noise inverse."""
     tensors = Tensors(flow)
     module = tensors.module
 

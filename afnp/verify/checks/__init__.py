@@ -16,7 +16,12 @@ __all__ = ["CHECKS"]
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-CHECKS: dict[str, Check] = dict(
-    sorted(FOUND.items(), key=lambda item: (int(item[1].code[1:]), item[0]))  # type: ignore[attr-defined]
-)
+
+def _place(item: tuple[str, Check]) -> tuple[int, str]:
+    """Return where a check stands in the report: by the number in its code."""
+    name, check = item
+    return int(check.code[1:]), name  # type: ignore[attr-defined]
+
+
+CHECKS: dict[str, Check] = dict(sorted(FOUND.items(), key=_place))
 """Every check by its name, in the order of the report."""

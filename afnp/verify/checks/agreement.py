@@ -1,7 +1,8 @@
 r"""Check of the sampler against the density, which share no noise: probability integral transforms.
 
 .. math:: x \sim p \;\Longrightarrow\; F_i(x) = \frac{\int_{-\infty}^{x_i} p(t, x_{-i})\, dt}
-          {\int_{-\infty}^{\infty} p(t, x_{-i})\, dt} \sim \mathrm{Uniform}(0, 1) \quad \text{for every } i
+          {\int_{-\infty}^{\infty} p(t, x_{-i})\, dt} \sim \mathrm{Uniform}(0, 1)
+          \quad \text{for every } i
 
 The density is integrated numerically along lines through the samples, so D does not matter; in the
 plane a marginal is integrated too, which a sampler that misses a far mode cannot satisfy. Comparing
@@ -65,7 +66,7 @@ RESOLVED = 0.01
 
 @check("C11")
 def agreement(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""Draw samples, integrate the density along a line through each, and ask whether they lie uniformly.
+    r"""Draw samples, integrate the density along a line through each; they have to lie uniformly.
 
     .. math:: \sup_q |\hat F(q) - q| \le \sqrt{\frac{\log(2 / \alpha)}{2 R}}, \qquad
               F_{(1)}, 1 - F_{(R)} \le \frac{\log(2 / \alpha)}{R}, \qquad
@@ -101,7 +102,7 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _consistent(subject: Subject, rng: np.random.Generator) -> bool:
-    """Return whether sampler and density agree by the change of variables, without any quadrature."""
+    """Return whether sampler and density agree by the change of variables, without quadrature."""
     checks = (noise, identities, log_det, antisymmetry)
     return all(check_one(subject.plain, rng).status == PASSED for check_one in checks)
 
@@ -172,8 +173,8 @@ def _power(n: int, alpha: float) -> str:
     seen = moments + 2.33 / np.sqrt(n)
     shift, scale = seen[0] / 0.977, seen[1] / 1.23
     return (
-        f"false alarms < {FALSE_ALARM:.0e}; {n} samples show a shift of {shift:.2f} standard deviations, "
-        f"a scale off by {scale:.0%}, a distance of {2 * distance:.2f}"
+        f"false alarms < {FALSE_ALARM:.0e}; {n} samples show a shift of {shift:.2f} standard "
+        f"deviations, a scale off by {scale:.0%}, a distance of {2 * distance:.2f}"
     )
 
 
@@ -199,7 +200,7 @@ def _places(
 
 
 def _line(subject: Subject, x: np.ndarray, c: np.ndarray, i: int, seen: np.ndarray, fine: bool):
-    """Integrate along feature i through every row of x, as far out as the density can be asked for."""
+    """Integrate along feature i through every row of x, as far out as the density answers."""
     for k, reach in enumerate(REACHES):
         try:
             nodes = first_nodes(subject, x[:, [i]], seen, reach, fine)

@@ -29,8 +29,8 @@ def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
 
     Neither replacing the others nor leaving them out changes anything.
 
-    .. math:: f(x_1, \dots, x_n, \dots, x_N)_n = f(x_1', \dots, x_n, \dots, x_N')_n \text{ bitwise}, \quad
-              f(x)_n \approx f(\text{a part of } x)_n
+    .. math:: f(x_1, \dots, x_n, \dots, x_N)_n = f(x_1', \dots, x_n, \dots, x_N')_n
+              \text{ bitwise}, \quad f(x)_n \approx f(\text{a part of } x)_n
 
     Parts of 1, 2, D and D + 1 rows, and the rest; and a crowd of copies: the first and last rows of
     a batch, a square one, and one that fills a tile and a bit, are where loops and broadcasting go

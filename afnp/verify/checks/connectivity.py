@@ -1,6 +1,7 @@
 r"""Check of connectivity: every legal dependency is there.
 
-.. math:: \forall (i, j) \text{ legal}: \; \exists\, z, \delta, \theta: \; f_i(z + \delta e_j) \ne f_i(z)
+.. math:: \forall (i, j) \text{ legal}: \; \exists\, z, \delta, \theta: \;
+          f_i(z + \delta e_j) \ne f_i(z)
 
 Letters: D features, C context inputs, z = (context, x).
 """
@@ -27,7 +28,8 @@ POINTS = 32
 def connectivity(subject: Subject, rng: np.random.Generator) -> Result:
     r"""Every legal pair moves something.
 
-    .. math:: \forall (i, j) \text{ legal}: \; \exists\, z, \delta, \theta: \; f_i(z + \delta e_j) \ne f_i(z)
+    .. math:: \forall (i, j) \text{ legal}: \; \exists\, z, \delta, \theta: \;
+              f_i(z + \delta e_j) \ne f_i(z)
 
     One dead pair may be the fault of a dead ReLU, so a flow is given several random parameters
     before a pair counts as lost; for plain functions it counts at once. Hidden widths that are too
@@ -70,7 +72,8 @@ def _with_context(result: Result, subject: Subject, found: list[tuple[View, np.n
             count = seen.size
             return Result(
                 status=FAILED,
-                reason=f"{count} of {count} legal dependencies are dead: no context input moves {view.of}",
+                reason=f"{count} of {count} legal dependencies are dead: "
+                f"no context input moves {view.of}",
                 measured=count,
                 tolerance=0,
                 why="a context that moves nothing is none",
@@ -80,8 +83,9 @@ def _with_context(result: Result, subject: Subject, found: list[tuple[View, np.n
         return result
     output, column = np.argwhere(dead)[0]
     note = (
-        f"{dead.sum()} of {dead.size} pairs of feature and context input move nothing, first feature "
-        f"{output} with context input {column}; allowed with columns for the context says what is meant"
+        f"{dead.sum()} of {dead.size} pairs of feature and context input move nothing, first "
+        f"feature {output} with context input {column}; allowed with columns for the context "
+        "says what is meant"
     )
     return Result(status=PASSED, measured=0, tolerance=0, why=result.why, notes=(note,))
 
@@ -106,7 +110,7 @@ def _most_first(pair: tuple[View, np.ndarray]) -> tuple[int, int]:
 
 
 def _reachable(subject: Subject, rng: np.random.Generator) -> list[tuple[View, np.ndarray]]:
-    """Return each view with its pattern, united over points, and over parameters where there are any."""
+    """Return each view with its pattern, united over points, and parameters if it has any."""
     if subject.flow is None:
         views = [v for v in whole(subject, rng, POINTS) if v.must.any() or subject.context]
         return [(view, pattern(view)) for view in views]

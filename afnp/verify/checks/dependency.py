@@ -1,6 +1,6 @@
 r"""Check of dependency: nothing forbidden moves anything.
 
-.. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ that is not allowed}
+.. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ not allowed}
 
 Letters: D features, C context inputs, z = (context, x).
 """
@@ -24,7 +24,7 @@ MANY = 256
 def dependency(subject: Subject, rng: np.random.Generator) -> Result:
     r"""Nothing forbidden moves anything, by a single bit.
 
-    .. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ that is not legal}
+    .. math:: f_i(z + \delta e_j) = f_i(z) \text{ bitwise, for every } (i, j) \text{ not legal}
 
     Checked in both directions for the whole, for each layer against ``layer.allowed()``, and for
     the params of each univariate, which must not even move with their own input.

@@ -21,7 +21,8 @@ __all__ = ["deterministic"]
 def deterministic(subject: Subject, rng: np.random.Generator) -> Result:
     r"""Asked for A, then B, then A again, every function answers the same, and parameters stay.
 
-    .. math:: f(A),\; f(B),\; f(A)' : \quad f(A) = f(A)' \text{ bitwise}, \quad \theta = \theta' \text{ bitwise}
+    .. math:: f(A),\; f(B),\; f(A)' : \quad f(A) = f(A)' \text{ bitwise}, \quad
+              \theta = \theta' \text{ bitwise}
     """
     problems = []
     theta = _theta(subject)

@@ -171,7 +171,8 @@ def _bounded_frame(D: int, bounded: tuple[float, float]) -> Frame:
 def _frame_of_flow(subject: Subject) -> Frame:
     """Return a frame behind the fixed layers in front, as a standardisation: there a width is 1."""
     flow, D = subject.flow, subject.features
-    front = list(itertools.takewhile(lambda layer: layer.layout.size == 0, flow.layers))  # type: ignore[union-attr]
+    layers = flow.layers  # type: ignore[union-attr]
+    front = list(itertools.takewhile(lambda layer: layer.layout.size == 0, layers))
 
     def placed(t: np.ndarray) -> np.ndarray:
         x = t
@@ -288,7 +289,7 @@ def _returned(subject: Subject, name: str, back, x, y, c, size, frame: Frame, rn
 
 
 def _wrong_univariates(subject: Subject, rng: np.random.Generator) -> list[str]:
-    """Ask each layer's univariate, with its conditioner's params, in float64 and in the flow's type."""
+    """Ask each layer's univariate, with its conditioner's params, in float64 and its dtype."""
     flow = subject.flow
     p = flow.split(flow.theta.astype(np.float64))  # type: ignore[union-attr]
     problems = []
@@ -342,7 +343,7 @@ def _wrong(univariate, h: np.ndarray) -> list[str]:
 
 
 def _wrong_slopes(univariate, params: np.ndarray, x: np.ndarray, claimed: np.ndarray) -> list[str]:
-    """Say where a log-derivative is not that of the map, by complex step, on both sides of an end too."""
+    """Say where a log-derivative is not the map's, by complex step, on both sides of an end too."""
     slope = univariate.normalize(params.astype(np.complex128), x + 1e-30j)[0].imag / 1e-30
     with np.errstate(divide="ignore"):
         measured = np.log(np.abs(slope))

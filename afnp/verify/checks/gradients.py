@@ -34,7 +34,7 @@ underflow."""
 
 @check("C13")
 def gradients(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""``loss_and_grad`` is the derivative of the mean negative log-likelihood, parameter by parameter.
+    r"""``loss_and_grad`` is the derivative of the mean negative log-likelihood, by each parameter.
 
     .. math:: g_k = -\operatorname{Im} \mathcal{\bar\ell}(\theta + i h e_k) / h, \qquad
               g \cdot v = -\operatorname{Im} \mathcal{\bar\ell}(\theta + i h v) / h
@@ -127,7 +127,7 @@ def _length(tolerance: np.ndarray, directions) -> np.ndarray:
 
 
 def _expected(flow: Flow, batches: list, directions, step: float = STEP) -> list[np.ndarray]:
-    """Return each batch's derivatives by complex step, one likelihood of all rows for each, on its side."""
+    """Return each batch's derivatives by complex step, each one likelihood of all rows."""
     x, c = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     x, c, theta = x.astype(np.complex128), c.astype(np.float64), flow.theta.astype(np.complex128)
     derivatives = np.empty((sum(map(len, directions)), len(x)))

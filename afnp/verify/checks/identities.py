@@ -1,10 +1,13 @@
 r"""Check of identities: what one function says of a row, the others must say too.
 
-.. math:: \log p(x) = \log p_{\mathrm{base}}(f(x)) + \log\left|\det \frac{\partial u}{\partial x}\right|, \qquad
-          \log p(g(u)) = \log p_{\mathrm{base}}(u) - \log\left|\det \frac{\partial x}{\partial u}\right|
+.. math:: \log p(x)
+          &= \log p_{\mathrm{base}}(f(x)) + \log\left|\det \frac{\partial u}{\partial x}\right|
 
-Round trip and antisymmetry tie ``normalize`` to ``generate``; here both are tied to ``log_prob``, in
-any D: a constant that one of them forgets shows at once.
+          \log p(g(u))
+          &= \log p_{\mathrm{base}}(u) - \log\left|\det \frac{\partial x}{\partial u}\right|
+
+Round trip and antisymmetry tie ``normalize`` to ``generate``; here both are tied to ``log_prob``,
+in any D: a constant that one of them forgets shows at once.
 
 Letters: N rows, D features, C context inputs.
 """

@@ -36,12 +36,12 @@ may be so much off, relatively, and one that may be more off says nothing."""
 def log_det(subject: Subject, rng: np.random.Generator) -> Result:
     r"""Compare the log-determinant that normalize gives with its Jacobian's.
 
-    .. math:: \mathrm{log\_det}_n = \log \left| \det \frac{\partial u_n}{\partial x_n} \right|, \qquad
-              |\delta \log|\det J|| \le \sum_{ij} |J^{-1}|_{ji}\, |\delta J|_{ij}
+    .. math:: \mathrm{log\_det}_n = \log \left| \det \frac{\partial u_n}{\partial x_n} \right|,
+              \qquad |\delta \log|\det J|| \le \sum_{ij} |J^{-1}|_{ji}\, |\delta J|_{ij}
 
-    The right side comes from LU of a complex-step Jacobian, or a central one, and δJ from perturbing
-    it, or from a second step size. In the tails too, one feature at a time. A float32 flow is also
-    held to float64's precision, with its parameters cast.
+    The right side comes from LU of a complex-step Jacobian, or a central one, and δJ from
+    perturbing it, or from a second step size. In the tails too, one feature at a time. A float32
+    flow is also held to float64's precision, with its parameters cast.
     """
     subject.need("normalize")
     count = rows_worth(subject, subject.level.jacobians)

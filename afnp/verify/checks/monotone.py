@@ -3,9 +3,9 @@ r"""Check of monotony: along a line, nothing turns back.
 .. math:: \frac{\partial u_i}{\partial x_i} \text{ has one sign for every } x_i, \qquad
           \operatorname{sign} \det \frac{\partial u}{\partial x} \text{ is the same everywhere}
 
-A map that turns back is no bijection, whatever its log-determinant says. Where u_i depends on no later
-feature, it is swept as a function of x_i; elsewhere only the determinant has to keep its sign,
-because a support in one piece leaves it no way to change but through 0.
+A map that turns back is no bijection, whatever its log-determinant says. Where u_i depends on no
+later feature, it is followed as a function of x_i; elsewhere only the determinant has to keep its
+sign, because a support in one piece leaves it no way to change but through 0.
 
 Letters: N rows, D features, C context inputs, L lines, S places along a line.
 """

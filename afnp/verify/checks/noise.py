@@ -45,8 +45,9 @@ class Test(NamedTuple):
 def noise(subject: Subject, rng: np.random.Generator) -> Result:
     r"""Normalize samples, and ask whether what comes out is the base's noise.
 
-    .. math:: \Big|\overline{u^2} - 1\Big| \le 2\sqrt{t / nD} + 2t / nD, \quad t = \log(2 / \alpha), \qquad
-              |\overline{u_i u_j}|, |\overline{u_i c_k}| \le 2\sqrt{t / n} + t / n
+    .. math:: \Big|\overline{u^2} - 1\Big| \le 2\sqrt{t / nD} + 2t / nD, \qquad
+              |\overline{u_i u_j}|, |\overline{u_i c_k}| \le 2\sqrt{t / n} + t / n, \qquad
+              t = \log(2 / \alpha)
     """
     subject.need("sample", "normalize")
     refuse_blurred(subject, rng)
@@ -126,7 +127,8 @@ def _cdf(u: np.ndarray) -> np.ndarray:
 
 def _like_the_base(subject: Subject, u: np.ndarray, rng: np.random.Generator) -> list[Test]:
     """Compare each feature with noise drawn from the base."""
-    drawn = np.asarray(subject.points.base(REFERENCE * len(u), rng), dtype=np.float64)  # type: ignore[misc]
+    base = subject.points.base
+    drawn = np.asarray(base(REFERENCE * len(u), rng), dtype=np.float64)  # type: ignore[misc]
     D = min(u.shape[1], MOST)
     alpha = FALSE_ALARM / (6 * D)
     tests = []

@@ -1,7 +1,7 @@
 r"""Check of the total probability, by quadrature in one or two dimensions.
 
-.. math:: I_m = \sum_{\text{cells}} \mathrm{area}(\text{cell}) \cdot \overline{p}(\text{corners}), \qquad
-          I = \tfrac13 (4 I_{2m} - I_m) + O(m^{-4})
+.. math:: I_m = \sum_{\text{cells}} \mathrm{area}(\text{cell}) \cdot \overline{p}(\text{corners}),
+          \qquad I = \tfrac13 (4 I_{2m} - I_m) + O(m^{-4})
 
 Letters: D features, m cells a side.
 """
@@ -52,7 +52,8 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     are those of polygons, so no log-determinant is used twice. Beyond two features, noise is drawn
     and weighed by the density of its image,
 
-    .. math:: \int p(x)\, dx = \operatorname{E}_u \frac{p(g(u))\, |\det J_g(u)|}{p_{\mathrm{base}}(u)},
+    .. math:: \int p(x)\, dx
+              = \operatorname{E}_u \frac{p(g(u))\, |\det J_g(u)|}{p_{\mathrm{base}}(u)},
 
     with a Jacobian by differences; the result says its standard error.
     """
@@ -83,7 +84,7 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _affordable(subject: Subject) -> list[int]:
-    """Return the meshes that do not cost more than the level's work, both directions at every corner."""
+    """Return the meshes that cost at most the level's work, both directions at every corner."""
     D = subject.features
     return [m for m in subject.level.meshes if 2 * (m + 1) ** D * subject.cost < subject.level.work]
 
@@ -114,7 +115,8 @@ def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
     total, deviation = float(w.mean()), float(w.std() / np.sqrt(len(w)))
     if deviation > MOST_DOUBT * max(1.0, total):
         raise NotRun(
-            f"the weights vary: the integral is {total:.3g} with a standard error of {deviation:.1e}"
+            f"the weights vary: the integral is {total:.3g} "
+            f"with a standard error of {deviation:.1e}"
         )
     allowed = ERROR + DEVIATIONS * deviation + float(np.mean(spread[known]))
     why = f"importance sampling through generate: {len(w)} points, standard error {deviation:.1e}"
@@ -136,7 +138,7 @@ def _explained(subject: Subject, result: Result, total: float) -> Result:
 def _by_lines(
     subject: Subject, context: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    r"""Integrate along a line of x, or along lines of integrals along lines, where peaks are too sharp for a mesh.
+    r"""Integrate along a line of x, or lines of integrals along lines: peaks may beat a mesh.
 
     .. math:: \int p(x)\, dx = \int \Big( \int p(x_1, x_2)\, dx_2 \Big) dx_1
               = \int \Big( \int p(x_1, x_2)\, dx_1 \Big) dx_2
@@ -144,7 +146,8 @@ def _by_lines(
     Both orders in the plane: a peak that one of them misses, the other may see.
     """
     u = subject.points.noise(rng, 512, scales=(1.0,))[0]
-    seen = np.asarray(subject.generate(u, np.repeat(context, len(u), axis=0))[0])  # type: ignore[misc]
+    c = np.repeat(context, len(u), axis=0)
+    seen = np.asarray(subject.generate(u, c)[0])  # type: ignore[misc]
     seen = seen[np.isfinite(seen).all(axis=1)]
     totals, errors = [], []
     for i in range(subject.features):
@@ -169,7 +172,8 @@ def _integral(subject: Subject, mesh: int, box: tuple, context: np.ndarray) -> f
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     u, c = grid.reshape(-1, D).astype(subject.dtype), np.repeat(context, (mesh + 1) ** D, axis=0)
     x = np.asarray(subject.generate(u, c)[0])  # type: ignore[misc]
-    p = np.exp(np.asarray(subject.log_prob(x, c), dtype=np.float64)).reshape(grid.shape[:-1])  # type: ignore[misc]
+    log_p = np.asarray(subject.log_prob(x, c), dtype=np.float64)  # type: ignore[misc]
+    p = np.exp(log_p).reshape(grid.shape[:-1])
     x = x.reshape(grid.shape).astype(np.float64)
     weight = np.exp(-(grid**2).sum(axis=-1) / 2) if subject.points.base is None else np.ones_like(p)
     _refuse_collapsed(x, weight, subject.tolerance.eps)

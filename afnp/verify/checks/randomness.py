@@ -1,7 +1,7 @@
 r"""Check of randomness: samples come from the generator that is given, and from nowhere else.
 
-.. math:: x(\text{seed}) = x(\text{seed}) \text{ bitwise}, \qquad x(\text{seed}) \ne x(\text{seed}'), \qquad
-          \operatorname{corr}(x_n, x_{n + k}) \approx 0
+.. math:: x(\text{seed}) = x(\text{seed}) \text{ bitwise}, \qquad
+          x(\text{seed}) \ne x(\text{seed}'), \qquad \operatorname{corr}(x_n, x_{n + k}) \approx 0
 
 Letters: n samples, D features.
 """
@@ -33,7 +33,8 @@ def randomness(subject: Subject, rng: np.random.Generator) -> Result:
     No row repeats, and none depends on another.
 
     .. math:: |r_k| \le \sqrt{2 \log(2 m / \alpha) / (n - k)}, \qquad
-              \text{pairs of equal rows} \le 10 + \tfrac{n^2}{2} / \text{distinct rows that rounding leaves}
+              \text{pairs of equal rows}
+              \le 10 + \tfrac{n^2}{2} / \text{distinct rows that rounding leaves}
 
     r_k is the correlation of ranks at lag k, of m in all, so tails do not matter.
     """
@@ -92,7 +93,7 @@ def _equal_pairs(x: np.ndarray) -> int:
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    """Return the ranks of each feature, of mean 0 and variance 1, equal numbers in a random but fixed order."""
+    """Return the ranks of each feature, of mean 0 and variance 1; equal values keep their order."""
     ranks = np.argsort(np.argsort(x, axis=0, kind="stable"), axis=0) - (len(x) - 1) / 2
     return ranks / np.sqrt((len(x) ** 2 - 1) / 12)
 

@@ -77,7 +77,7 @@ def _again(x: np.ndarray, context: np.ndarray, subject: Subject) -> tuple[np.nda
 
 
 def _trip(there, back, x: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Go there and back with fresh arrays and other row numbers on the way back, so that no cache can help."""
+    """Go there and back with fresh arrays, and other row numbers back, so that no cache helps."""
     rows = rng.permutation(len(x))
     middle = there(x.copy(), c.copy())[0]
     end = np.empty_like(x)

@@ -1,6 +1,7 @@
 r"""Check of staleness: when parameters change in place, every direction follows, and follows back.
 
-.. math:: g_{\theta'}(u) = \text{what } \theta' \text{ gives explicitly}, \quad g_\theta(u) \text{ as before}
+.. math:: g_{\theta'}(u) = \text{what } \theta' \text{ gives explicitly}, \quad
+          g_\theta(u) \text{ as before}
 
 Letters: N rows, D features, C context inputs.
 """
@@ -26,7 +27,8 @@ seen."""
 def staleness(subject: Subject, rng: np.random.Generator) -> Result:
     r"""When parameters change in place, every direction follows, and follows back.
 
-    .. math:: g_{\theta'}(u) = \text{what } \theta' \text{ gives explicitly}, \quad g_\theta(u) \text{ as before}
+    .. math:: g_{\theta'}(u) = \text{what } \theta' \text{ gives explicitly}, \quad
+              g_\theta(u) \text{ as before}
     """
     if subject.flow is None:
         raise NotRun("needs the parameters of an afnp flow")
@@ -62,7 +64,7 @@ def staleness(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _against_explicit(subject: Subject, function: Rows, x, c, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Return relative errors against arithmetic with the parameters passed explicitly, and tolerances, flat."""
+    """Return relative errors against arithmetic with explicit parameters, and tolerances, flat."""
 
     def outputs(arithmetic) -> np.ndarray:
         direction = arithmetic.generate if generates(subject, function) else arithmetic.normalize

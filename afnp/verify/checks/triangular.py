@@ -1,4 +1,4 @@
-r"""Check of triangles: a layer's Jacobian is 0 where it has to be, and its diagonal is its log-determinant.
+r"""Check of triangles: a layer's Jacobian is 0 where it must be; its diagonal gives the log-det.
 
 .. math:: \frac{\partial u_i}{\partial x_j} = 0 \text{ unless legal}, \qquad
           \log\left|\det \frac{\partial u}{\partial x}\right|
@@ -25,11 +25,12 @@ LIMIT = 2.0**-26
 
 @check("C3")
 def triangular(subject: Subject, rng: np.random.Generator) -> Result:
-    r"""Each layer's Jacobian is exactly 0 where it has to be, and its determinant is the layer's log-det.
+    r"""Each layer's Jacobian is exactly 0 where it has to be; its determinant gives the log-det.
 
     .. math:: \frac{\partial u_i}{\partial x_j} = 0 \text{ unless legal}, \qquad
               \log\left|\det \frac{\partial u}{\partial x}\right|
-              = \sum_i \log \left| \frac{\partial u_i}{\partial x_i} \right| \;\text{ for a triangle}
+              = \sum_i \log \left| \frac{\partial u_i}{\partial x_i} \right|
+              \;\text{ for a triangle}
 
     By complex step in float64, where a structural zero is an exact zero. The second equation needs
     no condition number of J, only that of the log-determinant itself; a layer that mixes everything

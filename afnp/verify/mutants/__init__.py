@@ -1,4 +1,4 @@
-"""Mutants: defects planted in small flows, to see that the checks of :mod:`afnp.verify` see them."""
+"""Mutants: defects planted in small flows, to see that the checks of :mod:`afnp.verify` do."""
 
 from afnp.verify.mutants import (
     behaviour,

@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 1 if a mutant survives ``full`` without a reason, or a clean flow fails."""
+    """Run the command; return 1 if a mutant survives ``full`` unexcused, or a clean flow fails."""
     options = _parser().parse_args(arguments)
     if options.matrix:
         kept = Path(f"{options.path}.part")
@@ -85,8 +85,8 @@ def show(record: dict) -> int:
     count = record["false_alarms"]
     if count:
         print(
-            f"{count['alarms']} false alarms on {count['flows']} clean flows at level {count['level']}, "
-            f"{count['seconds']:.1f} s a flow"
+            f"{count['alarms']} false alarms on {count['flows']} clean flows "
+            f"at level {count['level']}, {count['seconds']:.1f} s a flow"
         )
         for seed, failed in count["failed"].items():
             print(f"  seed {seed}: {', '.join(failed)}")

@@ -19,7 +19,7 @@ TILE = 64
 
 
 def in_stage(flow, name: str):
-    """Put a function in the place of a method of the compiled stack, in every copy of the flow too."""
+    """Put a function in the place of a compiled stack's method, in every copy of the flow too."""
 
     def put(function: Callable) -> Callable:
         class Planted(type(flow)):  # type: ignore[misc]

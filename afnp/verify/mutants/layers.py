@@ -1,4 +1,4 @@
-r"""Wrong layers between networks: permutations, normalisations, matrices, couplings, inverse transforms.
+r"""Wrong layers between networks: permutations, normalisations, matrices, couplings, inverses.
 
 .. math:: u = P L U x, \qquad u = (x - m) \odot (v + \epsilon)^{-1/2} e^{\gamma} + \beta, \qquad
           u_B = \tau^{-1}(x_B; h(x_A))

@@ -139,7 +139,7 @@ def slope_of_one_branch(functions):
 
 @mutant("functions", kills="log_det")
 def log_det_at_another_row(functions):
-    """Rows are returned in order, their log-determinants reversed: a sort undone for one of two outputs."""
+    """Rows come in order, their log-determinants reversed: a sort undone for one of two outputs."""
     normalize, generate = functions.normalize, functions.generate
 
     def reversed_log(direction):

@@ -1,7 +1,8 @@
 r"""The kill matrix and the false alarms: how good the checks are, measured.
 
 .. math:: K_{mk} = [\,\text{check } k \text{ fails on mutant } m\,], \qquad
-          \text{score} = \frac{|\{m : \max_k K_{mk} = 1\}|}{|\{m : m \text{ not equivalent}\}|}, \qquad
+          \text{score}
+          = \frac{|\{m : \max_k K_{mk} = 1\}|}{|\{m : m \text{ not equivalent}\}|}, \qquad
           \text{alarms} = |\{\text{clean flows on which any check fails}\}|
 
 Everything goes into one JSON file beside the checks, from which every report takes the score of its
@@ -128,7 +129,7 @@ def _entry(mutant: Mutant) -> dict[str, Any]:
 
 
 def survivors(record: dict[str, Any], level: str) -> dict[str, str]:
-    """Return the mutants that no check of a level fails on, each with the reason if it is an equivalent one."""
+    """Return the mutants that no check of a level fails on, each with its reason if equivalent."""
     return {
         name: entry.get("equivalent", "")
         for name, entry in record["mutants"].items()
@@ -146,7 +147,7 @@ def alarms(
     path: str | os.PathLike = PATH,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Check random clean flows, seeds ``seed`` to ``seed + flows - 1``, and keep the count in the record.
+    """Check random clean flows, of seeds ``seed`` to ``seed + flows - 1``, and record the count.
 
     Even seeds at the random parameters that a check draws, odd ones at those that the flow was
     drawn with. What was counted before at the same level from the same seed is not counted again:

@@ -73,7 +73,7 @@ class Mutant:
 
 
 def mutant(family: str, kills: str, backends: tuple[str, ...] = ("numpy",), equivalent: str = ""):
-    """Enter a function into the registry as a mutant of the flow ``FLOWS[family]``, to be killed by a check."""
+    """Register a function as a mutant of the flow ``FLOWS[family]``, to be killed by a check."""
 
     def enter(apply: Callable[[Any], None]) -> Callable[[Any], None]:
         name, theme = apply.__name__, apply.__module__.rpartition(".")[2]

@@ -1,6 +1,7 @@
 r"""Wrong samples and wrong totals: the map is right, the distribution at its end is not.
 
-.. math:: \log p(x) = \log p_{\mathrm{base}}(f(x)) + \log\left|\det \frac{\partial u}{\partial x}\right|,
+.. math:: \log p(x)
+          = \log p_{\mathrm{base}}(f(x)) + \log\left|\det \frac{\partial u}{\partial x}\right|,
           \qquad x = g(u), \; u \sim p_{\mathrm{base}}
 """
 
@@ -88,7 +89,7 @@ def log_det_forgotten(flow):
 
 @mutant("plane", kills="normalisation")
 def dequantisation_constant_added(flow):
-    """The constant log 256 is added once too often: a likelihood in the units of another preprocessing."""
+    """The constant log 256 is added once too often: a likelihood in another data's units."""
     replace(flow, "_log_prob")(lambda log_prob, *arguments: log_prob(*arguments) + math.log(256))
 
 

@@ -40,7 +40,7 @@ def mask_one_degree_early(flow):
 
 @mutant("affine", kills="dependency")
 def connection_of_1e_9(flow):
-    """The first feature hears the last with weight 1e-9: a mask that was multiplied after a lossy cast."""
+    """The first feature depends on the last with weight 1e-9: a mask after a lossy cast."""
 
     @replace(flow.layers[1].conditioner, "forward")
     def forward(forward, p, context, x):
@@ -51,7 +51,7 @@ def connection_of_1e_9(flow):
 
 @mutant("affine", kills="dependency")
 def scale_hears_its_own_feature(flow):
-    """Log-scales see the feature they scale, shifts do not: a second network with the wrong mask."""
+    """Log-scales depend on the feature they scale: a second network with the wrong mask."""
 
     @replace(flow.layers[0].conditioner, "forward")
     def forward(forward, p, context, x):

@@ -1,7 +1,8 @@
 r"""How flows are usually tested, to be measured beside the checks.
 
 .. math:: |g(f(x)) - x| \le 10^{-4}, \qquad |\log\det f + \log\det g| \le 10^{-4}, \qquad
-          \left|\log\det f - \log\left|\det \frac{f(x + h e_j) - f(x - h e_j)}{2h}\right|\right| \le 10^{-4}
+          \left|\log\det f - \log\left|\det \frac{f(x + h e_j) - f(x - h e_j)}{2h}\right|\right|
+          \le 10^{-4}
 
 These are the tests found in public repositories of flows, at their usual tolerances, but with
 random parameters, which is more than most of them do.

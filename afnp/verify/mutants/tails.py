@@ -1,6 +1,6 @@
 r"""Wrong only far out: beyond the end of a spline, on one side, in one direction.
 
-.. math:: |x_i| > B: \qquad \log\left|\det \frac{\partial u}{\partial x}\right| \;\text{off by } 0.05
+.. math:: |x_i| > B: \quad \log\left|\det \frac{\partial u}{\partial x}\right| \;\text{off by } 0.05
 """
 
 from __future__ import annotations

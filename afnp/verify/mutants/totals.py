@@ -1,6 +1,7 @@
-r"""Wrong totals where no quadrature reaches: the density is tied to nothing but the other functions.
+r"""Wrong totals where no quadrature reaches: only the other functions hold the density.
 
-.. math:: \log p(x) \ne \log p_{\mathrm{base}}(f(x)) + \log\left|\det \frac{\partial u}{\partial x}\right|
+.. math:: \log p(x)
+          \ne \log p_{\mathrm{base}}(f(x)) + \log\left|\det \frac{\partial u}{\partial x}\right|
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def constant_of_a_single_feature(functions):
 
 @mutant("solid", kills="normalisation")
 def density_of_grey_levels(functions):
-    """The density is of data between 0 and 255, the data are between 0 and 1: a constant of D log 256."""
+    """The density is of data in [0, 255], the data are in [0, 1]: a constant of D log 256."""
     _density(functions, lambda log_p, x: log_p + x.shape[1] * math.log(256))
 
 
@@ -99,7 +100,7 @@ def flow_without_its_constant(flow):
 
 @mutant("coupling", kills="normalisation")
 def flow_off_by_a_hundredth(flow):
-    """The log-density of four features is 0.01 nats too large everywhere: a jitter added to a determinant."""
+    """The log-density of four features is 0.01 nats too large: a jitter added to a determinant."""
     _flow_density(flow, lambda log_p, x: log_p + 0.01)
 
 

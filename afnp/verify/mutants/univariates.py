@@ -168,7 +168,7 @@ def spline_clips_its_tails(flow):
 
 @mutant("spline", kills="edges")
 def spline_knots_end_before_the_bound(flow):
-    """The last knot lies a thousandth before the bound: a sum of widths that rounding or a minimum left short."""
+    """The last knot lies a thousandth before the bound: widths whose sum a minimum left short."""
     for layer in flow.layers:
 
         @replace(layer.univariate, "_places")

@@ -1,4 +1,4 @@
-r"""What several mutants share: a network with other weights, a layer with another context, in both directions.
+r"""What several mutants share: a network with other weights, a layer with another context.
 
 .. math:: f_{\theta} \to f_{m(\theta)}, \qquad g_{\theta} \to g_{m(\theta)}
 """
