@@ -283,10 +283,18 @@ class Model:
             engine.LOADED |= self.kernels(task, n)
         return plan, results
 
-    def streamed(self, task: str, function, x, context, backend: str, name: str = "x") -> list:
-        """Apply ``function(p, x, context, engine)``, which gives arrays of N rows, in blocks."""
+    def streamed(
+        self, task: str, function, x, context, backend: str, name: str = "x", held: int = 1
+    ) -> list:
+        """Apply ``function(p, x, context, engine)``, which gives arrays of N rows, in blocks.
+
+        ``held`` says how many times the widest layer's activations are alive at once.
+        """
         x, context = self.check(x, context, name)
         plan = self.plan(backend, len(x), task)
+        if held > 1:
+            most = max(1, BATCH_NUMBERS // (held * self.widest))
+            plan = plan._replace(blocks=_shorter(plan.blocks, most, len(x)))
 
         def work(rows: slice, engine: str) -> tuple:
             return function(self.own, x[rows], context[rows], engine)
@@ -412,6 +420,22 @@ class BatchGradient:
         """Move the running statistics of layers that take them by those of the last batch."""
         for layer, p, cache in self.kept:
             layer.update_statistics(p, cache, self.share)
+
+
+def _shorter(blocks: list[slice], most: int, n: int) -> list[slice]:
+    """Cut blocks of n rows into pieces of at most ``most`` rows; no rows are one piece.
+
+    Examples
+    --------
+    >>> _shorter([slice(0, 5), slice(5, 9)], 3, n=7)
+    [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
+    """
+    pieces = [
+        slice(start, min(start + most, block.stop, n))
+        for block in blocks
+        for start in range(block.start, min(block.stop, n), most)
+    ]
+    return pieces or [slice(0, 0)]
 
 
 def _load():

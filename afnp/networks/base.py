@@ -122,6 +122,10 @@ class Network:
         """Add the parameters' gradients into g; return d_x (N, D)."""
         raise NotImplementedError
 
+    def backward_context(self, p: Views, cache: Any, d_h: np.ndarray) -> np.ndarray:
+        """Return the gradient by the context, d_context (N, C)."""
+        raise ValueError(f"of: a {type(self).__name__} has no derivative by its context here")
+
     def stream(self, p: Views, context: np.ndarray, x: np.ndarray) -> Iterator[tuple]:
         """Yield columns and their h in turn: here all at once."""
         yield slice(0, self.features), self.forward(p, context, x)[0]

@@ -303,20 +303,35 @@ class CausalConv(Network):
 
     def backward(self, p: dict, cache: list, d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_x (N, D)."""
-        context, x, *layers, a = cache
-        g["H"] += _outer(d_h, a)
-        g["h"] += d_h.sum(axis=(0, 1))
-        d_a = d_h @ p["H"]
-        for l in reversed(range(len(layers))):
-            d_a, d_bias = self._layer_backward(p, l, layers[l], d_a, g)
-            g["U"][l] += d_bias.T @ context
-        d_x, d_bias = np.zeros_like(x), d_a.sum(axis=1)
-        g["E"] += _outer(d_a[:, 1:], x[:, :-1])
-        g["e"] += d_bias.sum(axis=0)
-        g["F"] += d_bias.T @ context
+        x, (d_a, _) = cache[1], self._backward_steps(p, cache, d_h, g)
+        d_x = np.zeros_like(x)
         d_x[:, :-1] = d_a[:, 1:] @ p["E"]
         flat = len(x), self.features * self.embed.width
         return self.embed.backward(x.reshape(flat), d_x.reshape(flat))
+
+    def backward_context(self, p: dict, cache: list, d_h: np.ndarray) -> np.ndarray:
+        """Return the gradient by the context, d_context (N, C)."""
+        g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
+        return self._backward_steps(p, cache, d_h, g)[1]
+
+    def _backward_steps(self, p: dict, cache: list, d_h: np.ndarray, g: dict) -> tuple:
+        """Add the parameters' gradients into g.
+
+        Return d_a (N, D, R) of the first layer's input, and d_context (N, C).
+        """
+        context, x, *layers, a = cache
+        g["H"] += _outer(d_h, a)
+        g["h"] += d_h.sum(axis=(0, 1))
+        d_a, d_context = d_h @ p["H"], np.zeros((len(x), self.context), d_h.dtype)
+        for l in reversed(range(len(layers))):
+            d_a, d_bias = self._layer_backward(p, l, layers[l], d_a, g)
+            g["U"][l] += d_bias.T @ context
+            d_context += d_bias @ p["U"][l]
+        d_bias = d_a.sum(axis=1)
+        g["E"] += _outer(d_a[:, 1:], x[:, :-1])
+        g["e"] += d_bias.sum(axis=0)
+        g["F"] += d_bias.T @ context
+        return d_a, d_context + d_bias @ p["F"]
 
     def _layer_backward(self, p: dict, l: int, cache: tuple, d_out: np.ndarray, g: dict) -> tuple:
         """Add layer l's gradients.

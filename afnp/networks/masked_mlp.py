@@ -116,6 +116,18 @@ class Feedforward(Network):
 
     def backward(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_x (N, D)."""
+        d_inputs = self._backward_inputs(p, cache, d_h, g)
+        return self.embed.backward(cache[0][:, self.context :], d_inputs[:, self.context :])
+
+    def backward_context(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray) -> np.ndarray:
+        """Return the gradient by the context, d_context (N, C)."""
+        g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
+        return self._backward_inputs(p, cache, d_h, g)[:, : self.context]
+
+    def _backward_inputs(
+        self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict
+    ) -> np.ndarray:
+        """Add the parameters' gradients into g; return that of the inputs, (N, C + E D)."""
         phi = ACTIVATIONS[self.activation]
         d_z = d_h.reshape(len(d_h), -1)
         carried: dict[int, np.ndarray] = {}
@@ -127,7 +139,7 @@ class Feedforward(Network):
             d_a = self.linears[l].backward(p, cache[l], d_z, g)
             if l:
                 d_z = phi.backward(cache[l], d_a)
-        return self.embed.backward(cache[0][:, self.context :], d_a[:, self.context :])
+        return d_a
 
 
 def widths_of(hidden) -> tuple[int, ...]:

@@ -257,18 +257,31 @@ class CausalTransformer(Network):
 
     def backward(self, p: dict, cache: tuple, d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_x (N, D)."""
-        context, inputs, caches, norm, rows = cache
+        context, inputs = cache[:2]
         N, T, M = len(inputs), self.tokens, self.width
-        d_n = self.out.backward(p, rows, d_h.reshape(N * T, self.patch * self.numbers), g)
-        d_z = self.norm.backward(p, norm, d_n.reshape(N, T, M), g)
-        for block, block_cache in zip(reversed(self.blocks), reversed(caches), strict=True):
-            d_z = block.backward(p, block_cache, d_z, g)
-        g["places"] += d_z.sum(axis=0)
+        d_z = self._backward_places(p, cache, d_h, g)
         self.start.backward(p, context, d_z[:, 0], g)
         d_tokens = self.token.backward(p, self._cut(inputs), d_z[:, 1:].reshape(-1, M), g)
         d_inputs = np.zeros((N, self.embed.width * self.features), dtype=d_tokens.dtype)
         d_inputs[:, : (T - 1) * self.size] = d_tokens.reshape(N, (T - 1) * self.size)
         return self.embed.backward(inputs, d_inputs)
+
+    def backward_context(self, p: dict, cache: tuple, d_h: np.ndarray) -> np.ndarray:
+        """Return the gradient by the context, d_context (N, C)."""
+        g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
+        d_z = self._backward_places(p, cache, d_h, g)
+        return self.start.backward(p, cache[0], d_z[:, 0], g)
+
+    def _backward_places(self, p: dict, cache: tuple, d_h: np.ndarray, g: dict) -> np.ndarray:
+        """Add the gradients of all but the two embeddings into g; return d_z (N, T, M) of places."""
+        _, _, caches, norm, rows = cache
+        N, T, M = len(d_h), self.tokens, self.width
+        d_n = self.out.backward(p, rows, d_h.reshape(N * T, self.patch * self.numbers), g)
+        d_z = self.norm.backward(p, norm, d_n.reshape(N, T, M), g)
+        for block, block_cache in zip(reversed(self.blocks), reversed(caches), strict=True):
+            d_z = block.backward(p, block_cache, d_z, g)
+        g["places"] += d_z.sum(axis=0)
+        return d_z
 
     def init_state(self, p: dict, context: np.ndarray) -> tuple[np.ndarray, list[Memory]]:
         """Return the context (N, C), and room for every block's keys and values.

@@ -202,6 +202,15 @@ class Autoregressive(Transform):
         d_x = d_x + self.conditioner.backward(p, conditioner_cache, d_h, g)
         return d_x[:, self.rank]
 
+    def backward_context(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
+    ) -> np.ndarray:
+        """Return the gradient of ``normalize`` by the context, (N, C)."""
+        conditioner_cache, univariate_cache = cache
+        d_u, d_log = d_u[:, self.order], d_log_det[:, None]
+        d_h, _ = self.univariate.backward(univariate_cache, d_u, d_log)
+        return self.conditioner.backward_context(p, conditioner_cache, d_h)
+
     def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
         """Return the d_u (N, D) from which ``backward`` makes d_x, by reverse substitution."""
         conditioner_cache, univariate_cache = cache

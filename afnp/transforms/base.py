@@ -135,6 +135,12 @@ class Transform:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         raise NotImplementedError
 
+    def backward_context(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
+    ) -> np.ndarray:
+        """Return the gradient of ``normalize`` by the context, (N, C), where there is one."""
+        raise ValueError(f"of: a {type(self).__name__} has no derivative by its context here")
+
     def sampler(self, method) -> Callable:
         """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|.
 

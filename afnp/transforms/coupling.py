@@ -251,3 +251,11 @@ class Coupling(Transform):
         d_x = self._put(d_u, d_B)
         d_x[:, self.A] += self.conditioner.backward(p, conditioner_cache, d_h, g)
         return d_x
+
+    def backward_context(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
+    ) -> np.ndarray:
+        """Return the gradient of ``normalize`` by the context, (N, C)."""
+        conditioner_cache, univariate_cache = cache
+        d_h, _ = self.univariate.backward(univariate_cache, d_u[:, self.B], d_log_det[:, None])
+        return self.conditioner.backward_context(p, conditioner_cache, d_h)

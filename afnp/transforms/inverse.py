@@ -122,3 +122,11 @@ class Inverse(Transform):
         d_x = -self.transform.solve_backward(p, inner, -d_u, -d_log_det)
         self.transform.backward(p, inner, -d_x, -d_log_det, g)
         return d_x
+
+    def backward_context(
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
+    ) -> np.ndarray:
+        """Return the gradient of ``normalize`` by the context, (N, C), as that of any parameter."""
+        inner = self.transform.normalize(p, *cache)[2]
+        d_x = -self.transform.solve_backward(p, inner, -d_u, -d_log_det)
+        return self.transform.backward_context(p, inner, -d_x, -d_log_det)
