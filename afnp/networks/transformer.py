@@ -273,7 +273,7 @@ class CausalTransformer(Network):
         return self.start.backward(p, cache[0], d_z[:, 0], g)
 
     def _backward_places(self, p: dict, cache: tuple, d_h: np.ndarray, g: dict) -> np.ndarray:
-        """Add the gradients of all but the two embeddings into g; return d_z (N, T, M) of places."""
+        """Add the gradients of all but the two embeddings into g; return d_z of places."""
         _, _, caches, norm, rows = cache
         N, T, M = len(d_h), self.tokens, self.width
         d_n = self.out.backward(p, rows, d_h.reshape(N * T, self.patch * self.numbers), g)
