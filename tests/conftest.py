@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; compiled code still has 
 import numpy as np
 import pytest
 
-from afnp.networks import MLP, MaskedMLP, masks
+from afnp.networks.masked_mlp import Feedforward
 
 # a job in the background ignores Ctrl-C, and its children would too
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -56,14 +56,14 @@ def lively(flow, seed=0, gain=1.0, last=0.5, garbage=0.0):
     """
     rng = np.random.default_rng([seed, 99])
     for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
-        masked = isinstance(layer.conditioner, (MaskedMLP, MLP))  # others stay as they begin
-        for linear in layer.conditioner.linears if masked else ():
+        masked = isinstance(layer.conditioner, Feedforward)  # others stay as they begin
+        for l, linear in enumerate(layer.conditioner.linears if masked else ()):
             W = p[linear.W]
-            prefix = linear.prefix[:, None]
+            heard = layer.conditioner.mask(l)
             size = last if linear is layer.conditioner.linears[-1] else gain * np.sqrt(2)
-            heard = masks.mask(linear.prefix, W.shape[1])
+            count = np.maximum(heard.sum(axis=1, keepdims=True), 1)
             drawn = rng.standard_normal(W.shape)
-            W[:] = np.where(heard, size * drawn / np.sqrt(np.maximum(prefix, 1)), garbage * drawn)
+            W[:] = np.where(heard, size * drawn / np.sqrt(count), garbage * drawn)
             p[linear.b][:] = size * rng.standard_normal(p[linear.b].shape) / 2
     return flow
 

@@ -24,7 +24,7 @@ import numpy as np
 from afnp.compiled import causal_conv, fixed_point, gradient, small_batch, staircase, tiles
 from afnp.compiled.threads import FEW, workers
 from afnp.compiled.univariate import dispatch
-from afnp.networks import MLP, CausalConv, MaskedMLP
+from afnp.networks import MLP, CausalConv, GraphMLP, MaskedMLP
 from afnp.params import Layout, Views
 from afnp.sampling.fixed_point import Sweeps
 from afnp.transforms.autoregressive import Autoregressive
@@ -51,7 +51,7 @@ def stages_of(layers: Sequence[Transform]) -> list:
     stages: list = []
     for shape, run in itertools.groupby(layers, _shape):
         together = list(run)
-        stages += map(compiled, together) if shape is None else [Stack(together)]
+        stages += map(compiled, together) if shape is None else [_stack(together)]
     return stages
 
 
@@ -61,7 +61,13 @@ def compiled(layer: Any):
         return layer
     if type(layer) is Inverse:
         return CompiledInverse(layer)
-    return CompiledConvolution(layer) if _convolves(layer) else Stack([layer])
+    return CompiledConvolution(layer) if _convolves(layer) else _stack([layer])
+
+
+def _stack(layers: Sequence[Transform]) -> Stack:
+    """Return transforms of one shape as one stage; with zeros under the staircase, if of a graph."""
+    kind = SparseStack if type(layers[0].conditioner) is GraphMLP else Stack
+    return kind(layers)
 
 
 def uncompiled(layers: Sequence[Transform]) -> str:
@@ -80,7 +86,7 @@ def uncompiled(layers: Sequence[Transform]) -> str:
 
 def _known(layer: Transform) -> bool:
     """Return whether the kernels have this network, and this univariate."""
-    networks = (MaskedMLP, MLP, CausalConv)
+    networks = (MaskedMLP, GraphMLP, MLP, CausalConv)
     if type(layer) not in (Autoregressive, Coupling, Inverse):
         return False
     inner = layer.transform if isinstance(layer, Inverse) else layer
@@ -107,7 +113,8 @@ def _shape(layer: Transform) -> tuple | None:
         return None
     net = layer.conditioner
     kind = type(layer).__name__, layer.name, str(layer.univariate.config())
-    return *kind, net.features, net.hidden, net.activation, net.residual
+    graph = net.adjacency.tobytes() if type(net) is GraphMLP else b""
+    return *kind, net.features, net.hidden, net.activation, net.residual, graph
 
 
 def _key(layer: Transform, task: str, n: int, dtype: np.dtype) -> tuple:
@@ -158,6 +165,10 @@ class Stack(Stage):
     def _tau(self, dtype: np.dtype):
         return _tau(self.layers[0], dtype)
 
+    def _theta(self, p: Views) -> np.ndarray:
+        """Return the parameters as the kernels read them, (P,)."""
+        return p.flat
+
     def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
         """Return what identifies the compiled code that a task needs for n rows."""
         return {("stack", *_key(self.layers[0], task, n, dtype))}
@@ -165,11 +176,12 @@ class Stack(Stage):
     def _run(self, direction: str, p: Views, values: np.ndarray, context: np.ndarray) -> tuple:
         kernels = small_batch if len(values) <= FEW else staircase
         run = {"product": kernels.product, "solve": kernels.solve}[direction]
-        return run(p.flat, self.stack, self._tau(values.dtype), context, values)
+        return run(self._theta(p), self.stack, self._tau(values.dtype), context, values)
 
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
-        return gradient.product_keeping_tiles(p.flat, self.stack, self._tau(x.dtype), context, x)
+        tau = self._tau(x.dtype)
+        return gradient.product_keeping_tiles(self._theta(p), self.stack, tau, context, x)
 
     def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
@@ -191,12 +203,45 @@ class Stack(Stage):
         Also give iterations and multiply-adds, (N, M) each.
         """
         tau, network = self._tau(u.dtype), self.layers[0].conditioner
-        return fixed_point.solve(p.flat, self.stack, tau, network, method, context, u)
+        return fixed_point.solve(self._theta(p), self.stack, tau, network, method, context, u)
 
     def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
         """Write the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         tau = self._tau(d_u.dtype)
-        return gradient.stack_backward(p.flat, self.stack, tau, cache, d_u, d_log_det, g.flat)
+        return gradient.stack_backward(
+            self._theta(p), self.stack, tau, cache, d_u, d_log_det, g.flat
+        )
+
+
+def _through(layer: Transform) -> np.ndarray:
+    """Return which parameters the graph of a transform lets through, (P,) bool."""
+    through = np.ones(layer.layout.size, dtype=bool)
+    of_layer = layer.layout.views(through)
+    for l, linear in enumerate(layer.conditioner.linears):
+        of_layer[linear.W][:] = layer.conditioner.mask(l)
+    return through
+
+
+class SparseStack(Stack):
+    """Transforms of one graph in a row: the kernels of staircases, with zeros under them.
+
+    A graph's masks lie under the staircases of its generation order. What the graph forbids there
+    is set to zero before the kernels read the parameters, and after they wrote a gradient. They
+    multiply those zeros, and walk feature by feature.
+    """
+
+    def __init__(self, layers: Sequence[Transform]):
+        super().__init__(layers)
+        self.through = np.concatenate([_through(layer) for layer in layers])
+
+    def _theta(self, p: Views) -> np.ndarray:
+        return np.where(self.through, p.flat, p.flat.dtype.type(0))
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
+        """Write the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        d_x = super().backward(p, cache, d_u, d_log_det, g)
+        g.flat[~self.through] = 0
+        return d_x
 
 
 class CompiledInverse(Stage):

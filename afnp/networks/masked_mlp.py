@@ -79,6 +79,11 @@ class Feedforward(Network):
         """Useful multiply-adds of one pass, a row: the prefixes say which products are made."""
         return sum(int(linear.prefix.sum()) for linear in self.linears)
 
+    def mask(self, l: int) -> np.ndarray:
+        """Return which inputs each row of layer l depends on, (J, I) bool."""
+        linear = self.linears[l]
+        return masks.mask(linear.prefix, linear.shapes[linear.W][1])
+
     def initialize(
         self, p: dict, rng: np.random.Generator, gain: float = 6**-0.5, last: float = 0.01
     ) -> None:
@@ -92,14 +97,14 @@ class Feedforward(Network):
         prefix), is below the gain of 1 that would keep activations' size: small data sets are then
         overfitted later.
         """
-        for linear in self.linears:
-            W, prefix = p[linear.W], linear.prefix
+        for l, linear in enumerate(self.linears):
+            W, mask = p[linear.W], self.mask(l)
             scale = (
                 gain
-                * np.sqrt(2.0 / np.maximum(prefix, 1))
+                * np.sqrt(2.0 / np.maximum(mask.sum(axis=1), 1))
                 * (last if linear is self.linears[-1] else 1.0)
             )
-            W[:] = rng.standard_normal(W.shape) * scale[:, None] * masks.mask(prefix, W.shape[1])
+            W[:] = rng.standard_normal(W.shape) * scale[:, None] * mask
             p[linear.b][:] = 0.0
 
     def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, list]:
@@ -140,6 +145,13 @@ class Feedforward(Network):
             if l:
                 d_z = phi.backward(cache[l], d_a)
         return d_a
+
+    def staircases(self, p: dict) -> list[Staircase]:
+        """Return the layers as the substitution kernels take them."""
+        return [
+            Staircase(p[linear.W], p[linear.b], linear.prefix, start, skip)
+            for linear, start, skip in zip(self.linears, self.starts, self.skips, strict=True)
+        ]
 
 
 def widths_of(hidden) -> tuple[int, ...]:
@@ -292,13 +304,6 @@ class MaskedMLP(Feedforward):
         phi = ACTIVATIONS[self.activation].backward
         layers, C = self.staircases(p), self.context
         return substitute_back(layers, phi, cache, slope, offset, d_x, C, self.embed.backward)
-
-    def staircases(self, p: dict) -> list[Staircase]:
-        """Return the layers as the substitution kernels take them."""
-        return [
-            Staircase(p[linear.W], p[linear.b], linear.prefix, start, skip)
-            for linear, start, skip in zip(self.linears, self.starts, self.skips, strict=True)
-        ]
 
 
 def _checked_degrees(degrees, widths: tuple[int, ...], features: int) -> list[np.ndarray]:

@@ -27,15 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from afnp.inputs import choose
+from afnp.inputs import choose, integer
 from afnp.networks import (
     NETWORKS,
     CausalConv,
     CausalTransformer,
+    GraphMLP,
     MaskedMLP,
     Network,
     masks,
 )
+from afnp.networks.graph import adjacency_of, topological
 from afnp.params import Views
 from afnp.sampling.fixed_point import Sweeps
 from afnp.sampling.substitution import naive, substitution
@@ -263,8 +265,9 @@ def masked(
     context: int = 0,
     activation: str = "relu",
     residual: bool = False,
+    structure=None,
 ) -> Autoregressive:
-    """Return the transform of MAF, with the masked network of MADE.
+    """Return the transform of MAF, with the masked network of MADE, or of a graph.
 
     Parameters
     ----------
@@ -277,15 +280,28 @@ def masked(
         A name in ``UNIVARIATES`` with ``options``, or an object.
     context, activation, residual
         As in :class:`afnp.networks.MaskedMLP`.
+    structure : (D, D) array of bool, optional
+        A directed acyclic graph instead of an order: [i, j] is true where u_i and x_i may depend on
+        x_j. See :class:`afnp.networks.GraphMLP`.
 
     Examples
     --------
     >>> masked(3, hidden=(4,), univariate="spline", options={"bins": 4}).conditioner.numbers
     11
+    >>> masked(3, hidden=(4,), structure=[[0, 0, 1], [0, 0, 0], [0, 0, 0]]).order
+    array([1, 2, 0])
     """
     tau = univariate_of(univariate, options)
-    net = MaskedMLP(features, tau.numbers, hidden, context, activation, residual, tau.periodic)
-    return Autoregressive(net, tau, "natural" if order is None else order)
+    of_network = (hidden, context, activation, residual, tau.periodic)
+    if structure is None:
+        net = MaskedMLP(features, tau.numbers, *of_network)
+        return Autoregressive(net, tau, "natural" if order is None else order)
+    if order is not None:
+        raise ValueError(f"order: follows from the structure; expected none, got {order!r}")
+    graph = adjacency_of(structure, integer("features", features, least=1))
+    order = topological(graph)
+    parents = [np.flatnonzero(row).tolist() for row in graph[np.ix_(order, order)]]
+    return Autoregressive(GraphMLP(features, tau.numbers, parents, *of_network), tau, order)
 
 
 def attentive(

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.networks import masks
 from afnp.networks.masked_mlp import Feedforward
 from afnp.params import Views
 
@@ -71,9 +70,9 @@ def randomize_layer(
     layer.conditioner.initialize(p, rng, gain=gain, last=last)
     if not isinstance(layer.conditioner, Feedforward):
         return _stir(p, rng)
-    for linear in layer.conditioner.linears:
+    for l, linear in enumerate(layer.conditioner.linears):
         p[linear.b][:] = 0.5 * rng.standard_normal(p[linear.b].shape)
-        masked = ~masks.mask(linear.prefix, p[linear.W].shape[1])
+        masked = ~layer.conditioner.mask(l)
         p[linear.W][masked] = 1e3 * rng.standard_normal(masked.sum())
 
 

@@ -1,0 +1,269 @@
+r"""The masked network of any directed acyclic graph: hidden units are labelled by sets of features.
+
+.. math::
+    M^{(0)}_{rj} = [\, j \in S_r \,], \qquad M^{(l)}_{rc} = [\, S_c \subseteq S_r \,], \qquad
+    M^{(L-1)}_{ic} = [\, S_c \subseteq \mathrm{pa}(i) \,]
+
+MADE's unit of degree m depends on features 1 to m: on a *set*, of which a number says all, because
+there the sets lie inside each other. Here a unit's label is the set S itself. It depends on the
+features of its set and on units whose sets lie within its own, so that nothing else can reach it,
+and output i depends on units whose sets lie within pa(i). Labels are the parent sets of the
+features, each once, evenly many units of each. With at least one unit of every label in every
+layer, the network's reachability *is* the graph: from a parent j of i through the units labelled
+pa(i). Where the graph is a whole order, sets are prefixes, labels degrees, and masks MADE's.
+
+Other constructions for the same purpose: factorised binary masks (StrNN, arXiv 2311.02221).
+
+**Still substitution.** Features are in an order that the graph allows, and units in the order in
+which their sets become known. So every mask lies under a staircase, and each unit is evaluated
+once. Features of one level come together.
+
+Letters: N rows, D features, C context inputs, K params a feature, E inputs a feature, H units.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from afnp.inputs import integer
+from afnp.networks.features import embedding
+from afnp.networks.graph import follow
+from afnp.networks.layers import ACTIVATIONS
+from afnp.networks.masked_mlp import Feedforward, dense_size, widths_of
+from afnp.sampling.substitution import State, state_of
+from afnp.sampling.sweeps import Staircases
+
+__all__ = ["GraphMLP"]
+
+
+class GraphMLP(Feedforward):
+    """Masked network of a graph: h_i is a function of the context and of the parents of i.
+
+    Parameters
+    ----------
+    features, numbers : int
+        D and K.
+    parents : sequence of D sequences of int
+        Of each feature, in generation order: numbers below its own.
+    hidden, context, activation, residual, periodic
+        As in :class:`afnp.networks.MaskedMLP`.
+
+    Warns
+    -----
+    UserWarning
+        When a layer is too narrow for a unit of every label; it says how many dependencies are
+        lost, and what width suffices.
+
+    Raises
+    ------
+    ValueError
+        If parents do not come before their children, or a width, the activation, or the residual
+        layout makes no sense.
+
+    Examples
+    --------
+    Feature 2 depends on 0 and 1, which do not depend on each other:
+
+    >>> net = GraphMLP(3, 2, parents=[[], [], [0, 1]], hidden=(4,))
+    >>> list(net.groups), net.depth
+    ([slice(0, 2, None), slice(2, 3, None)], 2)
+    >>> net.allowed().astype(int)
+    array([[0, 0, 0],
+           [0, 0, 0],
+           [1, 1, 0]])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        numbers: int,
+        parents: Sequence[Sequence[int]],
+        hidden: Sequence[int] = (512, 512),
+        context: int = 0,
+        activation: str = "relu",
+        residual: bool = False,
+        periodic: bool = False,
+    ):
+        features = integer("features", features, least=1)
+        context = integer("context", context, least=0)
+        self.adjacency = _checked_parents(parents, features)
+        self.periodic, widths, embed = bool(periodic), widths_of(hidden), embedding(periodic)
+        sets = _labels(self.adjacency, context)
+        self.labels = [sets[np.arange(width) * len(sets) // width] for width in widths]
+        inputs = np.repeat(np.arange(1, features + 1), embed.width)
+        degrees = [
+            np.concatenate([np.zeros(context, dtype=np.int64), inputs]),
+            *(_degrees(labels) for labels in self.labels),
+            np.repeat(np.arange(1, features + 1), numbers),
+        ]
+        super().__init__(features, numbers, widths, context, activation, residual, embed, degrees)
+        self._masks = self._masks_of(np.eye(features, dtype=bool))
+        self._warn_of_lost_dependencies(len(sets))
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this network."""
+        return {
+            "features": self.features,
+            "numbers": self.numbers,
+            "parents": [np.flatnonzero(row).tolist() for row in self.adjacency],
+            "hidden": list(self.hidden),
+            "context": self.context,
+            "activation": self.activation,
+            "residual": self.residual,
+            "periodic": self.periodic,
+        }
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``from_config(config)`` has, from integers alone."""
+        D = integer("features", config["features"], least=1)
+        C = integer("context", config["context"], least=0)
+        K = integer("numbers", config["numbers"], least=1)
+        return dense_size(C + (2 if config["periodic"] else 1) * D, config["hidden"], D * K)
+
+    # ---- the masks -------------------------------------------------------------------------------
+
+    def _masks_of(self, single: np.ndarray) -> list[np.ndarray]:
+        """Return each layer's mask (J, I), from the features as sets of one, (D, D) bool."""
+        E, C, K = self.embed.width, self.context, self.numbers
+        rows = [*self.labels, np.repeat(self.adjacency, K, axis=0)]
+        of_inputs = np.concatenate(
+            [np.zeros((C, len(single)), dtype=bool), np.repeat(single, E, axis=0)]
+        )
+        return [_within(c, r) for c, r in zip([of_inputs, *self.labels], rows, strict=True)]
+
+    def mask(self, l: int) -> np.ndarray:
+        """Return which inputs each row of layer l depends on, (J, I) bool."""
+        return self._masks[l]
+
+    def reach(self) -> np.ndarray:
+        """Return which h_i the masks let depend on which x_j, (D, D) bool."""
+        E, K = self.embed.width, self.numbers
+        return follow(self._masks)[::K, self.context :: E]
+
+    def _warn_of_lost_dependencies(self, needed: int) -> None:
+        legal, reached = int(self.adjacency.sum()), int(self.reach().sum())
+        if reached < legal:
+            warnings.warn(
+                f"hidden widths {self.hidden} make {legal - reached} of {legal} dependencies of "
+                f"the graph impossible; every width of at least {needed} keeps them all",
+                stacklevel=3,
+            )
+
+    def allowed(self) -> np.ndarray:
+        """Return which h_i may depend on which x_j, (D, D) bool: the graph."""
+        return self.adjacency.copy()
+
+    @property
+    def groups(self) -> Iterator[slice]:
+        """The columns of each level in turn: features that do not depend on each other."""
+        first = 0
+        for i in range(1, self.features + 1):
+            if i == self.features or self.adjacency[i, first:i].any():
+                yield slice(first, i)
+                first = i
+
+    @property
+    def depth(self) -> int:
+        """How many levels there are: steps that wait for each other."""
+        return len(list(self.groups))
+
+    @property
+    def cost(self) -> int:
+        """Useful multiply-adds of one pass, a row: the ones of the masks."""
+        return sum(int(mask.sum()) for mask in self._masks)
+
+    # ---- all features at once --------------------------------------------------------------------
+
+    def only(self, p: dict) -> dict:
+        """Return the parameters with zeros where the graph lets nothing through, M ⊙ W."""
+        kept = dict(p)
+        for l, linear in enumerate(self.linears):
+            kept[linear.W] = np.where(self._masks[l], p[linear.W], 0)
+        return kept
+
+    def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, list]:
+        """Map (N, C) and (N, D) to h (N, D, K); the cache holds every layer's inputs."""
+        return super().forward(self.only(p), context, x)
+
+    def backward(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict) -> np.ndarray:
+        """Add the parameters' gradients into g; return d_x (N, D)."""
+        under = {name: np.zeros_like(values) for name, values in g.items()}
+        d_x = super().backward(self.only(p), cache, d_h, under)
+        for name, values in self.only(under).items():
+            g[name] += values
+        return d_x
+
+    # ---- level by level --------------------------------------------------------------------------
+
+    def init_state(self, p: dict, context: np.ndarray) -> State:
+        """Return room for all units of the rows of a context (N, C), one row a unit."""
+        return state_of(self.staircases(self.only(p)), context)
+
+    def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
+        """Return h (N, P, K) of a level, evaluating the units whose sets the level ``known`` completes."""
+        layers, z, a = state
+        i, E, phi = group.start, self.embed.width, ACTIVATIONS[self.activation].forward
+        before = -1
+        if known is not None:
+            before = i - known.shape[1]
+            at = self.context + E * before
+            a[0][at : at + E * known.shape[1]] = self.embed.forward(known).T
+        rows = [slice(layer.start[before + 1], layer.start[i + 1]) for layer in layers[:-1]]
+        rows.append(slice(layers[-1].start[i], layers[-1].start[group.stop]))
+        ends = [self.context + E * i, *(units.stop for units in rows[:-1])]
+        for l, (units, end) in enumerate(zip(rows, ends, strict=True)):
+            z[l][units] = layers[l].W[units, :end] @ a[l][:end] + layers[l].b[units, None]
+            if layers[l].skip:
+                z[l][units] += z[l - 2][units]
+            if l < len(layers) - 1:
+                a[l + 1][units] = phi(z[l][units])
+        return z[-1][rows[-1]].reshape(group.stop - i, self.numbers, -1).transpose(2, 0, 1)
+
+    def solver(self, p: dict, context: np.ndarray) -> Staircases:
+        """Return the network as iterations run it, block by block of features."""
+        phi = ACTIVATIONS[self.activation].forward
+        return Staircases(self.staircases(self.only(p)), phi, self.embed, context)
+
+
+def _checked_parents(parents: Any, features: int) -> np.ndarray:
+    """Return the graph (D, D) of lists of parents, or say what is wrong with them."""
+    if len(parents) != features:
+        raise ValueError(f"parents: expected {features} sequences, got {len(parents)}")
+    adjacency = np.zeros((features, features), dtype=bool)
+    for i, of_feature in enumerate(parents):
+        for j in of_feature:
+            if not 0 <= integer("parents", j, least=0) < i:
+                raise ValueError(f"parents: expected numbers below {i} for feature {i}, got {j}")
+            adjacency[i, j] = True
+    return adjacency
+
+
+def _labels(adjacency: np.ndarray, context: int) -> np.ndarray:
+    """Return the sets that label units, (S, D) bool, in the order in which they become known.
+
+    The empty set carries the context alone, and is useless where there is none; unless there is no
+    other.
+    """
+    sets = np.unique(adjacency, axis=0)
+    if context:
+        sets = np.unique(np.concatenate([np.zeros_like(sets[:1]), sets]), axis=0)
+    elif sets.any():
+        sets = sets[sets.any(axis=1)]
+    return sets[np.lexsort((sets.sum(axis=1), _degrees(sets)))]
+
+
+def _degrees(sets: np.ndarray) -> np.ndarray:
+    """Return how many features must be known before each set (S, D) is: 1 + its last one, or 0."""
+    D = sets.shape[1]
+    return np.where(sets.any(axis=1), D - np.argmax(sets[:, ::-1], axis=1), 0)
+
+
+def _within(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return which sets of columns (I, D) lie within which sets of rows (J, D), as (J, I) bool."""
+    outside = (~rows).astype(np.float32) @ columns.astype(np.float32).T
+    return outside == 0
