@@ -140,7 +140,8 @@ def maf(
     With a ``structure``, one transform factorises exactly as the graph does. Dependence adds up
     over a stack: with T transforms
 
-    .. math:: p(x) = \prod_i p(x_i \mid x_j: j \text{ reaches } i \text{ in at most } T \text{ arrows})
+    .. math:: p(x) = \prod_i p(x_i \mid x_j:\; j \text{ reaches } i
+              \text{ in at most } T \text{ arrows})
 
     so that for large T each feature depends on all its *ancestors*, the graph's transitive closure,
     and two without a common ancestor, neither one the other's, stay independent. Who needs exactly

@@ -1,1 +1,4 @@
-"""What people do with flows: forecasts, interventions, speech, molecules. Nothing below imports it."""
+"""What people do with flows: forecasts, interventions, speech, molecules.
+
+Nothing below imports it.
+"""

@@ -65,7 +65,7 @@ def compiled(layer: Any):
 
 
 def _stack(layers: Sequence[Transform]) -> Stack:
-    """Return transforms of one shape as one stage; with zeros under the staircase, if of a graph."""
+    """Return transforms of one shape as one stage; those of a graph with zeros under staircases."""
     kind = SparseStack if type(layers[0].conditioner) is GraphMLP else Stack
     return kind(layers)
 

@@ -1,4 +1,4 @@
-r"""Graphs: which feature may depend on which, when each is known, and what paths of several steps reach.
+r"""Graphs: which feature may depend on which, when each is known, and what paths reach.
 
 .. math:: p(x) = \prod_i p(x_i \mid x_{\mathrm{pa}(i)}), \qquad
           \mathrm{level}(i) = \begin{cases} 0 & \mathrm{pa}(i) = \emptyset \\
@@ -54,7 +54,7 @@ def adjacency_of(structure, features: int) -> np.ndarray:
     >>> adjacency_of([[0, 0, 1], [1, 0, 0], [0, 1, 0]], 3)
     Traceback (most recent call last):
         ...
-    ValueError: structure: expected no cycle, got 0 -> 1 -> 2 -> 0 (from a cause to what depends on it)
+    ValueError: structure: expected no cycle, got 0 -> 1 -> 2 -> 0, each one a cause of the next
     """
     names = names_of(structure) or tuple(map(str, range(features)))
     frame = frame_of(structure)
@@ -76,9 +76,7 @@ def adjacency_of(structure, features: int) -> np.ndarray:
     cycle = cycle_of(adjacency)
     if cycle:
         path = " -> ".join(names[i] for i in [*cycle, cycle[0]])
-        raise ValueError(
-            f"structure: expected no cycle, got {path} (from a cause to what depends on it)"
-        )
+        raise ValueError(f"structure: expected no cycle, got {path}, each one a cause of the next")
     return adjacency
 
 
@@ -189,7 +187,7 @@ def reachability(adjacency: np.ndarray, steps: int | None = None) -> np.ndarray:
 
 
 def follow(patterns: Sequence[np.ndarray]) -> np.ndarray:
-    """Return which rows of the last pattern reach which columns of the first, from matrices of bool."""
+    """Return which rows of the last pattern reach which columns of the first, as bool."""
     reached = patterns[0]
     for pattern in patterns[1:]:
         reached = pattern.astype(np.float64) @ reached.astype(np.float64) > 0

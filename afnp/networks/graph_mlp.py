@@ -205,7 +205,7 @@ class GraphMLP(Feedforward):
         return state_of(self.staircases(self.only(p)), context)
 
     def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
-        """Return h (N, P, K) of a level, evaluating the units whose sets the level ``known`` completes."""
+        """Return h (N, P, K) of a level, from units whose sets the level ``known`` completes."""
         layers, z, a = state
         i, E, phi = group.start, self.embed.width, ACTIVATIONS[self.activation].forward
         before = -1
