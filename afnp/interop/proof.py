@@ -54,7 +54,7 @@ def prove(
     >>> import afnp
     >>> flow = afnp.maf(2, hidden=(4,), transforms=1)
     >>> prove(flow, flow.log_prob, lambda u, context: flow.generate(u)[0], "itself")
-    >>> prove(flow, flow.log_prob, lambda u, context: 0 * u, "another")  # doctest: +ELLIPSIS
+    >>> prove(flow, flow.log_prob, lambda u, context: abs(0 * u), "another")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ArithmeticError: samples: row ... here and [0. 0.] in another: they part by ...
     """
