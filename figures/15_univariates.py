@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict] = {
     "logistic_mixture": {"components": 4},
     "gaussian_mixture": {"components": 4},
 }
+DRAWN = ("affine", "additive", *OPTIONS)
 DRAWS = 3
 GAIN = {"affine": 0.6, "additive": 1.5, "spline": 0.9, "circular_spline": 0.9}
 """Of the random parameters; 1.2 for the mixtures."""
@@ -41,8 +42,7 @@ def data(quick: bool = False) -> dict:
     """Evaluate curves and log-derivatives, then the round trips of the four scales."""
     M, rows = (2001, 200) if quick else (8001, 2000)
     rng = np.random.default_rng(3)
-    ours = [name for name, kind in UNIVARIATES.items() if kind.__module__.startswith("afnp.univ")]
-    curves = {name: curves_of(name, M, rng) for name in ours}
+    curves = {name: curves_of(name, M, rng) for name in DRAWN}
     a = np.linspace(-A, A, 101)
     scales = {name: scale_of(name, a, rows) for name in SCALES}
     numbers = {

@@ -9,7 +9,7 @@ import pytest
 from conftest import complex_step
 
 import afnp
-from afnp.interop.univariates import ClippedAffine, ClippedSpline
+from afnp.univariate import ClippedAffine, ClippedSpline
 
 UNIVARIATES = {
     "affine": ClippedAffine(),

@@ -14,6 +14,8 @@ from afnp.univariate import (
     Additive,
     Affine,
     CircularRationalQuadratic,
+    ClippedAffine,
+    ClippedSpline,
     GaussianMixture,
     LogisticMixture,
     RationalQuadratic,
@@ -34,7 +36,8 @@ CIRCLES = [CircularRationalQuadratic(), CircularRationalQuadratic(bins=2)]
 MIXTURES = [
     kind(components) for kind in (LogisticMixture, GaussianMixture) for components in (1, 2, 8)
 ]
-CASES = [*AFFINES, Additive(), *SPLINES, *CIRCLES, *MIXTURES]
+CLIPPED = [ClippedAffine(), ClippedAffine(limit=2.0), ClippedSpline(), ClippedSpline(3, 2.0, 0.1)]
+CASES = [*AFFINES, Additive(), *SPLINES, *CIRCLES, *MIXTURES, *CLIPPED]
 EPS = {np.float64: 2.3e-16, np.float32: 1.2e-7}
 
 
@@ -351,6 +354,8 @@ def test_how_many_numbers_each_takes():
         "circular_spline": 3 * 8 + 1,
         "logistic_mixture": 3 * 8,
         "gaussian_mixture": 3 * 8,
+        "clipped_affine": 2,
+        "clipped_spline": 3 * 8 - 1,
     }
     assert {name: UNIVARIATES[name]().numbers for name in expected} == expected
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop.proof import prove
-from afnp.interop.univariates import ClippedAffine, ClippedSpline
+from afnp.univariate import ClippedAffine, ClippedSpline
 from afnp.networks import MaskedMLP
 from afnp.transforms import Autoregressive
 

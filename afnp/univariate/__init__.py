@@ -21,6 +21,7 @@ from typing import Any
 
 from afnp.univariate.affine import Additive, Affine
 from afnp.univariate.circular import CircularRationalQuadratic
+from afnp.univariate.clipped import ClippedAffine, ClippedSpline
 from afnp.univariate.mixture import GaussianMixture, LogisticMixture
 from afnp.univariate.rational_quadratic import RationalQuadratic
 
@@ -29,6 +30,8 @@ __all__ = [
     "Additive",
     "Affine",
     "CircularRationalQuadratic",
+    "ClippedAffine",
+    "ClippedSpline",
     "GaussianMixture",
     "LogisticMixture",
     "RationalQuadratic",
@@ -41,5 +44,7 @@ UNIVARIATES: dict[str, type[Any]] = {
     "circular_spline": CircularRationalQuadratic,
     "logistic_mixture": LogisticMixture,
     "gaussian_mixture": GaussianMixture,
+    "clipped_affine": ClippedAffine,
+    "clipped_spline": ClippedSpline,
 }
 """By the name that constructors and model files use."""

@@ -28,6 +28,7 @@ from numba.extending import intrinsic
 
 from afnp.compiled.compiler import address_of
 from afnp.compiled.univariate import affine as affine
+from afnp.compiled.univariate import clipped as clipped
 from afnp.compiled.univariate import mixture as mixture
 from afnp.compiled.univariate import rational_quadratic as spline
 
@@ -150,6 +151,9 @@ CODE: dict[type, Code] = {
     affine.Additive: Code(
         affine.make_additive, affine.shift_normalize, affine.shift_generate, affine.shift_backward
     ),
+    clipped.ClippedAffine: Code(
+        clipped.make, clipped.normalize, clipped.generate, clipped.backward
+    ),
     spline.Spline: Code(spline.make, spline.normalize, spline.generate, spline.backward),
     mixture.Logistic: Code(
         mixture.make_logistic, mixture.normalize, mixture.generate, mixture.backward
@@ -226,6 +230,8 @@ FORMS: dict[tuple[str, str | None], Callable] = {
     ("additive", None): affine.Additive,
     ("spline", None): spline.Spline.of,
     ("circular_spline", None): spline.Spline.of,
+    ("clipped_affine", None): clipped.ClippedAffine,
+    ("clipped_spline", None): spline.Spline.clipped,
     ("logistic_mixture", None): functools.partial(mixture.of, mixture.Logistic),
     ("gaussian_mixture", None): functools.partial(mixture.of, mixture.Gaussian),
 }

@@ -8,7 +8,8 @@ Nobody searches for a bin here: every sample walks past all knots and remembers 
 above it.
 
 ``normalize`` leaves in h the numerators of both softmaxes in place of their logits, for
-``backward`` to find.
+``backward`` to find. Parameters that are softly clipped (:mod:`afnp.univariate.clipped`) are so
+first, and what is left tells the clip's derivative.
 
 Letters: n bins; i is the first of V lanes; h is (K, lanes), its rows the widths, heights, slopes,
 and a circle's phase. Everything else is a :class:`afnp.compiled.simd.vector.Vector`.
@@ -52,6 +53,13 @@ class Spline(NamedTuple):
     shift: Any
     """What is added to a slope's logit, so that 0 gives slope 1."""
     circle: bool
+    clip: Any = 0.0
+    """Where log-slopes end, and at half of it logits of shares; 0 for splines without a clip."""
+
+    @classmethod
+    def clipped(cls, bins: int, bound: float, slope: float) -> Spline:
+        """Return the spline of softly clipped parameters, with slopes e^a."""
+        return cls(bins, bound, 0.0, 0.0, 2 * bound, 2 * bound, 0.0, 0.0, False, -math.log(slope))
 
     @classmethod
     def of(
@@ -77,7 +85,7 @@ class Spline(NamedTuple):
 @jit
 def make(c):
     """Return the spline of a vector of its constants."""
-    return Spline(int(c[0]), c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8] > 0)
+    return Spline(int(c[0]), c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8] > 0, c[9])
 
 
 class Bin(NamedTuple):
@@ -112,6 +120,46 @@ def _numerators(h, first, last, i):
         peak = maximum(load(h, k, i), peak)
     for k in range(first, last):
         store(h, k, i, exp(load(h, k, i) - peak))
+
+
+@inline
+def _size(v):
+    return maximum(v, -v)
+
+
+@inline
+def _clip(a, limit):
+    """Return a / (1 + |a| / L)."""
+    return a / (1 + _size(a) / limit)
+
+
+@inline
+def _read(tau, h, i):
+    """Make numerators of the logits of both softmaxes; clip, where parameters are clipped.
+
+    Clipped logits are small: their numerators are e^c, out of which the derivative reads c.
+    """
+    n = tau.bins
+    if tau.clip > 0:
+        for k in range(2 * n):
+            store(h, k, i, exp(_clip(load(h, k, i), tau.clip / 2)))
+        for k in range(2 * n, 3 * n - 1):
+            store(h, k, i, _clip(load(h, k, i), tau.clip))
+    else:
+        _numerators(h, 0, n, i)
+        _numerators(h, n, 2 * n, i)
+
+
+@inline
+def _clip_backward(tau, h, d_h, i):
+    """Multiply d_h by the clip's derivative, (1 - |c| / L)²."""
+    n = tau.bins
+    for k in range(3 * n - 1):
+        c, limit = load(h, k, i), tau.clip
+        if k < 2 * n:
+            c, limit = log(c), tau.clip / 2
+        rest = 1 - _size(c) / limit
+        store(d_h, k, i, load(d_h, k, i) * rest * rest)
 
 
 @inline
@@ -161,6 +209,9 @@ def _slopes(tau, h, i, at):
         a = load(h, first + j, i)
         a0 = choose(_equal(at, knot + j), a, a0)
         a1 = choose(_equal(at, (knot + j - 1) % tau.bins), a, a1)
+    if tau.clip > 0:
+        d0, d1 = exp(a0), exp(a1)
+        return d0, d1, d0, d1
     d0, rise0 = softplus(a0 + tau.shift)
     d1, rise1 = softplus(a1 + tau.shift)
     return d0 + tau.min_slope, d1 + tau.min_slope, rise0, rise1
@@ -226,8 +277,7 @@ def _solve(s, d0, d1, share):
 def normalize(tau, h, x, u, log_det):
     """Map x to u, and add log du/dx = log(s² e / (a + c)²)."""
     for i in range(0, x.size, width_of(x)):
-        _numerators(h, 0, tau.bins, i)
-        _numerators(h, tau.bins, 2 * tau.bins, i)
+        _read(tau, h, i)
         v = load(x, 0, i)
         if tau.circle:
             v = _wrap(v - load(h, len(h) - 1, i))
@@ -244,8 +294,7 @@ def normalize(tau, h, x, u, log_det):
 def generate(tau, h, u, x, log_det):
     """Map u to x, and add log dx/du."""
     for i in range(0, u.size, width_of(u)):
-        _numerators(h, 0, tau.bins, i)
-        _numerators(h, tau.bins, 2 * tau.bins, i)
+        _read(tau, h, i)
         v = load(u, 0, i)
         if tau.circle:
             v = _wrap(v)
@@ -300,6 +349,8 @@ def backward(tau, h, x, d_u, d_log, d_h, d_x):
         store(d_x, 0, i, slope)
         if tau.circle:
             store(d_h, len(h) - 1, i, -slope)
+        if tau.clip > 0:
+            _clip_backward(tau, h, d_h, i)
 
 
 @inline

@@ -1,11 +1,12 @@
-r"""The scalar bijections of other libraries, where theirs are not ours.
+r"""Affine maps and splines of softly clipped parameters, as zuko has them.
 
-zuko's affine map and splines bend their parameters by a rational soft clip,
+Their parameters are bent by a rational soft clip,
 
 .. math:: c_L(a) = \frac{a}{1 + |a| / L}, \qquad \frac{d c_L}{d a} = \frac{1}{(1 + |a| / L)^2}
 
-which keeps them in (-L, L), and its affine map scales on the way to the noise:
-:math:`u = x\, e^{c_L(a)} + t`. They run in NumPy.
+which keeps them in (-L, L), and the affine map scales on the way to the noise:
+:math:`u = x\, e^{c_L(a)} + t`. So trained flows of that library are also flows of this one
+(:mod:`afnp.interop.zuko`).
 
 Letters: K params a feature; ``h`` is (..., K), ``x`` and ``u`` are (...).
 """
@@ -17,7 +18,7 @@ import math
 import numpy as np
 
 from afnp.inputs import real
-from afnp.univariate import UNIVARIATES, RationalQuadratic
+from afnp.univariate.rational_quadratic import RationalQuadratic
 
 __all__ = ["ClippedAffine", "ClippedSpline", "soft_clip"]
 
@@ -128,7 +129,3 @@ class ClippedSpline(RationalQuadratic):
         """Return e^a, and its derivative."""
         value = np.exp(a)
         return value, value
-
-
-UNIVARIATES["clipped_affine"] = ClippedAffine
-UNIVARIATES["clipped_spline"] = ClippedSpline
