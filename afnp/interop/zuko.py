@@ -20,9 +20,9 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop.proof import prove
-from afnp.univariate import ClippedAffine, ClippedSpline
 from afnp.networks import MaskedMLP
 from afnp.transforms import Autoregressive
+from afnp.univariate import ClippedAffine, ClippedSpline
 
 __all__ = ["from_zuko"]
 
