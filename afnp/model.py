@@ -310,10 +310,14 @@ class Model:
 
     # ---- the gradient ----------------------------------------------------------------------------
 
-    def loss_and_grad(self, x, context=None, backend="auto") -> tuple[float, np.ndarray]:
-        r"""Return the mean negative log-likelihood in nats, and its gradient (P,), like ``theta``.
+    def loss_and_grad(
+        self, x, context=None, backend="auto", out: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
+        r"""Return the mean negative log-likelihood, nats, and its gradient (P,), as ``theta`` lies.
 
         .. math:: \mathcal L(\theta) = -\frac1N \sum_n \log p_\theta(x_n)
+
+        ``out`` (P,) is overwritten by the gradient and returned: a loop needs no fresh memory.
 
         Raises
         ------
@@ -325,7 +329,7 @@ class Model:
         x, context = self.check(x, context)
         if not len(x):
             raise ValueError("x: expected at least one row, got an empty batch")
-        gradient = BatchGradient(self, len(x), backend, training=False, task="gradient")
+        gradient = BatchGradient(self, len(x), backend, training=False, task="gradient", out=out)
         log_prob, grad, length = gradient(x, context)
         refuse_nan(log_prob, "x")
         if not math.isfinite(length) and np.isfinite(log_prob).all():
@@ -369,14 +373,22 @@ class BatchGradient:
         repeated bit for bit, unless a ``task`` is named.
     training : bool
         Whether layers take statistics of the batch.
+    out : (P,) array, optional
+        Where gradients are written.
     """
 
     def __init__(
-        self, model: Model, rows: int, backend="auto", training: bool = True, task: str = ""
+        self,
+        model: Model,
+        rows: int,
+        backend="auto",
+        training: bool = True,
+        task: str = "",
+        out: np.ndarray | None = None,
     ):
         self.model, self.rows, self.training, self.task = model, rows, training, task
         self.plan = model.plan(backend, rows, task, gradient=True)
-        self.g = model.split(np.zeros_like(model.theta))
+        self.g = model.split(np.empty_like(model.theta) if out is None else _vector(model, out))
         self.kept: list[tuple] = []
         self.share = 1.0
 
@@ -436,6 +448,19 @@ def _shorter(blocks: list[slice], most: int, n: int) -> list[slice]:
         for start in range(block.start, min(block.stop, n), most)
     ]
     return pieces or [slice(0, 0)]
+
+
+def _vector(model: Model, out) -> np.ndarray:
+    """Return an array that can hold a model's gradient, or raise a ValueError."""
+    theta = model.theta
+    expected = f"out: expected a contiguous, writeable array {theta.shape} of {theta.dtype}"
+    if not isinstance(out, np.ndarray):
+        raise ValueError(f"{expected}, got {type(out).__name__}")
+    usable = out.flags.c_contiguous and out.flags.writeable and not np.shares_memory(out, theta)
+    if not usable or (out.shape, out.dtype) != (theta.shape, theta.dtype):
+        shared = " that shares theta's memory" if np.shares_memory(out, theta) else ""
+        raise ValueError(f"{expected}, got {out.shape} of {out.dtype}{shared}")
+    return out
 
 
 def _load():

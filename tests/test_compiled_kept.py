@@ -14,7 +14,7 @@ ADAM = (
     "compiler.PATIENCE = 0.0\n"
     "for dtype in (np.float32, np.float64):\n"
     "    theta, g, m, v = np.ones((4, 3), dtype)\n"
-    "    adam.step(theta, g, m, v, 0.9, 0.999, 0.1, 1e-8, 1.0)\n"
+    "    adam.step(theta, g, m, v, 0.9, 0.999, 0.1, 1e-8, 1.0, 1.0)\n"
     "print(theta[0], sum(adam.adam_kernel.stats.cache_hits.values()))\n"
 )
 

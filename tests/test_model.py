@@ -227,3 +227,28 @@ def test_a_float32_flow_is_fitted_to_seconds_since_1970():
     history = afnp.fit(flow, x, epochs=5, progress=False)
     entropy = np.log(2 * np.pi * np.e * 60**2)
     assert abs(history.train_loss[-1] - entropy) < 0.2
+
+
+def test_a_gradient_is_written_where_it_is_wanted(backend):
+    flow = afnp.maf(3, (8,), 2, seed=1)
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    loss, grad = flow.loss_and_grad(x, backend=backend)
+    out = np.full_like(grad, np.nan)
+    again, written = flow.loss_and_grad(x, backend=backend, out=out)
+    assert written is out and again == loss and np.array_equal(out, grad)
+
+
+@pytest.mark.parametrize(
+    "wrong", [[0.0], np.zeros(3), "theta", np.float32, lambda P: np.zeros(2 * P)[::2]]
+)
+def test_memory_that_cannot_hold_a_gradient_is_refused(wrong):
+    flow = afnp.maf(2, (4,), 1)
+    P = flow.theta.size
+    if wrong is np.float32:
+        wrong = np.zeros(P, np.float32)
+    elif callable(wrong):
+        wrong = wrong(P)
+    elif isinstance(wrong, str):
+        wrong = flow.theta
+    with pytest.raises(ValueError, match=r"^out: expected a contiguous, writeable array"):
+        flow.loss_and_grad(np.zeros((1, 2)), out=wrong)

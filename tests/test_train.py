@@ -52,10 +52,10 @@ def steps(monkeypatch):
     """Record every step's parameters before and after it, its gradient and its rate."""
     seen, step = [], Adam.step
 
-    def recording(self, theta, g, rate, weight_decay=0.0):
+    def recording(self, theta, g, rate, weight_decay=0.0, scale=1.0):
         before = theta.copy()
-        step(self, theta, g, rate, weight_decay)
-        seen.append({"before": before, "after": theta.copy(), "g": g.copy(), "rate": rate})
+        step(self, theta, g, rate, weight_decay, scale)
+        seen.append({"before": before, "after": theta.copy(), "g": scale * g, "rate": rate})
 
     monkeypatch.setattr(Adam, "step", recording)
     return seen

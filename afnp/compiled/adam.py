@@ -18,19 +18,21 @@ BLOCK = 2**16
 
 
 @kernel
-def adam_kernel(theta, g, m, v, beta1, beta2, rate, epsilon, keep):
+def adam_kernel(theta, g, m, v, beta1, beta2, rate, epsilon, keep, scale):
     one = theta.dtype.type(1)
     for i in range(theta.size):
-        m[i] += (one - beta1) * (g[i] - m[i])
-        v[i] += (one - beta2) * (g[i] * g[i] - v[i])
+        slope = scale * g[i]
+        m[i] += (one - beta1) * (slope - m[i])
+        v[i] += (one - beta2) * (slope * slope - v[i])
         theta[i] = keep * theta[i] - rate * m[i] / (np.sqrt(v[i]) + epsilon)
 
 
-def step(
-    theta, g, m, v, beta1: float, beta2: float, rate: float, epsilon: float, keep: float
-) -> None:
-    """Do m, v, and then theta ← keep theta - rate m / (√v + epsilon), in place."""
-    scalars = [theta.dtype.type(s) for s in (beta1, beta2, rate, epsilon, keep)]
+def step(theta, g, m, v, *scalars: float) -> None:
+    """Do m, v of ``scale * g``, and then theta ← keep theta - rate m / (√v + epsilon), in place.
+
+    The scalars are beta1, beta2, rate, epsilon, keep and scale.
+    """
+    scalars = tuple(theta.dtype.type(s) for s in scalars)
 
     def work(part: slice) -> None:
         adam_kernel(theta[part], g[part], m[part], v[part], *scalars)

@@ -50,7 +50,7 @@ def _jobs(dtype: np.dtype) -> list[tuple[str, Callable]]:
     kernels = [
         *_of_layer(masked(3, (4,), order=[0, 1, 2]), dtype, jacobi=True),
         *_of_layer(convolutional(3, channels=2, dilations=(1,)), dtype),
-        ("adam", lambda: adam.step(*np.zeros((4, 2), dtype), 0.9, 0.999, 1e-3, 1e-8, 1.0)),
+        ("adam", lambda: adam.step(*np.zeros((4, 2), dtype), 0.9, 0.999, 1e-3, 1e-8, 1.0, 1.0)),
         ("norm", lambda: adam.squared_length(np.zeros(2, dtype))),
     ]
     entries = [

@@ -45,9 +45,14 @@ class Adam:
         self.beta1, self.beta2, self.epsilon, self.backend = beta1, beta2, epsilon, backend
 
     def step(
-        self, theta: np.ndarray, g: np.ndarray, rate: float, weight_decay: float = 0.0
+        self,
+        theta: np.ndarray,
+        g: np.ndarray,
+        rate: float,
+        weight_decay: float = 0.0,
+        scale: float = 1.0,
     ) -> None:
-        """Move ``theta`` (P,) in place against the gradient ``g`` (P,)."""
+        """Move ``theta`` (P,) in place against ``scale`` times the gradient ``g`` (P,)."""
         self.t += 1
         m, v, s = self.m, self.v, self.scratch
         # m̂ / (√v̂ + ε) = c m / (√v + ε √(1 - β₂ᵗ)),  c = √(1 - β₂ᵗ) / (1 - β₁ᵗ)
@@ -56,18 +61,11 @@ class Adam:
         if self.backend == "numba":
             from afnp.compiled.adam import step
 
-            step(
-                theta,
-                g,
-                m,
-                v,
-                self.beta1,
-                self.beta2,
-                rate_t,
-                epsilon_t,
-                keep=1 - rate * weight_decay,
-            )
+            keep = 1 - rate * weight_decay
+            step(theta, g, m, v, self.beta1, self.beta2, rate_t, epsilon_t, keep, scale)
             return
+        if scale != 1:
+            g = g * g.dtype.type(scale)
         m += np.multiply(np.subtract(g, m, out=s), 1 - self.beta1, out=s)
         np.multiply(g, g, out=s)
         s -= v

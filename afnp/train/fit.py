@@ -207,8 +207,8 @@ def _train(
     adam = Adam(flow.theta.size, flow.dtype, backend=gradient.plan.engine)
     best = flow.theta.copy()
     state = {"theta": flow.theta, "best": best, "m": adam.m, "v": adam.v}
-    clip = recipe["clip"] if math.isfinite(recipe["clip"]) else "inf"  # JSON knows no infinity
-    full_recipe = {**recipe, "clip": clip, **data.recipe(flow)}
+    largest = recipe["clip"] if math.isfinite(recipe["clip"]) else "inf"  # JSON knows no infinity
+    full_recipe = {**recipe, "clip": largest, **data.recipe(flow)}
 
     if path is not None and os.path.exists(path):
         validated = data.val is not None
@@ -240,10 +240,9 @@ def _train(
                     loss_sum = -train.weighted(log_prob, rows)
                     if not (math.isfinite(loss_sum) and math.isfinite(norm)):
                         raise _not_finite(flow, train, run, log_prob, rows)
-                    if norm > recipe["clip"]:
-                        grad *= recipe["clip"] / norm
+                    clip = min(1.0, recipe["clip"] / norm) if norm else 1.0
                     good[:] = flow.theta
-                    adam.step(flow.theta, grad, rate(), recipe["weight_decay"])
+                    adam.step(flow.theta, grad, rate(), recipe["weight_decay"], clip)
                     gradient.update_statistics()
                     for part in frozen:
                         flow.theta[part] = good[part]
