@@ -21,14 +21,16 @@ from afnp.interop.sklearn import ConditionalFlow, FlowDensity, FlowOutlierDetect
 
 SMALL = {"hidden": (8,), "options": {"transforms": 2}, "epochs": 5, "random_state": 0}
 REGRESSION = {**SMALL, "hidden": (32,), "epochs": 60, "learning_rate": 1e-2, "points": 20}
+WIDE = {**SMALL, "hidden": (32,)}
 CHECKED = [
-    FlowDensity(**SMALL),
-    FlowOutlierDetector(**SMALL),
+    FlowDensity(**WIDE),
+    FlowOutlierDetector(**WIDE),
     ConditionalFlow(**REGRESSION),
 ]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::afnp.advice.DataWarning")  # of whole numbers, of few rows
 @parametrize_with_checks(CHECKED)
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
@@ -93,6 +95,120 @@ def test_so_many_training_rows_are_outliers(x, contamination):
     detector = FlowOutlierDetector(**SMALL, contamination=contamination).fit(x)
     assert (detector.predict(x) == -1).sum() == pytest.approx(contamination * len(x), abs=1)
     assert detector.predict([[1000.0, 0.0, 0.0]]) == [-1]
+
+
+# ---- weights of rows -----------------------------------------------------------------------------
+
+
+copies = pytest.mark.filterwarnings("ignore:.*repeat another one:afnp.advice.DataWarning")
+
+
+@pytest.fixture(scope="module")
+def weighted(x):
+    """Rows with whole weights, and the same rows repeated, in another order."""
+    rng = np.random.default_rng(3)
+    w = rng.integers(0, 4, len(x))
+    return x, w, rng.permutation(np.repeat(x, w, axis=0))
+
+
+@copies
+@pytest.mark.parametrize("batch_size", [20, 1000])
+@pytest.mark.parametrize("kind", ["maf", "realnvp"])
+def test_whole_weights_are_repeated_rows_to_the_last_bit(weighted, kind, batch_size):
+    rows, w, repeated = weighted
+    options = {**SMALL, "kind": kind, "batch_size": batch_size}
+    one = FlowDensity(**options).fit(rows, sample_weight=w)
+    other = FlowDensity(**options).fit(repeated)
+    assert (one.flow_.theta == other.flow_.theta).all()
+    assert one.history_.val_loss == other.history_.val_loss
+    assert one.score(rows, sample_weight=w) == pytest.approx(other.score(repeated), rel=1e-12)
+
+
+def test_rows_of_weight_zero_change_nothing(x):
+    w = np.ones(len(x))
+    w[::3] = 0
+    far = np.where(w[:, None] == 0, 1e6, x)
+    one = FlowDensity(**SMALL).fit(far, sample_weight=w)
+    other = FlowDensity(**SMALL).fit(x[w > 0])
+    assert (one.flow_.theta == other.flow_.theta).all()
+
+
+def test_weights_move_the_density(x):
+    w = np.where(x[:, 0] > 10, 9.0, 1.0)
+    density = FlowDensity(**{**SMALL, "epochs": 60, "learning_rate": 1e-2})
+    drawn = density.fit(x, sample_weight=w).sample(4000, random_state=0)
+    mean = np.average(x, axis=0, weights=w)
+    assert abs(mean[0] - x[:, 0].mean()) > 1  # in units in which the columns have size 1 and more
+    assert drawn.mean(axis=0) == pytest.approx(mean, abs=0.2)
+
+
+@copies
+def test_outliers_are_counted_by_weight(weighted):
+    rows, w, repeated = weighted
+    one = FlowOutlierDetector(**SMALL).fit(rows, sample_weight=w)
+    other = FlowOutlierDetector(**SMALL).fit(repeated)
+    assert one.offset_ == pytest.approx(other.offset_, rel=1e-12)
+    assert (one.predict(rows) == other.predict(rows)).all()
+    outliers = (other.predict(repeated) == -1).sum()
+    assert 0 <= 0.1 * len(repeated) - outliers < w.max()
+
+
+@copies
+def test_conditional_flows_are_weighted_alike(weighted):
+    rows, w, repeated = weighted
+    one = ConditionalFlow("maf", **SMALL).fit(rows[:, :2], rows[:, 2], sample_weight=w)
+    other = ConditionalFlow("maf", **SMALL).fit(repeated[:, :2], repeated[:, 2])
+    assert (one.flow_.theta == other.flow_.theta).all()
+    assert (one.predict(rows[:, :2]) == other.predict(rows[:, :2])).all()
+
+
+def test_weights_reach_through_pipelines(x):
+    w = np.random.default_rng(4).uniform(0, 2, len(x))
+    pipe = make_pipeline(StandardScaler(), FlowDensity(**SMALL))
+    pipe.fit(x, flowdensity__sample_weight=w)
+    scaled = StandardScaler().fit_transform(x)
+    alone = FlowDensity(**SMALL).fit(scaled, sample_weight=w)
+    assert (pipe[-1].flow_.theta == alone.flow_.theta).all()
+
+
+@copies
+def test_no_row_validates_that_has_a_copy_among_those_that_train(x):
+    twice = np.repeat(x, 2, axis=0)
+    one, other = FlowDensity(**SMALL).fit(twice), FlowDensity(**SMALL).fit(x)
+    assert (one.flow_.theta == other.flow_.theta).all()
+
+
+@copies
+def test_batch_normalisation_takes_repeated_rows_as_they_are(x):
+    options = {**SMALL, "options": {"transforms": 2, "between": "batchnorm"}}
+    twice = np.repeat(x, 2, axis=0)
+    assert np.isfinite(FlowDensity(**options).fit(twice).score(x))
+    with pytest.raises(ValueError, match="weights: BatchNorm takes statistics of rows"):
+        FlowDensity(**options).fit(x, sample_weight=np.arange(1, len(x) + 1))
+
+
+def test_what_makes_a_fit_useless_is_said(x):
+    whole = np.round(x / 5)
+    with pytest.warns(afnp.advice.DataWarning, match="holds whole numbers"):
+        FlowDensity(**SMALL).fit(whole)
+    with pytest.warns(afnp.advice.DataWarning, match="repeat another one exactly"):
+        FlowDensity(**SMALL).fit(np.repeat(x, 2, axis=0))
+
+
+WRONG_WEIGHTS = {
+    "shape": (np.ones(3), "sample_weight: expected 300 numbers, got shape"),
+    "negative": (np.r_[np.ones(299), -1.0], "sample_weight: row 299: expected at least 0"),
+    "zeros": (np.zeros(300), "sample_weight: expected at least one weight above zero"),
+    "nan": (np.r_[np.ones(299), np.nan], "sample_weight contains NaN"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_WEIGHTS)
+def test_weights_that_make_no_sense_are_refused(x, fault):
+    w, message = WRONG_WEIGHTS[fault]
+    for estimator in (FlowDensity(**SMALL), FlowOutlierDetector(**SMALL)):
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(x, sample_weight=w)
 
 
 REFUSED = {

@@ -11,7 +11,13 @@ log-likelihoods are in nats per unit of the given features.
 DataFrames are taken by the names that ``fit`` saw; other names, or another order of them, are
 refused. Where names came in, names go out: samples and predictions are DataFrames again.
 
-Letters: N rows, D features of what is modelled, C of what it is conditioned on, S noise points.
+Equal rows are counted, not repeated, before anything else is done. So a ``sample_weight`` of whole
+numbers gives the very flow that so many equal rows give, whatever the size of a batch, a weight of
+0 that of the other rows alone, and no row validates that has a copy among those that train.
+:class:`afnp.advice.DataWarning` says what makes a fit useless, as :func:`afnp.fit` does.
+
+Letters: N rows, M different rows, D features of what is modelled, C of what it is conditioned on, S
+noise points.
 """
 
 from __future__ import annotations
@@ -25,62 +31,77 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from afnp import constructors
-from afnp.advice import DataWarning
+from afnp.advice import DataWarning, warn_of
 from afnp.flow import Flow
 from afnp.inputs import frame_names, frame_of
 from afnp.train import fit
-from afnp.transforms.preprocess import Standardize, preprocessing
+from afnp.transforms.preprocess import Standardize, mean_and_std
 
 __all__ = ["ConditionalFlow", "FlowDensity", "FlowOutlierDetector"]
 
 KINDS = ("made", "maf", "iaf", "realnvp", "nice", "nsf", "maf_mog")
 """The constructors of :mod:`afnp` that an estimator can be asked for by name."""
 
+ROUNDING = 1 + 1e-9
+"""Parts of a sum of weights are compared with this much to spare."""
+
 
 class _Trained(BaseEstimator):
     """What the estimators share: how a flow is built, and trained on rows."""
 
-    def _train(self, x: np.ndarray, context: np.ndarray | None = None) -> Flow:
+    def _train(self, x: np.ndarray, context: np.ndarray, sample_weight) -> Flow:
         """Build a flow for x (N, D), given a context (N, C), and fit it; keep its history."""
         if self.kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed, both = int(check_random_state(self.random_state).randint(2**31 - 1)), (x, context)
+        rows, w = _counted(np.column_stack(both), sample_weight)
         flow = getattr(constructors, self.kind)(
             x.shape[1],
             hidden=tuple(self.hidden),
-            context=0 if context is None else context.shape[1],
+            context=context.shape[1],
             seed=seed,
             dtype=self.dtype,
-            preprocess=preprocessing(x),
+            preprocess=[Standardize(*mean_and_std(rows[:, : x.shape[1]], w))],
             **(self.options or {}),
         )
-        held = self._held_out(len(x), seed)
+        if sample_weight is None and any(layer.takes_statistics for layer in flow.layers):
+            rows, w = np.column_stack(both), None  # statistics of a batch know no weights
+        counts = slice(None) if sample_weight is None else _weights_of(sample_weight, len(x)) > 0
+        warn_of(flow, x[counts], context[counts])
+        x, context = np.split(rows, [x.shape[1]], axis=1)
+        held = self._held_out(w, len(x), seed)
+        kept, validates = ~held, held.any()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DataWarning)  # scikit-learn's estimators fit in silence
+            warnings.simplefilter("ignore", DataWarning)  # said, and of all rows
             self.history_ = fit(
                 flow,
-                x[~held],
-                x[held] if held.any() else None,
-                context=None if context is None else context[~held],
-                context_val=context[held] if context is not None and held.any() else None,
+                x[kept],
+                x[held] if validates else None,
+                context=context[kept] if flow.context else None,
+                context_val=context[held] if flow.context and validates else None,
+                weights=None if w is None else w[kept],
+                weights_val=None if w is None or not validates else w[held],
                 epochs=self.epochs,
                 batch_size=self.batch_size,
                 learning_rate=self.learning_rate,
-                patience=self.patience if held.any() else None,
+                patience=self.patience if validates else None,
                 seed=seed,
                 progress=False,
             )
         return flow
 
-    def _held_out(self, n: int, seed: int) -> np.ndarray:
+    def _held_out(self, weights: np.ndarray | None, n: int, seed: int) -> np.ndarray:
         """Choose the rows (N,) bool that validate: none of fewer than ten, for they are needed."""
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction: expected 0 <= f < 1, got {self.validation_fraction}"
             )
         held = np.zeros(n, dtype=bool)
-        count = int(self.validation_fraction * n) if n >= 10 else 0
-        held[np.random.default_rng(seed).permutation(n)[:count]] = True
+        if n >= 10:
+            w = np.ones(n) if weights is None else weights
+            order = np.random.default_rng(seed).permutation(n)
+            share = np.cumsum(w[order]) / w.sum()
+            held[order[share <= self.validation_fraction * ROUNDING]] = True
         return held
 
 
@@ -143,10 +164,13 @@ class FlowDensity(DensityMixin, _Trained):
         self.dtype = dtype
         self.random_state = random_state
 
-    def fit(self, X, y=None):
-        """Fit the flow to X (N, D) by maximum likelihood; ``y`` is ignored."""
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the flow to X (N, D) by maximum likelihood; ``y`` is ignored.
+
+        A ``sample_weight`` (N,) says how many rows each one counts for.
+        """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        self.flow_ = self._train(X)
+        self.flow_ = self._train(X, np.empty((len(X), 0)), sample_weight)
         return self
 
     def score_samples(self, X) -> np.ndarray:
@@ -154,9 +178,11 @@ class FlowDensity(DensityMixin, _Trained):
         check_is_fitted(self)
         return self.flow_.log_prob(validate_data(self, X, dtype=np.float64, reset=False))
 
-    def score(self, X, y=None) -> float:
-        """Return the mean log-density of the rows of X, in nats; ``y`` is ignored."""
-        return float(self.score_samples(X).mean())
+    def score(self, X, y=None, sample_weight=None) -> float:
+        """Return the mean log-density of the rows of X, weighted, in nats; ``y`` is ignored."""
+        log_density = self.score_samples(X)
+        w = None if sample_weight is None else _weights_of(sample_weight, len(log_density))
+        return float(np.average(log_density, weights=w))
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows (n, D); a DataFrame if ``fit`` saw one."""
@@ -215,12 +241,16 @@ class FlowOutlierDetector(OutlierMixin, FlowDensity):
         )
         self.contamination = contamination
 
-    def fit(self, X, y=None):
-        """Fit the flow to X (N, D), and the threshold to its log-densities; ``y`` is ignored."""
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the flow to X (N, D), and the threshold to its log-densities; ``y`` is ignored.
+
+        A ``sample_weight`` (N,) says how many rows each one counts for, as an outlier too.
+        """
         if not 0 < self.contamination <= 0.5:
             raise ValueError(f"contamination: expected 0 < c <= 0.5, got {self.contamination}")
-        super().fit(X)
-        self.offset_ = np.percentile(self.score_samples(X), 100 * self.contamination)
+        super().fit(X, sample_weight=sample_weight)
+        rows, w = _counted(validate_data(self, X, dtype=np.float64, reset=False), sample_weight)
+        self.offset_ = _threshold(self.flow_.log_prob(rows), w, self.contamination)
         return self
 
     def decision_function(self, X) -> np.ndarray:
@@ -283,15 +313,18 @@ class ConditionalFlow(RegressorMixin, _Trained):
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X, y):
-        """Fit p(y | x) to X (N, C) and y (N,) or (N, D)."""
+    def fit(self, X, y, sample_weight=None):
+        """Fit p(y | x) to X (N, C) and y (N,) or (N, D).
+
+        A ``sample_weight`` (N,) says how many rows each one counts for.
+        """
         names = _names_of(y)
         X, y = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2
         )
         self.y_names_, self.y_ndim_ = names, y.ndim
-        self.context_ = Standardize.of(X)
-        self.flow_ = self._train(_columns(y), self._given(X))
+        self.context_ = Standardize(*mean_and_std(*_counted(X, sample_weight)))
+        self.flow_ = self._train(_columns(y), self._given(X), sample_weight)
         return self
 
     def log_prob(self, X, y) -> np.ndarray:
@@ -346,6 +379,42 @@ class ConditionalFlow(RegressorMixin, _Trained):
         values = values[:, 0] if self.y_ndim_ == 1 else values
         frame = frame_of(X)
         return _framed(values, self.y_names_, None if frame is None else frame.index)
+
+
+def _weights_of(sample_weight, n: int) -> np.ndarray:
+    """Return weights (N,) as finite numbers of at least 0, or raise a ValueError."""
+    w = check_array(
+        sample_weight, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="sample_weight"
+    )
+    if w.shape != (n,):
+        raise ValueError(f"sample_weight: expected {n} numbers, got shape {w.shape}")
+    if (w < 0).any():
+        row = int(np.argmax(w < 0))
+        raise ValueError(f"sample_weight: row {row}: expected at least 0, got {w[row]}")
+    if not w.any():
+        raise ValueError(f"sample_weight: expected at least one weight above zero, got {n} zeros")
+    return w
+
+
+def _counted(table: np.ndarray, sample_weight) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the M different rows of a table, sorted, and what each weighs, (M,), or None.
+
+    None where all weigh the same. Rows of weight 0 are none.
+    """
+    w = np.ones(len(table)) if sample_weight is None else _weights_of(sample_weight, len(table))
+    rows, place = np.unique(table[w > 0], axis=0, return_inverse=True)
+    totals = np.bincount(place.reshape(-1), w[w > 0])
+    return rows, None if (totals == totals[0]).all() else totals
+
+
+def _threshold(log_density: np.ndarray, weights: np.ndarray | None, part: float) -> float:
+    """Return what lies halfway between the different rows below a part of all, and the others."""
+    order = np.argsort(log_density)
+    w = np.ones(len(order)) if weights is None else weights[order]
+    below = np.searchsorted(np.cumsum(w), part * w.sum() * ROUNDING, side="right")
+    s = log_density[order]
+    step = s[min(1, len(s) - 1)] - s[0]
+    return float((s[below - 1] if below else s[0] - step) / 2 + s[below] / 2)
 
 
 def _columns(y: np.ndarray) -> np.ndarray:
