@@ -35,7 +35,7 @@ from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
 from afnp.verify.adapters.targets import build, found_object
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 EXAMPLES = """\
 examples:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     two_moons: ...
     0
     """
-    args = _parser().parse_args(argv)
+    args = command_line().parse_args(argv)
     try:
         with _warnings_in_lines():
             code = args.run(args)
@@ -281,8 +281,8 @@ def sets(args: argparse.Namespace) -> int:
         return 0
     found = rows.load_set(args.name, args.data_folder)
     print(f"{found.name}: {found.description}")
-    for part in ("train", "val", "test"):
-        print(f"{part + ':':9s}{len(getattr(found, part)):,} rows")
+    for part, x in found.parts().items():
+        print(f"{part + ':':9s}{len(x):,} rows")
     columns = ", ".join(found.columns[:8]) + (", ..." if len(found.columns) > 8 else "")
     print(f"columns: {len(found.columns)} ({columns})")
     if found.levels:
@@ -357,7 +357,7 @@ def _build(args: argparse.Namespace, found: rows.Rows) -> Flow:
     train_rows = found.train
     options: dict = dict(FAMILIES[args.family])
     for name in ("hidden", "transforms", "order"):
-        value = getattr(args, name)
+        value = vars(args)[name]
         if value is not None:
             if name not in _options_of(args.family):
                 raise ValueError(f"--{name}: {args.family} has no such option")
@@ -461,7 +461,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-def _parser() -> Parser:
+def command_line() -> Parser:
+    """Return the parser of all commands."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         "afnp",

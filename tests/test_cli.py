@@ -17,7 +17,7 @@ import pytest
 
 import afnp
 from afnp import constructors, data, rows
-from afnp.cli import FAMILIES, _parser, main
+from afnp.cli import FAMILIES, command_line, main
 from afnp.verify import Report, Result
 
 FAST = ["--transforms", "2", "--hidden", "8", "--epochs", "3", "--quiet"]
@@ -667,7 +667,7 @@ def test_help_shows_examples_that_parse(cli):
     ]
     assert {example[0] for example in examples} == set(COMMANDS)
     for example in examples:
-        _parser().parse_args(example)
+        command_line().parse_args(example)
 
 
 @pytest.mark.parametrize("command", COMMANDS[:6])

@@ -239,3 +239,145 @@ def test_public_names_are_documented_with_an_example(name):
     assert text.splitlines()[0].endswith(".")
     if not (inspect.isclass(thing) and issubclass(thing, Exception)):
         assert doctest.DocTestParser().get_examples(text)
+
+
+# Names, probes, parameters
+
+
+EVERYTHING = [
+    path
+    for room in ("afnp", "figures", "lessons", "tests")
+    for path in sorted((ROOT / room).rglob("*.py"))
+]
+
+
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_no_private_name_is_imported_from_another_file():
+    for path in EVERYTHING:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                assert not [name for name in names if private(name)], path
+
+
+FOREIGN = (
+    *("afnp/interop/", "afnp/verify/adapters/", "afnp/verify/cases.py", "afnp/verify/rows.py"),
+    *("afnp/atomic.py", "afnp/files.py", "afnp/compiled/threads.py"),
+)
+"""Who meets objects of other libraries, or systems with other functions than this one."""
+
+
+def test_nothing_asks_our_own_objects_what_they_can_do():
+    """By ``hasattr``, or by ``getattr`` with a default."""
+    for path in FILES:
+        if not path.relative_to(ROOT).as_posix().startswith(FOREIGN):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    probe = (node.func.id, len(node.args)) in (("hasattr", 2), ("getattr", 3))
+                    assert not probe, f"{path}, line {node.lineno}: {ast.unparse(node)}"
+
+
+class Signature:
+    """A function or method of a file, and which of its parameters its body never reads."""
+
+    def __init__(self, function, owner, path):
+        self.function, self.owner, self.path = function, owner, path
+        a = function.args
+        named = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+        self.parameters = [p.arg for p in named if p is not None and p.arg not in ("self", "cls")]
+        names = [
+            node.id
+            for line in function.body
+            for node in ast.walk(line)
+            if isinstance(node, ast.Name)
+        ]
+        self.unread = {p for p in self.parameters if p not in names}
+
+    def is_a_face(self):
+        """Without a body of its own: a docstring, or an error that says what is missing."""
+        return all(
+            isinstance(line, ast.Raise | ast.Pass)
+            or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            for line in self.function.body
+        )
+
+    def is_called_by_others(self):
+        """By Python or by Numba, who say what is passed."""
+        name = self.function.name
+        decorators = {ast.unparse(d).split("(")[0] for d in self.function.decorator_list}
+        return name.startswith("__") or bool(decorators & {"intrinsic", "overload"})
+
+
+def signatures(path, source):
+    """All functions of a file and methods of its classes; not what is defined inside of them."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            yield Signature(node, None, path)
+        if isinstance(node, ast.ClassDef):
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef):
+                    yield Signature(method, node.name, path)
+
+
+def never_read(sources):
+    """What the code of files, by their names, receives and never reads.
+
+    A parameter counts unless its signature is a contract: one without a body, a method that a base
+    class or a subclass has too, what Python or Numba call, and what has a twin in its file that
+    takes the same and reads it, as of functions in one table.
+    """
+    found = [s for path, source in sources.items() for s in signatures(path, source)]
+    bases = {}
+    for source in sources.values():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                above = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
+                bases[node.name] = bases.get(node.name, set()) | above
+
+    def ancestors(name):
+        above = bases.get(name, set()) - {name}
+        return above.union(*(ancestors(base) for base in above))
+
+    methods = {}
+    for s in found:
+        methods.setdefault(s.function.name, []).append(s)
+    for s in found:
+        if not s.unread or s.is_a_face() or s.is_called_by_others():
+            continue
+        kin = [other for other in methods[s.function.name] if other.owner and s.owner]
+        if any(k.owner in ancestors(s.owner) or s.owner in ancestors(k.owner) for k in kin):
+            continue
+        twins = [t for t in found if t.path == s.path and t.parameters == s.parameters]
+        unread = s.unread.intersection(*(twin.unread for twin in twins if not twin.is_a_face()))
+        for name in sorted(unread):
+            yield f"{s.path}: {s.owner or ''}.{s.function.name} never reads {name}"
+
+
+def test_parameters_are_read():
+    source = """
+class Base:
+    def face(self, p):
+        raise NotImplementedError
+    def usual(self, p):
+        return 0
+class Sub(Base):
+    def face(self, p):
+        return 1
+    def own(self, q, r):
+        return r
+class Peculiar(Base):
+    def usual(self, p):
+        return p
+def f(x, y):
+    return y
+def same(x, y):
+    return x + y
+def g(z):
+    return 0
+"""
+    assert list(never_read({"a": source})) == ["a: Sub.own never reads q", "a: .g never reads z"]
+    package = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}
+    assert len(found := list(never_read(package))) <= 10, "\n".join(found)

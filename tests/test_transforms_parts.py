@@ -26,7 +26,7 @@ from afnp.transforms import (
     split_of,
 )
 from afnp.transforms.cost import FREE
-from afnp.transforms.linear import _factorize
+from afnp.transforms.linear import factorize
 
 NONE = np.empty((6, 0))
 
@@ -447,7 +447,7 @@ def test_a_rotation_is_drawn_and_held_by_its_triangles(D):
 def test_triangles_are_those_of_the_matrix_with_the_largest_pivots(D):
     """A wrong permutation of a rotation is a rotation too; and small pivots would lose digits."""
     W = np.random.default_rng(D).standard_normal((D, D))
-    order, LU = _factorize(W)
+    order, LU = factorize(W)
     L, U = np.tril(LU, -1) + np.eye(D), np.triu(LU)
     np.testing.assert_allclose((L @ U)[order], W, atol=1e-13 * D)
     assert np.abs(np.tril(LU, -1)).max() <= 1

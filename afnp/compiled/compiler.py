@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from numba import config, njit
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.typing import Signature
 
@@ -101,11 +101,14 @@ def folder() -> Path | None:
     return None
 
 
-class _Place(_CacheLocator):
-    """Where a function's compiled code lies, and what it depends on."""
+class _Place:
+    """Where a function's compiled code lies, and what it depends on, as Numba asks for it."""
 
     def __init__(self, line: int):
         self.line = line
+
+    def ensure_cache_path(self) -> None:
+        """Do nothing: ``folder`` has made it, and written to it."""
 
     def get_cache_path(self) -> str:
         return str(folder())

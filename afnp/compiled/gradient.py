@@ -183,7 +183,7 @@ def _network_backward(theta, stack, m, memory, at, deltas, d, a_T, place, zeros)
 
 
 @jit
-def _add_inputs(stack, m, memory, at, deltas, d, values, value, D):
+def _add_inputs(stack, m, memory, at, deltas, d, values, value):
     """Add what the network sends back: d_x += d_input, for angles d_sin cos x - d_cos sin x."""
     C, E = stack.context, stack.embedding
     for i in range((stack.layers[m, 0]["columns"] - C) // E):
@@ -235,7 +235,7 @@ def samples_kernel(
                 to = value + stack.order[m, i]
                 for n in range(T):
                     values[to, n] = direct[i, n]
-            _add_inputs(stack, m, memory, at, deltas, at, values, value, D)
+            _add_inputs(stack, m, memory, at, deltas, at, values, value)
         store(values, value, d_x, k * T)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,9 +95,12 @@ def network_plan(network) -> NetworkPlan:
 
     It keeps the plan.
     """
-    if (plan := getattr(network, "_plan", None)) is None:
-        plan = network._plan = _plan(network, network.context + network.features, network.features)
-    return plan
+    if network not in _plans:
+        _plans[network] = _plan(network, network.context + network.features, network.features)
+    return _plans[network]
+
+
+_plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def _plan(network, inputs: int, features: int) -> NetworkPlan:
@@ -251,7 +255,14 @@ def store(memory, at, target, begin):
                 target[begin + n, i] = memory[at + i, n]
 
 
-_local = threading.local()
+class _Buffers(threading.local):
+    """A thread's working memory, by name and type."""
+
+    def __init__(self):
+        self.kept: dict[str, np.ndarray] = {}
+
+
+_buffers = _Buffers()
 
 
 def plain(a: np.ndarray) -> np.ndarray:
@@ -265,11 +276,10 @@ def working_memory(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
     Fresh pages cost time.
     """
     key, size = name + dtype.name, math.prod(shape)
-    buffer = getattr(_local, key, None)
-    if buffer is None or buffer.size < size:
-        buffer = np.empty(size, dtype=dtype)
-        setattr(_local, key, buffer)
-    return buffer[:size].reshape(shape)
+    kept = _buffers.kept
+    if key not in kept or kept[key].size < size:
+        kept[key] = np.empty(size, dtype=dtype)
+    return kept[key][:size].reshape(shape)
 
 
 _pool: list[np.ndarray] = []

@@ -59,10 +59,12 @@ class Dataset:
     context_test: Array | None = None
     log_density: Callable[[ArrayLike], Array] | None = None
 
+    def parts(self) -> dict[str, Array]:
+        """Return the rows (N, D) of each part by its name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
     def __repr__(self) -> str:
-        sizes = ", ".join(
-            f"{part} {getattr(self, part).shape}" for part in ("train", "val", "test")
-        )
+        sizes = ", ".join(f"{part} {x.shape}" for part, x in self.parts().items())
         return f"Dataset({self.name!r}, {sizes}, levels={self.levels})"
 
 

@@ -145,9 +145,12 @@ def _faults_of_run(run: Run, seed: int, epochs: int, steps: int, validated: bool
 
 
 def _faults_of_history(history: History, epochs: int, validated: bool) -> Iterator[str]:
-    lengths = {"train_loss": epochs, "learning_rate": epochs, "val_loss": validated * epochs}
-    for name, length in lengths.items():
-        values = getattr(history, name)
+    expected = {
+        "train_loss": (history.train_loss, epochs),
+        "learning_rate": (history.learning_rate, epochs),
+        "val_loss": (history.val_loss, validated * epochs),
+    }
+    for name, (values, length) in expected.items():
         if type(values) is not list or len(values) != length or not all(map(_finite, values)):
             yield f"{name}: expected {length} finite numbers"
             return

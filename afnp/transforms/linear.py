@@ -19,7 +19,7 @@ from afnp.params import Layout, Views
 from afnp.transforms.base import Transform
 from afnp.transforms.cost import Cost, Work
 
-__all__ = ["LULinear", "Permutation", "solve_lower"]
+__all__ = ["LULinear", "Permutation", "factorize", "solve_lower"]
 
 
 class Permutation(Transform):
@@ -133,7 +133,7 @@ class LULinear(Transform):
     def rotation(cls, features: int, rng: np.random.Generator) -> LULinear:
         """Return a layer that starts as a random rotation or reflection, uniform among all."""
         Q, R = np.linalg.qr(rng.standard_normal((features, features)))
-        order, LU = _factorize(Q * np.where(np.diag(R) < 0, -1, 1))
+        order, LU = factorize(Q * np.where(np.diag(R) < 0, -1, 1))
         diagonal = np.diag(LU)
         layer = cls(features, order, np.where(diagonal < 0, -1, 1))
         layer._first = {"L": LU[layer.below], "N": LU[layer.above], "s": np.log(np.abs(diagonal))}
@@ -200,7 +200,7 @@ def solve_lower(L: np.ndarray, y: np.ndarray) -> np.ndarray:
     return x
 
 
-def _factorize(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def factorize(W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return order and LU, both triangles in one matrix, with W = (L U)[order].
 
     Gauss, largest pivot first.

@@ -40,7 +40,7 @@ import numpy as np
 from afnp.inputs import integer, real
 from afnp.univariate.stable import softmax, softplus
 
-__all__ = ["RationalQuadratic"]
+__all__ = ["RationalQuadratic", "curve"]
 
 
 class _Bin(NamedTuple):
@@ -55,7 +55,7 @@ class _Bin(NamedTuple):
     d1: np.ndarray
 
 
-def _curve(at: _Bin, xi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def curve(at: _Bin, xi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the formula's a, c and e."""
     eta = 1 - xi
     a = xi * (at.s * xi + at.d0 * eta)
@@ -161,15 +161,20 @@ class RationalQuadratic:
 
     def config(self) -> dict:
         """Return what rebuilds this object."""
-        names = ("bins", "bound", "min_width", "min_height", "min_slope")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "bins": self.bins,
+            "bound": self.bound,
+            "min_width": self.min_width,
+            "min_height": self.min_height,
+            "min_slope": self.min_slope,
+        }
 
     def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
         """Map x to u; also give log du/dx, 0 outside [-B, B], and the cache for ``backward``."""
         inside, x_in = self._clip(x)
         at, origin = self._bin_of(h, 0, x_in)
         xi = (x_in - at.x0) / at.w
-        a, c, e = _curve(at, xi)
+        a, c, e = curve(at, xi)
         u = at.y0 + at.h * a / (a + c)
         log_derivative = 2 * np.log(at.s / (a + c)) + np.log(e)
         cache = (at, xi, a, c, e, origin, inside)
@@ -180,7 +185,7 @@ class RationalQuadratic:
         inside, u_in = self._clip(u)
         at, _ = self._bin_of(h, 1, u_in)
         xi = _solve(at, u_in)
-        a, c, e = _curve(at, xi)
+        a, c, e = curve(at, xi)
         x = at.x0 + at.w * xi
         log_derivative = -2 * np.log(at.s / (a + c)) - np.log(e)
         return np.where(inside, x, u), np.where(inside, log_derivative, np.zeros_like(x))

@@ -5,7 +5,6 @@ r"""What all checks say of one flow: the Report, as text, HTML, Markdown, JSON o
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import json
 import math
@@ -240,9 +239,9 @@ class Report:
         >>> json.loads(Report([Result("pure")]).to_json())["ok"]
         True
         """
-        fields = [field.name for field in dataclasses.fields(Result) if field.name != "evidence"]
         results = [
-            {name: _plain(getattr(result, name)) for name in fields} for result in self.results
+            {name: _plain(value) for name, value in vars(result).items() if name != "evidence"}
+            for result in self.results
         ]
         known = {
             "ok": self.ok,

@@ -261,7 +261,7 @@ def _maximum_implementation(a, b):
     return lambda a, b: choose(a <= b, b, a)
 
 
-def _series(name: str, coefficients):
+def _series(coefficients):
     """Return the polynomial with ``coefficients(single)``, the highest first, of a vector."""
 
     @intrinsic
@@ -284,16 +284,12 @@ def _series(name: str, coefficients):
 
 
 _taylor = _series(
-    "exp", lambda single: [1 / math.factorial(k) for k in range(7 if single else 13, -1, -1)]
+    lambda single: [1 / math.factorial(k) for k in range(7 if single else 13, -1, -1)]
 )
-_narrow = _series(
-    "artanh up to 0.18",
-    lambda single: [2 / (2 * k + 1) for k in range(4 if single else 10, -1, -1)],
-)
-_wide = _series(
-    "artanh up to 1/3", lambda single: [2 / (2 * k + 1) for k in range(7 if single else 16, -1, -1)]
-)
-"""The last two give 2 artanh(f) / f from f²."""
+"""Of exp."""
+_narrow = _series(lambda single: [2 / (2 * k + 1) for k in range(4 if single else 10, -1, -1)])
+_wide = _series(lambda single: [2 / (2 * k + 1) for k in range(7 if single else 16, -1, -1)])
+"""These two give 2 artanh(f) / f from f², up to f = 0.18 and up to 1/3."""
 
 
 def _bits(x: Vector) -> tuple:

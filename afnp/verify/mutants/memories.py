@@ -19,7 +19,7 @@ def _network(flow):
     return network, network.blocks[0].attention
 
 
-def _attend(attention, p, q, keys, values):
+def _attend(attention, q, keys, values):
     """Return what a query hears of some keys and values, without a mask."""
     w = np.exp(attention.scale * (q @ keys.swapaxes(-1, -2)))
     return (w / w.sum(axis=-1, keepdims=True)) @ values
@@ -41,7 +41,7 @@ def cache_off_by_one(flow):
         keys, values = memory
         q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = attention._parts(p, x, 1)
         seen = slice(0, max(t, 1))
-        heard = _attend(attention, p, q, keys[:, :, seen], values[:, :, seen])
+        heard = _attend(attention, q, keys[:, :, seen], values[:, :, seen])
         return attention.out.forward(p, heard.reshape(x.shape))
 
 
@@ -63,7 +63,7 @@ def cache_of_the_call_before(flow):
     def step(step, p, t, x, memory):
         keys, values = memory
         q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = attention._parts(p, x, 1)
-        return attention.out.forward(p, _attend(attention, p, q, keys, values).reshape(x.shape))
+        return attention.out.forward(p, _attend(attention, q, keys, values).reshape(x.shape))
 
 
 @mutant("attention", kills="batch_independence")
@@ -121,7 +121,7 @@ def future_not_masked(flow):
     def forward(forward, p, x):
         N, T, M = x.shape
         q, k, v = attention._parts(p, x.reshape(N * T, M), T)
-        joined = _attend(attention, p, q, k, v).swapaxes(1, 2).reshape(N * T, M)
+        joined = _attend(attention, q, k, v).swapaxes(1, 2).reshape(N * T, M)
         return attention.out.forward(p, joined).reshape(N, T, M), forward(p, x)[1]
 
 

@@ -16,6 +16,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from afnp.verify.mutants.clean import FLOWS, PLAIN
@@ -129,6 +130,6 @@ def check_planted(flow: Any, backends: tuple[str, ...] = ("numpy",), **options: 
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if hasattr(flow, "theta"):
-            return check_flow(flow, backends=backends, time_limit=None, **options)
-        return check_flow(**vars(flow), time_limit=None, **options)
+        if isinstance(flow, SimpleNamespace):
+            return check_flow(**vars(flow), time_limit=None, **options)
+        return check_flow(flow, backends=backends, time_limit=None, **options)

@@ -111,7 +111,7 @@ def caught_by(style: str, flow: Any, backend: str = "numpy", seed: int = SEED) -
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            if not hasattr(flow, "theta"):
+            if not isinstance(flow, Flow):
                 return not _passes(flow, backend, seed, STYLES[style])
             with restored(flow):
                 return not _passes(randomize(flow, seed), backend, seed, STYLES[style])

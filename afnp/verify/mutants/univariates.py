@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from afnp.univariate.circular import wrap
-from afnp.univariate.rational_quadratic import RationalQuadratic, _curve
+from afnp.univariate.rational_quadratic import RationalQuadratic, curve
 from afnp.verify.mutants.registry import mutant, replace
 
 
@@ -20,7 +20,7 @@ def _spline_log(tau, change) -> None:
     def log_of(h, x):
         inside, x_in = tau._clip(x)
         at = change(tau._bin_of(h, 0, x_in)[0])
-        a, c, e = _curve(at, (x_in - at.x0) / at.w)
+        a, c, e = curve(at, (x_in - at.x0) / at.w)
         return np.where(inside, 2 * np.log(at.s / (a + c)) + np.log(e), 0 * x)
 
     @replace(tau, "normalize")
@@ -75,7 +75,7 @@ def spline_bin_of_the_other_axis(flow):
         inside, u_in = tau._clip(u)
         at = tau._bin_of(h, 0, u_in)[0]
         xi = np.clip(((u_in - at.y0) / at.h).real, 0, 1)
-        a, c, e = _curve(at, xi)
+        a, c, e = curve(at, xi)
         log_derivative = -2 * np.log(at.s / (a + c)) - np.log(e)
         return np.where(inside, at.x0 + at.w * xi, u), np.where(inside, log_derivative, 0 * u)
 
@@ -91,7 +91,7 @@ def spline_linear_in_the_inverse(flow):
         inside, u_in = tau._clip(u)
         at = tau._bin_of(h, 1, u_in)[0]
         xi = (u_in - at.y0) / at.h
-        a, c, e = _curve(at, xi)
+        a, c, e = curve(at, xi)
         log_derivative = -2 * np.log(at.s / (a + c)) - np.log(e)
         return np.where(inside, at.x0 + at.w * xi, u), np.where(inside, log_derivative, 0 * u)
 
@@ -111,7 +111,7 @@ def spline_with_the_other_root(flow):
         r = np.sqrt(q * q + 4 * at.s * at.s * eta * (1 - eta))
         r = np.where(q.real > 0, r, -r)
         xi = np.clip(np.nan_to_num((2 * at.s * eta / (2 * at.s * eta + q + r)).real), 0, 1)
-        a, c, e = _curve(at, xi)
+        a, c, e = curve(at, xi)
         log_derivative = -2 * np.log(at.s / (a + c)) - np.log(e)
         return np.where(inside, at.x0 + at.w * xi, u), np.where(inside, log_derivative, 0 * u)
 
@@ -288,7 +288,7 @@ def slopes_differ_where_the_circle_closes(flow):
         at = tau._bin_of(h[..., :-1], 0, wrap(x - h[..., -1]))[0]
         first, last = at.x0.real == -math.pi, (at.x0 + at.w).real >= math.pi
         at = at._replace(d0=np.where(first, 1, at.d0), d1=np.where(last, 1, at.d1))
-        a, c, e = _curve(at, (wrap(x - h[..., -1]) - at.x0) / at.w)
+        a, c, e = curve(at, (wrap(x - h[..., -1]) - at.x0) / at.w)
         return 2 * np.log(at.s / (a + c)) + np.log(e)
 
     @replace(tau, "normalize")
