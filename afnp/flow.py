@@ -33,7 +33,7 @@ from afnp.inputs import (
 )
 from afnp.model import BACKENDS, Model, check_context
 from afnp.params import Parts
-from afnp.sampling.fixed_point import Sweeps, method_of
+from afnp.sampling.fixed_point import Sweeps, method_of, needs_numpy
 from afnp.transforms import TRANSFORMS, CostTable, Standardize, Transform
 from afnp.transforms.preprocess import mean_and_std
 from afnp.transforms.support import check_support
@@ -344,11 +344,11 @@ class Flow(Model):
         ----------
         u : (N, D) array
         context : (N, C) or (1, C) array, optional
-        method : {"substitution", "naive", "jacobi", "gauss-seidel"} or an object
+        method : {"substitution", "naive", "jacobi", "gauss-seidel", "newton"} or an object
             Each hidden unit once, the textbook loop of D full passes, or iterations over all
             features or blocks of them until nothing changes; the same numbers.
-            ``GaussSeidel(block=8)`` names a block, ``Jacobi(1e-6)`` a tolerance: those of
-            :mod:`afnp.sampling.fixed_point`.
+            ``GaussSeidel(block=8)`` names a block, ``Jacobi(1e-6)`` a tolerance, ``Newton()``
+            takes derivatives: those of :mod:`afnp.sampling.fixed_point`.
         backend : {"auto", "numpy", "numba", "cuda"}
         """
         method = method_of(method, backend)
@@ -357,7 +357,8 @@ class Flow(Model):
         def work(p, u, context, engine) -> tuple:
             return self._generate(p, u, context, method, engine)[:2]
 
-        task = "" if method == "naive" else task
+        if needs_numpy(method):
+            task, backend = "", "numpy"
         x, log_det = self.streamed(task, work, u, context, backend, name="u")
         return x, log_det.astype(self.dtype, copy=False)
 
@@ -376,6 +377,7 @@ class Flow(Model):
             columns = [(none, none), *(count for count in reversed(counts) if count)]
             return u, log_det, *(np.column_stack(kept) for kept in zip(*columns, strict=True))
 
+        backend = "numpy" if needs_numpy(method) else backend
         return tuple(self.streamed("iterate", work, u, context, backend, name="u"))
 
     def sample(
@@ -520,7 +522,7 @@ class Flow(Model):
 
             u, log_det, counts = generate_on_gpu(self.layers[front:], p[front:], u, context, method)
         else:
-            stages = self._stages(p, "numpy" if method == "naive" else engine)
+            stages = self._stages(p, "numpy" if needs_numpy(method) else engine)
             for stage, p_stage in reversed(stages[front:]):
                 u, log_det_stage, *taken = stage.sampler(method)(p_stage, u, context)
                 log_det = log_det + log_det_stage

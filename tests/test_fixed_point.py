@@ -2,6 +2,7 @@
 whatever happens on the way."""
 
 import doctest
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,8 +10,16 @@ from conftest import complex_step, lively, norm_error
 
 import afnp
 from afnp.compiled.stages import uncompiled
+from afnp.networks import Network
 from afnp.sampling import fixed_point, sweeps
-from afnp.sampling.fixed_point import GaussSeidel, Jacobi, Record, sweep
+from afnp.sampling.fixed_point import (
+    GaussSeidel,
+    Jacobi,
+    Newton,
+    Record,
+    likelihood_error,
+    sweep,
+)
 from afnp.sampling.substitution import naive
 from afnp.transforms import attentive, convolutional, masked
 
@@ -477,6 +486,168 @@ def test_streamed_batches_keep_their_records(backend, monkeypatch):
     ].sweeps.shape == (201, 2)
 
 
+# ---- stopping early ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_iterations_are_bounded_and_the_first_features_right(most, backend):
+    """After k sweeps of a block its first k features are right; engines stop at the same place."""
+    flow = lively(afnp.made(7, (9, 9)), last=1.0)
+    u, _ = noise(flow, 40)
+    true = flow.generate(u, method="naive")[0]
+    for method in (Jacobi(max_iterations=most), GaussSeidel(4, max_iterations=most)):
+        x, log_det, record = sweep(flow, u, method=method, backend=backend)
+        blocks = 1 if isinstance(method, Jacobi) else 2
+        assert record.sweeps.max() <= blocks * most
+        assert norm_error(x[:, :most][:, :4], true[:, :most][:, :4]) < SAME
+        by_numpy = sweep(flow, u, method=method, backend="numpy")
+        assert norm_error(x, by_numpy[0]) < 1e-9 and norm_error(log_det, by_numpy[1]) < 1e-9
+        np.testing.assert_array_equal(record.sweeps, by_numpy[2].sweeps)
+    assert (np.abs(x - true).max() > 1e-6) == (most < 4)
+
+
+def test_the_error_of_the_likelihood_is_what_the_claim_is_off(backend):
+    flow = flow_of("maf", 9, context=1)
+    u, context = noise(flow, 30)
+    before = np.inf
+    for tolerance in (0.3, 1e-2, 1e-4, 0.0):
+        method = Jacobi(tolerance)
+        x, log_det = flow.generate(u, context, method, backend)
+        claimed = -0.5 * (u**2).sum(axis=1) - 4.5 * np.log(2 * np.pi) - log_det
+        error = likelihood_error(flow, u, context, method, backend)
+        assert np.allclose(error, flow.log_prob(x, context) - claimed, atol=1e-12)
+        assert np.abs(error).mean() < before
+        before = np.abs(error).mean()
+    assert before < 1e-11
+
+
+# ---- Newton's method -----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:hidden widths:UserWarning")
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_newton_equals_the_textbook_loop(kind, context):
+    """1e-9: the last iteration leaves the square of the tolerance, times a curvature."""
+    if context and kind in ("spline", "mixture", "angles"):
+        return
+    flow = flow_of(kind, context=context)
+    check_same(flow, 20, "newton", "auto", tolerance=1e-9)
+    u, c = noise(flow, 20)
+    assert sweep(flow, u, c, Newton())[2].sweeps.max() <= flow.features
+    assert np.abs(likelihood_error(flow, u, c, "newton")).max() < 1e-8
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-9), (np.float32, 1e-4)])
+def test_newton_in_both_precisions_of_any_number_of_rows(dtype, tolerance):
+    for n in (0, 1, 5):
+        check_same(flow_of("residual", 5, dtype, context=2), n, "newton", "auto", tolerance)
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "mixture"])
+def test_the_matrix_of_newton_is_the_derivative(kind, context):
+    """By complex steps through the network; a mixture's root takes none."""
+    if context and kind in ("spline", "angles"):
+        return
+    flow = flow_of(kind, context=context)
+    layer, p = flow.layers[0], flow.own[0]
+    net = layer.conditioner
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-2, 2, (3, net.features))
+    c = rng.standard_normal((3, context))
+    slope = rng.standard_normal((3, net.features, net.numbers))
+    T = net.jacobian(p, c, x, slope)
+    for n in range(3):
+
+        def h(row, n=n):
+            return net.forward(p, c[n : n + 1].astype(complex), row[None])[0][0]
+
+        true = np.einsum("ik,ikj->ij", slope[n], complex_step(h, x[n]))
+        assert norm_error(T[n], true) < 1e-13
+        assert not T[n][~net.allowed()].any()
+
+
+def test_the_jacobian_of_a_masked_network_is_that_of_any_network():
+    """By its own products, and by backward passes of D rows; in blocks as well."""
+    flow = flow_of("residual", 6, context=1)
+    net, p = flow.layers[0].conditioner, flow.own[0]
+    x, c = np.random.default_rng(0).standard_normal((5, 6)), np.ones((5, 1))
+    slope = np.random.default_rng(1).standard_normal((5, 6, 2))
+    own = net.jacobian(p, c, x, slope)
+    assert norm_error(own, Network.jacobian(net, p, c, x, slope)) < 1e-14
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("afnp.networks.base.JACOBIAN_NUMBERS", 1)
+        assert norm_error(own, Network.jacobian(net, p, c, x, slope)) < 1e-14
+
+
+def test_newton_solves_a_linear_chain_at_once():
+    """Jacobi needs all D; Newton one, and one that sees it."""
+    flow = chain(12, 1.0)
+    u, _ = noise(flow, 20)
+    x, _, record = sweep(flow, u, method=Newton())
+    assert norm_error(x, np.cumsum(u, axis=1)) < SAME
+    assert (record.sweeps == 2).all()
+    each = 12 * 11 // 2
+    assert (record.multiply_adds == 2 * (each + 12 * each + each)).all()
+
+
+def test_newton_squares_its_error():
+    """A smooth flow: from 1e-2 on each iteration at least squares, up to a constant of 10."""
+    flow = flow_of("tanh", 8, last=0.5)
+    flow = afnp.Flow(flow.layers[:1], theta=flow.own[0].flat.copy())
+    u, _ = noise(flow, 30)
+    true = flow.generate(u, method="naive")[0]
+    errors = [
+        np.abs(flow.generate(u, method=Newton(0.0, max_iterations=k))[0] - true).max(axis=1)
+        for k in range(1, 9)
+    ]
+    pairs = [(e, f) for e, f in pairwise(errors)]
+    before, after = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    near = (before < 1e-2) & (before > 1e-7)
+    assert near.sum() > 20
+    assert (after[near] < 10 * before[near] ** 2 + 1e-13).all()
+
+
+@pytest.mark.parametrize("kind", ["maf", "tanh", "attention", "spline"])
+def test_newton_is_done_after_as_many_iterations_as_features(kind, monkeypatch):
+    """The theorem: k iterations make the first k features right, even with a wrong matrix."""
+    flow = flow_of(kind, 7, last=1.0)
+    flow = afnp.Flow(flow.layers[:1], theta=flow.own[0].flat.copy())
+    u, _ = noise(flow, 20)
+    order = flow.layers[0].order
+    true = flow.generate(u, method="naive")[0][:, order]
+    jacobian = Network.jacobian
+    for wrong in (False, True):
+        if wrong:
+            monkeypatch.setattr(
+                type(flow.layers[0].conditioner),
+                "jacobian",
+                lambda net, *args: -3 * jacobian(net, *args),
+            )
+        for k in range(1, 8):
+            x = flow.generate(u, method=Newton(0.0, max_iterations=k))[0][:, order]
+            assert norm_error(x[:, :k], true[:, :k]) < 1e-9
+        assert sweep(flow, u, method=Newton(0.0))[2].sweeps.max() <= 7
+
+
+def test_newton_survives_guesses_that_overflow():
+    flow = harsh_flow()
+    u = harsh_noise(flow)
+    true, _ = flow.generate(u, method="naive")
+    x, _, record = sweep(flow, u, method=Newton(0.0))
+    assert (np.abs(x - true).max(axis=1) <= 1e-9 * np.abs(true).max(axis=1)).all()
+    assert record.sweeps.max() <= 8
+
+
+def test_newton_reads_no_masked_weights():
+    flow = flow_of("maf", 6, context=1)
+    u, context = noise(flow, 10)
+    clean = flow.generate(u, context, method="newton")[0]
+    lively(flow, seed=6, last=0.3, garbage=np.nan)
+    np.testing.assert_array_equal(clean, flow.generate(u, context, method="newton")[0])
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 
@@ -489,6 +660,23 @@ def test_a_tolerance_is_a_number_from_zero_on(value):
             method(tolerance=value)
 
 
+@pytest.mark.parametrize("value", [0, -1, 2.5, "all"])
+@pytest.mark.parametrize("method", [Jacobi, GaussSeidel, Newton])
+def test_a_bound_on_iterations_is_a_number_from_one_on(method, value):
+    with pytest.raises(ValueError, match="^max_iterations: expected an integer"):
+        method(max_iterations=value)
+
+
+def test_what_no_engine_renders_is_refused():
+    flow = afnp.made(2, hidden=(4,))
+    with pytest.raises(ValueError, match="^backend: Newton's method runs in NumPy; got .*'numba'$"):
+        flow.sample(2, method="newton", backend="numba")
+    with pytest.raises(ValueError, match="^backend: 'cuda' has no max_iterations"):
+        flow.sample(2, method=Jacobi(max_iterations=2), backend="cuda")
+    with pytest.raises(ValueError, match="^tolerance: expected a finite number"):
+        Newton(tolerance=-1.0)
+
+
 @pytest.mark.parametrize("value", [0, -3, 1.5, None])
 def test_a_block_has_at_least_one_feature(value):
     with pytest.raises(ValueError, match="^block: expected an integer"):
@@ -497,16 +685,17 @@ def test_a_block_has_at_least_one_feature(value):
 
 def test_methods_that_do_not_exist_are_refused():
     flow = afnp.made(2, hidden=(4,))
-    names = "'substitution', 'naive', 'jacobi', 'gauss-seidel'"
-    with pytest.raises(ValueError, match=f"^method: expected one of {names}, got 'newton'$"):
-        flow.sample(2, method="newton")
+    names = "'substitution', 'naive', 'jacobi', 'gauss-seidel', 'newton'"
+    with pytest.raises(ValueError, match=f"^method: expected one of {names}, got 'secant'$"):
+        flow.sample(2, method="secant")
     with pytest.raises(
-        ValueError, match="^method: expected a name or one of Jacobi and GaussSeidel, got 7$"
+        ValueError,
+        match="^method: expected a name or one of Jacobi, GaussSeidel and Newton, got 7$",
     ):
         flow.sample(2, method=7)
     with pytest.raises(
         ValueError,
-        match="^method: expected one that sweeps, 'jacobi' or 'gauss-seidel', got 'naive'$",
+        match="^method: expected one of 'jacobi', 'gauss-seidel', 'newton', got 'naive'$",
     ):
         sweep(flow, np.zeros((1, 2)), method="naive")
 

@@ -129,9 +129,10 @@ def _converge(
     first,
     last,
     tolerance,
+    limit,
     taken,
 ):
-    """Iterate a block of features, and return how often the network ran.
+    """Iterate a block of features, at most ``limit`` times; return how often the network ran.
 
     Adds to the values' row of logarithms, and to each lane's count ``taken`` (T,).
     """
@@ -140,21 +141,22 @@ def _converge(
     for n in range(T):
         memory[scratch + SUM, n] = 0
         memory[scratch + WAITING, n] = 1 if taken[n] >= 0 else 0
-    for i in range(first, last):
+    stop = first + limit if first + limit < last else last
+    for i in range(first, stop):
         _pass(theta, stack, m, memory, base, first, last)
         _iterate(stack, m, address, constants, memory, values, u, scratch, i, last, tolerance)
         waiting = 0
         for n in range(T):
             if memory[scratch + WAITING, n] > 0:
                 taken[n] += 1
-                if memory[scratch + MOVED, n] == 0 or i + 1 == last:
+                if memory[scratch + MOVED, n] == 0 or i + 1 == stop:
                     values[log_det, n] += memory[scratch + TRIAL, n]
                     memory[scratch + WAITING, n] = 0
                 else:
                     waiting += 1
         if not waiting:
             return i + 1 - first
-    return last - first
+    return stop - first
 
 
 # ---- all tiles, all transforms -------------------------------------------------------------------
@@ -163,7 +165,7 @@ def _converge(
 @kernel
 def fixed_point_kernel(
     theta, stack, address, constants, context, u, x, log_det, values, memory,
-    tolerance, cuts, cost, taken, iterations, work,
+    tolerance, limit, cuts, cost, taken, iterations, work,
 ):  # fmt: skip
     """Map u (N, D) to x (N, D); write log|det dx/du| (N, 1), iterations and multiply-adds (N, M).
 
@@ -182,7 +184,7 @@ def fixed_point_kernel(
             for b in range(cuts.size - 1):
                 passes = _converge(
                     *(theta, stack, m, address, constants, memory, base, values, value, scratch),
-                    *(cuts[b], cuts[b + 1], tolerance, taken),
+                    *(cuts[b], cuts[b + 1], tolerance, limit, taken),
                 )
                 spent += cost[b, 0] + passes * cost[b, 1]
             copy_out(stack, m, memory, START, values, value)
@@ -213,7 +215,8 @@ def solve(
     values = working_memory("values", (-(-N // T) * (D + 1), T), u.dtype)
     fixed_point_kernel(
         *(theta, stack, tau.generate, tau.constants, context, u, x, log_det, values, memory),
-        *(u.dtype.type(method.tolerance), np.array([0, *(last for _, last in blocks)])),
+        *(u.dtype.type(method.tolerance), np.int64(method.max_iterations or D)),
+        np.array([0, *(last for _, last in blocks)]),
         *(np.array(cost), np.empty(T, dtype=np.int64), iterations, work),
     )
     return x, log_det[:, 0], iterations, work

@@ -28,6 +28,9 @@ from afnp.sampling.sweeps import Whole
 
 __all__ = ["NETWORKS", "Network"]
 
+JACOBIAN_NUMBERS = 2**22
+"""Activations alive at once in a Jacobian: 32 MiB in float64."""
+
 NETWORKS: dict[str, type[Network]] = {}
 """Every network by the name of its class, which is the name that model files use."""
 
@@ -125,6 +128,26 @@ class Network:
     def backward_context(self, p: Views, cache: Any, d_h: np.ndarray) -> np.ndarray:
         """Return the gradient by the context, d_context (N, C)."""
         raise ValueError(f"of: a {type(self).__name__} has no derivative by its context here")
+
+    def jacobian(
+        self, p: Views, context: np.ndarray, x: np.ndarray, slope: np.ndarray
+    ) -> np.ndarray:
+        r"""Return how quantities that follow h with this slope (N, D, K) follow x, (N, D, D).
+
+        .. math:: T_{ij} = \sum_k \mathrm{slope}_{ik}\, \frac{\partial h_{ik}}{\partial x_j}
+
+        By ``backward``, a row of it for each i; a bounded number of them at once.
+        """
+        (N, D), T = x.shape, np.empty((*x.shape, x.shape[1]), slope.dtype)
+        unused = self.layout.views(np.zeros(self.layout.size, slope.dtype))
+        of_feature, many = np.eye(D)[..., None], max(1, JACOBIAN_NUMBERS // (D * self.activations))
+        for start in range(0, N, many):
+            rows = slice(start, start + many)
+            repeated = [np.repeat(array[rows], D, axis=0) for array in (context, x)]
+            _, cache = self.forward(p, *repeated)
+            d_h = (slope[rows, None] * of_feature).reshape(-1, D, self.numbers)
+            T[rows] = self.backward(p, cache, d_h, unused).reshape(-1, D, D)
+        return T
 
     def stream(self, p: Views, context: np.ndarray, x: np.ndarray) -> Iterator[tuple]:
         """Yield columns and their h in turn: here all at once."""

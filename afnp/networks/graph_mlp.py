@@ -181,10 +181,7 @@ class GraphMLP(Feedforward):
 
     def only(self, p: dict) -> dict:
         """Return the parameters with zeros where the graph lets nothing through, M ⊙ W."""
-        kept = dict(p)
-        for l, linear in enumerate(self.linears):
-            kept[linear.W] = np.where(self._masks[l], p[linear.W], 0)
-        return kept
+        return dict(p) | {l.W: W for l, W in zip(self.linears, self.weights(p), strict=True)}
 
     def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, list]:
         """Map (N, C) and (N, D) to h (N, D, K); the cache holds every layer's inputs."""

@@ -146,6 +146,33 @@ class Feedforward(Network):
                 d_z = phi.backward(cache[l], d_a)
         return d_a
 
+    def jacobian(
+        self, p: dict, context: np.ndarray, x: np.ndarray, slope: np.ndarray
+    ) -> np.ndarray:
+        """Return how quantities that follow h with this slope (N, D, K) follow x, (N, D, D).
+
+        Layer by layer from the outputs, D rows of a product a sample; no parameter's gradient.
+        """
+        _, a = self.forward(p, context, x)
+        (N, D, K), last = slope.shape, len(self.linears) - 1
+        phi, W = ACTIVATIONS[self.activation].backward, self.weights(p)
+        d_a = np.einsum("nik,ikc->nic", slope, W[last].reshape(D, K, -1), optimize=True)
+        carried: dict[int, np.ndarray] = {}
+        for l in reversed(range(last)):
+            d_z = phi(a[l + 1][:, None], d_a)
+            if l in carried:
+                d_z = d_z + carried.pop(l)
+            if self.skips[l]:
+                carried[l - 2] = d_z
+            d_a = d_z @ W[l]
+        inputs = np.repeat(a[0][:, self.context :], D, axis=0)
+        d_inputs = d_a[:, :, self.context :].reshape(N * D, -1)
+        return self.embed.backward(inputs, d_inputs).reshape(N, D, D)
+
+    def weights(self, p: dict) -> list[np.ndarray]:
+        """Return M ⊙ W of each layer."""
+        return [np.where(self.mask(l), p[lin.W], 0) for l, lin in enumerate(self.linears)]
+
     def staircases(self, p: dict) -> list[Staircase]:
         """Return the layers as the substitution kernels take them."""
         return [

@@ -33,18 +33,26 @@ __all__ = ["Staircases", "Whole", "block_work", "places", "settle"]
 
 
 def settle(
-    hear: Callable, generate: Callable, u: np.ndarray, x: np.ndarray, tolerance: float
+    hear: Callable,
+    generate: Callable,
+    u: np.ndarray,
+    x: np.ndarray,
+    tolerance: float,
+    limit: int | None = None,
+    correct: Callable | None = None,
 ) -> tuple:
-    """Sweep over x (N, B), in place, until no row changes.
+    """Sweep over x (N, B), in place, until no row changes, or as often as the limit says.
 
-    Give log-dets, sweeps and network passes, (N,) each.
+    ``correct(rows, x, h, new, k)`` makes a better next value of features k.. from τ's. Give
+    log-dets, sweeps and network passes, (N,) each.
     """
     N, B = u.shape
+    most = B if limit is None else min(B, limit)
     log_derivative = np.zeros(x.shape, x.dtype)
     sweeps, passes = np.zeros(N, dtype=np.int64), np.zeros(N, dtype=np.int64)
     rows, waiting = np.arange(N), np.ones(N, dtype=bool)
-    for k in range(B if N else 0):  # the first k features are right, and stay as they are
-        new, log_new, wild = _sweep(hear, generate, u[rows], x[rows], rows, waiting, k)
+    for k in range(most if N else 0):  # the first k features are right, and stay as they are
+        new, log_new, wild = _sweep(hear, generate, u[rows], x[rows], rows, waiting, k, correct)
         still = (np.abs(new - x[rows, k:]) <= tolerance).all(axis=1) & ~wild
         x[rows[waiting], k:], log_derivative[rows[waiting], k:] = new[waiting], log_new[waiting]
         sweeps[rows[waiting]] += 1
@@ -61,7 +69,14 @@ def settle(
 
 
 def _sweep(
-    hear: Callable, generate: Callable, u, x, rows: np.ndarray, waiting: np.ndarray, k: int
+    hear: Callable,
+    generate: Callable,
+    u: np.ndarray,
+    x: np.ndarray,
+    rows: np.ndarray,
+    waiting: np.ndarray,
+    k: int,
+    correct: Callable | None,
 ) -> tuple:
     """Return features k.., their log-derivatives, (n, B - k) each, and who overflowed, (n,)."""
     h = hear(x, rows)[:, k:]
@@ -70,6 +85,8 @@ def _sweep(
     new, log_new = np.zeros((len(x), h.shape[1]), x.dtype), np.zeros((len(x), h.shape[1]), x.dtype)
     try:
         new[tame], log_new[tame] = generate(h[tame], u[tame, k:])
+        if correct is not None:
+            new[tame] = correct(rows[tame], x[tame], h[tame], new[tame], k)
     except FloatingPointError:  # a univariate without an answer to garbage
         wild = waiting.copy()
     if wild.any():

@@ -242,8 +242,8 @@ class Autoregressive(Transform):
 
         Also give iterations and multiply-adds of each row, (N,).
         """
-        solver = self.conditioner.solver(p, context)
-        x, log_det, *taken = method.solve(solver, self.univariate.generate, u[:, self.order])
+        ordered = u[:, self.order]
+        x, log_det, *taken = method.solve(self.conditioner, self.univariate, p, ordered, context)
         return x[:, self.rank], log_det, *taken
 
     def sampler(self, method: str | Sweeps) -> Callable:
