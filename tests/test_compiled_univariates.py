@@ -28,12 +28,17 @@ CASES = {
     "clipped_affine, 2": {"limit": 2.0},
     "clipped_spline": {},
     "clipped_spline, 3 bins": {"bins": 3, "bound": 2.0, "slope": 0.1},
+    "floored_affine": {},
+    "floored_affine, sigmoid": {"scale": "sigmoid", "floor": 0.1},
     "logistic_mixture": {},
     "logistic_mixture, 1": {"components": 1},
     "gaussian_mixture": {"components": 5},
     "gaussian_mixture, 2": {"components": 2, "bound": 3.0},
 }
-COMPILE_LONG = ("affine,", "additive", "gaussian_mixture", "clipped_affine,", "clipped_spline,")
+COMPILE_LONG = (
+    *("affine,", "floored_affine,", "additive"),
+    *("gaussian_mixture", "clipped_affine,", "clipped_spline,"),
+)
 """What shares its way through the kernels with the others,
 and takes minutes to compile in all its variants."""
 SLOW = pytest.mark.slow

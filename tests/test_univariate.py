@@ -16,6 +16,7 @@ from afnp.univariate import (
     CircularRationalQuadratic,
     ClippedAffine,
     ClippedSpline,
+    FlooredAffine,
     GaussianMixture,
     LogisticMixture,
     RationalQuadratic,
@@ -27,6 +28,7 @@ AFFINES = [
     Affine(bound=50.0),
     *(Affine(scale=s) for s in ("exp", "softplus", "sigmoid")),
 ]
+FLOORED = [FlooredAffine(), FlooredAffine("sigmoid", 0.1)]
 SPLINES = [
     RationalQuadratic(),
     RationalQuadratic(bins=2, bound=1.0),
@@ -37,7 +39,7 @@ MIXTURES = [
     kind(components) for kind in (LogisticMixture, GaussianMixture) for components in (1, 2, 8)
 ]
 CLIPPED = [ClippedAffine(), ClippedAffine(limit=2.0), ClippedSpline(), ClippedSpline(3, 2.0, 0.1)]
-CASES = [*AFFINES, Additive(), *SPLINES, *CIRCLES, *MIXTURES, *CLIPPED]
+CASES = [*AFFINES, *FLOORED, Additive(), *SPLINES, *CIRCLES, *MIXTURES, *CLIPPED]
 EPS = {np.float64: 2.3e-16, np.float32: 1.2e-7}
 
 

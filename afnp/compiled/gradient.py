@@ -147,13 +147,13 @@ def _inputs(theta, stack, m, l, deltas, z, d_a, zeros):
 
 @jit
 def _activate_backward(kind, memory, a, deltas, d, rows):
-    """Turn d_a into d_z: relu lets pass where a > 0, tanh multiplies by 1 - a²."""
+    """Turn d_a into d_z: relu lets pass where a > 0, tanh multiplies by 1 - a², z itself by 1."""
     zero, one = memory.dtype.type(0), memory.dtype.type(1)
     for r in range(rows):
         if kind == 0:
             for n in range(memory.shape[1]):
                 deltas[d + r, n] = deltas[d + r, n] if memory[a + r, n] > zero else zero
-        else:
+        elif kind == 1:
             for n in range(memory.shape[1]):
                 deltas[d + r, n] *= one - memory[a + r, n] * memory[a + r, n]
 
@@ -174,7 +174,8 @@ def _network_backward(theta, stack, m, memory, at, deltas, d, a_T, place, zeros)
             break
         below = d + stack.layers[m, l - 1]["z_at"]
         _inputs(theta, stack, m, l, deltas, z, below, zeros)
-        _activate_backward(stack.activation, memory, a, deltas, below, layer["columns"])
+        phi = stack.layers[m, l - 1]["phi"]
+        _activate_backward(phi, memory, a, deltas, below, layer["columns"])
         if l + 1 < stack.layers.shape[1] and stack.layers[m, l + 1]["skip_at"] >= 0:
             carried = d + stack.layers[m, l + 1]["z_at"]
             for r in range(layer["columns"]):

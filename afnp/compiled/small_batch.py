@@ -48,9 +48,10 @@ def _rows(theta, stack, m, l, a, first, last):
                 total += a[n, layer["skip_at"] + r]
             a[n, layer["z_at"] + r] = total
             if not deepest:
-                if stack.activation == 0:
+                active = total
+                if layer["phi"] == 0:
                     active = zero if total < zero else total
-                else:
+                elif layer["phi"] == 1:
                     active = tanh(total)
                 a[n, stack.layers[m, l + 1]["in_at"] + r] = active
 

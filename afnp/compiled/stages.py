@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from afnp.compiled import causal_conv, fixed_point, gradient, small_batch, staircase, tiles
 from afnp.compiled.threads import FEW, workers
 from afnp.compiled.univariate import dispatch
-from afnp.networks import MLP, CausalConv, GraphMLP, MaskedMLP
+from afnp.networks import MLP, AddedMLP, CausalConv, GraphMLP, MaskedMLP
 from afnp.params import Layout, Views
 from afnp.sampling.fixed_point import Sweeps
 from afnp.transforms.autoregressive import Autoregressive
@@ -61,6 +62,8 @@ def compiled(layer: Any):
         return layer
     if type(layer) is Inverse:
         return CompiledInverse(layer)
+    if type(layer.conditioner) is AddedMLP:
+        return CompiledAdded(layer)
     return CompiledConvolution(layer) if _convolves(layer) else _stack([layer])
 
 
@@ -86,9 +89,11 @@ def uncompiled(layers: Sequence[Transform]) -> str:
 
 def _known(layer: Transform) -> bool:
     """Return whether the kernels have this network, and this univariate."""
-    networks = (MaskedMLP, GraphMLP, MLP, CausalConv)
+    networks: tuple[type, ...] = (MaskedMLP, GraphMLP, MLP, CausalConv)
     if type(layer) not in (Autoregressive, Coupling, Inverse):
         return False
+    if type(layer) is Autoregressive and isinstance(layer.conditioner, AddedMLP):
+        networks = (AddedMLP,) if _folds(layer.conditioner) else ()
     inner = layer.transform if isinstance(layer, Inverse) else layer
     walks = type(inner.conditioner) is not CausalConv or inner.config()["order"] in WAYS
     if type(inner.conditioner) not in networks or not walks:
@@ -96,6 +101,11 @@ def _known(layer: Transform) -> bool:
     if type(inner.univariate) is not UNIVARIATES.get(inner.name):
         return False
     return dispatch.known(inner.name, inner.univariate.config())
+
+
+def _folds(net: AddedMLP) -> bool:
+    """Return whether units can carry a context to every block: c = max(c, 0) - max(-c, 0)."""
+    return net.activation == "relu" or not net.residual
 
 
 def _convolves(layer: Transform) -> bool:
@@ -112,9 +122,12 @@ def _shape(layer: Transform) -> tuple | None:
     if type(layer) not in (Autoregressive, Coupling) or _convolves(layer) or not _known(layer):
         return None
     net = layer.conditioner
+    if type(net) is AddedMLP:
+        return None
     kind = type(layer).__name__, layer.name, str(layer.univariate.config())
     graph = net.adjacency.tobytes() if type(net) is GraphMLP else b""
-    return *kind, net.features, net.hidden, net.activation, net.residual, graph
+    shape = net.features, net.hidden, net.activation, net.residual, net.linear_end
+    return *kind, *shape, graph
 
 
 def _key(layer: Transform, task: str, n: int, dtype: np.dtype) -> tuple:
@@ -274,6 +287,80 @@ class CompiledInverse(Stage):
         return self.layer.backward(p, cache, d_u, d_log_det, g)
 
 
+class CompiledAdded(Stage):
+    r"""An autoregressive transform whose context is added, as one whose context is an input.
+
+    .. math:: W^{(0)} x + b^{(0)} + e = (I \;\; W^{(0)}) \binom{e}{x} + b^{(0)}
+
+    What is added in the first layer becomes the context of an ordinary masked network. What is
+    added in the blocks, V c + v, is carried there by units of degree 0, c = max(c, 0) - max(-c, 0),
+    which only a network of relus has. The derivative stays in NumPy.
+    """
+
+    def __init__(self, layer: Autoregressive):
+        self.layer, self.layout, net = layer, layer.layout, layer.conditioner
+        H, C, D, K = net.hidden, net.context, net.features, net.numbers
+        self.carried = 2 * C if net.residual else 0
+        units = [[*[0] * self.carried, *degrees.tolist()] for degrees in net.degrees[1:-1]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            plain = MaskedMLP(
+                *(D, K, [len(layer) for layer in units], H[0] + (C if net.residual else 0)),
+                activation=net.activation,
+                residual=net.residual,
+                degrees=units,
+                linear_end=net.linear_end,
+            )
+        inside = Autoregressive(plain, layer.univariate, layer.order)
+        self.inside, self.plain = Stack([inside]), plain
+
+    def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
+        """Return what identifies the compiled code that a task needs for n rows."""
+        return self.inside.kernels(task, n, dtype) if task in ("evaluate", "generate") else set()
+
+    def _plain(self, p: Views, context: np.ndarray) -> tuple[Views, np.ndarray]:
+        """Return the parameters of the ordinary network, and its context (N, H) or (N, H + C)."""
+        net, k = self.layer.conditioner, self.carried
+        flat = np.zeros(self.plain.layout.size, p.flat.dtype)
+        views, C, H = self.plain.layout.views(flat), net.context, net.hidden[0]
+        for l, linear in enumerate(net.linears):
+            W, b = views[linear.W], views[linear.b]
+            rows = slice(k if l < len(net.hidden) else 0, None)
+            b[rows] = p[linear.b]
+            W[rows, (H + C if k else H) if l == 0 else k :] = p[linear.W]
+            if l == 0:
+                W[rows, :H] = np.eye(H)
+                W[:k, H : H + C] = np.concatenate([np.eye(C), -np.eye(C)])[:k]
+            elif net.ways.get(l) == "added":
+                V = p[f"V{l}"]
+                W[rows, :k] = np.concatenate([V, -V], axis=1)
+                b[rows] += p[f"v{l}"]
+        entered = net.entered(p, context)[0]
+        return views, np.concatenate([entered, context], axis=1) if k else entered
+
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
+        return self.layer.normalize(p, x, context)
+
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
+        views, entered = self._plain(p, context)
+        return self.inside.evaluate(views, x, entered)
+
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        views, entered = self._plain(p, context)
+        return self.inside.generate(views, u, entered)
+
+    def sampler(self, method: str | Sweeps) -> Callable:
+        """Return the staircase for substitution; iterations run in NumPy."""
+        return self.generate if method == "substitution" else self.layer.sampler(method)
+
+    def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
+        """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
+        return self.layer.backward(p, cache, d_u, d_log_det, g)
+
+
 class CompiledConvolution(Stage):
     """A convolutional transform that walks along queues in both directions.
 
@@ -378,6 +465,8 @@ def gpu_step(layer: Transform, p: Views):
         bound = _bound_on_gpu(layer)
         return cuda_causal_conv.ConvolutionStep(p, layer.conditioner, bound, _reverse(layer))
     if type(layer) is Autoregressive and isinstance(layer.conditioner, MaskedMLP):
+        if layer.conditioner.linear_end:
+            raise ValueError("backend: 'cuda' has no network with linear_end; 'auto' has")
         bound = _bound_on_gpu(layer)
         plan = cuda_staircase.device_plan(layer.conditioner)
         return cuda_staircase.StaircaseStep(p.flat, plan, bound, layer.order)

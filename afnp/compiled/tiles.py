@@ -45,12 +45,14 @@ LAYER = np.dtype(
         ("first", np.int64),
         ("skip_at", np.int64),
         ("t_at", np.int64),
+        ("phi", np.int64),
     ],
     align=True,
 )
 """A layer: offsets of W and b in theta, rows and columns of W, first row in a tile of its inputs
-and of its z, offset into ``prefix``, the row of the z that it adds, or -1, and the column where its
-inputs begin among the transposed ones of all layers."""
+and of its z, offset into ``prefix``, the row of the z that it adds, or -1, the column where its
+inputs begin among the transposed ones of all layers, and what the layer above is given: 0 for relu
+of z, 1 for tanh, 2 for z itself."""
 
 
 class NetworkPlan(NamedTuple):
@@ -106,10 +108,13 @@ _plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def _plan(network, inputs: int, features: int) -> NetworkPlan:
     layers = np.zeros(len(network.linears), LAYER)
     theta_at, in_at, first, tile_at, t_at = 0, 0, 0, inputs, 0
-    for l, (linear, skip) in enumerate(zip(network.linears, network.skips, strict=True)):
+    activation = ("relu", "tanh").index(network.activation)
+    parts = zip(network.linears, network.skips, network.bare, strict=True)
+    for l, (linear, skip, bare) in enumerate(parts):
         J, I = linear.shapes[linear.W]
         skip_at = layers[l - 2]["z_at"] if skip else -1
-        layers[l] = (theta_at, theta_at + J * I, J, I, in_at, tile_at, first, skip_at, t_at)
+        phi = 2 if bare else activation
+        layers[l] = (theta_at, theta_at + J * I, J, I, in_at, tile_at, first, skip_at, t_at, phi)
         # without residual blocks nobody needs z again, and its activation takes its place
         in_at = tile_at + J if network.residual else tile_at
         theta_at, first, tile_at = theta_at + J * I + J, first + J, in_at + J
@@ -122,7 +127,7 @@ def _plan(network, inputs: int, features: int) -> NetworkPlan:
         params=network.numbers,
         tile_rows=int(tile_at),
         block=min(features, max(4, math.ceil(16 * features / narrowest))),
-        activation=("relu", "tanh").index(network.activation),
+        activation=activation,
     )
 
 
@@ -200,13 +205,16 @@ def finish(stack, m, l, memory, at, first, last):
     if l + 1 < stack.layers.shape[1]:
         a = at + stack.layers[m, l + 1]["in_at"]
         for r in range(first, last):
-            if stack.activation == 0:
+            if layer["phi"] == 0:
                 for n in range(T):
                     value = memory[z + r, n]
                     memory[a + r, n] = zero if value < zero else value
-            else:
+            elif layer["phi"] == 1:
                 for n in range(T):
                     memory[a + r, n] = tanh(memory[z + r, n])
+            else:
+                for n in range(T):
+                    memory[a + r, n] = memory[z + r, n]
 
 
 @jit

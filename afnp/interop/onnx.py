@@ -419,8 +419,8 @@ class _Graph:
         if not isinstance(net, (MaskedMLP, MLP)):
             raise ValueError(f"cannot export the network {type(net).__name__}")
         z = [self("Concat", "context", x, axis=1) if context else x]
-        for linear, skip in zip(net.linears, net.skips, strict=True):
-            a = z[0] if len(z) == 1 else self(net.activation.capitalize(), z[-1])
+        for linear, skip, bare in zip(net.linears, net.skips, [True, *net.bare], strict=False):
+            a = z[-1] if bare else self(net.activation.capitalize(), z[-1])
             W = p[linear.W] * masks.mask(linear.prefix, p[linear.W].shape[1])
             z.append(self("Add", self("MatMul", a, self.constant(W.T)), self.constant(p[linear.b])))
             if skip:

@@ -6,7 +6,8 @@ r"""The masked multilayer perceptron of MADE, with residual blocks if wanted (Re
 
 with every W under its staircase mask (arXiv 1502.03509). The term in parentheses closes a residual
 block of two layers (arXiv 1904.05626): a residual network is a plain one in which every second
-pre-activation is carried on. The network's inputs a⁽⁰⁾ are the context and then the features in
+pre-activation is carried on. Those of other libraries often end linear, :math:`h = W^{(L-1)}
+z^{(L-2)} + b^{(L-1)}`. The network's inputs a⁽⁰⁾ are the context and then the features in
 generation order.
 
 Letters: N rows, D features, C context inputs, H hidden units, K numbers a feature, E inputs a
@@ -18,6 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,7 @@ from afnp.params import Layout
 from afnp.sampling.substitution import Staircase, State, advance, state_of, substitute_back
 from afnp.sampling.sweeps import Staircases
 
-__all__ = ["Feedforward", "MaskedMLP", "dense_size", "widths_of"]
+__all__ = ["Feedforward", "MaskedMLP", "checked_degrees", "dense_size", "widths_of"]
 
 
 class Feedforward(Network):
@@ -52,9 +54,22 @@ class Feedforward(Network):
         How features enter; see :mod:`afnp.networks.features`.
     degrees : list of arrays
         Of the inputs, of the units of each hidden layer, and of the outputs, sorted each.
+    linear_end : bool
+        The last hidden layer enters the outputs without activation.
     """
 
-    def __init__(self, features, numbers, hidden, context, activation, residual, embed, degrees):
+    def __init__(
+        self,
+        features,
+        numbers,
+        hidden,
+        context,
+        activation,
+        residual,
+        embed,
+        degrees,
+        linear_end=False,
+    ):
         self.features, self.numbers, self.context = features, numbers, context
         self.hidden, self.activation, self.residual = hidden, activation, residual
         self.embed, self.degrees = embed, degrees
@@ -63,7 +78,10 @@ class Feedforward(Network):
             raise ValueError(
                 f"hidden: residual=True needs an odd number of equal widths, got {hidden}"
             )
-        last = len(hidden)
+        if linear_end and not hidden:
+            raise ValueError("linear_end: expected at least one hidden layer, got none")
+        last, self.linear_end = len(hidden), bool(linear_end)
+        self.bare = [self.linear_end and l == last - 1 for l in range(last + 1)]
         self.linears = [
             MaskedLinear(masks.prefixes(rows, columns, strict=l == last), len(columns), name=str(l))
             for l, (columns, rows) in enumerate(pairwise(degrees))
@@ -107,24 +125,24 @@ class Feedforward(Network):
             W[:] = rng.standard_normal(W.shape) * scale[:, None] * mask
             p[linear.b][:] = 0.0
 
-    def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, list]:
+    def forward(self, p: dict, context: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, Any]:
         """Map (N, C) and (N, D) to h (N, D, K); the cache holds every layer's inputs."""
         inputs = np.concatenate([context, self.embed.forward(x)], axis=1)
         phi = ACTIVATIONS[self.activation].forward
         a, z = [inputs], [self.linears[0].forward(p, inputs)]
-        for linear, skip in zip(self.linears[1:], self.skips[1:], strict=True):
-            a.append(phi(z[-1]))
+        for linear, skip, bare in zip(self.linears[1:], self.skips[1:], self.bare, strict=False):
+            a.append(z[-1] if bare else phi(z[-1]))
             z.append(linear.forward(p, a[-1]))
             if skip:
                 z[-1] += z[-3]
         return z[-1].reshape(len(inputs), self.features, self.numbers), a
 
-    def backward(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict) -> np.ndarray:
+    def backward(self, p: dict, cache: Any, d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_x (N, D)."""
         d_inputs = self._backward_inputs(p, cache, d_h, g)
         return self.embed.backward(cache[0][:, self.context :], d_inputs[:, self.context :])
 
-    def backward_context(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray) -> np.ndarray:
+    def backward_context(self, p: dict, cache: Any, d_h: np.ndarray) -> np.ndarray:
         """Return the gradient by the context, d_context (N, C)."""
         g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
         return self._backward_inputs(p, cache, d_h, g)[:, : self.context]
@@ -143,7 +161,7 @@ class Feedforward(Network):
                 carried[l - 2] = d_z
             d_a = self.linears[l].backward(p, cache[l], d_z, g)
             if l:
-                d_z = phi.backward(cache[l], d_a)
+                d_z = d_a if self.bare[l - 1] else phi.backward(cache[l], d_a)
         return d_a
 
     def jacobian(
@@ -176,8 +194,10 @@ class Feedforward(Network):
     def staircases(self, p: dict) -> list[Staircase]:
         """Return the layers as the substitution kernels take them."""
         return [
-            Staircase(p[linear.W], p[linear.b], linear.prefix, start, skip)
-            for linear, start, skip in zip(self.linears, self.starts, self.skips, strict=True)
+            Staircase(p[linear.W], p[linear.b], linear.prefix, start, skip, bare)
+            for linear, start, skip, bare in zip(
+                self.linears, self.starts, self.skips, self.bare, strict=True
+            )
         ]
 
 
@@ -222,6 +242,8 @@ class MaskedMLP(Feedforward):
         network from elsewhere may have others than ours, which are spread evenly.
     levels : Level, optional
         Features are levels, given as indicators.
+    linear_end : bool
+        The last hidden layer enters the outputs without activation.
 
     Warns
     -----
@@ -252,6 +274,7 @@ class MaskedMLP(Feedforward):
         periodic: bool = False,
         degrees: Sequence[Sequence[int]] | None = None,
         levels: Level | None = None,
+        linear_end: bool = False,
     ):
         features = integer("features", features, least=1)
         context = integer("context", context, least=0)
@@ -261,14 +284,14 @@ class MaskedMLP(Feedforward):
         inputs = masks.degrees_of_inputs(features, context)
         units = [masks.degrees_of_hidden(width, features, context) for width in widths]
         if degrees is not None:
-            units = _checked_degrees(degrees, widths, features)
+            units = checked_degrees(degrees, widths, features)
         all_degrees = [
             np.repeat(inputs, np.where(inputs > 0, embed.width, 1)),
             *units,
             np.repeat(np.arange(1, features + 1), numbers),
         ]
         super().__init__(
-            features, numbers, widths, context, activation, residual, embed, all_degrees
+            features, numbers, widths, context, activation, residual, embed, all_degrees, linear_end
         )
         self._warn_of_lost_dependencies()
 
@@ -284,6 +307,7 @@ class MaskedMLP(Feedforward):
             "residual": self.residual,
             "periodic": self.periodic,
             **degrees,
+            **({"linear_end": True} if self.linear_end else {}),
         }
 
     @classmethod
@@ -333,7 +357,7 @@ class MaskedMLP(Feedforward):
         return substitute_back(layers, phi, cache, slope, offset, d_x, C, self.embed.backward)
 
 
-def _checked_degrees(degrees, widths: tuple[int, ...], features: int) -> list[np.ndarray]:
+def checked_degrees(degrees, widths: tuple[int, ...], features: int) -> list[np.ndarray]:
     """Return the degrees of hidden units as arrays, or say what is wrong with them."""
     units = [np.asarray(layer) for layer in degrees]
     if [layer.shape for layer in units] != [(width,) for width in widths]:

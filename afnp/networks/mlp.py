@@ -39,6 +39,8 @@ class MLP(Feedforward):
         A, how many features pass through.
     periodic : bool
         Those are angles, given as cosine and sine.
+    linear_end : bool
+        The last hidden layer enters the outputs without activation.
 
     Examples
     --------
@@ -59,6 +61,7 @@ class MLP(Feedforward):
         activation: str = "relu",
         residual: bool = False,
         periodic: bool = False,
+        linear_end: bool = False,
     ):
         widths, embed = widths_of(hidden), embedding(periodic)
         self.inputs, self.periodic = inputs, bool(periodic)
@@ -68,7 +71,9 @@ class MLP(Feedforward):
             *(np.zeros(width, dtype=np.int64) for width in widths),
             np.repeat(np.arange(1, features + 1), numbers),
         ]
-        super().__init__(features, numbers, widths, context, activation, residual, embed, degrees)
+        super().__init__(
+            features, numbers, widths, context, activation, residual, embed, degrees, linear_end
+        )
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
@@ -81,6 +86,7 @@ class MLP(Feedforward):
             "activation": self.activation,
             "residual": self.residual,
             "periodic": self.periodic,
+            **({"linear_end": True} if self.linear_end else {}),
         }
 
     @classmethod

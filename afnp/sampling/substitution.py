@@ -26,7 +26,8 @@ l.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,8 @@ class Staircase(NamedTuple):
     skip: bool
     """Whether the layer adds the pre-activation of two layers below (the end of a residual
     block)."""
+    bare: bool = False
+    """Whether the layer above is given z without activation."""
 
 
 class State(NamedTuple):
@@ -85,7 +88,7 @@ def advance(state: State, activation: Callable[[np.ndarray], np.ndarray], i: int
     Return h_i (N, K).
     """
     layers, z, a = state
-    for l, (W, b, prefix, start, skip) in enumerate(layers):
+    for l, (W, b, prefix, start, skip, bare) in enumerate(layers):
         rows = slice(start[i], start[i + 1])
         if rows.start == rows.stop:
             continue
@@ -94,7 +97,7 @@ def advance(state: State, activation: Callable[[np.ndarray], np.ndarray], i: int
         if skip:
             z[l][rows] += z[l - 2][rows]
         if l < len(layers) - 1:
-            a[l + 1][rows] = activation(z[l][rows])
+            a[l + 1][rows] = z[l][rows] if bare else activation(z[l][rows])
     start = layers[-1].start
     return z[-1][start[i] : start[i + 1]].T
 
@@ -156,6 +159,7 @@ def substitute_back(
     target: np.ndarray,
     context: int,
     embed_backward: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    gates: Mapping[int, np.ndarray] = MappingProxyType({}),
 ) -> np.ndarray:
     r"""Return the d_u from which the backward pass of the density makes ``target``.
 
@@ -190,6 +194,9 @@ def substitute_back(
     embed_backward : callable
         Maps inputs (N, E) of a feature and their gradients (N, E) to the gradient of the feature
         (N, 1).
+    gates : mapping of int to (J, N) arrays
+        What W a + b of a hidden layer is multiplied by, where it is
+        (:mod:`afnp.networks.conditioned`).
 
     Returns
     -------
@@ -202,10 +209,11 @@ def substitute_back(
         (cache[0].shape[1] - context) // D,
     )
     d_z = [np.empty((len(layer.b), N), dtype=kind) for layer in layers]
+    d_y = [np.empty_like(d) if l in gates else d for l, d in enumerate(d_z)]  # of W a + b
     d_u = np.empty((N, D), dtype=kind)
     for i in reversed(range(D)):
         heard = slice(C + E * i, C + E * (i + 1))
-        d_heard = _heard_back(layers[0], d_z[0], heard).T
+        d_heard = _heard_back(layers[0], d_y[0], heard).T
         through_network = embed_backward(cache[0][:, heard], d_heard)[:, 0]
         d_u[:, i] = (target[:, i] - offset[1][:, i] - through_network) / slope[1][:, i]
         outputs = slice(layers[-1].start[i], layers[-1].start[i + 1])
@@ -214,14 +222,17 @@ def substitute_back(
             units = slice(layers[l].start[i], layers[l].start[i + 1])
             if units.start == units.stop:
                 continue
-            d_a = _heard_back(layers[l + 1], d_z[l + 1], units)
-            d_z[l][units] = activation_backward(cache[l + 1][:, units].T, d_a)
+            d_a = _heard_back(layers[l + 1], d_y[l + 1], units)
+            bare, a = layers[l].bare, cache[l + 1][:, units].T
+            d_z[l][units] = d_a if bare else activation_backward(a, d_a)
             if l + 2 <= last and layers[l + 2].skip:
                 d_z[l][units] += d_z[l + 2][units]
+            if l in gates:
+                d_y[l][units] = d_z[l][units] * gates[l][units]
     return d_u
 
 
-def _heard_back(layer: Staircase, d_z: np.ndarray, columns: slice) -> np.ndarray:
+def _heard_back(layer: Staircase, d_y: np.ndarray, columns: slice) -> np.ndarray:
     """Return d_a (columns, N) of units of one degree: what the rows that hear them pass back."""
     first = np.searchsorted(layer.prefix, columns.start, side="right")
-    return layer.W[first:, columns].T @ d_z[first:]
+    return layer.W[first:, columns].T @ d_y[first:]

@@ -182,7 +182,7 @@ class Staircases:
         )
         self.places = places(starts, C, E, first, last)
         self.parts = []
-        for (W, b, prefix, _, _), a, (rows, columns) in zip(
+        for (W, b, prefix, *_), a, (rows, columns) in zip(
             self.layers, self.a, self.places, strict=True
         ):
             known = W[rows, : columns.start] @ a[: columns.start] + b[rows, None]
@@ -201,7 +201,7 @@ class Staircases:
             if self.layers[l].skip:
                 z[l] += z[l - 2]
             if l + 1 < len(self.parts):
-                heard = self.activation(z[l])
+                heard = z[l] if self.layers[l].bare else self.activation(z[l])
                 self.a[l + 1][self.places[l][0], rows] = heard
         return z[-1].reshape(values.shape[1], -1, len(rows)).transpose(2, 0, 1)
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.inputs import choose, integer
-from afnp.networks import MLP
+from afnp.networks import MLP, GatedMLP
 from afnp.networks.masked_mlp import dense_size
 from afnp.params import Views
 from afnp.transforms.autoregressive import name_of, univariate_of
@@ -124,6 +124,10 @@ class Coupling(Transform):
         NICE "additive".
     context, activation, residual
         As in :class:`afnp.networks.MaskedMLP`.
+    gated : bool
+        The context closes each residual block: :class:`afnp.networks.GatedMLP`.
+    linear_end : bool
+        As in :class:`afnp.networks.MaskedMLP`.
 
     Examples
     --------
@@ -144,6 +148,8 @@ class Coupling(Transform):
         context: int = 0,
         activation: str = "relu",
         residual: bool = False,
+        gated: bool = False,
+        linear_end: bool = False,
     ):
         self.features, self.context = (
             integer("features", features, least=1),
@@ -155,15 +161,14 @@ class Coupling(Transform):
         self.univariate = univariate_of(univariate, options)
         self.name = name_of(self.univariate)
         self.periodic = self.univariate.periodic
-        self.conditioner = MLP(
-            len(self.B),
-            self.univariate.numbers,
-            hidden,
-            len(self.A),
-            self.context,
-            activation,
-            residual,
-            self.periodic,
+        self.gated = bool(gated)
+        size = len(self.B), self.univariate.numbers, hidden, len(self.A), self.context, activation
+        if self.gated and self.periodic:
+            raise ValueError("gated: expected a univariate that is not periodic")
+        self.conditioner: MLP | GatedMLP = (
+            GatedMLP(*size, linear_end)
+            if self.gated
+            else MLP(*size, residual, self.periodic, linear_end)
         )
         self.layout = self.conditioner.layout
 
@@ -175,6 +180,9 @@ class Coupling(Transform):
         split = list(map(bool, config["split"]))
         if len(split) != config["features"]:
             raise ValueError(f"split: expected {config['features']} bools, got {len(split)}")
+        if config.get("gated"):
+            sizes = {"features": len(split) - sum(split), "numbers": univariate.numbers}
+            return GatedMLP.count({**config, **sizes, "inputs": sum(split)})
         inputs = C + (2 if univariate.periodic else 1) * sum(split)
         outputs = (len(split) - sum(split)) * univariate.numbers
         return dense_size(inputs, config["hidden"], outputs)
@@ -191,6 +199,8 @@ class Coupling(Transform):
             "context": self.context,
             "activation": net.activation,
             "residual": net.residual,
+            **({"gated": True} if self.gated else {}),
+            **({"linear_end": True} if net.linear_end else {}),
         }
 
     def initialize(self, p: Views, rng: np.random.Generator) -> None:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.networks import MaskedMLP
+from afnp.networks import Conditioned, MaskedMLP
 from afnp.params import Views
 from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.base import Transform
@@ -61,7 +61,8 @@ class Inverse(Transform):
 
     def __init__(self, transform: Autoregressive):
         inner = transform
-        if type(inner) is not Autoregressive or not isinstance(inner.conditioner, MaskedMLP):
+        networks = (MaskedMLP, Conditioned)
+        if type(inner) is not Autoregressive or not isinstance(inner.conditioner, networks):
             got = type(inner).__name__
             if isinstance(inner, Autoregressive):
                 got += f" with a {type(inner.conditioner).__name__}"

@@ -22,6 +22,7 @@ from typing import Any
 from afnp.univariate.affine import Additive, Affine
 from afnp.univariate.circular import CircularRationalQuadratic
 from afnp.univariate.clipped import ClippedAffine, ClippedSpline
+from afnp.univariate.floored import FlooredAffine
 from afnp.univariate.mixture import GaussianMixture, LogisticMixture
 from afnp.univariate.rational_quadratic import RationalQuadratic
 
@@ -32,6 +33,7 @@ __all__ = [
     "CircularRationalQuadratic",
     "ClippedAffine",
     "ClippedSpline",
+    "FlooredAffine",
     "GaussianMixture",
     "LogisticMixture",
     "RationalQuadratic",
@@ -46,5 +48,6 @@ UNIVARIATES: dict[str, type[Any]] = {
     "gaussian_mixture": GaussianMixture,
     "clipped_affine": ClippedAffine,
     "clipped_spline": ClippedSpline,
+    "floored_affine": FlooredAffine,
 }
 """By the name that constructors and model files use."""

@@ -2,7 +2,9 @@ r"""Affine and additive univariates over the lanes of a tile.
 
 .. math:: u_n = (x_n - \mu_n)\, e^{-\alpha_n}, \qquad \log\det{}_n \mathrel{-}= \alpha_n
 
-The definition, with the table of scales, is :mod:`afnp.univariate.affine`. The default scale is a
+The definition, with the table of scales, is :mod:`afnp.univariate.affine`; that of scales with a
+floor, u = x s + t, :mod:`afnp.univariate.floored`: there mu = -t / s and alpha = -log s. The
+default scale is a
 plain loop that LLVM vectorises by itself, and quick for a single lane too; the others work on
 vectors.
 
@@ -20,7 +22,15 @@ from afnp.compiled.compiler import jit as plain_jit
 from afnp.compiled.simd import register_tile as scalar
 from afnp.compiled.simd.vector import INLINE, choose, exp, jit, load, log, softplus, store, width_of
 
-__all__ = ["Additive", "Affine", "AffineExp", "AffineSigmoid", "AffineSoftplus"]
+__all__ = [
+    "Additive",
+    "Affine",
+    "AffineExp",
+    "AffineSigmoid",
+    "AffineSoftplus",
+    "FlooredSigmoid",
+    "FlooredSoftplus",
+]
 
 
 class Affine(NamedTuple):
@@ -45,6 +55,18 @@ class AffineSigmoid(NamedTuple):
     """The scale "sigmoid"."""
 
     bound: Any
+
+
+class FlooredSoftplus(NamedTuple):
+    """See :class:`afnp.univariate.FlooredAffine`: the scale "softplus"."""
+
+    floor: Any
+
+
+class FlooredSigmoid(NamedTuple):
+    """The scale "sigmoid" of that."""
+
+    floor: Any
 
 
 class Additive(NamedTuple):
@@ -79,6 +101,18 @@ def make_softplus(c):
 def make_sigmoid(c):
     """Return an AffineSigmoid."""
     return AffineSigmoid(c[0])
+
+
+@jit
+def make_floored_softplus(c):
+    """Return a FlooredSoftplus."""
+    return FlooredSoftplus(c[0])
+
+
+@jit
+def make_floored_sigmoid(c):
+    """Return a FlooredSigmoid."""
+    return FlooredSigmoid(c[0])
 
 
 @jit
@@ -145,9 +179,30 @@ def _sigmoid(tau, m, a):
     return rest * m, -value, rest, rest, (rest - 1) * rest * m
 
 
+def _floored_softplus(tau, m, a):
+    value, rise = softplus(a)
+    s = value + tau.floor
+    return -m / s, -log(s), -rise / s, -1 / s, m * rise / (s * s)
+
+
+def _floored_sigmoid(tau, m, a):
+    _, sigma = softplus(a + 2)
+    s, rise = sigma + tau.floor, sigma * (1 - sigma)
+    return -m / s, -log(s), -rise / s, -1 / s, m * rise / (s * s)
+
+
+READ = {
+    AffineExp: _exp,
+    AffineSoftplus: _softplus,
+    AffineSigmoid: _sigmoid,
+    FlooredSoftplus: _floored_softplus,
+    FlooredSigmoid: _floored_sigmoid,
+}
+
+
 @overload(_read, jit_options=INLINE)
 def _read_implementation(tau, m, a):
-    return {AffineExp: _exp, AffineSoftplus: _softplus, AffineSigmoid: _sigmoid}[tau.instance_class]
+    return READ[tau.instance_class]
 
 
 def _power(x):

@@ -148,6 +148,8 @@ CODE: dict[type, Code] = {
     affine.AffineExp: Code(affine.make_exp, *AFFINE),
     affine.AffineSoftplus: Code(affine.make_softplus, *AFFINE),
     affine.AffineSigmoid: Code(affine.make_sigmoid, *AFFINE),
+    affine.FlooredSoftplus: Code(affine.make_floored_softplus, *AFFINE),
+    affine.FlooredSigmoid: Code(affine.make_floored_sigmoid, *AFFINE),
     affine.Additive: Code(
         affine.make_additive, affine.shift_normalize, affine.shift_generate, affine.shift_backward
     ),
@@ -222,11 +224,17 @@ def _affine(kind: type) -> Callable:
     return lambda bound, scale: kind(bound)
 
 
+def _floored(kind: type) -> Callable:
+    return lambda scale, floor: kind(floor)
+
+
 FORMS: dict[tuple[str, str | None], Callable] = {
     ("affine", "tanh"): _affine(affine.Affine),
     ("affine", "exp"): _affine(affine.AffineExp),
     ("affine", "softplus"): _affine(affine.AffineSoftplus),
     ("affine", "sigmoid"): _affine(affine.AffineSigmoid),
+    ("floored_affine", "softplus"): _floored(affine.FlooredSoftplus),
+    ("floored_affine", "sigmoid"): _floored(affine.FlooredSigmoid),
     ("additive", None): affine.Additive,
     ("spline", None): spline.Spline.of,
     ("circular_spline", None): spline.Spline.of,

@@ -1,0 +1,176 @@
+"""Networks with a context beside the layers, and those that end linear: against themselves without
+short cuts, against complex steps, and compiled against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import complex_step
+
+import afnp
+from afnp.compiled.stages import uncompiled
+from afnp.flow import Flow
+from afnp.networks import MLP, AddedMLP, GatedMaskedMLP, GatedMLP, MaskedMLP
+from afnp.sampling.fixed_point import Jacobi
+from afnp.transforms import Autoregressive, Coupling, Inverse, masked
+from afnp.univariate import Affine, FlooredAffine, RationalQuadratic
+
+RESIDUAL = (7, 7, 7, 7, 7)
+LAYERS = {
+    "added": lambda: Autoregressive(AddedMLP(4, 2, (9, 8), 2, "tanh"), FlooredAffine()),
+    "added, blocks": lambda: Autoregressive(
+        AddedMLP(4, 2, RESIDUAL, 2, residual=True, linear_end=True), Affine(), "reverse"
+    ),
+    "added, blocks, tanh": lambda: Autoregressive(
+        AddedMLP(4, 2, RESIDUAL, 2, "tanh", True), FlooredAffine("sigmoid")
+    ),
+    "gated": lambda: Autoregressive(
+        GatedMaskedMLP(4, 8, RESIDUAL, 2, linear_end=True), RationalQuadratic(3)
+    ),
+    "gated, one feature": lambda: Autoregressive(GatedMaskedMLP(1, 2, (5, 5, 5), 2), Affine()),
+    "gated, inverse": lambda: Inverse(
+        Autoregressive(GatedMaskedMLP(4, 2, RESIDUAL, 2, "tanh"), Affine(), [2, 0, 3, 1])
+    ),
+    "added, inverse": lambda: Inverse(
+        Autoregressive(AddedMLP(3, 2, RESIDUAL, 2, "tanh", True, linear_end=True), Affine())
+    ),
+    "gated coupling": lambda: Coupling(
+        5, (6, 6, 6), univariate="spline", context=2, gated=True, linear_end=True
+    ),
+    "linear end": lambda: Autoregressive(
+        MaskedMLP(4, 2, RESIDUAL, 2, residual=True, linear_end=True), Affine()
+    ),
+    "linear end, tanh": lambda: Autoregressive(
+        MaskedMLP(4, 2, (7, 6), 2, "tanh", linear_end=True), Affine()
+    ),
+    "linear end, coupling": lambda: Coupling(
+        4, RESIDUAL, context=2, residual=True, linear_end=True
+    ),
+}
+COMPILED = [name for name in LAYERS if not name.startswith("gated") and "inverse" not in name]
+COMPILED.remove("added, blocks, tanh")  # tanh carries no number unchanged
+
+
+@pytest.fixture(params=LAYERS)
+def flow(request):
+    return flow_of(LAYERS[request.param]())
+
+
+def flow_of(layer):
+    flow, rng = Flow([layer], context=2), np.random.default_rng(1)
+    flow.theta = flow.theta + 0.4 * rng.standard_normal(flow.theta.size)
+    return flow
+
+
+def rows(flow, n=6):
+    rng = np.random.default_rng(n)
+    return rng.standard_normal((n, flow.features)), rng.standard_normal((n, 2))
+
+
+def test_substitution_is_the_textbook_loop(flow):
+    x, context = rows(flow)
+    u, log_det = flow.normalize(x, context, backend="numpy")
+    for method in ("substitution", "naive", Jacobi()):
+        back, log_det_back = flow.generate(u, context, method=method, backend="numpy")
+        np.testing.assert_allclose(back, x, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(log_det_back, -log_det, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_are_those_of_complex_steps(flow):
+    x, context = rows(flow, 3)
+    layer, rng = flow.layers[0], np.random.default_rng(5)
+    d_u, d_log_det = rng.standard_normal(x.shape), rng.standard_normal(len(x))
+    layout = layer.layout
+
+    def loss(theta, x):
+        u, log_det, _ = layer.normalize(layout.views(theta), x, context.astype(complex))
+        return (d_u * u).sum() + (d_log_det * log_det).sum()
+
+    g = layout.views(np.zeros(layout.size))
+    cache = layer.normalize(layout.views(flow.theta), x, context)[2]
+    d_x = layer.backward(layout.views(flow.theta), cache, d_u, d_log_det, g)
+    by_x = complex_step(lambda x: loss(flow.theta.astype(complex), x), x)
+    by_theta = complex_step(lambda theta: loss(theta, x.astype(complex)), flow.theta)
+    np.testing.assert_allclose(d_x, by_x, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(g.flat, by_theta, rtol=1e-9, atol=1e-9)
+
+
+def test_the_score_is_that_of_complex_steps(flow):
+    """By the data and by the context, for one row."""
+    x, context = rows(flow, 1)
+    p = flow.split(flow.theta)
+    by_x = complex_step(lambda z: flow.log_prob_with(p, z, context.astype(complex))[0], x)
+    by_context = complex_step(lambda c: flow.log_prob_with(p, x.astype(complex), c)[0], context)
+    np.testing.assert_allclose(flow.score(x, context), by_x, rtol=1e-9, atol=1e-9)
+    found = flow.score(x, context, of="context")
+    np.testing.assert_allclose(found, by_context, rtol=1e-9, atol=1e-9)
+
+
+def test_a_saved_flow_is_the_same_flow(flow, tmp_path):
+    """Model files count a network's parameters before they build it."""
+    x, context = rows(flow)
+    again = afnp.load(afnp.save(flow, tmp_path / "f.afnp") or tmp_path / "f.afnp")
+    np.testing.assert_array_equal(again.log_prob(x, context), flow.log_prob(x, context))
+
+
+@pytest.mark.parametrize("name", ["added", "gated", "gated coupling", "linear end"])
+def test_the_checks_find_nothing(name):
+    assert afnp.verify.check_flow(flow_of(LAYERS[name]()), level="quick").ok
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_is_what_numpy_is(name, dtype):
+    """On few rows, which have kernels of their own, and on many."""
+    flow = flow_of(LAYERS[name]())
+    flow = Flow(flow.layers, 2, dtype, theta=flow.theta.astype(dtype))
+    assert not uncompiled(flow.layers)
+    for n in (3, 70):
+        x, context = (values.astype(dtype) for values in rows(flow, n))
+        close = {"rtol": 1e-9, "atol": 1e-9} if dtype == "float64" else {"rtol": 1e-3, "atol": 1e-3}
+        for task in (flow.normalize, flow.generate):
+            for fast, plain in zip(
+                task(x, context, backend="numba"), task(x, context, backend="numpy"), strict=True
+            ):
+                np.testing.assert_allclose(fast, plain, **close)
+        fast, plain = (flow.loss_and_grad(x, context, backend=b)[1] for b in ("numba", "numpy"))
+        np.testing.assert_allclose(fast, plain, **close)
+
+
+def test_what_is_not_compiled_says_so():
+    flow = flow_of(LAYERS["gated"]())
+    with pytest.raises(ValueError, match="GatedMaskedMLP"):
+        flow.sample(2, context=np.zeros((1, 2)), backend="numba")
+    assert flow.sample(2, context=np.zeros((1, 2))).shape == (2, 4)
+
+
+def test_a_context_moves_every_feature():
+    """The default degrees let it; those of other libraries may not."""
+    flow = flow_of(LAYERS["added"]())
+    x, context = rows(flow, 1)
+    moved = flow.normalize(x, context + 0.1)[0] != flow.normalize(x, context)[0]
+    assert moved.all()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: AddedMLP(3, 2, (4,), 0), "context: expected an integer of at least 1"),
+        (lambda: GatedMLP(3, 2, (4, 4), 1, 1), "hidden: residual=True needs an odd number"),
+        (lambda: MLP(3, 2, (), 1, linear_end=True), "linear_end: expected at least one hidden"),
+        (lambda: Coupling(3, (4,), context=0, gated=True), "context: expected an integer"),
+        (
+            lambda: Coupling(3, (4,), univariate="circular_spline", context=1, gated=True),
+            "gated: expected a univariate that is not periodic",
+        ),
+    ],
+)
+def test_wrong_options_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_options_of_old_files_have_not_changed():
+    """What is not set is not written: files are what they were."""
+    assert "linear_end" not in masked(3, (4,)).conditioner.config()
+    assert not {"linear_end", "gated"} & set(Coupling(3, (4,)).config())
