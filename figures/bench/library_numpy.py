@@ -58,6 +58,7 @@ class Afnp:
             self.flow = self.make.maf(D, **same)
         self.adam: Any = None
         self.parameters = self.flow.theta.size
+        self.gradient = self.np.empty_like(self.flow.theta)
         self.rng = self.np.random.default_rng(seed)
 
     def data(self, x):
@@ -74,7 +75,7 @@ class Afnp:
 
     def train(self, x) -> float:
         """Take a step of Adam; return the loss."""
-        loss, grad = self.flow.loss_and_grad(x)
+        loss, grad = self.flow.loss_and_grad(x, out=self.gradient)
         if self.adam is None:
             self.adam = self.make_adam(
                 grad.size, grad.dtype, backend=self.flow.plan("auto", len(x)).engine
