@@ -1,30 +1,46 @@
 r"""Trained flows of zuko, with their parameters: the same density, and samples by substitution.
 
-.. math:: W^{(l)} \to P_{l+1}\, (M^{(l)} \odot W^{(l)})\, P_l^\top
+.. math:: u = f_T \circ \dots \circ f_1(x), \qquad f_t \text{ theirs, read by us}
 
-Its masked networks are MADE's, with units in another order. P sorts the units of each layer by
-degree, the largest place in the order among the features that they depend on; then every mask is a
-staircase (:mod:`afnp.networks.masks`), and a sample needs each unit once instead of D passes of the
-network.
+Their masked networks are sorted by degree (:mod:`afnp.interop.sorting`), whatever the order, the
+number of passes or the adjacency that they were made with. A residual network of theirs adds to a
+stream z without an activation in front, and ours with one; since
 
-Letters: N rows, D features, C context inputs, K params a feature, P permutations.
+.. math:: z = \mathrm{relu}(z) - \mathrm{relu}(-z)
+
+ours, with both z and -z in its stream, is the same function at twice the width.
+
+Letters: N rows, D features, C context inputs, K params a feature.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
+import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.interop.proof import prove
-from afnp.networks import MaskedMLP
-from afnp.transforms import Autoregressive
-from afnp.univariate import ClippedAffine, ClippedSpline
+from afnp.interop import proof
+from afnp.interop.sorting import Linear, Network, generation_order, masked_layer
+from afnp.transforms import (
+    Autoregressive,
+    Coupling,
+    Inverse,
+    LULinear,
+    Permutation,
+    Standardize,
+    Transform,
+)
+from afnp.univariate import Additive, ClippedAffine, ClippedSpline
 
-__all__ = ["from_zuko"]
+__all__ = ["assemble", "from_zuko", "functions", "layers_of"]
+
+ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh"}
+Imported = tuple[Transform, dict[str, np.ndarray]]
+"""A layer and its arrays by name."""
 
 
 def from_zuko(flow: Any, prove: bool = True) -> Flow:
@@ -32,8 +48,11 @@ def from_zuko(flow: Any, prove: bool = True) -> Flow:
 
     Parameters
     ----------
-    flow : zuko.flows.MAF or zuko.flows.NSF
-        Fully autoregressive, with or without context; activations ReLU or Tanh.
+    flow : zuko.flows.MAF, NSF, NICE, RealNVP, or another zuko.lazy.Flow
+        Of masked, coupling and elementwise transforms with affine maps, shifts or splines; of
+        permutations, rotations, LU-parameterised and elementwise affine maps between them; in any
+        order, with any number of passes, with or without context; of activations ReLU and Tanh,
+        and residual networks of ReLU.
     prove : bool
         Compare log-densities and samples of 64 rows with zuko's.
 
@@ -44,104 +63,29 @@ def from_zuko(flow: Any, prove: bool = True) -> Flow:
     ArithmeticError
         If the two compute something else.
     """
-    base = flow.base()
-    loc, scale = (_array(values) for values in _normal(base))
-    if (loc != 0).any() or (scale != 1).any():
-        raise ValueError("base: expected a standard normal, got another location or scale")
-    transforms = list(getattr(flow.transform, "transforms", [flow.transform]))
-    built = [_layer(transform, place) for place, transform in enumerate(transforms)]
-    layers = [layer for layer, _ in built]
-    dtype = next(iter(flow.parameters())).detach().numpy().dtype
-    ours = Flow(layers, context=layers[0].context, dtype=dtype)
-    for place, (_, arrays) in enumerate(built):
-        for name, values in arrays.items():
-            ours.parameters[f"{place}.{name}"] = values
+    ours = assemble(layers_of(flow.transform, flow.base()), _dtype(flow))
     if prove:
-        _prove(flow, ours)
+        proof.prove(ours, *functions(flow), "zuko")
     return ours
 
 
-def _normal(base: Any) -> tuple:
-    if type(base).__name__ != "DiagNormal":
-        raise ValueError(f"base: cannot import a {type(base).__name__}")
-    return base.base_dist.loc, base.base_dist.scale
+def assemble(imported: list[Imported], dtype: np.dtype) -> Flow:
+    """Return the flow of layers with their arrays."""
+    layers = [layer for layer, _ in imported]
+    context = max(layer.context for layer in layers)
+    ours = Flow(layers, context=context, dtype=dtype)
+    for place, (_, arrays) in enumerate(imported):
+        for name, values in arrays.items():
+            ours.parameters[f"{place}.{name}"] = values
+    return ours
 
 
-def _layer(transform: Any, place: int) -> tuple[Autoregressive, dict[str, np.ndarray]]:
-    """Return one transform as a layer, and its arrays by name."""
-    where = f"transform {place}"
-    if type(transform).__name__ != "MaskedAutoregressiveTransform":
-        raise ValueError(f"{where}: cannot import a {type(transform).__name__}")
-    if transform.order is None or transform.passes != len(transform.order):
-        raise ValueError(f"{where}: cannot import one that is not fully autoregressive")
-    rank = transform.order.numpy()
-    D, K, order = len(rank), transform.total, np.argsort(rank)
-    C = transform.hyper.in_features - D
-    linears, activation = _network(transform.hyper, where)
-
-    # what each unit depends on: the context is degree 0, feature order[r] is degree r + 1
-    degrees = np.concatenate([rank + 1, np.zeros(C, dtype=np.int64)])
-    sorted_by = np.concatenate([D + np.arange(C), order])
-    hidden: list[np.ndarray] = []
-    arrays: dict[str, np.ndarray] = {}
-    for l, (W, b, mask) in enumerate(linears):
-        degrees = np.where(mask, degrees, 0).max(axis=1)
-        if l < len(linears) - 1:
-            rows = np.argsort(degrees, kind="stable")
-            hidden.append(degrees[rows])
-        else:
-            rows = (order[:, None] * K + np.arange(K)).ravel()
-        arrays |= {f"W{l}": (W * mask)[np.ix_(rows, sorted_by)], f"b{l}": b[rows]}
-        sorted_by = rows
-    univariate = _univariate(transform, where)
-    of_units = [units.tolist() for units in hidden] or None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what a narrow network loses, it lost there
-        widths = [len(units) for units in hidden]
-        net = MaskedMLP(D, K, widths, C, activation, degrees=of_units)
-    return Autoregressive(net, univariate, order), arrays
-
-
-def _network(hyper: Any, where: str) -> tuple[list[tuple], str]:
-    """Return the weights, biases and masks of a masked network, and its activation."""
-    linears, activations = [], set()
-    for part in hyper:
-        kind = type(part).__name__
-        if kind == "MaskedLinear":
-            linears.append((_array(part.weight), _array(part.bias), part.mask.numpy().astype(bool)))
-        elif kind in ("ReLU", "Tanh"):
-            activations.add(kind.lower())
-        else:
-            raise ValueError(f"{where}: cannot import a network with {kind}")
-    if len(activations) > 1:
-        raise ValueError(f"{where}: cannot import a network with several activations")
-    return linears, activations.pop() if activations else "relu"
-
-
-def _univariate(transform: Any, where: str) -> ClippedAffine | ClippedSpline:
-    """Return the univariate that zuko's constructor makes."""
-    maker = transform.univariate
-    options = maker.keywords if isinstance(maker, functools.partial) else {}
-    name = getattr(maker, "func", maker).__name__
-    slope = options.get("slope", 1e-3)
-    if name == "MonotonicAffineTransform":
-        return ClippedAffine(limit=-float(np.log(slope)))
-    if name == "MonotonicRQSTransform":
-        bins = transform.shapes[0][0]
-        return ClippedSpline(bins, bound=options.get("bound", 5.0), slope=slope)
-    raise ValueError(f"{where}: cannot import the univariate {name}")
-
-
-def _array(tensor: Any) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
-
-
-def _prove(theirs: Any, ours: Flow) -> None:
-    """Compare both directions with zuko's."""
+def functions(flow: Any) -> tuple[Callable, Callable]:
+    """Return zuko's log-density of (x, context), and its data of (noise, context), over arrays."""
     import torch
 
     def given(context: np.ndarray | None) -> Any:
-        return theirs(None if context is None else torch.from_numpy(context))
+        return flow(None if context is None else torch.from_numpy(context))
 
     @torch.no_grad()
     def log_prob(x: np.ndarray, context: np.ndarray | None) -> np.ndarray:
@@ -149,6 +93,255 @@ def _prove(theirs: Any, ours: Flow) -> None:
 
     @torch.no_grad()
     def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
-        return given(context).transform.inv(torch.from_numpy(u)).numpy()
+        base = flow.base().base_dist
+        return given(context).transform.inv(base.loc + base.scale * torch.from_numpy(u)).numpy()
 
-    prove(ours, log_prob, generate, "zuko")
+    return log_prob, generate
+
+
+def layers_of(transform: Any, base: Any) -> list[Imported]:
+    """Return a lazy transform's layers with their arrays, and what makes the noise standard."""
+    steps = _steps(transform)
+    imported = [_layer(step, f"transform {k}", turned) for k, (step, turned) in enumerate(steps)]
+    if type(base).__name__ != "DiagNormal":
+        raise ValueError(f"base: cannot import a {type(base).__name__}")
+    loc, scale = _array(base.base_dist.loc), _array(base.base_dist.scale)
+    if (loc != 0).any() or (scale != 1).any():
+        imported.append((Standardize(loc, scale), {}))
+    return imported
+
+
+def _steps(transform: Any, turned: bool = False) -> list[tuple[Any, bool]]:
+    """Return what is composed, in turn, and whether each runs from the noise to the data."""
+    kind = type(transform).__name__
+    if kind == "LazyInverse":
+        return _steps(transform.transform, not turned)
+    if kind == "LazyComposedTransform":
+        parts = [_steps(part, turned) for part in transform.transforms]
+        return [step for part in (reversed(parts) if turned else parts) for step in part]
+    return [(transform, turned)]
+
+
+# ---- layers --------------------------------------------------------------------------------------
+
+
+def _layer(transform: Any, where: str, turned: bool) -> Imported:
+    """Return one transform as a layer, and its arrays by name."""
+    kind = type(transform).__name__
+    if kind == "UnconditionalTransform":
+        return _unconditional(transform, where, turned)
+    makers = {
+        "MaskedAutoregressiveTransform": _masked,
+        "ElementWiseTransform": _elementwise,
+        "GeneralCouplingTransform": _coupling,
+    }
+    if kind not in makers:
+        raise ValueError(f"{where}: cannot import a {kind}")
+    layer, arrays = makers[kind](transform, where)
+    if not turned:
+        return layer, arrays
+    if not isinstance(layer, Autoregressive):
+        raise ValueError(f"{where}: cannot import an inverse of a {kind}")
+    return Inverse(layer), arrays
+
+
+def _masked(transform: Any, where: str) -> Imported:
+    network = _network(transform.hyper, where)
+    univariate, signs = _univariate(transform, where)
+    features = len(network.linears[-1].b) // univariate.numbers
+    if transform.order is None:
+        order = generation_order(network, features)
+    else:
+        order = np.argsort(transform.order.cpu().numpy(), kind="stable")
+    return masked_layer(_signed(network, signs), univariate, order)
+
+
+def _elementwise(transform: Any, where: str) -> Imported:
+    """Return a masked transform whose params depend on the context alone."""
+    univariate, signs = _univariate(transform, where)
+    K = univariate.numbers
+    if "hyper" in dict(transform.named_children()):
+        linears, activation = _dense(transform.hyper, where)
+        D = len(linears[-1].b) // K
+        W, b, mask = linears[0]
+        unread = np.zeros((len(W), D), dtype=W.dtype)
+        linears[0] = Linear(np.hstack([unread, W]), b, np.hstack([unread > 0, mask]))
+    else:
+        phi = [_array(values) for values in transform.phi]
+        b = np.concatenate([values.reshape(len(values), -1) for values in phi], axis=1)
+        D, activation = len(b), "relu"
+        unread = np.zeros((D * K, D), dtype=b.dtype)
+        linears = [Linear(unread, b.ravel(), unread > 0)]
+    network = _signed(Network(linears, activation), signs)
+    return masked_layer(network, univariate, np.arange(D))
+
+
+def _coupling(transform: Any, where: str) -> Imported:
+    linears, activation = _dense(transform.hyper, where)
+    univariate, signs = _univariate(transform, where)
+    passing = transform.mask.cpu().numpy().astype(bool)
+    A = int(passing.sum())
+    C = linears[0].W.shape[1] - A
+    arrays: dict[str, np.ndarray] = {}
+    for l, (W, b, _) in enumerate(_signed(Network(linears), signs).linears):
+        if l == 0:  # the context comes first here
+            W = np.roll(W, C, axis=1)
+        arrays |= {f"W{l}": W, f"b{l}": b}
+    hidden = [len(linear.b) for linear in linears[:-1]]
+    layer = Coupling(len(passing), hidden, passing, univariate, context=C, activation=activation)
+    return layer, arrays
+
+
+def _unconditional(transform: Any, where: str, turned: bool) -> Imported:
+    """Return a transform that no network steers."""
+    values = transform.forward()
+    kind = type(values).__name__
+    if kind == "PermutationTransform":
+        order = values.order.cpu().numpy()
+        return Permutation(np.argsort(order) if turned else order), {}
+    if kind in ("RotationTransform", "LULinearTransform"):
+        W = _array(values.R if kind == "RotationTransform" else values.L @ values.U)
+        return LULinear.of(np.linalg.inv(W.astype(np.float64)) if turned else W), {}
+    return _standardize(values, kind, where, turned), {}
+
+
+def _standardize(values: Any, kind: str, where: str, turned: bool) -> Standardize:
+    """Return y = s x + t by its mean -t / s and its standard deviation 1 / s."""
+    if kind == "AffineTransform":
+        scale, shift = values.scale, values.loc
+    elif kind == "MonotonicAffineTransform":
+        scale, shift = values.scale, values.shift
+    else:
+        raise ValueError(f"{where}: cannot import a {kind}")
+    s, t = np.broadcast_arrays(_array(scale), _array(shift))
+    s, t = s.astype(np.float64), t.astype(np.float64)
+    if s.ndim != 1:
+        raise ValueError(f"{where}: expected a scale for each feature, got shape {s.shape}")
+    return Standardize(t, s) if turned else Standardize(-t / s, 1 / s)
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+def _network(hyper: Any, where: str) -> Network:
+    """Return a masked network, residual or not."""
+    parts = list(hyper)
+    if any(type(part).__name__ == "Residual" for part in parts):
+        return _residual(parts, where)
+    linears, activation = _parts(parts, "MaskedLinear", where)
+    return Network(linears, activation)
+
+
+def _dense(hyper: Any, where: str) -> tuple[list[Linear], str]:
+    """Return the linear maps of a network without masks, and its activation."""
+    return _parts(list(hyper), "Linear", where)
+
+
+def _parts(parts: list, kind: str, where: str) -> tuple[list[Linear], str]:
+    """Return linear maps of a kind and the one activation between them."""
+    linears, activations = [], set()
+    for part in parts:
+        name = type(part).__name__
+        if name == kind:
+            linears.append(_linear(part))
+        elif name in ACTIVATIONS:
+            activations.add(ACTIVATIONS[name])
+        else:
+            raise ValueError(f"{where}: cannot import a network with {name}")
+    if len(activations) > 1:
+        raise ValueError(f"{where}: cannot import a network with several activations")
+    return linears, activations.pop() if activations else "relu"
+
+
+def _linear(part: Any) -> Linear:
+    W = _array(part.weight)
+    b = np.zeros(len(W), W.dtype) if part.bias is None else _array(part.bias)
+    masked = type(part).__name__ == "MaskedLinear"
+    return Linear(W, b, part.mask.cpu().numpy().astype(bool) if masked else np.ones(W.shape, bool))
+
+
+def _residual(parts: list, where: str) -> Network:
+    """Return a network of residual blocks with both signs of the stream."""
+    first, *blocks, last = parts
+    for block in blocks:
+        name = type(block).__name__
+        if name != "Residual":
+            raise ValueError(f"{where}: cannot import residual blocks of several widths, {name}")
+    stream = [_linear(first)]
+    for block in blocks:
+        linears, activation = _parts(list(block), "MaskedLinear", where)
+        if activation != "relu":
+            raise ValueError(
+                f"{where}: cannot import residual blocks with {type(block[1]).__name__}"
+            )
+        stream += linears
+    return Network(_both_signs([*stream, _linear(last)]), "relu", residual=True)
+
+
+def _both_signs(linears: list[Linear]) -> list[Linear]:
+    """Return linear maps over a stream (z, -z), of which activations keep everything."""
+    first, *blocks, last = linears
+    doubled = [_to_both(first)]
+    for inner, outer in zip(blocks[::2], blocks[1::2], strict=True):
+        W, b, mask = (np.concatenate([part, np.zeros_like(part)]) for part in _of_both(inner))
+        doubled.append(Linear(W, b, mask))  # as wide as the stream, half of it idle
+        W, b, mask = _to_both(outer)
+        doubled.append(Linear(*map(_beside_nothing, (W, b, mask))))
+    return [*doubled, _of_both(last)]
+
+
+def _to_both(linear: Linear) -> Linear:
+    """Return a map to (y, -y)."""
+    W, b, mask = linear
+    return Linear(np.vstack([W, -W]), np.hstack([b, -b]), np.vstack([mask, mask]))
+
+
+def _of_both(linear: Linear) -> Linear:
+    """Return a map of (relu(z), relu(-z)) that is the given map of z."""
+    W, b, mask = linear
+    return Linear(np.hstack([W, -W]), b, np.hstack([mask, mask]))
+
+
+def _beside_nothing(part: np.ndarray) -> np.ndarray:
+    """Return a matrix with as many columns of zeros beside it; a vector as it is."""
+    return part if part.ndim == 1 else np.hstack([part, np.zeros_like(part)])
+
+
+def _signed(network: Network, signs: np.ndarray) -> Network:
+    """Return a network whose params, K a feature, have been multiplied by signs (K,)."""
+    W, b, mask = network.linears[-1]
+    repeated = np.tile(signs, len(b) // len(signs)).astype(W.dtype)
+    last = Linear(W * repeated[:, None], b * repeated, mask)
+    return network._replace(linears=[*network.linears[:-1], last])
+
+
+# ---- univariates ---------------------------------------------------------------------------------
+
+
+def _univariate(transform: Any, where: str) -> tuple[Any, np.ndarray]:
+    """Return the univariate that zuko's constructor makes, and the signs of its params."""
+    maker: Any = transform.univariate
+    options: dict = {}
+    if isinstance(maker, functools.partial):
+        maker, options = maker.func, maker.keywords
+    named = isinstance(maker, (type, types.FunctionType))
+    name = maker.__name__ if named else type(maker).__name__
+    slope = options.get("slope", 1e-3)
+    if name == "AdditiveTransform":
+        return Additive(), np.array([-1])
+    if name == "MonotonicAffineTransform":
+        return ClippedAffine(limit=-float(np.log(slope))), np.ones(2)
+    if name == "MonotonicRQSTransform":
+        bins = transform.shapes[0][0]
+        return ClippedSpline(bins, options.get("bound", 5.0), slope), np.ones(3 * bins - 1)
+    raise ValueError(f"{where}: cannot import the univariate {name}")
+
+
+def _dtype(flow: Any) -> np.dtype:
+    """Return the type of its first tensor of numbers that are not whole."""
+    tensors = flow.state_dict().values()
+    return _array(next(tensor for tensor in tensors if tensor.is_floating_point())).dtype
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

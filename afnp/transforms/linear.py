@@ -133,9 +133,30 @@ class LULinear(Transform):
     def rotation(cls, features: int, rng: np.random.Generator) -> LULinear:
         """Return a layer that starts as a random rotation or reflection, uniform among all."""
         Q, R = np.linalg.qr(rng.standard_normal((features, features)))
-        order, LU = factorize(Q * np.where(np.diag(R) < 0, -1, 1))
+        return cls.of(Q * np.where(np.diag(R) < 0, -1, 1))
+
+    @classmethod
+    def of(cls, W: np.ndarray) -> LULinear:
+        """Return a layer that starts as an invertible matrix W (D, D).
+
+        Raises
+        ------
+        ValueError
+            If W is singular.
+
+        Examples
+        --------
+        >>> layer = LULinear.of(np.array([[0.0, 2.0], [1.0, 1.0]]))
+        >>> p = layer.layout.views(np.zeros(layer.layout.size))
+        >>> layer.initialize(p, np.random.default_rng(0))
+        >>> layer.normalize(p, np.array([[1.0, 3.0]]), None)[0]
+        array([[6., 4.]])
+        """
+        order, LU = factorize(np.array(W, dtype=np.float64))
         diagonal = np.diag(LU)
-        layer = cls(features, order, np.where(diagonal < 0, -1, 1))
+        if not (np.isfinite(LU).all() and diagonal.all()):
+            raise ValueError("W: expected an invertible matrix, got a singular one")
+        layer = cls(len(LU), order, np.where(diagonal < 0, -1, 1))
         layer._first = {"L": LU[layer.below], "N": LU[layer.above], "s": np.log(np.abs(diagonal))}
         return layer
 
