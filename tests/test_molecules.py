@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from afnp import data  # noqa: E402
-from afnp.applications.internal_coordinates import ZMatrix  # noqa: E402
 from afnp.data.dataset import SHIPPED  # noqa: E402
+from afnp.data.internal_coordinates import ZMatrix  # noqa: E402
 from afnp.data.molecules import ALANINE, ATOMS, METHYLS, RIGID, UNIT, alanine_energies  # noqa: E402
 from figures import common  # noqa: E402
 

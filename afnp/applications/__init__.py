@@ -1,4 +1,4 @@
-"""What people do with flows: forecasts, interventions, speech, molecules.
+"""What people do with flows: forecasts, interventions, speech.
 
 Nothing below imports it.
 """

@@ -21,9 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.applications.internal_coordinates import ZMatrix
-
 from .dataset import SHIPPED, Array, Dataset, block_split, generator
+from .internal_coordinates import ZMatrix
 from .tables import read_npz
 
 __all__ = [
