@@ -14,7 +14,7 @@ from afnp.constructors import iaf, made, maf, maf_mog, nice, nsf, realnvp, tarfl
 from afnp.discrete import DiscreteMADE, OrderEnsemble
 from afnp.files import ModelFileError, load, save
 from afnp.flow import Flow
-from afnp.train import fit
+from afnp.train import fit, fit_energy
 from afnp.transforms.preprocess import preprocessing
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __all__ = [
     "ModelFileError",
     "OrderEnsemble",
     "fit",
+    "fit_energy",
     "iaf",
     "load",
     "made",

@@ -440,6 +440,30 @@ class Flow(Model):
         """
         return self._generate(p, u, context, method)[:2]
 
+    def generate_keeping(self, p: Parts, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x; also give log|det dx/du| (N,) and the caches of ``generate_backward``.
+
+        In NumPy, without a check.
+        """
+        context, log_det, caches = self._in_its_units(context, p), 0, []
+        for k in reversed(range(len(self.layers))):
+            if k == self._front - 1 and u.dtype == np.float32:
+                u = u.astype(np.float64)
+            u, log_det_layer, cache = self.layers[k].generate_keeping(p[k], u, context)
+            log_det = log_det + log_det_layer
+            caches.append(cache)
+        return u, log_det, caches[::-1]
+
+    def generate_backward(self, p: Parts, caches: list, d_x, d_log_det, g: Parts) -> np.ndarray:
+        """Add the gradient of ``generate`` by the parameters into g; return that by u, (N, D).
+
+        d_x (N, D) and d_log_det (N,) are the gradients by its two results.
+        """
+        for k, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+            d_x = self._cast(p, d_x, k)
+            d_x = layer.generate_backward(p[k], cache, d_x, d_log_det.astype(d_x.dtype), g[k])
+        return d_x
+
     def log_prob_with(self, p: Parts, x: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Return log p (N,) with parameters of any type, complex too."""
         return self._log_prob(p, x, context)

@@ -157,11 +157,16 @@ class Network:
         """Return the d_u (N, D) from which a transform's ``backward`` makes d_x.
 
         ``slope`` and ``offset`` are pairs (N, D, K) and (N, D): how d_h and the direct part of d_x
-        follow from d_u.
+        follow from d_u. Here by the textbook loop from the last group to the first, a whole
+        backward pass each.
         """
-        raise ValueError(
-            f"transform: the inverse of a {type(self).__name__} has no derivative here"
-        )
+        g = self.layout.views(np.zeros(self.layout.size, d_x.dtype))
+        d_u, d_h = np.zeros_like(d_x), np.zeros_like(slope[0])
+        for group in reversed(list(self.groups)):
+            through = self.backward(p, cache, d_h, g)[:, group]
+            d_u[:, group] = (d_x[:, group] - offset[1][:, group] - through) / slope[1][:, group]
+            d_h[:, group] = slope[0][:, group] * d_u[:, group, None] + offset[0][:, group]
+        return d_u
 
     # ---- one group after the other ---------------------------------------------------------------
 

@@ -2,6 +2,16 @@
 
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History
-from afnp.train.fit import Epoch, fit
+from afnp.train.energy import effective_sample_size, fit_energy, importance_sample
+from afnp.train.fit import fit
+from afnp.train.loop import Epoch
 
-__all__ = ["Adam", "Epoch", "History", "fit"]
+__all__ = [
+    "Adam",
+    "Epoch",
+    "History",
+    "effective_sample_size",
+    "fit",
+    "fit_energy",
+    "importance_sample",
+]

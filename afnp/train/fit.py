@@ -10,12 +10,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from types import FunctionType
 
 import numpy as np
 
@@ -23,35 +20,27 @@ from afnp import progress as bars
 from afnp.advice import warn_of
 from afnp.atomic import check_regular, locked, path_of
 from afnp.flow import Flow
-from afnp.inputs import choose, flag, integer, plain_array, real
+from afnp.inputs import flag, integer, plain_array, real
 from afnp.model import BatchGradient
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History, Run
 from afnp.train.interruption import Interruption
+from afnp.train.loop import (
+    SCHEDULES,
+    Clock,
+    Epoch,
+    checked_callbacks,
+    factor,
+    line_of,
+    record_of,
+    schedule_name,
+)
 
 __all__ = ["Epoch", "fit"]
 
 FIRST_LOOK = 1024
 """Rows from which layers that start from statistics take them."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What a callback of :func:`fit` is told after each epoch; losses in nats."""
-
-    epoch: int
-    """Counted from 0, as ``History.best_epoch`` is."""
-    epochs: int
-    """How many there shall be."""
-    train_loss: float
-    val_loss: float | None
-    """None without validation rows."""
-    learning_rate: float
-    best: bool
-    """Whether this epoch's parameters are the ones to be kept, so far."""
-    seconds: float
-    """Of training so far."""
 
 
 def fit(
@@ -150,7 +139,7 @@ def fit(
     recipe = {
         "batch_size": integer("batch_size", batch_size, least=1),
         "learning_rate": real("learning_rate", learning_rate, 0.0),
-        "schedule": _name(schedule),
+        "schedule": schedule_name(schedule),
         "clip": real("clip", clip, 0.0, math.inf, "(]"),
         "weight_decay": real("weight_decay", weight_decay, 0.0, math.inf, "[)"),
         "seed": integer("seed", seed, least=0),
@@ -159,7 +148,7 @@ def fit(
         "freeze": _layers_to_freeze(flow, freeze),
     }
     shape = schedule if callable(schedule) else SCHEDULES[schedule]
-    callbacks = _checked_callbacks(callbacks)
+    callbacks = checked_callbacks(callbacks)
     flag("progress", progress)
     flag("resume", resume)
     needy = {"patience": patience, "context_val": context_val, "weights_val": weights_val}
@@ -222,10 +211,10 @@ def _train(
         best[:] = flow.theta
     history = run.history
     good = flow.theta.copy()
-    clock = _Clock(history.seconds)
+    clock = Clock(history.seconds)
 
     def rate() -> float:
-        return recipe["learning_rate"] * _factor(shape, adam.t / (steps * epochs))
+        return recipe["learning_rate"] * factor(shape, adam.t / (steps * epochs))
 
     stopped = ""
     bar = bars.steps_bar("fit", "epoch", epochs, run.epoch, show=progress)
@@ -271,9 +260,9 @@ def _train(
                 if not finished:
                     stopped = "interrupted"
                     break
-                bar.set_postfix_str(_line(history))
+                bar.set_postfix_str(line_of(history))
                 bar.update()
-                record = _record(history, epochs)
+                record = record_of(history, epochs)
                 if any([callback(record) for callback in callbacks]):
                     stopped = "callback"
                     break
@@ -295,23 +284,6 @@ def _reason_to_stop(run: Run, recipe: dict) -> str:
     return "patience" if run.out_of_patience(recipe["patience"]) else ""
 
 
-def _checked_callbacks(callbacks) -> tuple:
-    sound = isinstance(callbacks, Iterable)
-    found = tuple(callbacks) if sound else ()
-    if not sound or not all(map(callable, found)):
-        raise ValueError(f"callbacks: expected a sequence of callables, got {callbacks!r}")
-    return found
-
-
-def _name(schedule) -> str:
-    """Return what stands in the recipe for a schedule."""
-    if isinstance(schedule, str) or not callable(schedule):
-        choose("schedule", schedule, tuple(SCHEDULES))
-        return schedule
-    kind = schedule if isinstance(schedule, FunctionType) else type(schedule)
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _layers_to_freeze(flow: Flow, freeze) -> list[int]:
     """Return the numbers of the layers that shall keep their parameters, from 0, in order."""
     if isinstance(freeze, str) or not isinstance(freeze, Iterable):
@@ -330,19 +302,6 @@ def _slices(flow: Flow, layers: list[int]) -> list[slice]:
         return []
     ends = np.cumsum([layer.layout.size for layer in flow.layers]).tolist()
     return [slice(ends[k] - flow.layers[k].layout.size, ends[k]) for k in layers]
-
-
-def _record(history: History, epochs: int) -> Epoch:
-    epoch = len(history.train_loss) - 1
-    return Epoch(
-        epoch,
-        epochs,
-        history.train_loss[-1],
-        history.val_loss[-1] if history.val_loss else None,
-        history.learning_rate[-1],
-        history.best_epoch == epoch,
-        history.seconds,
-    )
 
 
 def _check_checkpoint(path: str | None, resume: bool) -> None:
@@ -471,37 +430,6 @@ class _Gradient(BatchGradient):
         return log_prob, grad, norm
 
 
-class _Clock:
-    """Seconds of training, over all resumptions; a clock that is set back takes none away."""
-
-    def __init__(self, before: float):
-        self.total = before
-        self.last = time.perf_counter()
-
-    def seconds(self) -> float:
-        now = time.perf_counter()
-        self.total += max(0.0, now - self.last)
-        self.last = now
-        return self.total
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-    "constant": lambda done: 1.0,
-}
-"""The learning rate, in units of the first, when a part ``done`` of all steps has been taken."""
-
-
-def _factor(shape: Callable[[float], float], done: float) -> float:
-    factor = shape(done)
-    try:
-        return real("schedule", factor, 0.0, math.inf, "[)")
-    except ValueError:
-        raise ValueError(
-            f"schedule: expected a finite number of at least 0 for {done}, got {factor!r}"
-        ) from None
-
-
 def _not_finite(flow: Flow, train: _Rows, run: Run, log_prob, rows) -> FloatingPointError:
     numbers = train.numbers[rows]
     bad = numbers[~np.isfinite(log_prob)]
@@ -517,10 +445,3 @@ def _not_finite(flow: Flow, train: _Rows, run: Run, log_prob, rows) -> FloatingP
         f"the loss is not finite at epoch {run.epoch}, step {run.step}: {where}; "
         "the last good parameters were kept (a lower learning_rate or clip may help)"
     )
-
-
-def _line(history: History) -> str:
-    losses = f"train {history.train_loss[-1]:.3f}"
-    if history.val_loss:
-        losses += f", val {history.val_loss[-1]:.3f}"
-    return f"{losses}, rate {history.learning_rate[-1]:.1e}"

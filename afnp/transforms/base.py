@@ -135,6 +135,41 @@ class Transform:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         raise NotImplementedError
 
+    # ---- the derivative of the other direction ---------------------------------------------------
+
+    def generate_keeping(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do as ``generate`` does; also give the cache of ``generate_backward``."""
+        x, log_det = self.generate(p, u, context)
+        return x, log_det, self.normalize(p, x, context)[2]
+
+    def generate_backward(
+        self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> np.ndarray:
+        r"""Add the parameters' gradients of ``generate`` into g; return d_u (N, D).
+
+        With u = f(x), J its Jacobian and λ = log|det J|, ``generate`` gives x = f⁻¹(u) and -λ(x).
+        A small change of u and θ moves x by J⁻¹ (du - ∂f/∂θ dθ), hence
+
+        .. math:: J^\top d_u = d_x - d_{\log\det} \nabla_x \lambda, \qquad
+                  d_\theta = -\left(\frac{\partial f}{\partial \theta}\right)^{\!\top} d_u
+                  - d_{\log\det} \frac{\partial \lambda}{\partial \theta}
+
+        Both are the backward pass of f, fed with (-d_u, -d_logdet): it makes -d_x of them, which
+        determines d_u by a transposed solve, and adds d_θ into the gradient.
+        """
+        d_u = -self.solve_backward(p, cache, -d_x, -d_log_det)
+        self.backward(p, cache, -d_u, -d_log_det, g)
+        return d_u
+
+    def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
+        """Return the d_u (N, D) from which ``backward`` makes d_x: here of a diagonal Jacobian."""
+        g = self.layout.views(np.zeros(self.layout.size, d_x.dtype))
+        slope = self.backward(p, cache, np.ones_like(d_x), np.zeros_like(d_log_det), g)
+        offset = self.backward(p, cache, np.zeros_like(d_x), d_log_det, g)
+        return (d_x - offset) / slope
+
+    # ---- the derivative by the context -----------------------------------------------------------
+
     def backward_context(
         self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
     ) -> np.ndarray:

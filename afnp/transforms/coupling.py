@@ -262,6 +262,31 @@ class Coupling(Transform):
         d_x[:, self.A] += self.conditioner.backward(p, conditioner_cache, d_h, g)
         return d_x
 
+    def generate_keeping(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do as ``generate`` does, in one pass; also give the cache of ``generate_backward``."""
+        h, cache = self._params(p, u, context)
+        x_B, log_derivative = self.univariate.generate(h, u[:, self.B])
+        univariate_cache = self.univariate.normalize(h, x_B)[2]
+        return self._put(u, x_B), log_derivative.sum(axis=1), (cache, univariate_cache)
+
+    def generate_backward(
+        self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> np.ndarray:
+        """Add the parameters' gradients of ``generate`` into g; return d_u (N, D).
+
+        The second block's are found first, the network is gone through once.
+        """
+        conditioner_cache, univariate_cache = cache
+        d_B, d_log = -d_x[:, self.B], -d_log_det[:, None]
+        one, zero = np.ones_like(d_B), np.zeros_like(d_B)
+        slope = self.univariate.backward(univariate_cache, one, zero)[1]
+        offset = self.univariate.backward(univariate_cache, zero, zero + d_log)[1]
+        d_B = (d_B - offset) / slope
+        d_h, _ = self.univariate.backward(univariate_cache, d_B, d_log)
+        d_u = self._put(d_x, -d_B)
+        d_u[:, self.A] += self.conditioner.backward(p, conditioner_cache, d_h, g)
+        return d_u
+
     def backward_context(
         self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
     ) -> np.ndarray:

@@ -124,6 +124,19 @@ class Inverse(Transform):
         self.transform.backward(p, inner, -d_x, -d_log_det, g)
         return d_x
 
+    def generate_keeping(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Do as ``generate`` does, in one pass; also give the cache of ``generate_backward``."""
+        return self.transform.normalize(p, u, context)
+
+    def generate_backward(
+        self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> np.ndarray:
+        """Add the parameters' gradients of ``generate`` into g; return d_u (N, D).
+
+        ``generate`` is f itself, and this is its backward pass.
+        """
+        return self.transform.backward(p, cache, d_x, d_log_det, g)
+
     def backward_context(
         self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
     ) -> np.ndarray:

@@ -68,6 +68,10 @@ class Permutation(Transform):
         """Return d_x: each derivative goes back to where its feature came from."""
         return d_u[:, self.rank]
 
+    def solve_backward(self, p, cache, d_x, d_log_det):
+        """Return the d_u from which ``backward`` makes d_x."""
+        return d_x[:, self.order]
+
 
 class LULinear(Transform):
     r"""Invertible matrix, held by its triangles (Glow, arXiv 1807.03039, section 3.2).
@@ -211,6 +215,16 @@ class LULinear(Transform):
         g["N"] += d_U[self.above]
         g["s"] += np.diag(d_U) * np.diag(U) + d_log_det.sum()
         return d_y @ U
+
+    def solve_backward(self, p, cache, d_x, d_log_det):
+        r"""Return the d_u from which ``backward`` makes d_x.
+
+        .. math:: U^\top d_y^\top = d_x^\top, \qquad L^\top d_{P^\top u}^\top = d_y^\top
+        """
+        L, U = self._triangles(p)
+        d_y = solve_lower(U.T, d_x.T)
+        d_z = solve_lower(L.T[::-1, ::-1], d_y[::-1])[::-1].T
+        return d_z[:, self.order]
 
 
 def solve_lower(L: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from afnp.inputs import integer
 from afnp.transforms.base import Transform
 
-__all__ = ["LinearPrediction", "filter_rows"]
+__all__ = ["LinearPrediction", "filter_rows", "unfilter_rows"]
 
 
 def filter_rows(y: np.ndarray, a: np.ndarray) -> np.ndarray:
@@ -24,6 +24,15 @@ def filter_rows(y: np.ndarray, a: np.ndarray) -> np.ndarray:
     for k in range(1, min(len(a), y.shape[1] - 1) + 1):
         e[:, k:] -= a[k - 1] * y[:, :-k]
     return e
+
+
+def unfilter_rows(e: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Return the y of which ``filter_rows`` makes e (N, D), step by step."""
+    P, last_first = len(a), a[::-1]
+    y = np.concatenate([np.zeros((len(e), P), dtype=e.dtype), e], axis=1)
+    for t in range(e.shape[1]):
+        y[:, t + P] += y[:, t : t + P] @ last_first
+    return y[:, P:]
 
 
 class LinearPrediction(Transform):
@@ -96,12 +105,12 @@ class LinearPrediction(Transform):
 
     def generate(self, p, u, context):
         """Map u (N, D) back to x, step by step; also give log|det dx/du| (N,)."""
-        P, last_first = len(self.coefficients), self._a(u)[::-1]
-        y = np.concatenate([np.zeros((len(u), P), dtype=u.dtype), self.scale * u], axis=1)
-        for t in range(self.features):
-            y[:, t + P] += y[:, t : t + P] @ last_first
-        return self.mean + y[:, P:], self._log_det(u)
+        return self.mean + unfilter_rows(self.scale * u, self._a(u)), self._log_det(u)
 
     def backward(self, p, cache, d_u, d_log_det, g):
         """Return d_x: the same filter, running back in time."""
         return filter_rows(d_u[:, ::-1], self._a(d_u))[:, ::-1] / self.scale
+
+    def solve_backward(self, p, cache, d_x, d_log_det):
+        """Return the d_u from which ``backward`` makes d_x."""
+        return unfilter_rows(self.scale * d_x[:, ::-1], self._a(d_x))[:, ::-1]
