@@ -1,12 +1,16 @@
 """The site: formulas without a script, links that lead somewhere, nothing from another host;
 and all of it."""
 
+import contextlib
+import functools
+import http.server
 import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
@@ -29,6 +33,7 @@ sources = importlib.import_module("lessons.web.sources")
 reference = importlib.import_module("lessons.web.reference")
 gallery = importlib.import_module("lessons.web.gallery")
 explainer = importlib.import_module("lessons.web.explainer")
+live = importlib.import_module("lessons.web.live")
 easel = importlib.import_module("lessons.easel")
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
 
@@ -221,6 +226,144 @@ def test_downloads_are_what_a_reader_needs(tmp_path):
     for name in names:
         shipped = (ROOT / "lessons" / f"{name}.ipynb").read_bytes()
         assert (tmp_path / "lessons" / "download" / f"{name}.ipynb").read_bytes() == shipped
+
+
+def test_a_folder_can_be_left_out_of_the_check(tmp_path):
+    """Its pages and style sheets are not looked at, but links to it must lead somewhere."""
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live" / "a.html").write_text('<img src="https://example.org/x.png">')
+    (tmp_path / "live" / "a.css").write_text("p { src: url(gone.woff) }")
+    (tmp_path / "a.html").write_text('<a href="live/a.html?path=x"></a><a href="live/b.html"></a>')
+    assert len(links.check(tmp_path).problems) == 3
+    checked = links.check(tmp_path, skipped="live")
+    assert (checked.pages, checked.links) == (1, 2)
+    assert checked.problems == ["a.html: live/b.html does not exist"]
+
+
+# ---- lessons that run in the browser -------------------------------------------------------------
+
+
+def shipped(name):
+    return json.loads((ROOT / "lessons" / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def test_a_lesson_says_how_to_run_it_and_has_a_button_where_it_can():
+    first = [
+        sources.lesson(shipped("04_masks"), "04_masks.ipynb", runs)["cells"][1]["source"]
+        for runs in (False, True)
+    ]
+    assert "python -m lessons" in first[0] and "Run this lesson" not in first[0]
+    assert 'href="../live/lab/index.html?path=04_masks.ipynb"' in first[1] and first[0] != first[1]
+
+
+def test_a_live_lesson_installs_what_it_imports_and_is_otherwise_as_shipped():
+    for name, digits in (("04_masks", False), ("10_images", True)):
+        got = live.notebook(shipped(name))
+        install = next(cell for cell in got["cells"] if cell["cell_type"] == "code")
+        assert install["source"].startswith("%pip install -q afnp ipywidgets")
+        assert ("scikit-learn" in install["source"]) == digits
+        assert got["metadata"]["kernelspec"]["name"] == "python"
+        added = ("live-said", "live-install")
+        kept = [cell for cell in got["cells"] if cell["id"] not in added]
+        assert kept == shipped(name)["cells"]
+
+
+def test_pyodide_is_looked_for_before_anything_is_made(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no pyodide\.mjs, pyodide-lock\.json"):
+        live.build(tmp_path / "work", tmp_path / "html", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Give a folder's files to browsers; yield the address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory):
+    """A site's folder with the JupyterLite; SITE=FOLDER may have one that has been built."""
+    if "SITE" in os.environ and (Path(os.environ["SITE"]) / "live").is_dir():
+        return Path(os.environ["SITE"]).resolve()
+    folder = tmp_path_factory.mktemp("live")
+    live.build(folder / "work", folder / "html")
+    return folder / "html"
+
+
+LACKING = [name for name in live.NEEDED if importlib.util.find_spec(name) is None]
+needs_jupyterlite = pytest.mark.skipif(
+    bool(LACKING), reason=f"NO LIVE LESSON WAS OPENED: pip install {' '.join(LACKING)}"
+)
+
+
+@needs_jupyterlite
+@pytest.mark.slow
+def test_pyodide_is_taken_from_the_folder_that_is_named(tmp_path):
+    """Not a Pyodide, but files of its names: what the pages are told of them."""
+    runtime = tmp_path / "pyodide"
+    runtime.mkdir()
+    for name in live.RUNTIME:
+        (runtime / name).write_text("{}")
+    live.build(tmp_path / "work", tmp_path / "html", runtime)
+    told = json.loads((tmp_path / "html" / "live" / "jupyter-lite.json").read_text())
+    plugins = told["jupyter-config-data"]["litePluginSettings"]
+    kernel = plugins["@jupyterlite/pyodide-kernel-extension:kernel"]
+    assert kernel["pyodideUrl"] == "./static/pyodide/pyodide.mjs"
+    assert (tmp_path / "html" / "live" / "static" / "pyodide" / "pyodide.mjs").is_file()
+    (wheel,) = (tmp_path / "html" / "live" / "pypi").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+        needed = re.findall("^Requires-Dist: (.*)$", archive.read(metadata).decode(), flags=re.M)
+    assert [n for n in needed if n.startswith("numba>")] == [
+        'numba>=0.60; sys_platform != "emscripten"'
+    ]
+
+
+@needs_jupyterlite
+@pytest.mark.browser
+def test_a_live_lesson_opens_beside_the_list_of_all(lively, browser):
+    """The pages alone: Pyodide comes from another host, which is not asked here."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    wrong, asked = [], []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    with served(lively) as address:
+
+        def route(route):
+            local = route.request.url.startswith((address, "data:", "blob:"))
+            if local:
+                route.continue_()
+            else:
+                asked.append(route.request.url)
+                route.abort()
+
+        page.route("**/*", route)
+        page.goto(f"{address}/{live.address('04_masks')}")
+        page.locator(".jp-Notebook h1", has_text="Masks").wait_for(timeout=60_000)
+        items = page.locator(".jp-DirListing-item .jp-DirListing-itemText")
+        listed = set(items.all_text_contents())
+        code = page.locator(".jp-CodeCell").first.text_content()
+        if "LESSON_SHOTS" in os.environ:
+            page.screenshot(path=Path(os.environ["LESSON_SHOTS"]) / "live.png")
+        page.close()
+    notebooks = {path.name for path in (ROOT / "lessons").glob("*.ipynb")}
+    assert listed == {*notebooks, "checker.py", "easel.py", "exercises", "solutions"}
+    assert "pip install -q afnp" in code
+    assert all("pyodide" in url for url in asked)
+    assert {url.split("/")[2] for url in asked} <= {"cdn.jsdelivr.net"}
+    assert [error for error in wrong if "pyodide" not in error] == []
 
 
 # ---- the explainer -------------------------------------------------------------------------------
@@ -586,7 +729,7 @@ def site(tmp_path_factory):
 @needs_sphinx
 @pytest.mark.lessons
 def test_the_command_builds_everything(site):
-    assert links.check(site).problems == []
+    assert links.check(site, skipped="live").problems == []
     for path in (ROOT / "lessons").glob("[0-9][0-9]_*.ipynb"):
         page = (site / "lessons" / f"{path.stem}.html").read_text()
         assert "cell_output" in page, path.name

@@ -4,7 +4,8 @@ The first is ``build/site/html/index.html``.
 
 Lessons run as they are shipped, each in a fresh kernel; what they show is kept in
 ``build/site/cache`` until afnp or a lesson's own tools change. Warnings are errors, links that lead
-nowhere too, and so is whatever a page would fetch from another host.
+nowhere too, and so is whatever a page would fetch from another host. With ``--live`` a JupyterLite
+stands beside them, which needs a server: ``python -m http.server -d build/site/html``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lessons.web import links
+from lessons.web import links, live
 
 __all__ = ["build", "main"]
 
@@ -69,21 +70,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-execute", action="store_true", help="show the lessons without results"
     )
+    parser.add_argument(
+        "--live", action="store_true", help="beside it a JupyterLite, in which the lessons run"
+    )
+    parser.add_argument(
+        "--pyodide",
+        type=Path,
+        metavar="FOLDER",
+        help="with --live: Pyodide's files, to be copied; without, pages fetch them from its host",
+    )
     options = parser.parse_args(arguments)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if options.pyodide and not options.live:
+        parser.error("--pyodide is for --live")
+    needed = (*NEEDED, *live.NEEDED) if options.live else NEEDED
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"the site needs {', '.join(missing)}: pip install -e '.[site]'", file=sys.stderr)
+        extra = "live" if options.live else "site"
+        print(f"the site needs {', '.join(missing)}: pip install -e '.[{extra}]'", file=sys.stderr)
         return 1
     from lessons.web import sources
 
     start, out = time.perf_counter(), options.out.resolve()
     if (out / "html" / ".buildinfo").is_file():
         shutil.rmtree(out / "html")  # Sphinx's own, perhaps with pages that are no more
-    sources.write(out / "afnp-sources")
+    sources.write(out / "afnp-sources", options.live)
     failed = build(out / "afnp-sources", out, execute=not options.no_execute)
     if not (out / "html" / "index.html").is_file():
         return failed or 1
-    checked = links.check(out / "html")
+    if options.live:
+        live.build(out / "afnp-live", out / "html", options.pyodide)
+    checked = links.check(out / "html", skipped="live")
     print("\n".join(checked.problems), file=sys.stderr, end="\n" if checked.problems else "")
     print(f"{checked.pages} pages, {checked.links} links, {time.perf_counter() - start:.0f} s")
     print((out / "html" / "index.html").as_uri())

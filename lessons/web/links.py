@@ -58,8 +58,8 @@ def _in_style(text: str) -> list[tuple[str, bool]]:
     return [(first or second, True) for first, second in named]
 
 
-def check(folder: str | Path) -> Checked:
-    """Look at every HTML and CSS file below a folder.
+def check(folder: str | Path, skipped: str = "") -> Checked:
+    """Look at every HTML and CSS file below a folder, but for those of one folder in it.
 
     Raises
     ------
@@ -67,11 +67,17 @@ def check(folder: str | Path) -> Checked:
         If there is no page.
     """
     folder = Path(folder).resolve()
-    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")}
+    others = folder / skipped if skipped else None
+
+    def found(ending: str) -> list[Path]:
+        paths = folder.rglob(f"*.{ending}")
+        return [path for path in paths if others is None or not path.is_relative_to(others)]
+
+    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in found("html")}
     if not pages:
         raise ValueError(f"expected pages below {folder}, got none")
     asked = {path: page.targets for path, page in pages.items()}
-    for path in folder.rglob("*.css"):
+    for path in found("css"):
         asked[path] = _in_style(path.read_text(encoding="utf-8"))
     problems = [
         f"{path.relative_to(folder)}: {wrong}"

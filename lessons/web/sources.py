@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lessons.folder import copy
-from lessons.web import explainer, gallery, reference
+from lessons.web import explainer, gallery, live, reference
 
 __all__ = ["lesson", "write"]
 
@@ -34,11 +34,11 @@ ABOUT = (
 )
 
 
-def write(folder: Path) -> None:
-    """Write all sources into a new folder."""
+def write(folder: Path, runs: bool = False) -> None:
+    """Write all sources into a new folder; where lessons run beside them, pages say so."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    names = lessons(folder / "lessons")
+    names = lessons(folder / "lessons", runs)
     reference.write(folder / "reference")
     gallery.write(folder / "figures")
     (folder / "index.md").write_text(front(names), encoding="utf-8")
@@ -114,7 +114,7 @@ print(afnp.verify.check_flow(flow))
 """
 
 
-def lessons(folder: Path) -> list[str]:
+def lessons(folder: Path, runs: bool = False) -> list[str]:
     """Copy the lessons, and what their kernels import; return the notebooks' names."""
     home = ROOT / "lessons"
     folder.mkdir()
@@ -125,7 +125,7 @@ def lessons(folder: Path) -> list[str]:
     paths = sorted(home.glob("[0-9][0-9]_*.ipynb"))
     pack(paths, folder / "download")
     for path in paths:
-        notebook = lesson(json.loads(path.read_text(encoding="utf-8")), path.name)
+        notebook = lesson(json.loads(path.read_text(encoding="utf-8")), path.name, runs)
         (folder / path.name).write_text(json.dumps(notebook, indent=1), encoding="utf-8")
     return [path.stem for path in paths]
 
@@ -143,7 +143,7 @@ def pack(paths: list[Path], folder: Path) -> None:
         shutil.copy(path, folder)
 
 
-def lesson(notebook: dict[str, Any], name: str) -> dict[str, Any]:
+def lesson(notebook: dict[str, Any], name: str, runs: bool = False) -> dict[str, Any]:
     """Return a notebook as the site shows it."""
     cells: list[dict[str, Any]] = []
     for cell in notebook["cells"]:
@@ -156,11 +156,13 @@ def lesson(notebook: dict[str, Any], name: str) -> dict[str, Any]:
             names = ", ".join(f"*{control.replace('_', ' ')}*" for control in controls)
             cells.append(_note(f"{cell['id']}-moves", MOVES.format(names=names)))
     if not name.startswith("00"):
-        cells.insert(1, _note("run-it", RUN.format(name=name)))
+        button = BUTTON.format(address=live.address(Path(name).stem)) if runs else ""
+        cells.insert(1, _note("run-it", button + RUN.format(name=name)))
     return {**notebook, "cells": cells}
 
 
 MOVES = "Recorded at some positions of {names}; in JupyterLab it moves freely."
+BUTTON = '<a class="run" href="../{address}">Run this lesson</a> in your browser, slowly.\n\n'
 RUN = (
     "To run it, turn its knobs and be checked: `python -m lessons`, then `{name}`. Or download "
     "{{download}}`this notebook <download/{name}>`, or "
