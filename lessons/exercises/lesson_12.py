@@ -124,24 +124,6 @@ EXERCISES = [
         because="Exact, and with a certificate: a sweep that changes nothing.",
     ),
     Exercise(
-        "causal_attention",
-        answer=lambda q, k, v: _weights(q, k) @ v,
-        cases=[_QKV, tuple(part[:1] for part in _QKV), tuple(3 * part for part in _QKV)],
-        hints=(
-            "q @ k.T / np.sqrt(H) holds all scores (T, T); np.tri(T) is 1 where s <= t.",
-            "Take np.exp of the scores, multiply by np.tri(T), divide each row by its sum; "
-            "then @ v.",
-        ),
-        mistakes={
-            "letting every token hear all of them, the future too": _without_a_mask,
-            "leaving out the token itself": _not_itself,
-            (
-                "masking after dividing by the sum, so that the weights do not add up to 1"
-            ): _masked_after,
-        },
-        because="Lesson 4's staircase again, with weights that the data choose.",
-    ),
-    Exercise(
         "attend",
         answer=_attend,
         cases=[
@@ -163,6 +145,23 @@ EXERCISES = [
             "giving all tokens the same weight": lambda q, keys, values: values.mean(axis=0),
         },
         because="No mask is needed: the future is not there yet.",
+    ),
+    Exercise(
+        "causal_attention",
+        answer=lambda q, k, v: _weights(q, k) @ v,
+        cases=[_QKV, tuple(part[:1] for part in _QKV), tuple(3 * part for part in _QKV)],
+        hints=(
+            "The token of row t hears rows 0 to t, itself included: k[: t + 1] and v[: t + 1].",
+            "np.array([attend(q[t], ..., ...) for t in range(len(q))]); what stands for the dots?",
+        ),
+        mistakes={
+            "letting every token hear all of them, the future too": _without_a_mask,
+            "leaving out the token itself": _not_itself,
+            (
+                "masking after dividing by the sum, so that the weights do not add up to 1"
+            ): _masked_after,
+        },
+        because="Lesson 4's staircase again, with weights that the data choose.",
     ),
     Exercise(
         "keys_computed",

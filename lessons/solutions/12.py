@@ -17,18 +17,17 @@ def jacobi(step, x):
     return x, len(x)
 
 
-# %% causal_attention
-def causal_attention(q, k, v):
-    """Exponentials of the scores, cut off above the diagonal, each row divided by its sum."""
-    w = np.tri(len(q)) * np.exp(q @ k.T / np.sqrt(q.shape[1]))
-    return w / w.sum(axis=1, keepdims=True) @ v
-
-
 # %% attend
 def attend(q, keys, values):
     """Weigh the values kept by how well their keys fit."""
     w = np.exp(keys @ q / np.sqrt(len(q)))
     return w / w.sum() @ values
+
+
+# %% causal_attention
+def causal_attention(q, k, v):
+    """One token after the other, each with the keys and values up to itself."""
+    return np.array([attend(q[t], k[: t + 1], v[: t + 1]) for t in range(len(q))])
 
 
 # %% keys_computed

@@ -110,7 +110,7 @@ def notebook(shipped: dict[str, Any]) -> dict[str, Any]:
 SAID = (
     "*This page is a computer: the cells run in your browser, and what you write stays in it. All "
     "of it is plain NumPy, on one core and without fast matrix products, so that a cell that "
-    "trains may take minutes where an installed afnp takes seconds. First run the cell below.*"
+    "trains may take a minute where an installed afnp takes a second. First run the cell below.*"
 )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afnp.compiled.stages import stages_of
 from afnp.params import Layout
 from afnp.verify.mutants.registry import mutant, replace
 
@@ -25,6 +24,8 @@ def in_stage(flow, name: str):
         class Planted(type(flow)):  # type: ignore[misc]
             @functools.cached_property
             def compiled_stages(self) -> list:
+                from afnp.compiled.stages import stages_of  # the list of mutants needs no Numba
+
                 stages = stages_of(self.layers)
                 replace(stages[0], name)(function)
                 return stages
