@@ -60,9 +60,10 @@ def prove(
     """
     u, context = _noise(flow)
     x = np.asarray(generate(u, context))
-    _compare("samples", flow.generate(u, context)[0], x, library)
+    tolerance = TOLERANCE[flow.dtype.name]
+    _compare("samples", flow.generate(u, context)[0], x, tolerance, library)
     expected = np.asarray(log_prob(x, context))
-    _compare("log_prob", flow.log_prob(x, context), expected, library)
+    _compare("log_prob", flow.log_prob(x, context), expected, tolerance, library)
 
 
 def _noise(flow: Flow) -> tuple[np.ndarray, np.ndarray | None]:
@@ -76,11 +77,13 @@ def _noise(flow: Flow) -> tuple[np.ndarray, np.ndarray | None]:
     return u, context.astype(flow.dtype)
 
 
-def _compare(what: str, ours: np.ndarray, theirs: np.ndarray, library: str) -> None:
+def _compare(
+    what: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float, library: str
+) -> None:
     if ours.shape != theirs.shape:
         raise ArithmeticError(f"{what}: expected {ours.shape}, got {theirs.shape} from {library}")
     difference = np.abs(ours.astype(np.float64) - theirs)
-    allowed = TOLERANCE[ours.dtype.name] * (1 + np.abs(theirs).max())
+    allowed = tolerance * (1 + np.abs(theirs).max())
     if not difference.max() <= allowed:
         row = int(np.argmax(difference.reshape(ROWS, -1).max(axis=1)))
         raise ArithmeticError(

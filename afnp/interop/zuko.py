@@ -1,4 +1,4 @@
-r"""Trained flows of zuko, with their parameters: the same density, and samples by substitution.
+r"""Flows of zuko, in and out with their parameters: the same density, and samples by substitution.
 
 .. math:: u = f_T \circ \dots \circ f_1(x), \qquad f_t \text{ theirs, read by us}
 
@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from afnp.bases import StandardNormal
 from afnp.flow import Flow
 from afnp.interop import proof
 from afnp.interop.sorting import Linear, Network, generation_order, masked_layer
+from afnp.networks import MaskedMLP, masks
 from afnp.transforms import (
     Autoregressive,
     Coupling,
@@ -34,9 +36,17 @@ from afnp.transforms import (
     Standardize,
     Transform,
 )
-from afnp.univariate import Additive, ClippedAffine, ClippedSpline
+from afnp.univariate import Additive, Affine, ClippedAffine, ClippedSpline
 
-__all__ = ["assemble", "from_zuko", "functions", "layers_of"]
+__all__ = [
+    "assemble",
+    "dtype_of",
+    "from_zuko",
+    "functions",
+    "layers_of",
+    "shift_and_scale",
+    "to_zuko",
+]
 
 ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh"}
 Imported = tuple[Transform, dict[str, np.ndarray]]
@@ -63,7 +73,7 @@ def from_zuko(flow: Any, prove: bool = True) -> Flow:
     ArithmeticError
         If the two compute something else.
     """
-    ours = assemble(layers_of(flow.transform, flow.base()), _dtype(flow))
+    ours = assemble(layers_of(flow.transform, flow.base()), dtype_of(flow))
     if prove:
         proof.prove(ours, *functions(flow), "zuko")
     return ours
@@ -101,10 +111,11 @@ def functions(flow: Any) -> tuple[Callable, Callable]:
 
 def layers_of(transform: Any, base: Any) -> list[Imported]:
     """Return a lazy transform's layers with their arrays, and what makes the noise standard."""
-    steps = _steps(transform)
-    imported = [_layer(step, f"transform {k}", turned) for k, (step, turned) in enumerate(steps)]
     if type(base).__name__ != "DiagNormal":
         raise ValueError(f"base: cannot import a {type(base).__name__}")
+    D = base.event_shape[-1]
+    steps = enumerate(_steps(transform))
+    imported = [_layer(step, D, turned, f"transform {k}") for k, (step, turned) in steps]
     loc, scale = _array(base.base_dist.loc), _array(base.base_dist.scale)
     if (loc != 0).any() or (scale != 1).any():
         imported.append((Standardize(loc, scale), {}))
@@ -125,11 +136,11 @@ def _steps(transform: Any, turned: bool = False) -> list[tuple[Any, bool]]:
 # ---- layers --------------------------------------------------------------------------------------
 
 
-def _layer(transform: Any, where: str, turned: bool) -> Imported:
+def _layer(transform: Any, features: int, turned: bool, where: str) -> Imported:
     """Return one transform as a layer, and its arrays by name."""
     kind = type(transform).__name__
     if kind == "UnconditionalTransform":
-        return _unconditional(transform, where, turned)
+        return _unconditional(transform, features, turned, where)
     makers = {
         "MaskedAutoregressiveTransform": _masked,
         "ElementWiseTransform": _elementwise,
@@ -192,7 +203,7 @@ def _coupling(transform: Any, where: str) -> Imported:
     return layer, arrays
 
 
-def _unconditional(transform: Any, where: str, turned: bool) -> Imported:
+def _unconditional(transform: Any, features: int, turned: bool, where: str) -> Imported:
     """Return a transform that no network steers."""
     values = transform.forward()
     kind = type(values).__name__
@@ -202,22 +213,19 @@ def _unconditional(transform: Any, where: str, turned: bool) -> Imported:
     if kind in ("RotationTransform", "LULinearTransform"):
         W = _array(values.R if kind == "RotationTransform" else values.L @ values.U)
         return LULinear.of(np.linalg.inv(W.astype(np.float64)) if turned else W), {}
-    return _standardize(values, kind, where, turned), {}
-
-
-def _standardize(values: Any, kind: str, where: str, turned: bool) -> Standardize:
-    """Return y = s x + t by its mean -t / s and its standard deviation 1 / s."""
-    if kind == "AffineTransform":
-        scale, shift = values.scale, values.loc
-    elif kind == "MonotonicAffineTransform":
-        scale, shift = values.scale, values.shift
-    else:
-        raise ValueError(f"{where}: cannot import a {kind}")
-    s, t = np.broadcast_arrays(_array(scale), _array(shift))
+    s, t = (np.broadcast_to(_array(part), features) for part in _scale_and_shift(values, where))
     s, t = s.astype(np.float64), t.astype(np.float64)
-    if s.ndim != 1:
-        raise ValueError(f"{where}: expected a scale for each feature, got shape {s.shape}")
-    return Standardize(t, s) if turned else Standardize(-t / s, 1 / s)
+    return Standardize(t, s) if turned else Standardize(-t / s, 1 / s), {}
+
+
+def _scale_and_shift(values: Any, where: str) -> tuple[Any, Any]:
+    """Return s and t of y = s x + t."""
+    kind = type(values).__name__
+    if kind == "AffineTransform":
+        return values.scale, values.loc
+    if kind == "MonotonicAffineTransform":
+        return values.scale, values.shift
+    raise ValueError(f"{where}: cannot import a {kind}")
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -337,7 +345,7 @@ def _univariate(transform: Any, where: str) -> tuple[Any, np.ndarray]:
     raise ValueError(f"{where}: cannot import the univariate {name}")
 
 
-def _dtype(flow: Any) -> np.dtype:
+def dtype_of(flow: Any) -> np.dtype:
     """Return the type of its first tensor of numbers that are not whole."""
     tensors = flow.state_dict().values()
     return _array(next(tensor for tensor in tensors if tensor.is_floating_point())).dtype
@@ -345,3 +353,164 @@ def _dtype(flow: Any) -> np.dtype:
 
 def _array(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().numpy()
+
+
+# ---- back again ----------------------------------------------------------------------------------
+
+
+def to_zuko(flow: Flow, prove: bool = True) -> Any:
+    """Return a masked flow of ours as one of zuko, in its precision.
+
+    Parameters
+    ----------
+    flow : Flow
+        Of masked networks without residual blocks, autoregressive or inverse, with affine maps of
+        any scale, shifts, or what came from zuko; of permutations and standardisations between
+        them; with or without context, over normal noise.
+    prove : bool
+        Compare log-densities and samples of 64 rows with zuko's.
+
+    Returns
+    -------
+    zuko.flows.Flow
+
+    Raises
+    ------
+    ValueError
+        If a part of the flow cannot be exported: it is named.
+    ArithmeticError
+        If the two compute something else.
+    """
+    import torch
+    import zuko
+
+    if type(flow.base) is not StandardNormal:
+        raise ValueError(f"base: cannot export a {type(flow.base).__name__}")
+    mean, std = flow.config().get("context_scale", (0.0, 1.0))
+    units = np.broadcast_to(mean, flow.context), np.broadcast_to(std, flow.context)
+    transforms = [
+        _exported(layer, p, units, f"layer {k}")
+        for k, (layer, p) in enumerate(zip(flow.layers, flow.own, strict=True))
+    ]
+    zero = torch.zeros(flow.features)
+    base = zuko.lazy.UnconditionalDistribution(
+        zuko.distributions.DiagNormal, zero, zero + 1, buffer=True
+    )
+    kind = torch.float64 if flow.dtype == np.float64 else torch.float32
+    theirs = zuko.flows.Flow(transforms, base).to(kind)
+    if prove:
+        proof.prove(flow, *functions(theirs), "zuko")
+    return theirs
+
+
+def _exported(layer: Transform, p: Any, units: tuple, where: str) -> Any:
+    """Return a layer with parameters p as a lazy transform."""
+    import torch
+    import zuko
+
+    if isinstance(layer, Inverse):
+        return _exported(layer.transform, p, units, where).inv
+    if type(layer) is Autoregressive:
+        return _exported_network(layer, p, units, where)
+    if isinstance(layer, Permutation):
+        order = torch.from_numpy(layer.order)
+        return zuko.lazy.UnconditionalTransform(
+            zuko.transforms.PermutationTransform, order, buffer=True
+        )
+    if isinstance(layer, Standardize):
+        shift, scale = map(torch.from_numpy, (-layer.mean / layer.std, 1 / layer.std))
+        affine = torch.distributions.AffineTransform
+        return zuko.lazy.UnconditionalTransform(affine, shift, scale, event_dim=1, buffer=True)
+    raise ValueError(f"{where}: cannot export a {type(layer).__name__}")
+
+
+def _exported_network(layer: Autoregressive, p: Any, units: tuple, where: str) -> Any:
+    import torch
+    import zuko
+
+    net = layer.conditioner
+    if type(net) is not MaskedMLP or net.residual or net.periodic:
+        kind = "residual MaskedMLP" if type(net) is MaskedMLP else type(net).__name__
+        raise ValueError(f"{where}: cannot export a {kind}")
+    univariate, shapes, signs = _exported_univariate(layer.univariate, where)
+    D, C, K = net.features, net.context, net.numbers
+    if D == 1:
+        raise ValueError(f"{where}: cannot export a network of one feature")
+    activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[net.activation]
+    transform = zuko.flows.MaskedAutoregressiveTransform(
+        D,
+        C,
+        order=torch.from_numpy(layer.rank),
+        univariate=univariate,
+        shapes=shapes,
+        hidden_features=net.hidden,
+        activation=activation,
+    )
+    columns = np.concatenate([D + np.arange(C), layer.order])
+    outputs = (layer.order[:, None] * K + np.arange(K)).ravel()
+    parts = [part for part in transform.hyper if type(part).__name__ == "MaskedLinear"]
+    for l, (part, linear) in enumerate(zip(parts, net.linears, strict=True)):
+        mask = masks.mask(linear.prefix, p[linear.W].shape[1])
+        W, b = p[linear.W] * mask, p[linear.b].copy()
+        if l == 0:  # contexts in their own units
+            W[:, :C] /= units[1]
+            b -= W[:, :C] @ units[0]
+        if part is parts[-1]:
+            W, b = W * np.tile(signs, D)[:, None], b * np.tile(signs, D)
+        rows = outputs if part is parts[-1] else np.arange(len(b))
+        _write(part, *(_placed(values, rows, columns) for values in (W, b, mask)))
+        columns = np.arange(len(b))
+    return transform
+
+
+def _placed(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return an array with row r at rows[r], and column c at columns[c] if it has columns."""
+    placed = np.empty_like(values)
+    placed[rows if values.ndim == 1 else np.ix_(rows, columns)] = values
+    return placed
+
+
+def _write(part: Any, W: np.ndarray, b: np.ndarray, mask: np.ndarray) -> None:
+    """Write a masked linear map's arrays."""
+    import torch
+
+    part.weight = torch.nn.Parameter(torch.from_numpy(W))
+    part.bias = torch.nn.Parameter(torch.from_numpy(b))
+    part.mask = torch.from_numpy(mask)
+
+
+def _exported_univariate(univariate: Any, where: str) -> tuple[Callable, list[tuple], np.ndarray]:
+    """Return what makes zuko's univariate of its params, their shapes, and their signs."""
+    import zuko
+
+    theirs, options = zuko.transforms, univariate.config()
+    if type(univariate) is Affine:
+        return functools.partial(shift_and_scale, **options), [(), ()], np.ones(2)
+    if type(univariate) is Additive:
+        return theirs.AdditiveTransform, [()], -np.ones(1)
+    if type(univariate) is ClippedAffine:
+        slope = float(np.exp(-univariate.limit))
+        affine = functools.partial(theirs.MonotonicAffineTransform, slope=slope)
+        return affine, [(), ()], np.ones(2)
+    if type(univariate) is ClippedSpline:
+        n = options.pop("bins")
+        spline = functools.partial(theirs.MonotonicRQSTransform, **options)
+        return spline, [(n,), (n,), (n - 1,)], np.ones(3 * n - 1)
+    raise ValueError(f"{where}: cannot export the univariate {type(univariate).__name__}")
+
+
+def shift_and_scale(m: Any, a: Any, bound: float, scale: str) -> Any:
+    r"""Return :math:`u = (x - \mu) e^{-\alpha}` of tensors, as :class:`afnp.univariate.Affine`."""
+    import torch
+    from torch.nn.functional import logsigmoid, softplus
+
+    alphas: dict[str, Callable] = {
+        "tanh": lambda: bound * torch.tanh(a / bound),
+        "exp": lambda: a,
+        "softplus": lambda: torch.log(softplus(a + np.log(np.e - 1))),
+        "sigmoid": lambda: logsigmoid(a + 2),
+    }
+    alpha = alphas[scale]()
+    mu = m * torch.sigmoid(-a - 2) if scale == "sigmoid" else m
+    narrowed = torch.exp(-alpha)
+    return torch.distributions.AffineTransform(-mu * narrowed, narrowed)
