@@ -106,7 +106,8 @@ class Flow(Model):
         self.base = StandardNormal(self.features) if base is None else base
         if self.base.features != self.features:
             raise ValueError(f"base: expected {self.features} features, got {self.base.features}")
-        check_support(self.layers, self.base)
+        if any(layer.periodic for layer in self.layers):
+            check_support(self.layers, self.base)
         self._columns: dict[str, tuple[str, ...] | None] = {
             "columns": None,
             "context_columns": None,
@@ -351,14 +352,15 @@ class Flow(Model):
             takes derivatives: those of :mod:`afnp.sampling.fixed_point`.
         backend : {"auto", "numpy", "numba", "cuda"}
         """
-        method = method_of(method, backend)
-        task = "iterate" if isinstance(method, Sweeps) else "generate"
+        task = "generate"
+        if method != "substitution":
+            method = method_of(method, backend)
+            task = "" if needs_numpy(method) else "iterate"
+            backend = "numpy" if needs_numpy(method) else backend
 
         def work(p, u, context, engine) -> tuple:
             return self._generate(p, u, context, method, engine)[:2]
 
-        if needs_numpy(method):
-            task, backend = "", "numpy"
         x, log_det = self.streamed(task, work, u, context, backend, name="u")
         return x, log_det.astype(self.dtype, copy=False)
 
@@ -546,7 +548,7 @@ class Flow(Model):
 
             u, log_det, counts = generate_on_gpu(self.layers[front:], p[front:], u, context, method)
         else:
-            stages = self._stages(p, "numpy" if needs_numpy(method) else engine)
+            stages = self._stages(p, engine)
             for stage, p_stage in reversed(stages[front:]):
                 u, log_det_stage, *taken = stage.sampler(method)(p_stage, u, context)
                 log_det = log_det + log_det_stage

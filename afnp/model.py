@@ -46,6 +46,9 @@ will be several times as fast."""
 WORTH_A_THREAD = 10**7
 """Rows times parameters that make another thread worth waking."""
 
+SMALLEST_BLOCK = 64
+"""Rows that stay together, whatever they cost: blocks are multiples of it."""
+
 BATCH_NUMBERS = 2**23
 """Long inputs are streamed in batches of about this many activations, so that memory stays
 bounded."""
@@ -270,13 +273,15 @@ class Model:
 
     def cut(self, n: int, engine: str, gradient: bool = False) -> list[slice]:
         """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
-        unit = 64 * max(1, -(-WORTH_A_THREAD // (64 * max(1, self.work))))
         if gradient or engine == "cuda":
             return [slice(0, n)]  # they make threads of their own, or stream
-        most = 64 * max(1, BATCH_NUMBERS // (64 * self.widest))
+        if n <= SMALLEST_BLOCK:
+            return [slice(0, n)]
+        most = SMALLEST_BLOCK * max(1, BATCH_NUMBERS // (SMALLEST_BLOCK * self.widest))
         if engine == "numpy":
-            return [slice(start, start + most) for start in range(0, max(n, 1), most)]
-        return row_blocks(n, min(unit, most), most=most)
+            return [slice(start, start + most) for start in range(0, n, most)]
+        units = -(-WORTH_A_THREAD // (SMALLEST_BLOCK * max(1, self.work)))
+        return row_blocks(n, min(SMALLEST_BLOCK * max(1, units), most), most=most)
 
     def attempt(self, plan: Plan, n: int, task: str, work: Callable, gradient=False) -> tuple:
         """Return the plan that was carried out, and ``work(rows, engine)`` of each block.

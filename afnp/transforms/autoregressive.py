@@ -185,7 +185,7 @@ class Autoregressive(Transform):
     def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Do the same and keep nothing: a network of a long series walks along it in chunks."""
         if not self.conditioner.streams:
-            return super().evaluate(p, x, context)
+            return self.normalize(p, x, context)[:2]
         ordered = x[:, self.order]
         kind = np.result_type(x, context, *p.values())
         u, log_derivative = np.empty(x.shape, kind), np.empty(x.shape, kind)
@@ -225,17 +225,17 @@ class Autoregressive(Transform):
 
     # ---- sampling --------------------------------------------------------------------------------
 
-    def _sampled(self, loop: Callable, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
-        x, log_det = loop(self.conditioner, self.univariate.generate, p, u[:, self.order], context)
-        return x[:, self.rank], log_det
-
     def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Map u (N, D) to x (N, D) by substitution; also give log|det dx/du| (N,)."""
-        return self._sampled(substitution, p, u, context)
+        x, log_det = substitution(
+            self.conditioner, self.univariate.generate, p, u[:, self.order], context
+        )
+        return x[:, self.rank], log_det
 
     def naive(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Do the same by the textbook loop of a full network pass a feature, or a token."""
-        return self._sampled(naive, p, u, context)
+        x, log_det = naive(self.conditioner, self.univariate.generate, p, u[:, self.order], context)
+        return x[:, self.rank], log_det
 
     def iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Do the same by fixed-point iteration.

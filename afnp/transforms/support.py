@@ -19,9 +19,10 @@ __all__ = ["check_support"]
 
 
 def check_support(layers: Sequence[Transform], base: Base) -> None:
-    """Raise a ValueError if a layer of angles stands beside a layer or noise of the line.
+    """Raise a ValueError if layers of angles stand beside a layer or noise of the line.
 
-    Noise on the torus at the end of layers of the line is a box, and sound.
+    At least one is a layer of angles: noise on the torus at the end of layers of the line is a box,
+    and sound.
 
     Examples
     --------
@@ -32,8 +33,6 @@ def check_support(layers: Sequence[Transform], base: Base) -> None:
         ...
     ValueError: base: layers of angles need noise on the circle, UniformTorus(2), got StandardNormal
     """
-    if not any(layer.periodic for layer in layers):
-        return
     for k, layer in enumerate(layers):
         if not (layer.periodic or isinstance(layer, Permutation)):
             raise ValueError(
