@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import afnp
@@ -381,3 +382,28 @@ def g(z):
     assert list(never_read({"a": source})) == ["a: Sub.own never reads q", "a: .g never reads z"]
     package = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}
     assert len(found := list(never_read(package))) <= 10, "\n".join(found)
+
+
+# The path of a student
+
+
+def test_a_small_flow_in_numpy_is_a_short_read():
+    """Files and functions that are entered to build a MAF, and for a density and a sample of it."""
+    package, entered = str(ROOT / "afnp"), set()
+    maf, rng = afnp.maf, np.random.default_rng(0)
+
+    def note(frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(package):
+            if "comp>" not in code.co_name and code.co_name != "<genexpr>":
+                entered.add((code.co_filename, code.co_name, code.co_firstlineno))
+
+    sys.setprofile(note)
+    try:
+        flow = maf(3, hidden=(16,), transforms=2)
+        flow.log_prob(np.zeros((4, 3)), backend="numpy")
+        flow.sample(5, rng, backend="numpy")
+    finally:
+        sys.setprofile(None)
+    assert 20 < len(entered) <= 105
+    assert len({file for file, _, _ in entered}) <= 15
