@@ -12,6 +12,7 @@ from types import ModuleType
 
 from afnp.constructors import iaf, made, maf, maf_mog, nice, nsf, realnvp, tarflow, wavenet_flow
 from afnp.discrete import DiscreteMADE, OrderEnsemble
+from afnp.ensemble import FlowEnsemble
 from afnp.files import ModelFileError, load, save
 from afnp.flow import Flow
 from afnp.train import fit, fit_energy
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DiscreteMADE",
     "Flow",
+    "FlowEnsemble",
     "ModelFileError",
     "OrderEnsemble",
     "fit",

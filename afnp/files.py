@@ -37,6 +37,7 @@ import numpy as np
 
 from afnp.atomic import kind_of, named_errors, path_of, write_bytes
 from afnp.discrete import MODELS
+from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.inputs import integer
 
@@ -50,6 +51,7 @@ DTYPES = ("<f4", "<f8", "<i8")
 MAX_AXES = 32
 MOST_ARRAYS = 64
 MOST_LAYERS = 10_000
+MOST_MEMBERS = 10_000
 MOST_FREE = 2**23
 """Features of layers with fewer parameters than features, together: nothing in a file limits
 them."""
@@ -216,8 +218,8 @@ def _bytes(entry: list) -> int:
     return int(dtype[2]) * math.prod(shape)
 
 
-def save(flow: Flow, path: str | bytes | os.PathLike) -> None:
-    """Write a flow to a model file, atomically.
+def save(flow, path: str | bytes | os.PathLike) -> None:
+    """Write a flow, a discrete model or an ensemble to a model file, atomically.
 
     Raises
     ------
@@ -255,8 +257,8 @@ def save(flow: Flow, path: str | bytes | os.PathLike) -> None:
     write(name, "model", {"flow": config}, {"theta": flow.theta})
 
 
-def load(path: str | bytes | os.PathLike) -> Flow:
-    """Read a flow from a model file.
+def load(path: str | bytes | os.PathLike) -> Any:
+    """Read a flow, a discrete model or an ensemble from a model file.
 
     Raises
     ------
@@ -283,12 +285,14 @@ def load(path: str | bytes | os.PathLike) -> Flow:
         ) from error
 
 
-def build(config: dict, theta: np.ndarray, free: int) -> Flow:
+def build(config: dict, theta: np.ndarray, free: int) -> Any:
     """Build a flow around parameters; refuse a configuration that is not exactly its own.
 
     First come integers: nothing is built that has another number of parameters than there are, or
     that has fewer than features and is very wide (``free`` features in all).
     """
+    if config.get("type") == FlowEnsemble.__name__:
+        return _ensemble(config, theta, free)
     model: Any = MODELS[config["type"]] if "type" in config else Flow
     if len(config.get("layers", ())) > MOST_LAYERS:
         raise ValueError(f"expected at most {MOST_LAYERS} layers, got {len(config['layers'])}")
@@ -309,6 +313,24 @@ def build(config: dict, theta: np.ndarray, free: int) -> Flow:
     if _text(flow.config()) != _text(config):
         raise ValueError("a flow built from it has another configuration")
     return flow
+
+
+def _ensemble(config: dict, theta: np.ndarray, free: int) -> FlowEnsemble:
+    """Build the members of an ensemble, each as if it were alone, and put them together."""
+    members = config["flows"]
+    if not 1 <= len(members) <= MOST_MEMBERS or any("type" in member for member in members):
+        raise ValueError(f"flows: expected 1 to {MOST_MEMBERS} flows, got {len(members)} entries")
+    sizes = [sum(Flow.counts(member)) for member in members]
+    if theta.shape != (sum(sizes),):
+        raise ValueError(f"{sum(sizes)} parameters do not go with theta of {theta.shape}")
+    parts = np.split(theta, np.cumsum(sizes)[:-1])
+    share = free // len(members)
+    ensemble = FlowEnsemble(
+        [build(member, part, share) for member, part in zip(members, parts, strict=True)]
+    )
+    if _text(ensemble.config()) != _text(config):
+        raise ValueError("an ensemble built from it has another configuration")
+    return ensemble
 
 
 def _width(layer: dict) -> int:

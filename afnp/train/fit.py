@@ -19,6 +19,7 @@ import numpy as np
 from afnp import progress as bars
 from afnp.advice import warn_of
 from afnp.atomic import check_regular, locked, path_of
+from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.inputs import flag, integer, plain_array, real
 from afnp.model import BatchGradient
@@ -136,6 +137,8 @@ def fit(
     >>> history.train_loss[-1] < history.train_loss[0]
     True
     """
+    if isinstance(flow, FlowEnsemble):
+        raise ValueError("flow: expected one flow, got an ensemble: fit its members, .flows")
     recipe = {
         "batch_size": integer("batch_size", batch_size, least=1),
         "learning_rate": real("learning_rate", learning_rate, 0.0),
