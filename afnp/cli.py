@@ -51,6 +51,7 @@ examples:
   afnp sample stars.afnp -n 1000 --context age=4.6,mass=1 -o -
   afnp verify moons.afnp                            is it really a normalizing flow?
   afnp verify mine.flows:make_flow --features 3     is yours?
+  afnp import theirs.pt --maker mine.flows:make_flow -o theirs.afnp
   afnp lessons                                      the course; --progress says how far you are
   afnp figures two_moons --quick                    draw a figure, with its claim and its numbers
 
@@ -96,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         message = str(error)
     except FloatingPointError as error:
         message = f"{error}; no result was written"
+    except ArithmeticError as error:
+        message = str(error)
     except MemoryError:
         message = "not enough memory; try fewer rows, or a smaller flow"
     except KeyboardInterrupt as error:
@@ -270,6 +273,19 @@ def _checked(args: argparse.Namespace) -> Report:
     known = {"features": args.features, "context": args.context}
     options |= {name: value for name, value in known.items() if value is not None}
     return check_flow(build(found_object(args.target)), **options)
+
+
+def import_flow(args: argparse.Namespace) -> int:
+    """Turn a trained flow of another library into a model, after a proof that it is the same."""
+    from afnp.interop.torch_file import import_file
+
+    _check_output(args.output, args.force)
+    _refuse_same(args.output, args.theirs)
+    flow = import_file(args.theirs, args.maker, args.library)
+    files.save(flow, args.output)
+    print(f"{args.theirs}: {flow.features} features, context of {flow.context}, {flow.dtype}")
+    print(f"wrote {args.output}")
+    return 0
 
 
 def sets(args: argparse.Namespace) -> int:
@@ -511,6 +527,7 @@ def command_line() -> Parser:
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=tables)
     _add_plot_options(command("plot", plot, model, keyed, folder, forced, seeded, given))
     _add_verify_options(command("verify", verify, forced, seeded))
+    _add_import_options(command("import", import_flow, forced))
     command("data", sets, folder).add_argument(
         "name", nargs="?", metavar="NAME", help="say all about this set"
     )
@@ -591,6 +608,27 @@ def _add_plot_options(p: Parser) -> None:
     p.add_argument("--features", metavar="A,B", help="which columns (default: the first eight)")
     p.add_argument(
         "--pit", action="store_true", help="the probability integral transform of DATA instead"
+    )
+
+
+def _add_import_options(p: Parser) -> None:
+    p.add_argument(
+        "theirs", type=Path, metavar="FILE", help="written by torch.save(module.state_dict(), FILE)"
+    )
+    p.add_argument(
+        "--maker",
+        required=True,
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="what makes the module that the parameters are of",
+    )
+    p.add_argument(
+        "--from",
+        dest="library",
+        choices=("zuko", "sbi", "nflows"),
+        help="the module's library (default: that of its class)",
+    )
+    p.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="MODEL", help="the model file to write"
     )
 
 

@@ -656,7 +656,10 @@ def test_ctrl_c_elsewhere_is_no_traceback(cli, monkeypatch):
 # ---- the program ---------------------------------------------------------------------------------
 
 
-COMMANDS = ("fit", "score", "sample", "plot", "verify", "data", "lessons", "figures")
+COMMANDS = (
+    *("fit", "score", "sample", "plot", "verify", "import", "data"),
+    *("lessons", "figures"),
+)
 
 
 def test_help_shows_examples_that_parse(cli):
@@ -670,7 +673,7 @@ def test_help_shows_examples_that_parse(cli):
         command_line().parse_args(example)
 
 
-@pytest.mark.parametrize("command", COMMANDS[:6])
+@pytest.mark.parametrize("command", COMMANDS[:7])
 def test_every_command_has_help(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0 and out.startswith(f"usage: afnp {command}")
