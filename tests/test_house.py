@@ -34,6 +34,7 @@ FLOORS = {
     "advice": 8,
     "data": 8,
     "files": 8,
+    "marginals": 8,
     "progress": 8,
     "constructors": 8,
     "train": 9,
