@@ -36,7 +36,7 @@ class Conditionals(MaskedMLP):
         D and K; the network gives K - 1 logits a feature, relative to level 0.
     indicators : int
         w: K - 1 leaves out that of level 0; K tells level 0 from a feature that a unit does not
-        hear.
+        depend on.
     hidden, context, activation, residual
         As in :class:`afnp.networks.MaskedMLP`.
     """

@@ -38,7 +38,7 @@ class OrderEnsemble(DiscreteModel):
     bounds log p(x) from below. ``log_prob`` and ``loss_and_grad`` are of the average itself,
     exactly, and cost M passes.
 
-    What a unit hears depends on the order, so a feature has all its K indicators: level 0 is one,
+    A unit's inputs change with the order, so a feature has all its K indicators: level 0 is one,
     silence is none.
 
     Parameters

@@ -5,7 +5,7 @@ r"""The pieces of a transformer by hand, backward beside forward: layer norm, GE
     y_t = \sum_{s \le t} w_{ts} v_s, \quad
     w_{ts} = \frac{e^{q_t \cdot k_s / \sqrt H}}{\sum_{r \le t} e^{q_t \cdot k_r / \sqrt H}}
 
-Attention (arXiv 1706.03762) lets token t hear tokens s ≤ t: its matrix of weights w is a lower
+Attention (arXiv 1706.03762) lets token t attend to tokens s ≤ t: its matrix of weights w is a lower
 triangle, the mask of this architecture. Everything else works on each token alone. Keys and values
 of a token never change once it is known, so a sampler keeps them (the *KV cache*), and each is
 computed once: forward substitution, once more.
@@ -42,7 +42,7 @@ Memory = tuple[np.ndarray, np.ndarray]
 
 
 def linear(name: str, inputs: int, outputs: int) -> MaskedLinear:
-    """Return a linear map that hears all its inputs: a staircase without steps."""
+    """Return a linear map of all its inputs: a staircase without steps."""
     return MaskedLinear(np.full(outputs, inputs), inputs, name)
 
 
@@ -74,7 +74,7 @@ def causal_softmax(s: np.ndarray) -> np.ndarray:
 
     .. math:: w_{ts} = \frac{[s \le t]\, e^{s_{ts}}}{\sum_{r \le t} e^{s_{tr}}}
 
-    The largest score that counts is subtracted first, so nothing overflows, and nobody hears a
+    The largest score that counts is subtracted first, so nothing overflows, and nobody attends to a
     later one.
 
     Examples
@@ -133,7 +133,7 @@ class LayerNorm:
 
 
 class CausalAttention:
-    r"""Multi-head causal self-attention: token t hears tokens s ≤ t, each head by its own weights.
+    r"""Multi-head causal self-attention: token t attends to s ≤ t, each head by its own weights.
 
     .. math:: (q, k, v)_t = W x_t, \qquad y_t = W' \Big(\sum_{s \le t} w_{ts} v_s\Big) + b'
 

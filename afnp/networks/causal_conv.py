@@ -8,10 +8,10 @@ r"""Causal dilated convolutions: a conditioner with as many parameters for any n
     a^{(l+1)}_t = a^{(l)}_t + S^{(l)} y^{(l)}_t + s^{(l)}, \qquad h_t = H a^{(L)}_t + h
 
 (WaveNet, arXiv 1609.03499: kernels of two taps, z = (z^f, z^g), and dilations d_l that double.)
-What lies before the first step is zero. The input is shifted by one step, so that h_t hears x_{t-1}
-and no later one; and nothing before its receptive field, :math:`F = 1 + \sum_l d_l` steps: that is
-lost to u_t, whatever the data say. The last a is the sum of what all layers add, which is WaveNet's
-sum of skips.
+What lies before the first step is zero. The input is shifted by one step, so that h_t depends on
+x_{t-1} and no later one; and nothing before its receptive field, :math:`F = 1 + \sum_l d_l` steps:
+that is lost to u_t, whatever the data say. The last a is the sum of what all layers add, which is
+WaveNet's sum of skips.
 
 One step needs of every layer its newest activation and the one d_l steps ago. So both directions
 can walk along a series of any length with a *queue* of d_l activations a layer: the density in
@@ -69,10 +69,10 @@ class CausalConv(Network):
     dilations : sequence of int
         How far back the second tap of each layer reaches.
     context : int
-        C: each row's context is heard by all layers at every step, the first too.
+        C: each row's context enters all layers at every step, the first too.
     activation : {"gated", "relu", "tanh"}
     periodic : bool
-        Features are angles, heard as cosine and sine.
+        Features are angles, given as cosine and sine.
 
     Raises
     ------
@@ -153,15 +153,15 @@ class CausalConv(Network):
         layers = len(config["dilations"])
         return inputs + layers * (G * (2 * R + C + 1) + R * (R + 1)) + K * (R + 1)
 
-    # ---- who hears whom --------------------------------------------------------------------------
+    # ---- who depends on whom ---------------------------------------------------------------------
 
     @property
     def receptive_field(self) -> int:
-        """How many steps back h_t hears at most."""
+        """How many steps back h_t depends on x at most."""
         return 1 + sum(self.dilations)
 
     def reach(self) -> np.ndarray:
-        """Return the distances t - j < D at which h_t hears x_j.
+        """Return the distances t - j < D at which h_t depends on x_j.
 
         1 plus every sum of some of the dilations.
         """
@@ -198,7 +198,7 @@ class CausalConv(Network):
     def initialize(
         self, p: dict, rng: np.random.Generator, gain: float = 1.0, last: float = 0.01
     ) -> None:
-        r"""Draw weights in place: variance gain² over the numbers heard, of S also over L.
+        r"""Draw weights in place: variance gain² over the inputs, of S also over L.
 
         The head times ``last``.
 
@@ -209,14 +209,14 @@ class CausalConv(Network):
         the identity.
         """
         R, L = self.channels, max(1, len(self.dilations))
-        heard = {
+        fans = {
             "E": self.embedding,
             "F": max(1, self.context),
             "W": 2 * R,
             "V": 2 * R,
             "U": max(1, self.context),
         }
-        for name, fan in (heard | {"S": R * L, "H": R}).items():
+        for name, fan in (fans | {"S": R * L, "H": R}).items():
             p[name][:] = (
                 rng.standard_normal(p[name].shape) * (last if name == "H" else gain) / np.sqrt(fan)
             )
@@ -260,7 +260,7 @@ class CausalConv(Network):
     def run(
         self, p: dict, context: np.ndarray, x: np.ndarray, tails: list, caches: list | None = None
     ):
-        """Return h (N, T, K) of the next T steps, heard as x (N, T, I).
+        """Return h (N, T, K) of the next T steps, which enter as x (N, T, I).
 
         Replace ``tails`` by their ends.
 

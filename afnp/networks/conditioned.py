@@ -205,8 +205,8 @@ class Conditioned(Feedforward):
             rows = slice(start[i], start[i + 1])
             if rows.start == rows.stop:
                 continue
-            heard = prefix[rows.start]
-            y = W[rows, :heard] @ a[l][:heard] + b[rows, None]
+            reach = prefix[rows.start]
+            y = W[rows, :reach] @ a[l][:reach] + b[rows, None]
             e = state.entered.get(l)
             z[l][rows] = self._meet(l, y, None if e is None else e[rows])
             if skip:

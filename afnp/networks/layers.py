@@ -25,7 +25,7 @@ products."""
 
 
 class MaskedLinear:
-    r"""Linear layer that hears only the inputs its staircase lets through.
+    r"""Linear layer that depends only on the inputs its staircase lets through.
 
     .. math:: y_{nj} = b_j + \sum_{i < \mathrm{prefix}_j} W_{ji}\, x_{ni}
 
@@ -34,7 +34,7 @@ class MaskedLinear:
     Parameters
     ----------
     prefix : (J,) int array
-        How many inputs each output hears; never decreasing.
+        How many inputs each output depends on; never decreasing.
     columns : int
         I.
     name : str
@@ -52,7 +52,7 @@ class MaskedLinear:
         W = p[self.W]
         y = np.empty((len(x), len(W)), dtype=np.result_type(x, W))
         for panel in self.panels:
-            np.matmul(x[:, : panel.riser], _heard(W, panel).T, out=y[:, panel.rows])
+            np.matmul(x[:, : panel.riser], _masked(W, panel).T, out=y[:, panel.rows])
         return y + p[self.b]
 
     def backward(self, p: dict, x: np.ndarray, d_y: np.ndarray, g: dict) -> np.ndarray:
@@ -61,19 +61,19 @@ class MaskedLinear:
         d_x = np.zeros((len(x), W.shape[1]), dtype=np.result_type(d_y, W))
         for panel in self.panels:
             d_rows, riser = d_y[:, panel.rows], panel.riser
-            d_heard = d_rows.T @ x[:, :riser]
-            np.copyto(d_heard[:, panel.tread :], 0, where=panel.beyond)
-            d_W[panel.rows, :riser] += d_heard
-            d_x[:, :riser] += d_rows @ _heard(W, panel)
+            d_part = d_rows.T @ x[:, :riser]
+            np.copyto(d_part[:, panel.tread :], 0, where=panel.beyond)
+            d_W[panel.rows, :riser] += d_part
+            d_x[:, :riser] += d_rows @ _masked(W, panel)
         g[self.b] += d_y.sum(axis=0)
         return d_x
 
 
-def _heard(W: np.ndarray, panel: masks.Panel) -> np.ndarray:
-    """Return M ⊙ W on a panel's rows, cut after the last column that any of them hears."""
-    heard = W[panel.rows, : panel.riser].copy()
-    np.copyto(heard[:, panel.tread :], 0, where=panel.beyond)
-    return heard
+def _masked(W: np.ndarray, panel: masks.Panel) -> np.ndarray:
+    """Return M ⊙ W on a panel's rows, cut after the last column that any of them needs."""
+    part = W[panel.rows, : panel.riser].copy()
+    np.copyto(part[:, panel.tread :], 0, where=panel.beyond)
+    return part
 
 
 class Activation(NamedTuple):

@@ -4,7 +4,7 @@ r"""Who may depend on whom: orders, degrees, and masks that are staircases.
           \mathrm{prefix}_0 \le \mathrm{prefix}_1 \le \dots
 
 MADE (arXiv 1502.03509) gives every unit a degree: input i has degree i, a hidden unit of degree m
-hears units of degree at most m, and the outputs for feature i hear hidden units of degree less than
+depends on units of degree at most m, and the outputs for feature i on hidden units of degree below
 i. When the units of every layer are sorted by degree, each row of each mask is a *prefix* of ones,
 and prefixes never decrease: the mask is a staircase, and one integer a row says all of it. A
 context is what is known before the first feature: inputs of degree 0, in front.
@@ -115,8 +115,8 @@ def degrees_of_hidden(width: int, features: int, context: int = 0) -> np.ndarray
 
     .. math:: m_k = \mathrm{lowest} + \lfloor k\, n / H \rfloor, \qquad n = D - \mathrm{lowest}
 
-    Useful degrees are 1..D-1: degree D would be heard by no output. With a context they are 0..D-1,
-    because units of degree 0 hear the context alone, and carry it to the first output. Even
+    Useful degrees are 1..D-1: no output may depend on degree D. With a context they are 0..D-1,
+    because units of degree 0 depend on the context alone, and carry it to the first output. Even
     spreading keeps nearly all dependencies even when H < D - 1: only neighbours of missing degrees
     lose theirs.
 
@@ -132,9 +132,9 @@ def degrees_of_hidden(width: int, features: int, context: int = 0) -> np.ndarray
 
 
 def prefixes(rows: np.ndarray, columns: np.ndarray, strict: bool = False) -> np.ndarray:
-    """Return how many of the sorted ``columns`` degrees each of the ``rows`` degrees may hear.
+    """Return how many of the sorted ``columns`` degrees each of the ``rows`` degrees may use.
 
-    A row of degree m hears columns of degree at most m, or less than m where ``strict`` (the
+    A row of degree m uses columns of degree at most m, or less than m where ``strict`` (the
     outputs).
 
     Examples
@@ -163,24 +163,24 @@ def mask(prefix: np.ndarray, columns: int) -> np.ndarray:
 
 
 def reach(staircases: Sequence[np.ndarray]) -> np.ndarray:
-    r"""Return how many network inputs each output can hear through a stack of staircases.
+    r"""Return how many network inputs reach each output through a stack of staircases.
 
     .. math:: r^{(1)} = \mathrm{prefix}^{(1)}, \qquad
               r^{(l)}_k = r^{(l-1)}\big[\mathrm{prefix}^{(l)}_k - 1\big]
               \quad (0 \text{ where the prefix is } 0)
 
     A product of staircases is a staircase: the longest path to a unit runs through the last unit
-    that it hears.
+    that it depends on.
 
     Examples
     --------
     >>> reach([np.array([1, 2, 3]), np.array([0, 1, 3])])
     array([0, 1, 3])
     """
-    heard = np.asarray(staircases[0])
+    reached = np.asarray(staircases[0])
     for prefix in staircases[1:]:
-        heard = np.concatenate([[0], heard])[prefix]
-    return heard
+        reached = np.concatenate([[0], reached])[prefix]
+    return reached
 
 
 def lost_dependencies(
@@ -191,7 +191,7 @@ def lost_dependencies(
     .. math:: \mathrm{legal} = D\,C + \frac{D(D-1)}{2}, \qquad
               \mathrm{lost} = \mathrm{legal} - \sum_i \mathrm{reach}_i
 
-    The last staircase has one row a feature. Output i may legally hear the context and features
+    The last staircase has one row a feature. Output i may depend on the context and on features
     1..i-1.
 
     Returns
@@ -200,7 +200,7 @@ def lost_dependencies(
 
     Examples
     --------
-    Three features through one hidden unit (degree 1): output 3 cannot hear feature 2.
+    Three features through one hidden unit (degree 1): output 3 cannot depend on feature 2.
 
     >>> lost_dependencies([np.array([1]), np.array([0, 1, 1])], features=3)
     (3, 1)
@@ -212,14 +212,14 @@ def lost_dependencies(
 class Panel(NamedTuple):
     """Some rows of a staircase.
 
-    All hear columns before ``tread``, none hears a column from ``riser`` on.
+    All use the columns before ``tread``, none uses one from ``riser`` on.
     """
 
     rows: slice
     tread: int
     riser: int
     beyond: np.ndarray
-    """(rows, riser - tread) bool: which of the columns between a row does not hear."""
+    """(rows, riser - tread) bool: which of the columns between a row does not use."""
 
 
 def panels(prefix: np.ndarray, height: int) -> list[Panel]:
@@ -238,8 +238,8 @@ def panels(prefix: np.ndarray, height: int) -> list[Panel]:
     """
     result = []
     for first in range(0, len(prefix), height):
-        heard = prefix[first : first + height]
-        tread, riser = int(heard[0]) if first else 0, int(heard[-1])
-        beyond = ~mask(heard - tread, riser - tread)
-        result.append(Panel(slice(first, first + len(heard)), tread, riser, beyond))
+        used = prefix[first : first + height]
+        tread, riser = int(used[0]) if first else 0, int(used[-1])
+        beyond = ~mask(used - tread, riser - tread)
+        result.append(Panel(slice(first, first + len(used)), tread, riser, beyond))
     return result

@@ -107,7 +107,7 @@ class CausalTransformer(Network):
     context : int
         C.
     periodic : bool
-        Features are angles, heard as cosine and sine.
+        Features are angles, given as cosine and sine.
 
     Raises
     ------

@@ -51,7 +51,7 @@ class Staircase(NamedTuple):
     b: np.ndarray
     """(J,) biases."""
     prefix: np.ndarray
-    """(J,) how many units of the layer below each row hears."""
+    """(J,) how many units of the layer below each row depends on."""
     start: np.ndarray
     """(D + 1,) rows start[i] to start[i + 1] become known when i features are: units of degree i,
     or the output rows of feature i."""
@@ -175,8 +175,8 @@ def substitute_back(
     the direct part d_x = s^x d_u + o^x, where s is the response to d_u = 1 and o what the
     log-determinant brings. The rest of d_x_i comes through the network, from outputs *after*
     feature i alone. So d_u is found from the last feature to the first, and each hidden unit is
-    differentiated once: when the outputs that hear it are known. A row hears a prefix of the
-    columns; a column is heard by a *suffix* of the rows.
+    differentiated once: when the outputs that depend on it are known. A row takes a prefix of the
+    columns; a column enters a *suffix* of the rows.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def substitute_back(
     activation_backward : callable
         (a, d_a) to d_z, as in :data:`afnp.networks.layers.ACTIVATIONS`.
     cache : list of (N, I_l) arrays
-        What each layer heard.
+        What each layer was given.
     slope, offset : pairs of arrays (N, D, K) and (N, D)
         s^h, s^x and o^h, o^x.
     target : (N, D) array
@@ -212,9 +212,9 @@ def substitute_back(
     d_y = [np.empty_like(d) if l in gates else d for l, d in enumerate(d_z)]  # of W a + b
     d_u = np.empty((N, D), dtype=kind)
     for i in reversed(range(D)):
-        heard = slice(C + E * i, C + E * (i + 1))
-        d_heard = _heard_back(layers[0], d_y[0], heard).T
-        through_network = embed_backward(cache[0][:, heard], d_heard)[:, 0]
+        inputs = slice(C + E * i, C + E * (i + 1))
+        d_inputs = _pass_back(layers[0], d_y[0], inputs).T
+        through_network = embed_backward(cache[0][:, inputs], d_inputs)[:, 0]
         d_u[:, i] = (target[:, i] - offset[1][:, i] - through_network) / slope[1][:, i]
         outputs = slice(layers[-1].start[i], layers[-1].start[i + 1])
         d_z[-1][outputs] = (slope[0][:, i] * d_u[:, i, None] + offset[0][:, i]).T
@@ -222,7 +222,7 @@ def substitute_back(
             units = slice(layers[l].start[i], layers[l].start[i + 1])
             if units.start == units.stop:
                 continue
-            d_a = _heard_back(layers[l + 1], d_y[l + 1], units)
+            d_a = _pass_back(layers[l + 1], d_y[l + 1], units)
             bare, a = layers[l].bare, cache[l + 1][:, units].T
             d_z[l][units] = d_a if bare else activation_backward(a, d_a)
             if l + 2 <= last and layers[l + 2].skip:
@@ -232,7 +232,7 @@ def substitute_back(
     return d_u
 
 
-def _heard_back(layer: Staircase, d_y: np.ndarray, columns: slice) -> np.ndarray:
-    """Return d_a (columns, N) of units of one degree: what the rows that hear them pass back."""
+def _pass_back(layer: Staircase, d_y: np.ndarray, columns: slice) -> np.ndarray:
+    """Return d_a (columns, N) of units of one degree: what the rows that use them pass back."""
     first = np.searchsorted(layer.prefix, columns.start, side="right")
     return layer.W[first:, columns].T @ d_y[first:]

@@ -5,10 +5,10 @@ r"""The coupling transform: the autoregressive one with two blocks of features.
     \log\left|\det \frac{\partial u}{\partial x}\right|
     = \sum_{i \in B} \log \frac{\partial u_i}{\partial x_i}
 
-An autoregressive transform puts the features in a row and lets each hear all before it: D steps
-back. A coupling (NICE, arXiv 1410.8516; RealNVP, 1605.08803) puts them in two blocks. The first
-passes through untouched, the second hears the first and nothing of itself: one step back, and both
-directions are one network pass. Sorted by block, the Jacobian is block triangular,
+An autoregressive transform puts the features in a row and lets each depend on all before it: D
+steps back. A coupling (NICE, arXiv 1410.8516; RealNVP, 1605.08803) puts them in two blocks. The
+first passes through untouched, the second depends on the first and nothing of itself: one step
+back, and both directions are one network pass. Sorted by block, the Jacobian is block triangular,
 
 .. math:: \frac{\partial u}{\partial x} = \begin{pmatrix} I & 0 \\
           \partial u_B / \partial x_A & \mathrm{diag}(\partial u_i / \partial x_i) \end{pmatrix}

@@ -42,7 +42,7 @@ class LinearPrediction(Transform):
               \log\left|\det \frac{\partial u}{\partial x}\right| = -D \log s
 
     Its Jacobian is a banded triangle with 1/s on the diagonal: a linear predictor *is* an
-    autoregressive flow, of one transform that does not listen for the scale. Before the first step
+    autoregressive flow, of one transform whose scale depends on nothing. Before the first step
     x is taken for m. No parameters: the constants come from training data alone.
 
     Parameters

@@ -68,7 +68,7 @@ class DeviceConvolution(NamedTuple):
 def _begin(net, context, row, memory, window):
     """Empty the rings, and add what the context says to the biases.
 
-    Before the first step nothing was heard.
+    Before the first step all inputs are zero.
     """
     (L, G), R, C = net.b.shape, len(net.e), context.shape[1]
     for r in range(cuda.threadIdx.y, net.rings * R, cuda.blockDim.y):
@@ -91,10 +91,10 @@ def _begin(net, context, row, memory, window):
 
 
 @device
-def _embed(net, e, heard, a):
+def _embed(net, e, x, a):
     """Write the first a of a step."""
     for r in range(cuda.threadIdx.y, len(net.e), cuda.blockDim.y):
-        a[r] = e[r] + net.E[0, r] * heard[0]
+        a[r] = e[r] + net.E[0, r] * x[0]
 
 
 @device
@@ -134,7 +134,7 @@ def _advance(net, l, a, past, y):
 
 @device
 def _step(net, t, memory, window):
-    """Run the network on what was heard last; a is then the last layer's."""
+    """Run the network on the last inputs; a is then the last layer's."""
     (L, G), R, first = net.b.shape, len(net.e), 0
     a, y, biases = window[:R], window[R : 2 * R], memory[net.rings * R :]
     _embed(net, biases, window[2 * R :], a)

@@ -166,7 +166,7 @@ def convolution() -> Flow:
 
 @clean
 def functions() -> SimpleNamespace:
-    """Return a stranger's flow: plain functions of a smooth MAF with fixed random parameters."""
+    """Return an external flow: plain functions of a smooth MAF with fixed random parameters."""
     flow = randomize(
         maf(2, hidden=(6,), transforms=2, activation="tanh", context=1, seed=3), seed=5
     )

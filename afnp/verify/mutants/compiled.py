@@ -79,7 +79,7 @@ def compiled_tail_of_a_tile_forgotten(flow):
 
 @mutant("affine", kills="batch_independence", backends=BOTH)
 def compiled_context_of_the_first_row(flow):
-    """Every row of a tile hears the first row's context: a broadcast in the wrong loop."""
+    """Every row of a tile gets the first row's context: a broadcast in the wrong loop."""
 
     @in_stage(flow, "_run")
     def run(run, direction, p, values, context):

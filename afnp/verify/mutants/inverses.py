@@ -87,7 +87,7 @@ def layers_in_the_same_order(flow):
 
 @mutant("affine", kills="round_trip")
 def sampler_hears_noise(flow):
-    """The sampler's network hears u where it should hear x.
+    """The sampler's network takes u where it should take x.
 
     An inverse autoregressive flow, by mistake.
     """

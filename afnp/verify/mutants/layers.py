@@ -169,7 +169,7 @@ def gradient_of_the_diagonal_without_log_det(flow):
 
 @mutant("coupling", kills="dependency")
 def coupling_hears_what_it_transforms(flow):
-    """The network of a coupling hears a little of the block it transforms.
+    """The network of a coupling depends a little on the block it transforms.
 
     The mask applied after the network.
     """

@@ -20,7 +20,7 @@ def _network(flow):
 
 
 def _attend(attention, q, keys, values):
-    """Return what a query hears of some keys and values, without a mask."""
+    """Return what a query takes from some keys and values, without a mask."""
     w = np.exp(attention.scale * (q @ keys.swapaxes(-1, -2)))
     return (w / w.sum(axis=-1, keepdims=True)) @ values
 
@@ -41,13 +41,13 @@ def cache_off_by_one(flow):
         keys, values = memory
         q, keys[:, :, t : t + 1], values[:, :, t : t + 1] = attention._parts(p, x, 1)
         seen = slice(0, max(t, 1))
-        heard = _attend(attention, q, keys[:, :, seen], values[:, :, seen])
-        return attention.out.forward(p, heard.reshape(x.shape))
+        joined = _attend(attention, q, keys[:, :, seen], values[:, :, seen])
+        return attention.out.forward(p, joined.reshape(x.shape))
 
 
 @mutant("attention", kills="round_trip")
 def cache_of_the_call_before(flow):
-    """All slots of the cache are heard, also those that the call before has left there."""
+    """All slots of the cache are attended to, those that the call before has left there too."""
     network, attention = _network(flow)
     kept: dict = {}
 
@@ -103,7 +103,7 @@ def places_one_too_far(flow):
 
 @mutant("attention", kills="dependency")
 def tokens_not_shifted(flow):
-    """Each token hears itself: the shift by one is missing."""
+    """Each token depends on itself: the shift by one is missing."""
     network, _ = _network(flow)
 
     @replace(network, "_cut")
@@ -155,7 +155,7 @@ def layer_norm_held_fixed(flow):
 
 @mutant("convolution", kills="round_trip")
 def queue_one_too_long(flow):
-    """What is heard is one step older than it should be: a queue of d + 1 places."""
+    """The input is one step older than it should be: a queue of d + 1 places."""
 
     @replace(flow.layers[0].conditioner, "init_state")
     def init_state(init_state, p, context):
@@ -187,7 +187,7 @@ def taps_swapped(flow):
 
 @mutant("convolution", kills="triangular")
 def steps_not_shifted(flow):
-    """Each step hears itself: the convolution is causal, its input is not shifted."""
+    """Each step depends on itself: the convolution is causal, its input is not shifted."""
 
     @replace(flow.layers[0].conditioner, "run")
     def run(run, p, context, x, tails, caches=None):

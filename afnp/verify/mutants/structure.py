@@ -1,4 +1,4 @@
-r"""Wrong structure: who hears whom, and whose context it is.
+r"""Wrong structure: who depends on whom, and whose context it is.
 
 .. math:: \frac{\partial h_i}{\partial x_j} \ne 0 \iff j < i \text{ in the order}
 """
@@ -10,12 +10,12 @@ import numpy as np
 from afnp.networks import MaskedMLP, masks
 from afnp.networks.layers import MaskedLinear
 from afnp.verify.mutants.registry import mutant, replace
-from afnp.verify.mutants.weights import change_weights, hear
+from afnp.verify.mutants.weights import change_context, change_weights
 
 
 @mutant("affine", kills="dependency")
 def mask_one_degree_late(flow):
-    """Outputs hear their own feature: "at most" instead of "less than" in the last mask."""
+    """Outputs depend on their own feature: "at most" instead of "less than" in the last mask."""
     layer, net = flow.layers[0], flow.layers[0].conditioner
     wrong = MaskedMLP(net.features, net.numbers, net.hidden, net.context)
     prefix = masks.prefixes(net.degrees[-1], net.degrees[-2], strict=False)
@@ -25,7 +25,7 @@ def mask_one_degree_late(flow):
 
 @mutant("affine", kills="connectivity")
 def mask_one_degree_early(flow):
-    """Hidden units hear one degree less than they may.
+    """Hidden units depend on one degree less than they may.
 
     "less than" in every mask instead of the last only.
     """
@@ -73,13 +73,13 @@ def skip_past_the_masks(flow):
 
 @mutant("affine", kills="connectivity")
 def dead_connection(flow):
-    """One feature is heard by nobody: a column of zeros left by pruning, or by a wrong slice."""
+    """Nobody depends on one feature: a column of zeros left by pruning, or by a wrong slice."""
     net = flow.layers[1].conditioner
 
-    def deaf(p):
+    def cut(p):
         p[net.linears[0].W][:, net.context] = 0
 
-    change_weights(net, deaf)
+    change_weights(net, cut)
 
 
 @mutant("affine", kills="connectivity")
@@ -87,10 +87,10 @@ def last_feature_listens_to_nobody(flow):
     """The last feature's parameters are constants: its rows of the last mask are all zeros."""
     net = flow.layers[0].conditioner
 
-    def deaf(p):
+    def cut(p):
         p[net.linears[-1].W][-net.numbers :] = 0
 
-    change_weights(net, deaf)
+    change_weights(net, cut)
 
 
 @mutant("narrow", kills="connectivity")
@@ -169,28 +169,28 @@ def context_dead_in_one_layer(flow):
     """One of two layers does not pass the context on: every output still moves with it."""
     net = flow.layers[1].conditioner
 
-    def deaf(p):
+    def cut(p):
         p[net.linears[0].W][:, : net.context] = 0
 
-    change_weights(net, deaf)
+    change_weights(net, cut)
 
 
 @mutant("affine", kills="batch_independence")
 def context_of_the_next_row(flow):
     """Every row gets its neighbour's context: a loader that shuffled data and conditions apart."""
-    hear(flow.layers[0], lambda context: np.roll(context, 1, axis=0))
+    change_context(flow.layers[0], lambda context: np.roll(context, 1, axis=0))
 
 
 @mutant("affine", kills="batch_independence")
 def context_of_the_first_row(flow):
     """All rows get the first row's context: a broadcast that should not have been."""
-    hear(flow.layers[1], lambda context: np.repeat(context[:1], len(context), axis=0))
+    change_context(flow.layers[1], lambda context: np.repeat(context[:1], len(context), axis=0))
 
 
 @mutant("affine", kills="batch_independence")
 def context_standardised_by_its_batch(flow):
     """The context is centred by the batch it comes with: batch normalisation in an embedding."""
-    hear(flow.layers[0], lambda context: context - context.mean(axis=0))
+    change_context(flow.layers[0], lambda context: context - context.mean(axis=0))
 
 
 @mutant("scaled", kills="dependency")

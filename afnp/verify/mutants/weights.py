@@ -11,7 +11,7 @@ from typing import Any
 from afnp.params import Layout
 from afnp.verify.mutants.registry import replace
 
-__all__ = ["change_weights", "hear"]
+__all__ = ["change_context", "change_weights"]
 
 
 def change_weights(net: Any, change: Callable[[dict], None]) -> None:
@@ -40,8 +40,8 @@ def change_weights(net: Any, change: Callable[[dict], None]) -> None:
         return staircases(changed(p))
 
 
-def hear(layer: Any, change: Callable) -> None:
-    """Let both directions of a layer hear ``change(context)``."""
+def change_context(layer: Any, change: Callable) -> None:
+    """Give both directions of a layer ``change(context)`` in place of the context."""
     for name in ("normalize", "generate"):
 
         @replace(layer, name)
