@@ -34,6 +34,7 @@ LONG = {
     "24_speech",
     "26_molecules",
     "30_mnist",
+    "33_inexact",
 }
 """Several seconds each, and each with tests of its own elsewhere."""
 each_figure = pytest.mark.parametrize("name", NAMES)

@@ -17,6 +17,7 @@ from afnp.sampling.fixed_point import (
     Jacobi,
     Newton,
     Record,
+    exponent,
     likelihood_error,
     sweep,
 )
@@ -579,6 +580,33 @@ def test_the_jacobian_of_a_masked_network_is_that_of_any_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("afnp.networks.base.JACOBIAN_NUMBERS", 1)
         assert norm_error(own, Network.jacobian(net, p, c, x, slope)) < 1e-14
+
+
+@pytest.mark.parametrize("kind", ["maf", "spline", "attention", "convolution"])
+def test_the_matrix_of_an_iteration_is_its_derivative(kind):
+    """By central differences of a pass of the network and τ, noise held."""
+    flow = flow_of(kind, 6)
+    layer, p, none = flow.layers[0], flow.own[0], np.empty((1, 0))
+    u = np.random.default_rng(3).standard_normal((1, 6))
+    x, _ = layer.generate(p, u, none)
+    T = layer.iteration_matrix(p, x, none)[0]
+
+    def iterated(ordered):
+        h, _ = layer.conditioner.forward(p, none, ordered)
+        return layer.univariate.generate(h, u[:, layer.order])[0][0]
+
+    steps = 1e-6 * np.eye(6)[:, None]
+    ordered = x[:, layer.order]
+    true = [(iterated(ordered + e) - iterated(ordered - e)) / 2e-6 for e in steps]
+    assert norm_error(T, np.transpose(true)) < 1e-8
+
+
+@pytest.mark.parametrize("w", [0.25, 1.5])
+def test_the_exponent_of_a_chain_is_the_logarithm_of_its_weight(w):
+    layer = chain(20, w).layers[0]
+    T = layer.iteration_matrix(chain(20, w).own[0], np.ones((3, 20)), np.empty((3, 0)))
+    assert np.allclose(T, w * np.eye(20, k=-1)) and np.allclose(exponent(T), np.log(w))
+    assert np.isneginf(exponent(T, steps=20)).all(), "D iterations leave nothing"
 
 
 def test_newton_solves_a_linear_chain_at_once():

@@ -47,9 +47,11 @@ __all__ = [
     "Newton",
     "Record",
     "Sweeps",
+    "exponent",
     "likelihood_error",
     "method_of",
     "needs_numpy",
+    "slope_of",
     "sweep",
 ]
 
@@ -241,7 +243,7 @@ class Newton(Sweeps):
 
         def correct(rows: np.ndarray, x_rows, h, new, k: int) -> np.ndarray:
             slope = np.zeros((*x_rows.shape, h.shape[2]), h.dtype)
-            slope[:, k:] = _slope(univariate, h, new)
+            slope[:, k:] = slope_of(univariate, h, new)
             T = network.jacobian(p, context[rows], x_rows, slope)[:, k:, k:]
             corrected = x_rows[:, k:] + _unit_triangular(T, new - x_rows[:, k:])
             good = np.isfinite(corrected).all(axis=1, keepdims=True)
@@ -255,11 +257,38 @@ class Newton(Sweeps):
         return x, log_det, taken, passes * network.cost + taken * of_jacobian
 
 
-def _slope(univariate, h: np.ndarray, x: np.ndarray) -> np.ndarray:
+def slope_of(univariate, h: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Return dτ/dh (n, B, K) where x = τ(u; h), by the derivative of the inverse."""
     *_, cache = univariate.normalize(h, x)
     d_h, d_x = univariate.backward(cache, np.ones_like(x), np.zeros_like(x))
     return -d_h / d_x[..., None]
+
+
+def exponent(T: np.ndarray, steps: int = 8) -> np.ndarray:
+    r"""Return the finite-time Lyapunov exponent of Jacobi's iteration, (N,), nats an iteration.
+
+    .. math:: \lambda = \frac1k \log \lVert T^k \rVert_2, \qquad
+              x^{(k)} - x \approx T^k\, (x^{(0)} - x)
+
+    Below zero errors shrink by e^λ an iteration, whatever D is. Above they grow, until T^D = 0 ends
+    it: all iterations are needed. In the chain x_i = u_i + w x_{i-1} it is log |w|.
+
+    Parameters
+    ----------
+    T : (N, D, D) array
+        Derivatives of an iteration, as :meth:`afnp.transforms.Autoregressive.iteration_matrix`
+        gives them.
+    steps : int
+        k, below D.
+
+    Examples
+    --------
+    >>> exponent(0.5 * np.eye(20, k=-1)[None]).round(3)
+    array([-0.693])
+    """
+    product = np.linalg.matrix_power(T, integer("steps", steps, least=1))
+    with np.errstate(divide="ignore"):
+        return np.log(np.linalg.norm(product, ord=2, axis=(1, 2))) / steps
 
 
 def _unit_triangular(T: np.ndarray, right: np.ndarray) -> np.ndarray:

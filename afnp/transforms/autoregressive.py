@@ -39,7 +39,7 @@ from afnp.networks import (
 )
 from afnp.networks.graph import adjacency_of, topological
 from afnp.params import Views
-from afnp.sampling.fixed_point import Sweeps
+from afnp.sampling.fixed_point import Sweeps, slope_of
 from afnp.sampling.substitution import naive, substitution
 from afnp.transforms.base import Transform
 from afnp.transforms.cost import Cost, Work
@@ -245,6 +245,19 @@ class Autoregressive(Transform):
         ordered = u[:, self.order]
         x, log_det, *taken = method.solve(self.conditioner, self.univariate, p, ordered, context)
         return x[:, self.rank], log_det, *taken
+
+    def iteration_matrix(self, p: Views, x: np.ndarray, context: np.ndarray) -> np.ndarray:
+        r"""Return how an iteration's values follow its guess, at a solution x (N, D), (N, D, D).
+
+        .. math:: T_{ij} = \frac{\partial}{\partial x_j}\, \tau(u_i;\, h_i(x)), \qquad
+                  x = \tau(u; h(x))
+
+        Rows and columns are in generation order, in which it is strictly triangular.
+        """
+        ordered = x[:, self.order]
+        h, _ = self.conditioner.forward(p, context, ordered)
+        slope = slope_of(self.univariate, h, ordered)
+        return self.conditioner.jacobian(p, context, ordered, slope)
 
     def sampler(self, method: str | Sweeps) -> Callable:
         """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
