@@ -58,8 +58,7 @@ def from_sbi(estimator: Any, prove: bool = True, embedded: bool = False) -> Flow
     if kind == "NFlowsFlow":
         ours = nflows.flow_of(estimator.net)
     else:
-        net = estimator.net
-        ours = zuko.assemble(zuko.layers_of(net.transform, net.base()), zuko.dtype_of(net))
+        ours = zuko.read(estimator.net)
     if not embedded and embedding is not None:
         ours = _standardized(ours, _scale_of(embedding))
     if prove:
@@ -131,10 +130,9 @@ def _functions(estimator: Any, kind: str, embedding: Any) -> tuple[Callable, Cal
 
     @torch.no_grad()
     def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
-        noise, given = torch.from_numpy(u), embed(context)
+        given = embed(context)
         if kind == "NFlowsFlow":
-            return net._transform.inverse(noise, context=given)[0].numpy()
-        base = net.base().base_dist
-        return net(given).transform.inv(base.loc + base.scale * noise).numpy()
+            return net._transform.inverse(torch.from_numpy(u), context=given)[0].numpy()
+        return net(given).transform.inv(zuko.noise_of(net, u)).numpy()
 
     return log_prob, generate

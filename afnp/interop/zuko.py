@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from afnp.bases import StandardNormal
+from afnp.bases import Base, StandardNormal, UniformTorus
 from afnp.flow import Flow
 from afnp.interop import proof
 from afnp.interop.sorting import Linear, Network, generation_order, masked_layer
@@ -36,14 +36,14 @@ from afnp.transforms import (
     Standardize,
     Transform,
 )
-from afnp.univariate import Additive, Affine, ClippedAffine, ClippedSpline
+from afnp.univariate import Additive, Affine, ClippedAffine, ClippedCircle, ClippedSpline
 
 __all__ = [
     "assemble",
-    "dtype_of",
     "from_zuko",
     "functions",
-    "layers_of",
+    "noise_of",
+    "read",
     "shift_and_scale",
     "to_zuko",
 ]
@@ -58,7 +58,7 @@ def from_zuko(flow: Any, prove: bool = True) -> Flow:
 
     Parameters
     ----------
-    flow : zuko.flows.MAF, NSF, NICE, RealNVP, or another zuko.lazy.Flow
+    flow : zuko.flows.MAF, NSF, NCSF, NICE, RealNVP, or another zuko.lazy.Flow
         Of masked, coupling and elementwise transforms with affine maps, shifts or splines; of
         permutations, rotations, LU-parameterised and elementwise affine maps between them; in any
         order, with any number of passes, with or without context; of activations ReLU and Tanh,
@@ -73,17 +73,24 @@ def from_zuko(flow: Any, prove: bool = True) -> Flow:
     ArithmeticError
         If the two compute something else.
     """
-    ours = assemble(layers_of(flow.transform, flow.base()), dtype_of(flow))
+    ours = read(flow)
     if prove:
         proof.prove(ours, *functions(flow), "zuko")
     return ours
 
 
-def assemble(imported: list[Imported], dtype: np.dtype) -> Flow:
-    """Return the flow of layers with their arrays."""
+def read(flow: Any) -> Flow:
+    """Return zuko's flow as one of ours, without proof."""
+    base = flow.base()
+    imported = _layers(flow.transform, base)
+    return assemble(imported, _dtype(flow), _noise(base)[2])
+
+
+def assemble(imported: list[Imported], dtype: np.dtype, noise: type[Base] = StandardNormal) -> Flow:
+    """Return the flow of layers with their arrays, over a kind of noise."""
     layers = [layer for layer, _ in imported]
     context = max(layer.context for layer in layers)
-    ours = Flow(layers, context=context, dtype=dtype)
+    ours = Flow(layers, context=context, dtype=dtype, base=noise(layers[0].features))
     for place, (_, arrays) in enumerate(imported):
         for name, values in arrays.items():
             ours.parameters[f"{place}.{name}"] = values
@@ -103,23 +110,43 @@ def functions(flow: Any) -> tuple[Callable, Callable]:
 
     @torch.no_grad()
     def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
-        base = flow.base().base_dist
-        return given(context).transform.inv(base.loc + base.scale * torch.from_numpy(u)).numpy()
+        return given(context).transform.inv(noise_of(flow, u)).numpy()
 
     return log_prob, generate
 
 
-def layers_of(transform: Any, base: Any) -> list[Imported]:
+def noise_of(flow: Any, u: np.ndarray) -> Any:
+    """Return the noise of zuko's flow, a tensor, that is noise u (N, D) of ours."""
+    import torch
+
+    mean, std, _ = _noise(flow.base())
+    return torch.from_numpy((mean + std * u).astype(u.dtype))
+
+
+def _layers(transform: Any, base: Any) -> list[Imported]:
     """Return a lazy transform's layers with their arrays, and what makes the noise standard."""
-    if type(base).__name__ != "DiagNormal":
-        raise ValueError(f"base: cannot import a {type(base).__name__}")
-    D = base.event_shape[-1]
+    mean, std, _ = _noise(base)
     steps = enumerate(_steps(transform))
-    imported = [_layer(step, D, turned, f"transform {k}") for k, (step, turned) in steps]
-    loc, scale = _array(base.base_dist.loc), _array(base.base_dist.scale)
-    if (loc != 0).any() or (scale != 1).any():
-        imported.append((Standardize(loc, scale), {}))
+    imported = [_layer(step, len(mean), turned, f"transform {k}") for k, (step, turned) in steps]
+    if mean.any() or (std != 1).any():
+        imported.append((Standardize(mean, std), {}))
     return imported
+
+
+def _noise(base: Any) -> tuple[np.ndarray, np.ndarray, type[Base]]:
+    """Return mean and standard deviation (D,) by which a base of ours becomes theirs, and ours."""
+    kind = type(base).__name__
+    if kind not in ("DiagNormal", "BoxUniform"):
+        raise ValueError(f"base: cannot import a {kind}")
+    parts = base.base_dist
+    if kind == "DiagNormal":
+        return _wide(parts.loc), _wide(parts.scale), StandardNormal
+    low, high = _wide(parts.low), _wide(parts.high)
+    return (low + high) / 2, (high - low) / (2 * np.pi), UniformTorus
+
+
+def _wide(tensor: Any) -> np.ndarray:
+    return _array(tensor).astype(np.float64)
 
 
 def _steps(transform: Any, turned: bool = False) -> list[tuple[Any, bool]]:
@@ -339,13 +366,15 @@ def _univariate(transform: Any, where: str) -> tuple[Any, np.ndarray]:
         return Additive(), np.array([-1])
     if name == "MonotonicAffineTransform":
         return ClippedAffine(limit=-float(np.log(slope))), np.ones(2)
+    bins = transform.shapes[0][0] if transform.shapes[0] else 0
+    if name == "CircularRQSTransform":
+        return ClippedCircle(bins, slope), np.ones(3 * bins - 1)
     if name == "MonotonicRQSTransform":
-        bins = transform.shapes[0][0]
         return ClippedSpline(bins, options.get("bound", 5.0), slope), np.ones(3 * bins - 1)
     raise ValueError(f"{where}: cannot import the univariate {name}")
 
 
-def dtype_of(flow: Any) -> np.dtype:
+def _dtype(flow: Any) -> np.dtype:
     """Return the type of its first tensor of numbers that are not whole."""
     tensors = flow.state_dict().values()
     return _array(next(tensor for tensor in tensors if tensor.is_floating_point())).dtype

@@ -21,7 +21,7 @@ from typing import Any
 
 from afnp.univariate.affine import Additive, Affine
 from afnp.univariate.circular import CircularRationalQuadratic
-from afnp.univariate.clipped import ClippedAffine, ClippedSpline
+from afnp.univariate.clipped import ClippedAffine, ClippedCircle, ClippedSpline
 from afnp.univariate.floored import FlooredAffine
 from afnp.univariate.mixture import GaussianMixture, LogisticMixture
 from afnp.univariate.rational_quadratic import RationalQuadratic
@@ -32,6 +32,7 @@ __all__ = [
     "Affine",
     "CircularRationalQuadratic",
     "ClippedAffine",
+    "ClippedCircle",
     "ClippedSpline",
     "FlooredAffine",
     "GaussianMixture",
@@ -48,6 +49,7 @@ UNIVARIATES: dict[str, type[Any]] = {
     "gaussian_mixture": GaussianMixture,
     "clipped_affine": ClippedAffine,
     "clipped_spline": ClippedSpline,
+    "clipped_circle": ClippedCircle,
     "floored_affine": FlooredAffine,
 }
 """By the name that constructors and model files use."""

@@ -18,9 +18,10 @@ import math
 import numpy as np
 
 from afnp.inputs import real
+from afnp.univariate.circular import wrap
 from afnp.univariate.rational_quadratic import RationalQuadratic
 
-__all__ = ["ClippedAffine", "ClippedSpline", "soft_clip"]
+__all__ = ["ClippedAffine", "ClippedCircle", "ClippedSpline", "soft_clip"]
 
 
 def soft_clip(a: np.ndarray, limit: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,3 +130,41 @@ class ClippedSpline(RationalQuadratic):
         """Return e^a, and its derivative."""
         value = np.exp(a)
         return value, value
+
+
+class ClippedCircle(ClippedSpline):
+    """The spline of angles in [-pi, pi), turned by half a circle: its ends have slope 1.
+
+    The network is given angles as they are, so its params jump where the circle closes. It has no
+    compiled twin.
+
+    Parameters
+    ----------
+    bins : int
+    slope : float
+        As in :class:`ClippedSpline`.
+
+    Examples
+    --------
+    >>> tau = ClippedCircle(bins=2)
+    >>> tau.normalize(np.zeros((2, 5)), np.array([-0.5, 1.0]))[0].round(3)
+    array([ 2.642, -2.142])
+    """
+
+    support = (-math.pi, math.pi)
+
+    def __init__(self, bins: int = 8, slope: float = 1e-3):
+        super().__init__(bins, math.pi, slope)
+
+    def config(self) -> dict:
+        """Return what rebuilds this object."""
+        return {"bins": self.bins, "slope": self.slope}
+
+    def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
+        """Map angles x to angles u; also give log du/dx, and the cache for ``backward``."""
+        return super().normalize(h, wrap(np.asanyarray(x) - math.pi))
+
+    def generate(self, h: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map angles u to angles x; also give log dx/du."""
+        x, log_derivative = super().generate(h, u)
+        return wrap(x - math.pi), log_derivative
