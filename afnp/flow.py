@@ -33,7 +33,7 @@ from afnp.inputs import (
 )
 from afnp.model import BACKENDS, Model, check_context
 from afnp.params import Parts
-from afnp.sampling.fixed_point import Sweeps, method_of, needs_numpy
+from afnp.sampling.fixed_point import FixedPoint, method_of, needs_numpy
 from afnp.transforms import TRANSFORMS, CostTable, Standardize, Transform
 from afnp.transforms.preprocess import mean_and_std
 from afnp.transforms.support import check_support
@@ -364,13 +364,13 @@ class Flow(Model):
         x, log_det = self.streamed(task, work, u, context, backend, name="u")
         return x, log_det.astype(self.dtype, copy=False)
 
-    def generate_counting(self, u, context, method: Sweeps, backend="auto") -> tuple:
+    def generate_counting(self, u, context, method: FixedPoint, backend="auto") -> tuple:
         """Do as ``generate`` does by iteration.
 
         Also give iterations and multiply-adds, (N, T) each.
 
         T are the transforms that are solved, from the data to the noise;
-        :func:`afnp.sampling.fixed_point.sweep` says more.
+        :func:`afnp.sampling.fixed_point.iterate` says more.
         """
 
         def work(p, u, context, engine) -> tuple:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import afnp
 from afnp.data import load
-from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
+from afnp.sampling.fixed_point import GaussSeidel, Jacobi, iterate
 from figures.common import (
     COLORS,
     caption,
@@ -101,10 +101,10 @@ def count(D: int, options: dict) -> dict:
     one_pass = flow.cost.total.normalize.multiply_adds
     result = {}
     for name, method in (("jacobi", Jacobi()), ("gauss_seidel", GaussSeidel())):
-        record = sweep(flow, u, method=method, backend="numba")[2]
+        record = iterate(flow, u, method=method, backend="numba")[2]
         result |= {
-            f"{name}_mean": record.sweeps.mean(),
-            f"{name}_most": int(record.sweeps.max()),
+            f"{name}_mean": record.iterations.mean(),
+            f"{name}_most": int(record.iterations.max()),
             f"{name}_passes": round(record.multiply_adds.mean() / one_pass, 3),
         }
     return result
@@ -140,13 +140,13 @@ def over_training(name: str, quick: bool) -> dict:
 def _mean_sweeps(flow: afnp.Flow) -> dict:
     """Return the iterations of each transform, over samples: mean, and mean of the slowest."""
     u = noise(flow.features)
-    x, _, record = sweep(flow, u, backend="numba")
+    x, _, record = iterate(flow, u, backend="numba")
     by_substitution = flow.generate(u, backend="numba")[0]
     scale = np.abs(by_substitution).max()
     return {
-        "mean": record.sweeps.mean(),
-        "slowest_transform": record.sweeps.mean(axis=0).max(),
-        "most": int(record.sweeps.max()),
+        "mean": record.iterations.mean(),
+        "slowest_transform": record.iterations.mean(axis=0).max(),
+        "most": int(record.iterations.max()),
         "difference": float(np.abs(x - by_substitution).max() / scale),
     }
 

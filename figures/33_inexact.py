@@ -30,7 +30,7 @@ from afnp.sampling.fixed_point import (
     Jacobi,
     Newton,
     exponent,
-    sweep,
+    iterate,
 )
 from afnp.transforms import attentive, convolutional
 from figures.common import COLORS, caption, machine, median_seconds, note, one_thread, trained
@@ -145,7 +145,7 @@ def measure(flow: afnp.Flow, quick: bool) -> dict:
         found[way] = {name: [] for name in ("ms", "nats", "worst_nats", "iterations")}
         for _, method in rows:
             start = time.perf_counter()
-            x, log_det, record = sweep(flow, u, method=method, backend="numpy")
+            x, log_det, record = iterate(flow, u, method=method, backend="numpy")
             ms = 1e3 * (time.perf_counter() - start)
             if way != "newton":  # a second or more, once
                 ms = milliseconds(lambda m=method: generate(m), quick)
@@ -154,7 +154,7 @@ def measure(flow: afnp.Flow, quick: bool) -> dict:
                 "ms": ms,
                 "nats": float(errors.mean()),
                 "worst_nats": float(errors.max()),
-                "iterations": record.sweeps.mean(axis=0).tolist(),
+                "iterations": record.iterations.mean(axis=0).tolist(),
             }
             for name, value in row.items():
                 found[way][name].append(value)
@@ -201,8 +201,8 @@ def scan() -> dict:
         flow = untrained(gain)
         found["exponent"] += exponents(flow)
         for way, method in (("jacobi", Jacobi(1e-3)), ("newton", Newton(1e-3))):
-            sweeps = sweep(flow, u, method=method, backend="numpy")[2].sweeps
-            found[way] += sweeps.mean(axis=0).tolist()
+            taken = iterate(flow, u, method=method, backend="numpy")[2].iterations
+            found[way] += taken.mean(axis=0).tolist()
     return found
 
 

@@ -40,7 +40,7 @@ fit."""
 
 
 def masked(types, real):
-    """Parameters and tables of a masked network, as substitution and sweeps take them."""
+    """Parameters and tables of a masked network, as substitution and iterations take them."""
     from numba import from_dtype
 
     layers = from_dtype(cuda.DEVICE_LAYER)[::1]
@@ -74,7 +74,7 @@ def queues(types, real):
     return types.void(network, real[:, ::1], real[:, ::1], real[::1], real[:, :, ::1])
 
 
-def sweeps(types, real):
+def iterations(types, real):
     i = types.int64
     network = types.NamedTuple([*masked(types, real), i, i, real], cuda_sweeps.DeviceNetwork)
     method = [real, types.int32[::1], i[:, ::1], i[::1], i[::1]]
@@ -85,7 +85,7 @@ KERNELS = {
     "substitution, shared": (cuda._solve_shared, substitution),
     "substitution, global": (cuda._solve_global, substitution),
     "queues": (cuda_queues._walk, queues),
-    "sweeps": (cuda_sweeps._solve, sweeps),
+    "iterations": (cuda_sweeps._solve, iterations),
 }
 
 

@@ -13,7 +13,7 @@ from conftest import lively, norm_error
 import afnp
 from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda import staircase as cuda
-from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
+from afnp.sampling.fixed_point import GaussSeidel, Jacobi, iterate
 from afnp.transforms import Autoregressive, convolutional
 
 pytestmark = pytest.mark.gpu
@@ -249,7 +249,7 @@ def test_time_of_queues(channels, n):
     assert norm_error(x, on_cpu) < 1e-3
 
 
-# Sweeps
+# FixedPoint
 
 METHODS = [Jacobi(), GaussSeidel(block=16)]
 
@@ -257,7 +257,7 @@ METHODS = [Jacobi(), GaussSeidel(block=16)]
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("method", [*METHODS, GaussSeidel(block=1)], ids=str)
 @pytest.mark.parametrize("shape", ["line", "moons", "power", "miniboone", "mnist"])
-def test_sweeps_sample_as_numpy_does(shape, method, dtype):
+def test_iterations_sample_as_numpy_does(shape, method, dtype):
     features, hidden = SHAPES[shape]
     flow = lively(
         afnp.maf(features, hidden, 2, dtype=dtype, order="random"), last=features**-0.5 / 2
@@ -275,7 +275,7 @@ def test_sweeps_sample_as_numpy_does(shape, method, dtype):
     ],
     ids=str,
 )
-def test_sweeps_of_every_kind_of_network(options):
+def test_iterations_of_every_kind_of_network(options):
     flow = lively(afnp.maf(5, **{"hidden": (32, 32), "transforms": 3, **options}), garbage=3.0)
     for n in (1, 129, 20_000):
         check_flow(flow, n, GaussSeidel(block=3))
@@ -286,13 +286,13 @@ def test_the_record_is_that_of_numpy():
     flow = lively(afnp.maf(20, (40, 40), 2, order="random"), last=0.2)
     _, u = noise(flow, 1000)
     got, true = (
-        sweep(flow, u, None, Jacobi(1e-7), backend)[2].sweeps for backend in ("cuda", "numpy")
+        iterate(flow, u, None, Jacobi(1e-7), backend)[2].iterations for backend in ("cuda", "numpy")
     )
     assert (got == true).mean() > 0.99
     assert np.abs(got - true).max() <= 1
 
 
-def test_sweeps_are_streamed_and_give_the_same_bits(monkeypatch):
+def test_iterations_are_streamed_and_give_the_same_bits(monkeypatch):
     flow = lively(afnp.maf(6, (100, 100), 2, context=2, dtype=np.float32))
     context, u = noise(flow, 5000)
     whole, again = (flow.generate(u, context, "jacobi", "cuda") for _ in range(2))
@@ -314,9 +314,10 @@ def test_time_of_sweeps(shape, n):
     print(f"\n{shape} N={n}: substitution {median:.1f} ms")
     for method in METHODS:
         (x, _, record), _, median = timed(
-            lambda method=method: sweep(flow, u, None, method, "cuda")
+            lambda method=method: iterate(flow, u, None, method, "cuda")
         )
         print(
-            f"    {method}: {median:.1f} ms, {record.sweeps.mean():.1f} sweeps a transform and row"
+            f"    {method}: {median:.1f} ms, "
+            f"{record.iterations.mean():.1f} iterations a transform and row"
         )
         assert norm_error(x, solved[0]) < 1e-3

@@ -23,7 +23,7 @@ from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda import fixed_point as cuda_sweeps
 from afnp.compiled.cuda import staircase as cuda
 from afnp.compiled.stages import gpu_step
-from afnp.sampling.fixed_point import GaussSeidel, Jacobi, sweep
+from afnp.sampling.fixed_point import GaussSeidel, Jacobi, iterate
 from afnp.transforms import Autoregressive, attentive, convolutional, masked
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
@@ -62,7 +62,7 @@ if not SIMULATED:
             )
 
     def test_convolutions_are_not_swept_on_the_gpu():
-        with pytest.raises(ValueError, match="^backend: convolutions are swept by 'numpy'"):
+        with pytest.raises(ValueError, match="^backend: convolutions are iterated by 'numpy'"):
             afnp.Flow([convolutional(3)]).sample(2, method="jacobi", backend="cuda")
 
     @pytest.mark.skipif(
@@ -326,7 +326,7 @@ else:
 
     def test_transforms_of_every_kind_in_a_row():
         """Masked ones, convolutions, and those that stay in NumPy;
-        also where the masked ones are swept."""
+        also where the masked ones are iterated."""
         layers = [
             *afnp.maf(3, (5,), 2, context=1).layers,
             *afnp.realnvp(3, (4,), 1, context=1).layers,
@@ -337,7 +337,7 @@ else:
         check_flow(flow, n=3)
         check_flow(lively(afnp.Flow(layers, context=1), last=0.3), n=3, method="jacobi")
 
-    # ---- sweeps ----------------------------------------------------------------------------------
+    # ---- iterations ------------------------------------------------------------------------------
 
     METHODS = [Jacobi(), GaussSeidel(block=1), GaussSeidel(block=3)]
 
@@ -352,55 +352,55 @@ else:
         ],
         ids=str,
     )
-    def test_sweeps_sample_as_the_textbook_loop_does(options, method):
+    def test_iterations_sample_as_the_textbook_loop_does(options, method):
         check_flow(maf(5, **options), n=3, method=method)
 
     @pytest.mark.parametrize("features", [1, 2, 7])
     @pytest.mark.parametrize("n", [0, 1, 5])
-    def test_sweeps_of_any_number_of_samples_and_features(n, features):
+    def test_iterations_of_any_number_of_samples_and_features(n, features):
         check_flow(maf(features, (4,)), n, method="jacobi")
 
     @pytest.mark.parametrize("method", [Jacobi(1e-7), GaussSeidel(3, 1e-7)], ids=str)
     def test_the_record_is_that_of_numpy(monkeypatch, method):
-        """The tolerance is far above rounding, so that it cannot tip a sweep;
+        """The tolerance is far above rounding, so that it cannot tip an iteration;
         alone in a tile nobody waits."""
         flow = lively(afnp.maf(7, (8, 8), 2, context=1, order="random"), last=0.2)
         u, context = noise(flow, 4)
         monkeypatch.setattr(cuda_queues, "LANES", 1)
-        x, log_det, record = sweep(flow, u, context, method, backend="cuda")
+        x, log_det, record = iterate(flow, u, context, method, backend="cuda")
         rows = [
-            sweep(flow, u[n : n + 1], context[n : n + 1], method, backend="numpy")
+            iterate(flow, u[n : n + 1], context[n : n + 1], method, backend="numpy")
             for n in range(len(u))
         ]
         assert norm_error(x, np.concatenate([row[0] for row in rows])) < 1e-12
         assert norm_error(log_det, np.concatenate([row[1] for row in rows])) < 1e-12
         for got, true in zip(record, zip(*(row[2] for row in rows), strict=True), strict=True):
             np.testing.assert_array_equal(got, np.concatenate(true))
-        assert len(np.unique(record.sweeps[:, 0])) > 1  # or a count of anything would do
+        assert len(np.unique(record.iterations[:, 0])) > 1  # or a count of anything would do
 
     def test_lanes_that_have_settled_wait_unchanged():
-        """In tiles of two, rows take as many sweeps as alone;
+        """In tiles of two, rows take as many iterations as alone;
         a tile works until its last row has settled."""
         flow, method = (
             lively(afnp.maf(7, (8, 8), 1), seed=3, last=0.2),
             Jacobi(0.03),
         )  # far from the solution
         u, _ = noise(flow, 5)
-        alone = [sweep(flow, u[n : n + 1], None, method, backend="numpy") for n in range(5)]
-        x, log_det, record = sweep(flow, u, None, method, backend="cuda")
+        alone = [iterate(flow, u[n : n + 1], None, method, backend="numpy") for n in range(5)]
+        x, log_det, record = iterate(flow, u, None, method, backend="cuda")
         assert norm_error(x, np.concatenate([row[0] for row in alone])) < 1e-12
         assert norm_error(log_det, np.concatenate([row[1] for row in alone])) < 1e-12
-        assert record.sweeps[:, 0].tolist() == [row[2].sweeps[0, 0] for row in alone]
+        assert record.iterations[:, 0].tolist() == [row[2].iterations[0, 0] for row in alone]
         work = [row[2].multiply_adds[0, 0] for row in alone]
         assert work[0] != work[1] and work[2] != work[3]
         assert np.abs(x - flow.generate(u)[0]).max() > 1e-3
         tiles = np.repeat([max(work[:2]), max(work[2:4]), work[4]], [2, 2, 1])
         assert record.multiply_adds[:, 0].tolist() == tiles.tolist()
 
-    def test_sweeps_stop_when_nothing_moves():
+    def test_iterations_stop_when_nothing_moves():
         flow = afnp.maf(6, (8,), 1, seed=0)  # nearly the identity: a contraction
-        _, _, record = sweep(flow, noise(flow, 2)[0], None, Jacobi(1e-6), backend="cuda")
-        assert record.sweeps.max() < 6
+        _, _, record = iterate(flow, noise(flow, 2)[0], None, Jacobi(1e-6), backend="cuda")
+        assert record.iterations.max() < 6
 
     @pytest.mark.filterwarnings("ignore::RuntimeWarning")
     @pytest.mark.parametrize("start", [np.nan, np.inf, 1e308])
@@ -415,7 +415,7 @@ else:
         monkeypatch.setattr(cuda_sweeps, "_converge", from_garbage)
         check_flow(maf(5, context=1), n=3, method="jacobi")
 
-    def test_sweeps_are_streamed_and_few_tiles_take_all_samples(monkeypatch):
+    def test_iterations_are_streamed_and_few_tiles_take_all_samples(monkeypatch):
         flow = maf(4, (5,), transforms=2, context=1)
         monkeypatch.setattr(gpu, "BATCH_BYTES", 3 * (4 + 1 + 1) * 8)
         check_flow(flow, n=7, method=GaussSeidel(block=2))

@@ -1,4 +1,4 @@
-"""Fixed-point sweeps give the sample of the textbook loop, in at most D of them,
+"""Fixed-point iterations give the sample of the textbook loop, in at most D of them,
 whatever happens on the way."""
 
 import doctest
@@ -11,15 +11,16 @@ from conftest import complex_step, lively, norm_error
 import afnp
 from afnp.compiled.stages import uncompiled
 from afnp.networks import Network
-from afnp.sampling import fixed_point, sweeps
+from afnp.sampling import blocks as blockwise
+from afnp.sampling import fixed_point
 from afnp.sampling.fixed_point import (
     GaussSeidel,
     Jacobi,
     Newton,
     Record,
     exponent,
+    iterate,
     likelihood_error,
-    sweep,
 )
 from afnp.sampling.substitution import naive
 from afnp.transforms import attentive, convolutional, masked
@@ -107,13 +108,13 @@ def check_same(flow, n, method, backend, tolerance=SAME):
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind not in ("spline", "mixture", "angles")]
 )
-def test_sweeps_equal_the_textbook_loop(kind, method, context, backend):
+def test_iterations_equal_the_textbook_loop(kind, method, context, backend):
     check_same(flow_of(kind, context=context), 40, method, backend)
 
 
 @pytest.mark.parametrize("method", ["jacobi", GaussSeidel(block=3)], ids=str)
 @pytest.mark.parametrize("kind", ["spline", "mixture", "angles"])
-def test_sweeps_equal_the_textbook_loop_through_every_univariate(kind, method, backend):
+def test_iterations_equal_the_textbook_loop_through_every_univariate(kind, method, backend):
     """1e-9: a spline may be steep, and a root stops at rounding;
     both are amplified by what follows."""
     check_same(flow_of(kind), 40, method, backend, tolerance=1e-9)
@@ -142,19 +143,19 @@ def test_any_number_of_features(D, backend):
 
 def test_flows_are_sampled_through_layers_that_do_not_sweep(backend):
     """Couplings and inverse transforms take one pass, whatever the method;
-    the record is of those that sweep."""
-    for flow, swept in (
+    the record is of those that iterate."""
+    for flow, solved in (
         (lively(afnp.realnvp(6, (8,), 2)), 0),
         (lively(afnp.iaf(6, (8,), 2), last=0.3), 0),
     ):
         check_same(flow, 5, "jacobi", backend)
         u, _ = noise(flow, 5)
-        assert sweep(flow, u, backend=backend)[2].sweeps.shape == (5, swept)
+        assert iterate(flow, u, backend=backend)[2].iterations.shape == (5, solved)
 
 
 @pytest.mark.parametrize("kind", ["attention", "convolution"])
 def test_where_the_arithmetic_is_the_same_so_are_the_bits(kind):
-    """One row of a whole network: each sweep is a pass of the loop,
+    """One row of a whole network: each iteration is a pass of the loop,
     and features not yet right add exact zeros."""
     flow = flow_of(kind)
     for seed in range(5):
@@ -168,10 +169,10 @@ def test_a_block_of_all_features_is_jacobi(backend):
     u, _ = noise(flow, 50)
     for D in (9, 10):
         wide, jacobi = (
-            sweep(flow, u, method=m, backend=backend) for m in (GaussSeidel(block=D), Jacobi())
+            iterate(flow, u, method=m, backend=backend) for m in (GaussSeidel(block=D), Jacobi())
         )
         np.testing.assert_array_equal(wide[0], jacobi[0])
-        np.testing.assert_array_equal(wide[2].sweeps, jacobi[2].sweeps)
+        np.testing.assert_array_equal(wide[2].iterations, jacobi[2].iterations)
 
 
 def test_samples_of_a_seed_are_the_same(backend):
@@ -183,7 +184,7 @@ def test_samples_of_a_seed_are_the_same(backend):
 
 @pytest.mark.parametrize("method", METHODS[:4], ids=str)
 @pytest.mark.parametrize("kind", ["maf", "residual", "attention", "convolution"])
-def test_sweeps_take_complex_numbers(kind, method):
+def test_iterations_take_complex_numbers(kind, method):
     """Their derivative is that of the loop, by complex steps through both."""
     flow, method = flow_of(kind, 4, context=1), fixed_point.method_of(method, "numpy")
     u, context = noise(flow, 1)
@@ -197,7 +198,7 @@ def test_sweeps_take_complex_numbers(kind, method):
     assert norm_error(jacobian(method), jacobian("naive")) < SAME
 
 
-# ---- how many sweeps -----------------------------------------------------------------------------
+# ---- how many iterations -------------------------------------------------------------------------
 
 
 def chain(D, weight):
@@ -209,37 +210,38 @@ def chain(D, weight):
 
 
 @pytest.mark.parametrize("D", [1, 2, 5, 12])
-def test_a_chain_needs_all_sweeps_and_its_absence_one(D, backend):
-    """With w = 1, what happens to x_1 reaches x_D in sweep D, not before; with w = 0,
-    sweep 1 changes nothing."""
+def test_a_chain_needs_all_iterations_and_its_absence_one(D, backend):
+    """With w = 1, what happens to x_1 reaches x_D in iteration D, not before; with w = 0,
+    iteration 1 changes nothing."""
     u, _ = noise(chain(D, 1.0), 20)
-    x, _, record = sweep(chain(D, 1.0), u, backend=backend)
+    x, _, record = iterate(chain(D, 1.0), u, backend=backend)
     assert norm_error(x, np.cumsum(u, axis=1)) < SAME
-    assert (record.sweeps == D).all()
-    x, _, record = sweep(chain(D, 0.0), u, backend=backend)
+    assert (record.iterations == D).all()
+    x, _, record = iterate(chain(D, 0.0), u, backend=backend)
     np.testing.assert_array_equal(x, u)
-    assert (record.sweeps == 1).all()
+    assert (record.iterations == 1).all()
 
 
 def test_a_contraction_stops_when_nothing_changes(backend):
-    """|w| = 2^-10: each sweep settles 10 bits of 53, whatever D is: 6 sweeps,
+    """|w| = 2^-10: each iteration settles 10 bits of 53, whatever D is: 6 iterations,
     then one or two to see it."""
     u, _ = noise(chain(60, 2.0**-10), 30)
-    x, _, record = sweep(chain(60, 2.0**-10), u, backend=backend)
-    assert 6 <= record.sweeps.min() and record.sweeps.max() <= 8
+    x, _, record = iterate(chain(60, 2.0**-10), u, backend=backend)
+    assert 6 <= record.iterations.min() and record.iterations.max() <= 8
     assert norm_error(x, chain(60, 2.0**-10).generate(u, method="naive")[0]) < SAME
 
 
-def test_never_more_sweeps_than_features(backend):
+def test_never_more_iterations_than_features(backend):
     for kind in ("maf", "spline"):
         flow = flow_of(kind, 9, last=1.0)
         u, _ = noise(flow, 100)
-        assert sweep(flow, u, backend=backend)[2].sweeps.max() <= 9
-        assert sweep(flow, u, method=GaussSeidel(block=4), backend=backend)[2].sweeps.max() <= 9
+        assert iterate(flow, u, backend=backend)[2].iterations.max() <= 9
+        record = iterate(flow, u, method=GaussSeidel(block=4), backend=backend)[2]
+        assert record.iterations.max() <= 9
 
 
-def test_after_k_sweeps_the_first_k_features_are_right():
-    """The theorem, watched: the network stops answering truly after k sweeps, from any guess."""
+def test_after_k_iterations_the_first_k_features_are_right():
+    """The theorem, watched: the network stops answering truly after k iterations, for any guess."""
     layer = flow_of("maf", 8, last=1.0).layers[0]
     p = layer.layout.views(flow_of("maf", 8, last=1.0).own[0].flat.copy())
     u, context = np.random.default_rng(2).standard_normal((20, 8)), np.empty((20, 0))
@@ -256,15 +258,15 @@ def test_after_k_sweeps_the_first_k_features_are_right():
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6])
 def test_a_tolerance_stops_earlier_and_is_kept(tolerance, backend):
-    """In the chain an error shrinks by w a sweep, so the last change bounds what is left by w / (1
-    - w) < 1."""
+    """In the chain an error shrinks by w an iteration, so the last change bounds what is left by
+    w / (1 - w) < 1."""
     flow = chain(40, 0.25)
     u, _ = noise(flow, 50)
-    exact, _, full = sweep(flow, u, backend=backend)
+    exact, _, full = iterate(flow, u, backend=backend)
     for method in (Jacobi(tolerance), GaussSeidel(block=20, tolerance=tolerance)):
-        x, _, record = sweep(flow, u, method=method, backend=backend)
+        x, _, record = iterate(flow, u, method=method, backend=backend)
         assert 0 < np.abs(x - exact).max() < tolerance
-        assert (record.sweeps < full.sweeps).all()
+        assert (record.iterations < full.iterations).all()
 
 
 def test_rows_do_not_know_each_other(backend):
@@ -272,8 +274,8 @@ def test_rows_do_not_know_each_other(backend):
     u, context = noise(flow, 60)
     turned = np.roll(np.arange(60), 7)
     for method in (Jacobi(1e-3), GaussSeidel(4)):
-        x, log_det, record = sweep(flow, u, context, method, backend)
-        x_turned, log_det_turned, record_turned = sweep(
+        x, log_det, record = iterate(flow, u, context, method, backend)
+        x_turned, log_det_turned, record_turned = iterate(
             flow, u[turned], context[turned], method, backend
         )
         assert (
@@ -281,10 +283,10 @@ def test_rows_do_not_know_each_other(backend):
             and norm_error(log_det_turned, log_det[turned]) < SAME
         )
         assert (
-            np.abs(record_turned.sweeps - record.sweeps[turned]) <= 2
+            np.abs(record_turned.iterations - record.iterations[turned]) <= 2
         ).all()  # last bits may settle otherwise
     if backend == "numba":
-        np.testing.assert_array_equal(record_turned.sweeps, record.sweeps[turned])
+        np.testing.assert_array_equal(record_turned.iterations, record.iterations[turned])
 
 
 def test_a_settled_row_waits_without_moving(backend):
@@ -294,19 +296,19 @@ def test_a_settled_row_waits_without_moving(backend):
     u, _ = noise(flow, 10)
     u *= np.where(np.arange(10) < 3, 0.1, 1e4)[:, None]
     for method in (Jacobi(1e-2), GaussSeidel(20, tolerance=1e-2)):
-        x, log_det, record = sweep(flow, u, method=method, backend=backend)
-        alone, log_det_alone, record_alone = sweep(flow, u[:3], method=method, backend=backend)
-        assert record.sweeps[:3].max() < record.sweeps[3:].min()
-        np.testing.assert_array_equal(record.sweeps[:3], record_alone.sweeps)
+        x, log_det, record = iterate(flow, u, method=method, backend=backend)
+        alone, log_det_alone, record_alone = iterate(flow, u[:3], method=method, backend=backend)
+        assert record.iterations[:3].max() < record.iterations[3:].min()
+        np.testing.assert_array_equal(record.iterations[:3], record_alone.iterations)
         assert norm_error(x[:3], alone) < SAME
         np.testing.assert_array_equal(log_det[:3], log_det_alone)
 
 
-def test_backends_take_the_same_sweeps_up_to_last_bits():
+def test_backends_take_the_same_iterations_up_to_last_bits():
     flow = flow_of("maf", 16)
     u, _ = noise(flow, 200)
     by_numpy, by_numba = (
-        sweep(flow, u, backend=backend)[2].sweeps for backend in ("numpy", "numba")
+        iterate(flow, u, backend=backend)[2].iterations for backend in ("numpy", "numba")
     )
     assert np.abs(by_numpy.mean(axis=0) - by_numba.mean(axis=0)).max() < 1
 
@@ -352,10 +354,10 @@ def test_guesses_that_overflow_do_no_harm(method, backend):
     true, log_det_true = flow.generate(u, method="naive")
     lost = ~np.isfinite(plain_iteration(flow, u)).all(axis=1)
     assert lost.sum() > 5  # what the repair is for: 0 · inf
-    x, log_det, record = sweep(flow, u, method=method, backend=backend)
+    x, log_det, record = iterate(flow, u, method=method, backend=backend)
     assert (np.abs(x - true).max(axis=1) <= 1e-9 * np.abs(true).max(axis=1)).all()
     assert norm_error(log_det, log_det_true) < 1e-9
-    assert record.sweeps.max() <= 8
+    assert record.iterations.max() <= 8
 
 
 @pytest.mark.parametrize("start", [np.nan, np.inf, -np.inf, 1e308])
@@ -367,13 +369,13 @@ def test_any_guess_will_do(start):
     true, log_det_true = naive(layer.conditioner, layer.univariate.generate, p, u, context)
     for network in (
         layer.conditioner.solver(p, context),
-        sweeps.Whole(layer.conditioner, p, context),
+        blockwise.Whole(layer.conditioner, p, context),
     ):
         x = np.full((9, 6), start)
         network.begin(x, 0, 6)
         with np.errstate(all="ignore"):
-            log_det, taken, passes = sweeps.settle(
-                network.hear, layer.univariate.generate, u, x, 0.0
+            log_det, taken, passes = blockwise.settle(
+                network.params, layer.univariate.generate, u, x, 0.0
             )
         assert norm_error(x, true) < SAME and norm_error(log_det, log_det_true) < SAME
         assert (taken <= 6).all() and (passes > taken).all()
@@ -392,7 +394,7 @@ def test_any_guess_will_do_for_univariates_that_refuse_garbage(kind):
     network, x = layer.conditioner.solver(p, context), np.full((9, 5), 1e300)
     network.begin(x, 0, 5)
     with np.errstate(all="ignore"):
-        sweeps.settle(network.hear, layer.univariate.generate, u, x, 0.0)
+        blockwise.settle(network.params, layer.univariate.generate, u, x, 0.0)
     assert norm_error(x, true) < 1e-9
 
 
@@ -426,46 +428,46 @@ def test_what_is_itself_not_a_number_is_refused(backend):
 
 
 def test_arithmetic_is_counted(backend):
-    """A chain of one dense layer: D (D - 1) / 2 weights a sweep;
+    """A chain of one dense layer: D (D - 1) / 2 weights an iteration;
     in blocks of B those of the diagonal repeat."""
     D, B, n = 12, 4, 32
     u, _ = noise(chain(D, 1.0), n)
     each = D * (D - 1) // 2
-    assert (sweep(chain(D, 1.0), u, backend=backend)[2].multiply_adds == D * each).all()
-    record = sweep(chain(D, 1.0), u, method=GaussSeidel(block=B), backend=backend)[2]
+    assert (iterate(chain(D, 1.0), u, backend=backend)[2].multiply_adds == D * each).all()
+    record = iterate(chain(D, 1.0), u, method=GaussSeidel(block=B), backend=backend)[2]
     inside = B * (B - 1) // 2
     assert (record.multiply_adds == (each - D // B * inside) + D * inside).all()
-    assert (record.sweeps == D).all()
+    assert (record.iterations == D).all()
 
 
 def test_blocks_of_one_feature_take_the_arithmetic_of_substitution(backend):
     flow = flow_of("residual", 6, context=2)
     u, context = noise(flow, 10)
-    record = sweep(flow, u, context, GaussSeidel(block=1), backend)[2]
+    record = iterate(flow, u, context, GaussSeidel(block=1), backend)[2]
     per_transform = [layer.cost.generate.multiply_adds for layer in flow.layers]
     np.testing.assert_array_equal(record.multiply_adds, np.tile(per_transform, (10, 1)))
 
 
 def test_the_record_follows_the_layers_from_the_data_to_the_noise(backend):
-    """A chain that needs D sweeps before one that needs 1, and the other way round."""
+    """A chain that needs D iterations before one that needs 1, and the other way round."""
     hard, easy = chain(6, 1.0), chain(6, 0.0)
     for first, second, expected in ((hard, easy, (6, 1)), (easy, hard, (1, 6))):
         flow = afnp.Flow([first.layers[0], second.layers[0]])
         flow.theta = np.concatenate([first.theta, second.theta])
         u, _ = noise(flow, 5)
         np.testing.assert_array_equal(
-            sweep(flow, u, backend=backend)[2].sweeps, np.tile(expected, (5, 1))
+            iterate(flow, u, backend=backend)[2].iterations, np.tile(expected, (5, 1))
         )
 
 
 def test_rows_that_have_settled_are_dropped():
-    """Half of the rows have nothing to do: they cost one or two sweeps, not those of the others."""
+    """Half of the rows have nothing to do: they cost one or two iterations, not the others'."""
     D = 24
     u = np.zeros((40, D))
     u[20:] = np.random.default_rng(0).standard_normal((20, D))
-    record = sweep(chain(D, 1.0), u, backend="numpy")[2]
+    record = iterate(chain(D, 1.0), u, backend="numpy")[2]
     each = D * (D - 1) // 2
-    assert (record.sweeps[:20] == 1).all() and (record.sweeps[20:] == D).all()
+    assert (record.iterations[:20] == 1).all() and (record.iterations[20:] == D).all()
     assert (record.multiply_adds[:20] == each).all() and (
         record.multiply_adds[20:] == D * each
     ).all()
@@ -479,12 +481,12 @@ def test_settled_rows_are_counted():
 def test_streamed_batches_keep_their_records(backend, monkeypatch):
     flow = flow_of("maf")
     u, _ = noise(flow, 201)
-    whole = sweep(flow, u, backend=backend)
+    whole = iterate(flow, u, backend=backend)
     monkeypatch.setattr("afnp.model.BATCH_NUMBERS", 64)
-    parts = sweep(flow, u, backend=backend)
-    assert norm_error(parts[0], whole[0]) < SAME and parts[2].sweeps.shape == whole[
+    parts = iterate(flow, u, backend=backend)
+    assert norm_error(parts[0], whole[0]) < SAME and parts[2].iterations.shape == whole[
         2
-    ].sweeps.shape == (201, 2)
+    ].iterations.shape == (201, 2)
 
 
 # ---- stopping early ------------------------------------------------------------------------------
@@ -492,18 +494,18 @@ def test_streamed_batches_keep_their_records(backend, monkeypatch):
 
 @pytest.mark.parametrize("most", [1, 3, 7])
 def test_iterations_are_bounded_and_the_first_features_right(most, backend):
-    """After k sweeps of a block its first k features are right; engines stop at the same place."""
+    """After k iterations of a block its first k features are right; engines stop alike."""
     flow = lively(afnp.made(7, (9, 9)), last=1.0)
     u, _ = noise(flow, 40)
     true = flow.generate(u, method="naive")[0]
     for method in (Jacobi(max_iterations=most), GaussSeidel(4, max_iterations=most)):
-        x, log_det, record = sweep(flow, u, method=method, backend=backend)
+        x, log_det, record = iterate(flow, u, method=method, backend=backend)
         blocks = 1 if isinstance(method, Jacobi) else 2
-        assert record.sweeps.max() <= blocks * most
+        assert record.iterations.max() <= blocks * most
         assert norm_error(x[:, :most][:, :4], true[:, :most][:, :4]) < SAME
-        by_numpy = sweep(flow, u, method=method, backend="numpy")
+        by_numpy = iterate(flow, u, method=method, backend="numpy")
         assert norm_error(x, by_numpy[0]) < 1e-9 and norm_error(log_det, by_numpy[1]) < 1e-9
-        np.testing.assert_array_equal(record.sweeps, by_numpy[2].sweeps)
+        np.testing.assert_array_equal(record.iterations, by_numpy[2].iterations)
     assert (np.abs(x - true).max() > 1e-6) == (most < 4)
 
 
@@ -535,7 +537,7 @@ def test_newton_equals_the_textbook_loop(kind, context):
     flow = flow_of(kind, context=context)
     check_same(flow, 20, "newton", "auto", tolerance=1e-9)
     u, c = noise(flow, 20)
-    assert sweep(flow, u, c, Newton())[2].sweeps.max() <= flow.features
+    assert iterate(flow, u, c, Newton())[2].iterations.max() <= flow.features
     assert np.abs(likelihood_error(flow, u, c, "newton")).max() < 1e-8
 
 
@@ -613,9 +615,9 @@ def test_newton_solves_a_linear_chain_at_once():
     """Jacobi needs all D; Newton one, and one that sees it."""
     flow = chain(12, 1.0)
     u, _ = noise(flow, 20)
-    x, _, record = sweep(flow, u, method=Newton())
+    x, _, record = iterate(flow, u, method=Newton())
     assert norm_error(x, np.cumsum(u, axis=1)) < SAME
-    assert (record.sweeps == 2).all()
+    assert (record.iterations == 2).all()
     each = 12 * 11 // 2
     assert (record.multiply_adds == 2 * (each + 12 * each + each)).all()
 
@@ -656,16 +658,16 @@ def test_newton_is_done_after_as_many_iterations_as_features(kind, monkeypatch):
         for k in range(1, 8):
             x = flow.generate(u, method=Newton(0.0, max_iterations=k))[0][:, order]
             assert norm_error(x[:, :k], true[:, :k]) < 1e-9
-        assert sweep(flow, u, method=Newton(0.0))[2].sweeps.max() <= 7
+        assert iterate(flow, u, method=Newton(0.0))[2].iterations.max() <= 7
 
 
 def test_newton_survives_guesses_that_overflow():
     flow = harsh_flow()
     u = harsh_noise(flow)
     true, _ = flow.generate(u, method="naive")
-    x, _, record = sweep(flow, u, method=Newton(0.0))
+    x, _, record = iterate(flow, u, method=Newton(0.0))
     assert (np.abs(x - true).max(axis=1) <= 1e-9 * np.abs(true).max(axis=1)).all()
-    assert record.sweeps.max() <= 8
+    assert record.iterations.max() <= 8
 
 
 def test_newton_reads_no_masked_weights():
@@ -725,9 +727,9 @@ def test_methods_that_do_not_exist_are_refused():
         ValueError,
         match="^method: expected one of 'jacobi', 'gauss-seidel', 'newton', got 'naive'$",
     ):
-        sweep(flow, np.zeros((1, 2)), method="naive")
+        iterate(flow, np.zeros((1, 2)), method="naive")
 
 
-@pytest.mark.parametrize("module", [fixed_point, sweeps])
+@pytest.mark.parametrize("module", [fixed_point, blockwise])
 def test_examples_in_docstrings(module):
     assert not doctest.testmod(module).failed

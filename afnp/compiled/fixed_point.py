@@ -6,7 +6,7 @@ r"""Fixed-point iterations compiled: a tile of samples iterates until its lanes 
             \sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c
         }_{\text{each iteration}}
 
-The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition; tiles, tables and products are
+The algorithm is that of :mod:`afnp.sampling.blocks`, its definition; tiles, tables and products are
 those of :mod:`afnp.compiled.staircase`. Tiles iterate independently of each other, so that a tile
 whose samples have converged costs nothing more. Within a tile a converged lane only waits. Every
 row of W is read up to its prefix and no further: unconverged values, infinite ones too, never
@@ -36,7 +36,7 @@ from afnp.compiled.tiles import (
     working_memory,
 )
 from afnp.compiled.univariate.dispatch import CompiledUnivariate, call
-from afnp.sampling.sweeps import block_work, places
+from afnp.sampling.blocks import block_work, places
 
 __all__ = ["solve"]
 

@@ -27,7 +27,7 @@ from afnp.compiled.threads import FEW, workers
 from afnp.compiled.univariate import dispatch
 from afnp.networks import MLP, AddedMLP, CausalConv, GraphMLP, MaskedMLP
 from afnp.params import Layout, Views
-from afnp.sampling.fixed_point import Sweeps
+from afnp.sampling.fixed_point import FixedPoint
 from afnp.transforms.autoregressive import Autoregressive
 from afnp.transforms.base import Transform
 from afnp.transforms.coupling import Coupling
@@ -204,13 +204,13 @@ class Stack(Stage):
         """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
         return self._run("solve", p, u, context)
 
-    def sampler(self, method: str | Sweeps) -> Callable:
+    def sampler(self, method: str | FixedPoint) -> Callable:
         """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
-        if isinstance(method, Sweeps) and not self.stack.fixed:
+        if isinstance(method, FixedPoint) and not self.stack.fixed:
             return functools.partial(self._iterate, method)
         return self.generate
 
-    def _iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+    def _iterate(self, method: FixedPoint, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Do the same by fixed-point iteration.
 
         Also give iterations and multiply-adds, (N, M) each.
@@ -278,7 +278,7 @@ class CompiledInverse(Stage):
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
         return self.inside.generate(p, x, context)
 
-    def sampler(self, method: str | Sweeps) -> Callable:
+    def sampler(self, method: str | FixedPoint) -> Callable:
         """Return the inside's product, whatever the method."""
         return self.inside.evaluate
 
@@ -352,7 +352,7 @@ class CompiledAdded(Stage):
         views, entered = self._plain(p, context)
         return self.inside.generate(views, u, entered)
 
-    def sampler(self, method: str | Sweeps) -> Callable:
+    def sampler(self, method: str | FixedPoint) -> Callable:
         """Return the staircase for substitution; iterations run in NumPy."""
         return self.generate if method == "substitution" else self.layer.sampler(method)
 
@@ -400,7 +400,7 @@ class CompiledConvolution(Stage):
         """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
         return self._walk(p, u, context, sampling=True)
 
-    def sampler(self, method: str | Sweeps) -> Callable:
+    def sampler(self, method: str | FixedPoint) -> Callable:
         """Return the walk for substitution; iterations run in NumPy."""
         return self.generate if method == "substitution" else self.layer.sampler(method)
 
@@ -430,7 +430,7 @@ def generate_on_gpu(layers: Sequence[Transform], p: Sequence[Views], u, context,
     from afnp.compiled.cuda import staircase as cuda_staircase
 
     solve: Callable = cuda_staircase.solve_all
-    if isinstance(method, Sweeps):
+    if isinstance(method, FixedPoint):
         solve = functools.partial(cuda_fixed_point.solve_all, method=method)
     walk = functools.partial(cuda_causal_conv.walk_all, method=method)
     solvers: dict[type, Callable] = {

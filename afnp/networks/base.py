@@ -24,7 +24,7 @@ import numpy as np
 
 from afnp.networks.features import Angle, Level, Raw
 from afnp.params import Layout, Views, register
-from afnp.sampling.sweeps import Whole
+from afnp.sampling.blocks import Whole
 
 __all__ = ["NETWORKS", "Network"]
 

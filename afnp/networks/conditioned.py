@@ -28,8 +28,8 @@ from afnp.networks.features import Raw
 from afnp.networks.layers import ACTIVATIONS
 from afnp.networks.masked_mlp import Feedforward, checked_degrees, dense_size, widths_of
 from afnp.params import Layout
+from afnp.sampling.blocks import Whole
 from afnp.sampling.substitution import State, state_of, substitute_back
-from afnp.sampling.sweeps import Whole
 from afnp.univariate.stable import softplus
 
 __all__ = ["AddedMLP", "Conditioned", "GatedMLP", "GatedMaskedMLP"]

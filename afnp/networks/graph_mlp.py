@@ -34,8 +34,8 @@ from afnp.networks.features import embedding
 from afnp.networks.graph import follow
 from afnp.networks.layers import ACTIVATIONS
 from afnp.networks.masked_mlp import Feedforward, dense_size, widths_of
+from afnp.sampling.blocks import Staircases
 from afnp.sampling.substitution import State, state_of
-from afnp.sampling.sweeps import Staircases
 
 __all__ = ["GraphMLP"]
 

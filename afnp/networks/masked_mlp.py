@@ -29,8 +29,8 @@ from afnp.networks.base import Network
 from afnp.networks.features import Level, embedding
 from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
+from afnp.sampling.blocks import Staircases
 from afnp.sampling.substitution import Staircase, State, advance, state_of, substitute_back
-from afnp.sampling.sweeps import Staircases
 
 __all__ = ["Feedforward", "MaskedMLP", "checked_degrees", "dense_size", "widths_of"]
 

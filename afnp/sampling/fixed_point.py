@@ -4,27 +4,27 @@ r"""Sampling by fixed-point iteration: guess all features, and let the flow corr
     x^{(k+1)}_i = \tau\big(u_i;\, h_i(x^{(k)}_{<i})\big) \quad \text{for all } i \text{ at once},
     \qquad x^{(0)} = u
 
-A sample solves x = τ(u; h(x)), D equations of which the i-th hears only what comes before it.
+A sample solves x = τ(u; h(x)), D equations of which the i-th depends only on what comes before it.
 Substitution solves them one after the other. Here all of them are evaluated side by side, again and
 again: the *Jacobi* iteration of Song et al. (arXiv 2002.03629). Both solve the same equations, so
 the same noise gives the same sample.
 
-**D sweeps always suffice.** h_1 hears nothing, so x_1 is right after one sweep, whatever the guess
-was; then so is x_2 after two. The dependence is strictly triangular, its matrix nilpotent: the
-error after D sweeps is not small, it is zero, however badly the iteration behaves on its way. A
-contracting flow is right much earlier, and a sweep that changes nothing says so: x is then a
-solution, and there is only one.
+**D iterations always suffice.** h_1 depends on nothing, so x_1 is right after one iteration,
+whatever the guess was; then so is x_2 after two. The dependence is strictly triangular, its matrix
+nilpotent: the error after D iterations is not small, it is zero, however badly the iteration
+behaves on its way. A contracting flow is right much earlier, and an iteration that changes nothing
+says so: x is then a solution, and there is only one.
 
-*Gauss-Seidel* takes blocks of B features in order: Jacobi sweeps inside a block, and what the
-blocks before it found is known. Sums over the known are made once a block, so sweeps repeat only
-the diagonal of the triangle. It is one algorithm with a dial: B = D is Jacobi, and B = 1 is forward
-substitution (:mod:`afnp.sampling.substitution`).
+*Gauss-Seidel* takes blocks of B features in order: Jacobi iterations inside a block, and what the
+blocks before it found is known. Sums over the known are made once a block, so iterations repeat
+only the diagonal of the triangle. It is one algorithm with a dial: B = D is Jacobi, and B = 1 is
+forward substitution (:mod:`afnp.sampling.substitution`).
 
 *Newton* (DEER, arXiv 2309.12252) corrects all features at once by a triangular system that also
 knows how they depend on each other: few iterations, each of them dear.
 
-A feature that is not right yet may be anything, also infinite; :mod:`afnp.sampling.sweeps` keeps
-such garbage from those who do not hear it. So D sweeps suffice also where the iteration overflows.
+A feature that is not right yet may be anything, also infinite; :mod:`afnp.sampling.blocks` keeps
+such garbage from those who do not depend on it. So D iterations suffice also where one overflows.
 
 Letters: N rows, D features, B features of a block, T transforms that are solved.
 """
@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp.inputs import choose, integer
-from afnp.sampling.sweeps import Whole, settle
+from afnp.sampling.blocks import Whole, settle
 
 __all__ = [
     "METHODS",
@@ -46,27 +46,27 @@ __all__ = [
     "Jacobi",
     "Newton",
     "Record",
-    "Sweeps",
+    "FixedPoint",
     "exponent",
     "likelihood_error",
     "method_of",
     "needs_numpy",
     "slope_of",
-    "sweep",
+    "iterate",
 ]
 
 METHODS = ("substitution", "naive", "jacobi", "gauss-seidel", "newton")
 """How ``generate`` may work; all give the same numbers."""
 
 
-class Sweeps:
-    """What a transform needs to know of a method that sweeps: how to solve x = τ(u; h(x))."""
+class FixedPoint:
+    """What a transform needs to know of a method that iterates: how to solve x = τ(u; h(x))."""
 
     block: int | None
     """B, or None for all features."""
     tolerance: float | None
     max_iterations: int | None
-    """At most so many sweeps a block, or None for as many as it has features."""
+    """At most so many iterations a block, or None for as many as it has features."""
     compiled: bool = True
     """Whether compiled code knows the method too."""
 
@@ -76,17 +76,17 @@ class Sweeps:
         return [(first, min(first + B, D)) for first in range(0, D, B)]
 
     def solve(self, network, univariate, p, u: np.ndarray, context: np.ndarray) -> tuple:
-        """Map u (N, D), in generation order, to x (N, D), log|det dx/du|, sweeps, multiply-adds."""
+        """Map u (N, D), in generation order, to x, log|det dx/du|, iterations, multiply-adds."""
         network = network.solver(p, context)
         x = u.astype(np.result_type(u, network.dtype))
         log_det = np.zeros(len(u), x.dtype)
-        sweeps, work = np.zeros(len(u), dtype=np.int64), np.zeros(len(u), dtype=np.int64)
+        iterations, work = np.zeros(len(u), dtype=np.int64), np.zeros(len(u), dtype=np.int64)
         for first, last in self.blocks(u.shape[1]):
             here = np.s_[:, first:last]
             once, each = network.begin(x, first, last)
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 log, taken, passes = settle(
-                    network.hear,
+                    network.params,
                     univariate.generate,
                     u[here],
                     x[here],
@@ -94,14 +94,14 @@ class Sweeps:
                     self.max_iterations,
                 )
             log_det += log
-            sweeps += taken
+            iterations += taken
             work += once + passes * each
-        return x, log_det, sweeps, work
+        return x, log_det, iterations, work
 
 
 @dataclass(frozen=True)
-class Jacobi(Sweeps):
-    r"""Sweep over all features at once, at most D times.
+class Jacobi(FixedPoint):
+    r"""Iterate over all features at once, at most D times.
 
     .. math::
         x^{(k+1)} = \tau(u;\, h(x^{(k)})), \qquad
@@ -114,7 +114,7 @@ class Jacobi(Sweeps):
         more, and the sample is exact. Above, the sample and its log-determinant are approximate, by
         how much the flow decides: :func:`likelihood_error` says it.
     max_iterations : int, optional
-        Stop after so many sweeps, wherever they are; D, which is exact, if left out.
+        Stop after so many iterations, wherever they are; D, which is exact, if left out.
 
     Raises
     ------
@@ -139,8 +139,8 @@ class Jacobi(Sweeps):
 
 
 @dataclass(frozen=True)
-class GaussSeidel(Sweeps):
-    r"""Sweep over blocks of features in order, each at most B times.
+class GaussSeidel(FixedPoint):
+    r"""Iterate over blocks of features in order, each at most B times.
 
     .. math::
         x^{(k+1)}_i = \tau\big(u_i;\, h_i(x_{<b},\, x^{(k)}_{b}, \dots, x^{(k)}_{i-1})\big)
@@ -178,7 +178,7 @@ class GaussSeidel(Sweeps):
 
 
 @dataclass(frozen=True)
-class Newton(Sweeps):
+class Newton(FixedPoint):
     r"""Newton's method on the triangular system, at most D iterations (DEER, arXiv 2309.12252).
 
     .. math::
@@ -251,7 +251,7 @@ class Newton(Sweeps):
 
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             log_det, taken, passes = settle(
-                whole.hear, univariate.generate, u, x, tolerance, self.max_iterations, correct
+                whole.params, univariate.generate, u, x, tolerance, self.max_iterations, correct
             )
         of_jacobian = D * network.cost + D * (D - 1) // 2
         return x, log_det, taken, passes * network.cost + taken * of_jacobian
@@ -310,7 +310,7 @@ def _check_stopping(value, most) -> None:
         raise ValueError(f"tolerance: expected a finite number of at least 0, got {value!r}")
 
 
-def method_of(method: str | Sweeps, backend: str) -> str | Sweeps:
+def method_of(method: str | FixedPoint, backend: str) -> str | FixedPoint:
     """Return a method by its name or as it is; refuse what does not exist, or not on that backend.
 
     Examples
@@ -322,7 +322,7 @@ def method_of(method: str | Sweeps, backend: str) -> str | Sweeps:
         choose("method", method, METHODS)
         named = {"jacobi": Jacobi(), "gauss-seidel": GaussSeidel(), "newton": Newton()}
         method = named.get(method, method)
-    elif not isinstance(method, Sweeps):
+    elif not isinstance(method, FixedPoint):
         raise ValueError(
             f"method: expected a name or one of Jacobi, GaussSeidel and Newton, got {method!r}"
         )
@@ -332,14 +332,14 @@ def method_of(method: str | Sweeps, backend: str) -> str | Sweeps:
         )
     if needs_numpy(method) and backend in ("numba", "cuda"):
         raise ValueError(f"backend: Newton's method runs in NumPy; got backend {backend!r}")
-    if backend == "cuda" and isinstance(method, Sweeps) and method.max_iterations is not None:
+    if backend == "cuda" and isinstance(method, FixedPoint) and method.max_iterations is not None:
         raise ValueError("backend: 'cuda' has no max_iterations; 'auto' and 'numpy' have")
     return method
 
 
-def needs_numpy(method: str | Sweeps) -> bool:
+def needs_numpy(method: str | FixedPoint) -> bool:
     """Return whether a method, as ``method_of`` returns it, has no compiled rendering."""
-    return method == "naive" or (isinstance(method, Sweeps) and not method.compiled)
+    return method == "naive" or (isinstance(method, FixedPoint) and not method.compiled)
 
 
 # ---- what it took --------------------------------------------------------------------------------
@@ -348,26 +348,26 @@ def needs_numpy(method: str | Sweeps) -> bool:
 class Record(NamedTuple):
     """What a sample took, for each of the T transforms that had to be solved, data to noise."""
 
-    sweeps: np.ndarray
-    """(N, T) how many sweeps each row took, the last of which changed nothing unless there were D
-    (or, over all blocks, as many as the block is long)."""
+    iterations: np.ndarray
+    """(N, T) how many iterations each row took, the last of which changed nothing unless there were
+    D (or, over all blocks, as many as the block is long)."""
     multiply_adds: np.ndarray
     """(N, T) arithmetic of the network spent on each row, also that of waiting for its
     neighbours."""
 
     def settled(self, transform: int) -> np.ndarray:
-        """Return how many rows needed no further sweep after 0, 1, 2, ... of them.
+        """Return how many rows needed no further iteration after 0, 1, 2, ... of them.
 
         Examples
         --------
         >>> Record(np.array([[1], [3], [3]]), np.array([[10], [30], [30]])).settled(0)
         array([0, 1, 1, 3])
         """
-        return np.bincount(self.sweeps[:, transform], minlength=1).cumsum()
+        return np.bincount(self.iterations[:, transform], minlength=1).cumsum()
 
 
-def sweep(
-    flow, u, context=None, method: str | Sweeps = "jacobi", backend: str = "auto"
+def iterate(
+    flow, u, context=None, method: str | FixedPoint = "jacobi", backend: str = "auto"
 ) -> tuple[np.ndarray, np.ndarray, Record]:
     """Map noise u (N, D) to data as ``flow.generate`` does, and say what it took.
 
@@ -389,20 +389,20 @@ def sweep(
     Raises
     ------
     ValueError
-        As ``flow.generate``; and for a method that does not sweep.
+        As ``flow.generate``; and for a method that does not iterate.
 
     Examples
     --------
     >>> import afnp
     >>> flow = afnp.maf(8, hidden=(16,), transforms=2, seed=0)
-    >>> x, log_det, record = sweep(flow, np.zeros((5, 8)), method=GaussSeidel(block=1))
-    >>> record.sweeps.tolist()[0]
+    >>> x, log_det, record = iterate(flow, np.zeros((5, 8)), method=GaussSeidel(block=1))
+    >>> record.iterations.tolist()[0]
     [8, 8]
     >>> record.multiply_adds[0].sum() == flow.cost.total.generate.multiply_adds
     np.True_
     """
     solver = method_of(method, backend)
-    if not isinstance(solver, Sweeps):
+    if not isinstance(solver, FixedPoint):
         raise ValueError(
             f"method: expected one of {', '.join(map(repr, METHODS[2:]))}, got {method!r}"
         )
@@ -412,7 +412,7 @@ def sweep(
 
 
 def likelihood_error(
-    flow, u, context=None, method: str | Sweeps = "jacobi", backend: str = "auto"
+    flow, u, context=None, method: str | FixedPoint = "jacobi", backend: str = "auto"
 ) -> np.ndarray:
     r"""Return how far the true density of an inexact sample is from the claimed one, (N,), nats.
 
@@ -426,7 +426,7 @@ def likelihood_error(
     Parameters
     ----------
     flow, u, context, method, backend
-        As for :func:`sweep`.
+        As for :func:`iterate`.
 
     Examples
     --------
@@ -436,6 +436,6 @@ def likelihood_error(
     >>> bool((exact < 1e-12).all()), bool((loose > exact).all())
     (True, True)
     """
-    x, log_det, _ = sweep(flow, u, context, method, backend)
+    x, log_det, _ = iterate(flow, u, context, method, backend)
     claimed = flow.base.log_prob(flow.own.base, np.asarray(u, dtype=flow.dtype)) - log_det
     return flow.log_prob(x, context) - claimed

@@ -39,7 +39,7 @@ from afnp.networks import (
 )
 from afnp.networks.graph import adjacency_of, topological
 from afnp.params import Views
-from afnp.sampling.fixed_point import Sweeps, slope_of
+from afnp.sampling.fixed_point import FixedPoint, slope_of
 from afnp.sampling.substitution import naive, substitution
 from afnp.transforms.base import Transform
 from afnp.transforms.cost import Cost, Work
@@ -237,7 +237,7 @@ class Autoregressive(Transform):
         x, log_det = naive(self.conditioner, self.univariate.generate, p, u[:, self.order], context)
         return x[:, self.rank], log_det
 
-    def iterate(self, method: Sweeps, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+    def iterate(self, method: FixedPoint, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Do the same by fixed-point iteration.
 
         Also give iterations and multiply-adds of each row, (N,).
@@ -259,9 +259,9 @@ class Autoregressive(Transform):
         slope = slope_of(self.univariate, h, ordered)
         return self.conditioner.jacobian(p, context, ordered, slope)
 
-    def sampler(self, method: str | Sweeps) -> Callable:
+    def sampler(self, method: str | FixedPoint) -> Callable:
         """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
-        if isinstance(method, Sweeps):
+        if isinstance(method, FixedPoint):
             return functools.partial(self.iterate, method)
         return {"substitution": self.generate, "naive": self.naive}[method]
 

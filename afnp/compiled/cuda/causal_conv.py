@@ -292,11 +292,11 @@ def walk_all(
     RuntimeError
         If numba-cuda or a GPU is missing.
     ValueError
-        If a network has more channels than shared memory holds, or for a method that sweeps.
+        If a network has more channels than shared memory holds, or for a method that iterates.
     """
     if method != "substitution":
         raise ValueError(
-            "backend: convolutions are swept by 'numpy' (also as 'auto' or 'numba'), got 'cuda'"
+            "backend: convolutions are iterated by 'numpy' (also as 'auto' or 'numba'), got 'cuda'"
         )
     multiprocessors = gpu.multiprocessors()
     T = _fitting(

@@ -6,9 +6,9 @@ r"""Fixed-point iterations on a GPU: a tile of samples iterates until its lanes 
             \sum_{\mathrm{known} \le c < \mathrm{prefix}_r} W_{rc}\, a_c
         }_{\text{each iteration}}
 
-The algorithm is that of :mod:`afnp.sampling.sweeps`, its definition, as
-:mod:`afnp.compiled.fixed_point` has it: tiles sweep independently, a converged lane only waits, and
-every row of W is read up to its prefix and no further, so that unconverged values never reach
+The algorithm is that of :mod:`afnp.sampling.blocks`, its definition, as
+:mod:`afnp.compiled.fixed_point` has it: tiles iterate independently, a converged lane only waits,
+and every row of W is read up to its prefix and no further, so that unconverged values never reach
 what does not depend on them. An iteration takes one barrier a layer and two more, where
 substitution takes as many for every feature; the last of them tells all threads of a tile whether
 anybody still moves. So one launch does a whole transform, and nothing goes back to the CPU.
@@ -31,14 +31,14 @@ from afnp.compiled.cuda.causal_conv import lanes
 from afnp.compiled.cuda.device import activate, affine_generate, cuda, device, kernel
 from afnp.compiled.cuda.staircase import StaircaseStep, device_layers
 from afnp.compiled.tiles import NetworkPlan, plain
-from afnp.sampling.sweeps import block_work, places
+from afnp.sampling.blocks import block_work, places
 
 __all__ = ["DeviceNetwork", "solve_all"]
 
 THREADS = 256
 """Threads of a block: lanes times groups."""
 MOVED, WAITING = range(2)
-"""Of each lane: whether its last sweep changed something, and whether it still sweeps."""
+"""Of each lane: whether its last iteration changed something, and whether it still iterates."""
 
 
 class DeviceNetwork(NamedTuple):
@@ -138,17 +138,17 @@ def _take(net, lane, i, last, tolerance):
 
 @device
 def _still_moving(lane, final):
-    """Let a lane wait if its sweep was the last it needed, and say whether it needs another one."""
+    """Let a lane wait if its iteration was the last it needed, and say whether it needs another."""
     going = 1 if lane.state[WAITING] > 0 and lane.state[MOVED] > 0 and not final else 0
     lane.state[WAITING], lane.state[MOVED] = going, 0
     return going
 
 
 @device
-def _converge(net, lane, inside, sweeps, first, last, tolerance):
+def _converge(net, lane, inside, iterations, first, last, tolerance):
     """Iterate a block of features.
 
-    Count in ``sweeps`` (1,), and return how often the network ran.
+    Count in ``iterations`` (1,), and return how often the network ran.
     """
     if cuda.threadIdx.y == 0:
         lane.state[WAITING], lane.state[MOVED] = inside, 0
@@ -159,7 +159,7 @@ def _converge(net, lane, inside, sweeps, first, last, tolerance):
         going = 0
         if cuda.threadIdx.y == 0:
             if lane.state[WAITING] > 0:
-                sweeps[0] += 1
+                iterations[0] += 1
             going = _still_moving(lane, i + 1 == last)
         if not cuda.syncthreads_or(going):
             return i + 1 - first
@@ -201,11 +201,11 @@ def _store(net, C, lane, x):
 
 
 @kernel
-def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, work):
+def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, iterations, work):
     """Turn x (N, D) from noise into data in place, and add log|det dx/du| to log_det (N,).
 
     Blocks of features end at ``cuts``; ``cost`` is of each block's known, once, and of each of its
-    sweeps. What a row took goes into ``sweeps`` (N,) and ``work`` (N,).
+    iterations. What a row took goes into ``iterations`` (N,) and ``work`` (N,).
     """
     T, lane = cuda.blockDim.x, _lane(net, memories[cuda.blockIdx.x, :, cuda.threadIdx.x])
     for begin in range(cuda.blockIdx.x * T, len(x), cuda.gridDim.x * T):
@@ -216,7 +216,7 @@ def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, wo
         _load(net, context[row], x[row], lane)
         cuda.syncthreads()
         for b in range(len(cuts) - 1):
-            passes = _converge(net, lane, inside, sweeps[row:], cuts[b], cuts[b + 1], tolerance)
+            passes = _converge(net, lane, inside, iterations[row:], cuts[b], cuts[b + 1], tolerance)
             spent += cost[b, 0] + passes * cost[b, 1]
         if inside:
             total = _store(net, context.shape[1], lane, x[row])
@@ -231,7 +231,7 @@ def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, sweeps, wo
 def _cost(plan: NetworkPlan, C: int, blocks: list[tuple[int, int]]) -> np.ndarray:
     """Return the multiply-adds a row of each block.
 
-    Over the known, once, and inside, in each sweep.
+    Over the known, once, and inside, in each iteration.
     """
     prefixes = np.split(plan.prefix, plan.layers["first"][1:])
     return np.array(
@@ -252,7 +252,7 @@ def _network(step: StaircaseStep, dtype: np.dtype) -> DeviceNetwork:
 
 
 def _solve_batch(
-    steps: Sequence[StaircaseStep], method, T: int, context, u, x, log_det, sweeps, work
+    steps: Sequence[StaircaseStep], method, T: int, context, u, x, log_det, iterations, work
 ) -> None:
     """Solve all steps on the GPU, where x stays between them."""
     (N, D), C, blocks = u.shape, context.shape[1], method.blocks(u.shape[1])
@@ -276,7 +276,7 @@ def _solve_batch(
             cost,
             *taken,
         )
-        sweeps[:, k], work[:, k] = (a.copy_to_host() for a in taken)
+        iterations[:, k], work[:, k] = (a.copy_to_host() for a in taken)
     arrays[1].copy_to_host(x)
     arrays[2].copy_to_host(log_det)
 
@@ -296,9 +296,9 @@ def solve_all(steps: Sequence[StaircaseStep], context, u, method) -> tuple[np.nd
     """
     T = lanes(len(u), gpu.multiprocessors())
     x, log_det = np.empty(u.shape, dtype=u.dtype), np.zeros(len(u), dtype=u.dtype)
-    sweeps, work = (np.zeros((len(u), len(steps)), dtype=np.int64) for _ in range(2))
+    iterations, work = (np.zeros((len(u), len(steps)), dtype=np.int64) for _ in range(2))
     with gpu.lock:
         for batch in gpu.batches(context, u):
-            results = (a[batch] for a in (x, log_det, sweeps, work))
+            results = (a[batch] for a in (x, log_det, iterations, work))
             _solve_batch(steps, method, T, context[batch], u[batch], *results)
-    return x, log_det, sweeps[:, ::-1], work[:, ::-1]
+    return x, log_det, iterations[:, ::-1], work[:, ::-1]

@@ -9,10 +9,10 @@ r"""Fixed-point iteration of a block of features: evaluate all of it until nothi
     x^{(k+1)}_i &= \tau(u_i;\, h_i(x_{<b},\, x^{(k)}_b, \dots, x^{(k)}_{i-1}))
     \quad \text{for all } i \text{ of the block that begins with } b
 
-After k sweeps the first k features of the block are right and stay as they are, so B sweeps always
-suffice. The others may be anything, also infinite, and a masked product turns that into 0 · ∞ = NaN
-for those who do not even hear it. A row whose numbers h are not all finite takes such a sweep as
-the textbook loop does: zeros after what is right, and one more feature found.
+After k iterations the first k features of the block are right and stay as they are, so B iterations
+always suffice. The others may be anything, also infinite, and a masked product turns that into
+0 · ∞ = NaN for those who do not even depend on it. A row whose params h are not all finite takes
+such an iteration as the textbook loop does: zeros after what is right, and one more feature found.
 :mod:`afnp.sampling.fixed_point` says what this is good for.
 
 Letters: N rows, D features, B features of a block, n rows of those, K numbers a feature, C context
@@ -33,7 +33,7 @@ __all__ = ["Staircases", "Whole", "block_work", "places", "settle"]
 
 
 def settle(
-    hear: Callable,
+    params: Callable,
     generate: Callable,
     u: np.ndarray,
     x: np.ndarray,
@@ -41,23 +41,23 @@ def settle(
     limit: int | None = None,
     correct: Callable | None = None,
 ) -> tuple:
-    """Sweep over x (N, B), in place, until no row changes, or as often as the limit says.
+    """Iterate over x (N, B), in place, until no row changes, or as often as the limit says.
 
     ``correct(rows, x, h, new, k)`` makes a better next value of features k.. from τ's. Give
-    log-dets, sweeps and network passes, (N,) each.
+    log-dets, iterations and network passes, (N,) each.
     """
     N, B = u.shape
     most = B if limit is None else min(B, limit)
     log_derivative = np.zeros(x.shape, x.dtype)
-    sweeps, passes = np.zeros(N, dtype=np.int64), np.zeros(N, dtype=np.int64)
+    iterations, passes = np.zeros(N, dtype=np.int64), np.zeros(N, dtype=np.int64)
     rows, waiting = np.arange(N), np.ones(N, dtype=bool)
     for k in range(most if N else 0):  # the first k features are right, and stay as they are
-        new, log_new, wild = _sweep(hear, generate, u[rows], x[rows], rows, waiting, k, correct)
-        still = (np.abs(new - x[rows, k:]) <= tolerance).all(axis=1) & ~wild
+        new, log_new, lost = _iterate(params, generate, u[rows], x[rows], rows, waiting, k, correct)
+        still = (np.abs(new - x[rows, k:]) <= tolerance).all(axis=1) & ~lost
         x[rows[waiting], k:], log_derivative[rows[waiting], k:] = new[waiting], log_new[waiting]
-        sweeps[rows[waiting]] += 1
+        iterations[rows[waiting]] += 1
         passes[rows] += 1
-        passes[rows[wild]] += 1
+        passes[rows[lost]] += 1
         waiting &= ~still
         if not waiting.any():
             break
@@ -65,11 +65,11 @@ def settle(
             rows
         ):  # not for every row: a product's last bits know its size
             rows, waiting = rows[waiting], waiting[waiting]
-    return log_derivative.sum(axis=1), sweeps, passes
+    return log_derivative.sum(axis=1), iterations, passes
 
 
-def _sweep(
-    hear: Callable,
+def _iterate(
+    params: Callable,
     generate: Callable,
     u: np.ndarray,
     x: np.ndarray,
@@ -79,29 +79,29 @@ def _sweep(
     correct: Callable | None,
 ) -> tuple:
     """Return features k.., their log-derivatives, (n, B - k) each, and who overflowed, (n,)."""
-    h = hear(x, rows)[:, k:]
-    tame = np.isfinite(h).all(axis=(1, 2))
-    wild = waiting & ~tame
+    h = params(x, rows)[:, k:]
+    finite = np.isfinite(h).all(axis=(1, 2))
+    lost = waiting & ~finite
     new, log_new = np.zeros((len(x), h.shape[1]), x.dtype), np.zeros((len(x), h.shape[1]), x.dtype)
     try:
-        new[tame], log_new[tame] = generate(h[tame], u[tame, k:])
+        new[finite], log_new[finite] = generate(h[finite], u[finite, k:])
         if correct is not None:
-            new[tame] = correct(rows[tame], x[tame], h[tame], new[tame], k)
+            new[finite] = correct(rows[finite], x[finite], h[finite], new[finite], k)
     except FloatingPointError:  # a univariate without an answer to garbage
-        wild = waiting.copy()
-    if wild.any():
-        known = np.where(np.arange(x.shape[1]) < k, x[wild], 0)
-        h = hear(known, rows[wild])[:, k]
-        new[wild], log_new[wild] = 0, 0
-        new[wild, 0], log_new[wild, 0] = generate(h, u[wild, k])
-    return new, log_new, wild
+        lost = waiting.copy()
+    if lost.any():
+        known = np.where(np.arange(x.shape[1]) < k, x[lost], 0)
+        h = params(known, rows[lost])[:, k]
+        new[lost], log_new[lost] = 0, 0
+        new[lost, 0], log_new[lost, 0] = generate(h, u[lost, k])
+    return new, log_new, lost
 
 
 # ---- networks, block by block --------------------------------------------------------------------
 
 
 class Whole:
-    """Any causal conditioner: each sweep is one of its density passes, whatever the block.
+    """Any causal conditioner: each iteration is one of its density passes, whatever the block.
 
     Parameters
     ----------
@@ -117,12 +117,12 @@ class Whole:
     def begin(self, x: np.ndarray, first: int, last: int) -> tuple[int, int]:
         """Take what is known before a block.
 
-        Return the multiply-adds a row once, and of each sweep.
+        Return the multiply-adds a row once, and of each iteration.
         """
         self.x, self.first, self.last = x, first, last
         return 0, self.network.cost
 
-    def hear(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def params(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return h (n, B, K) for the block's values (n, B) in some rows (n,).
 
         Zeros follow the block.
@@ -134,7 +134,7 @@ class Whole:
 
 
 class Staircases:
-    """A masked network, of which each sweep multiplies only what the block itself computes.
+    """A masked network, of which each iteration multiplies only what the block itself computes.
 
     Parameters
     ----------
@@ -164,18 +164,18 @@ class Staircases:
         self.a[0][:C] = self.context.T
         self.per_feature = (widths[0] - C) // x.shape[1]
 
-    def _heard(self, x: np.ndarray) -> np.ndarray:
+    def _inputs(self, x: np.ndarray) -> np.ndarray:
         return self.embed.forward(x).T
 
     def begin(self, x: np.ndarray, first: int, last: int) -> tuple[int, int]:
         """Sum over what is known before a block.
 
-        Return the multiply-adds a row once, and of each sweep.
+        Return the multiply-adds a row once, and of each iteration.
         """
         if not first:
             self._memory(x)
         C, E = self.context.shape[1], self.per_feature
-        self.a[0][C : C + E * first] = self._heard(x[:, :first])
+        self.a[0][C : C + E * first] = self._inputs(x[:, :first])
         starts, prefixes = (
             [layer.start for layer in self.layers],
             [layer.prefix for layer in self.layers],
@@ -190,19 +190,19 @@ class Staircases:
             self.parts.append((known, np.where(inside, W[rows, columns], 0)))
         return block_work(self.places, prefixes)
 
-    def hear(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def params(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return h (n, B, K) for the block's values (n, B) in some rows (n,).
 
         Keep the units' activations.
         """
-        heard, z = self._heard(values), []
+        inputs, z = self._inputs(values), []
         for l, (known, W) in enumerate(self.parts):
-            z.append(known[:, rows] + W @ heard)
+            z.append(known[:, rows] + W @ inputs)
             if self.layers[l].skip:
                 z[l] += z[l - 2]
             if l + 1 < len(self.parts):
-                heard = z[l] if self.layers[l].bare else self.activation(z[l])
-                self.a[l + 1][self.places[l][0], rows] = heard
+                inputs = z[l] if self.layers[l].bare else self.activation(z[l])
+                self.a[l + 1][self.places[l][0], rows] = inputs
         return z[-1].reshape(values.shape[1], -1, len(rows)).transpose(2, 0, 1)
 
 
@@ -217,7 +217,7 @@ def places(
 def block_work(
     places: list[tuple[slice, slice]], prefixes: Sequence[np.ndarray]
 ) -> tuple[int, int]:
-    """Return the multiply-adds of a block: over the known, once, and inside, in each sweep."""
+    """Return the multiply-adds of a block: over the known, once, and inside, in each iteration."""
     once = sum((rows.stop - rows.start) * columns.start for rows, columns in places)
     return once, sum(
         int(prefix[rows].sum()) for prefix, (rows, _) in zip(prefixes, places, strict=True)
