@@ -35,6 +35,7 @@ LONG = {
     "26_molecules",
     "30_mnist",
     "33_inexact",
+    "34_energies",
 }
 """Several seconds each, and each with tests of its own elsewhere."""
 each_figure = pytest.mark.parametrize("name", NAMES)

@@ -72,6 +72,17 @@ def test_the_score_is_the_derivative_of_log_p(family, context):
         assert norm_error(flow.score(x, c, of="context"), of_context) < ROUNDING
 
 
+def test_flows_of_a_graph_and_what_lies_beyond_their_masks():
+    graph = np.tri(D, k=-1, dtype=bool)
+    graph[3, 1] = False
+    flow = afnp.maf(D, (8,), 2, structure=graph, context=C)
+    flow.theta[:] = 0.3 * np.random.default_rng(0).standard_normal(flow.theta.size)
+    x, c = rows(flow)
+    of_x, of_context = by_complex_step(flow, x, c)
+    assert norm_error(flow.score(x, c), of_x) < ROUNDING
+    assert norm_error(flow.score(x, c, of="context"), of_context) < ROUNDING
+
+
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "tarflow"])
 def test_the_compiled_score_is_that_of_numpy(family):
     flow = living(family, context=C)

@@ -195,6 +195,10 @@ class GraphMLP(Feedforward):
             g[name] += values
         return d_x
 
+    def backward_context(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray) -> np.ndarray:
+        """Return the gradient by the context, d_context (N, C)."""
+        return super().backward_context(self.only(p), cache, d_h)
+
     # ---- level by level --------------------------------------------------------------------------
 
     def init_state(self, p: dict, context: np.ndarray) -> State:
