@@ -30,13 +30,14 @@ CASES = {
     "clipped_spline, 3 bins": {"bins": 3, "bound": 2.0, "slope": 0.1},
     "floored_affine": {},
     "floored_affine, sigmoid": {"scale": "sigmoid", "floor": 0.1},
+    "free_spline, 3 bins": {"bins": 3, "bound": 2.0, "min_slope": 0.1},
     "logistic_mixture": {},
     "logistic_mixture, 1": {"components": 1},
     "gaussian_mixture": {"components": 5},
     "gaussian_mixture, 2": {"components": 2, "bound": 3.0},
 }
 COMPILE_LONG = (
-    *("affine,", "floored_affine,", "additive"),
+    *("affine,", "floored_affine,", "additive", "free_spline,"),
     *("gaussian_mixture", "clipped_affine,", "clipped_spline,"),
 )
 """What shares its way through the kernels with the others,

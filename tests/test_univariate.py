@@ -17,6 +17,7 @@ from afnp.univariate import (
     ClippedAffine,
     ClippedSpline,
     FlooredAffine,
+    FreeSpline,
     GaussianMixture,
     LogisticMixture,
     RationalQuadratic,
@@ -34,12 +35,13 @@ SPLINES = [
     RationalQuadratic(bins=2, bound=1.0),
     RationalQuadratic(16, 10.0, 1e-4, 1e-4, 1e-4),
 ]
+FREE = [FreeSpline(3, 2.0)]
 CIRCLES = [CircularRationalQuadratic(), CircularRationalQuadratic(bins=2)]
 MIXTURES = [
     kind(components) for kind in (LogisticMixture, GaussianMixture) for components in (1, 2, 8)
 ]
 CLIPPED = [ClippedAffine(), ClippedAffine(limit=2.0), ClippedSpline(), ClippedSpline(3, 2.0, 0.1)]
-CASES = [*AFFINES, *FLOORED, Additive(), *SPLINES, *CIRCLES, *MIXTURES, *CLIPPED]
+CASES = [*AFFINES, *FLOORED, *FREE, Additive(), *SPLINES, *CIRCLES, *MIXTURES, *CLIPPED]
 EPS = {np.float64: 2.3e-16, np.float32: 1.2e-7}
 
 

@@ -40,14 +40,11 @@ import numpy as np
 from afnp.flow import Flow
 from afnp.interop import torch_networks
 from afnp.interop.proof import prove as compare
-from afnp.interop.torch_networks import Read, array, named, spline_of
-from afnp.transforms import ActNorm, BatchNorm, LULinear, Permutation, Standardize, Transform
+from afnp.interop.torch_networks import Read, Step, array, named, spline_of
+from afnp.transforms import ActNorm, BatchNorm, Permutation, Standardize
 from afnp.univariate import Additive, FlooredAffine
 
-__all__ = ["flow_of", "from_nflows", "lu_layers", "steps_of"]
-
-Step = tuple[Transform, dict[str, np.ndarray]]
-"""A layer, and its arrays by name."""
+__all__ = ["flow_of", "from_nflows", "steps_of"]
 
 
 def from_nflows(flow: Any, prove: bool = True) -> Flow:
@@ -77,31 +74,13 @@ def from_nflows(flow: Any, prove: bool = True) -> Flow:
     return ours
 
 
-def flow_of(flow: Any, context_scale: tuple[np.ndarray, np.ndarray] | None = None) -> Flow:
-    """Return the flow that transform and base of theirs make.
-
-    Parameters
-    ----------
-    flow : nflows.flows.Flow
-    context_scale : pair of (C,) arrays, optional
-        Mean and standard deviation by which contexts are standardised.
-    """
+def flow_of(flow: Any) -> Flow:
+    """Return the flow that transform and base of theirs make, without comparing them."""
     D = _features(flow._distribution)
     steps = [*steps_of(flow._transform, D), *_base(flow._distribution)]
-    if not steps:
-        raise ValueError("flow: expected at least one transform to import, got none")
-    layers = [layer for layer, _ in steps]
-    C = max((layer.context for layer in layers), default=0)
     parameters = list(flow.parameters())
     dtype = array(parameters[0]).dtype if parameters else np.dtype(np.float32)
-    ours = Flow(layers, context=C, dtype=dtype)
-    if context_scale is not None:
-        scale = [np.broadcast_to(part, C).tolist() for part in context_scale]
-        ours = Flow.from_config({**ours.config(), "context_scale": scale})
-    for place, (_, arrays) in enumerate(steps):
-        for name, values in arrays.items():
-            ours.parameters[f"{place}.{name}"] = values
-    return ours
+    return torch_networks.assembled(steps, dtype)
 
 
 # ---- the base ------------------------------------------------------------------------------------
@@ -201,20 +180,7 @@ def _permutation(theirs: Any, features: int, where: str) -> list[Step]:
 
 
 def _lu(theirs: Any, features: int, where: str) -> list[Step]:
-    return lu_layers(theirs)
-
-
-def lu_layers(theirs: Any) -> list[Step]:
-    """Return u = L U x + bias: the triangles, then the bias where there is one."""
-    D, diagonal = theirs.features, array(theirs.upper_diag)
-    arrays = {
-        "L": array(theirs.lower_entries),
-        "N": array(theirs.upper_entries),
-        "s": np.log(diagonal),
-    }
-    bias = array(theirs.bias)
-    shift = [(ActNorm(D), {"m": -bias, "s": np.zeros_like(bias)})] if bias.any() else []
-    return [(LULinear(D), arrays), *shift]
+    return torch_networks.lu_layers(theirs)
 
 
 def _act_norm(theirs: Any, features: int, where: str) -> list[Step]:

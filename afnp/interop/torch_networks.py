@@ -19,11 +19,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from afnp.flow import Flow
 from afnp.networks import AddedMLP, GatedMaskedMLP, MaskedMLP, Network
-from afnp.transforms import Autoregressive, Coupling
+from afnp.transforms import ActNorm, Autoregressive, Coupling, LULinear, Transform
 from afnp.univariate import RationalQuadratic
 
-__all__ = ["Read", "activation", "array", "coupling", "masked", "named", "spline_of"]
+__all__ = [
+    "Read",
+    "Step",
+    "activation",
+    "array",
+    "assembled",
+    "coupling",
+    "dense_coupling",
+    "lu_layers",
+    "masked",
+    "named",
+    "spline_of",
+]
+
+Step = tuple[Transform, dict[str, np.ndarray]]
+"""A layer, and its arrays by name."""
 
 
 class Read(NamedTuple):
@@ -65,6 +81,32 @@ def array(tensor: Any) -> np.ndarray:
 def named(part: Any) -> str:
     """Return the name of a part's class."""
     return type(part).__name__
+
+
+def assembled(steps: list[Step], dtype: np.dtype) -> Flow:
+    """Return the flow of layers with their arrays, from data to noise."""
+    if not steps:
+        raise ValueError("flow: expected at least one transform to import, got none")
+    layers = [layer for layer, _ in steps]
+    C = max(layer.context for layer in layers)
+    ours = Flow(layers, context=C, dtype=dtype)
+    for place, (_, arrays) in enumerate(steps):
+        for name, values in arrays.items():
+            ours.parameters[f"{place}.{name}"] = values
+    return ours
+
+
+def lu_layers(theirs: Any) -> list[Step]:
+    """Return u = L U x + bias: the triangles, then the bias where there is one."""
+    D, diagonal = theirs.features, array(theirs.upper_diag)
+    arrays = {
+        "L": array(theirs.lower_entries),
+        "N": array(theirs.upper_entries),
+        "s": np.log(diagonal),
+    }
+    bias = array(theirs.bias)
+    shift = [(ActNorm(D), {"m": -bias, "s": np.zeros_like(bias)})] if bias.any() else []
+    return [(LULinear(D), arrays), *shift]
 
 
 def spline_of(theirs: Any, width: int | None, where: str) -> Read:
@@ -226,7 +268,7 @@ def coupling(theirs: Any, read: Read, where: str, dense: Callable) -> tuple[Coup
     net = theirs.transform_net
     if named(net) != "ResidualNet":
         linears, phi, C = dense(net, where)
-        return _coupling(passing, linears, read, C, phi, residual=False)
+        return dense_coupling(passing, linears, read, C, phi, residual=False)
     _check_blocks(net.blocks, where)
     if vars(net).get("preprocessing") or "preprocessing" in dict(net.named_children()):
         raise ValueError(f"{where}: cannot import a network with preprocessing")
@@ -237,7 +279,7 @@ def coupling(theirs: Any, read: Read, where: str, dense: Callable) -> tuple[Coup
     weights = [(array(linear.weight), array(linear.bias)) for linear in linears]
     C = net.context_features or 0
     phi = activation(_activation_of(net), where)
-    layer, arrays = _coupling(passing, weights, read, C, phi, residual=True)
+    layer, arrays = dense_coupling(passing, weights, read, C, phi, residual=True)
     if C:
         for k, block in enumerate(net.blocks):
             rows = np.arange(len(weights[0][0]))
@@ -245,8 +287,11 @@ def coupling(theirs: Any, read: Read, where: str, dense: Callable) -> tuple[Coup
     return layer, arrays
 
 
-def _coupling(passing, weights, read: Read, C: int, phi: str, residual: bool) -> tuple:
-    """Return a coupling of these linear layers; theirs read x before the context."""
+def dense_coupling(passing, weights, read: Read, C: int, phi: str, residual: bool) -> tuple:
+    """Return a coupling of linear layers, pairs of W and b, and its arrays by name.
+
+    Theirs read x before the context. ``passing`` is (D,) bool.
+    """
     A = int(passing.sum())
     hidden = [len(b) for _, b in weights[:-1]]
     columns = np.concatenate([A + np.arange(C), np.arange(A)])

@@ -23,6 +23,7 @@ from afnp.univariate.affine import Additive, Affine
 from afnp.univariate.circular import CircularRationalQuadratic
 from afnp.univariate.clipped import ClippedAffine, ClippedCircle, ClippedSpline
 from afnp.univariate.floored import FlooredAffine
+from afnp.univariate.free_spline import FreeSpline
 from afnp.univariate.mixture import GaussianMixture, LogisticMixture
 from afnp.univariate.rational_quadratic import RationalQuadratic
 
@@ -35,6 +36,7 @@ __all__ = [
     "ClippedCircle",
     "ClippedSpline",
     "FlooredAffine",
+    "FreeSpline",
     "GaussianMixture",
     "LogisticMixture",
     "RationalQuadratic",
@@ -51,5 +53,6 @@ UNIVARIATES: dict[str, type[Any]] = {
     "clipped_spline": ClippedSpline,
     "clipped_circle": ClippedCircle,
     "floored_affine": FlooredAffine,
+    "free_spline": FreeSpline,
 }
 """By the name that constructors and model files use."""

@@ -1,4 +1,4 @@
-r"""Flows that nobody here wrote: the kit on released zuko, nflows, normflows and flowjax.
+r"""Flows that nobody here wrote: the kit on zuko, nflows, normflows, flowjax and Pyro as released.
 
 .. math:: \text{finding} = (\text{library}, \text{flow}, \text{check}, \text{what it says})
 
@@ -33,13 +33,15 @@ __all__ = ["PEERS", "Peer", "check_peer", "write"]
 PATH = Path(__file__).with_name("PEERS.md")
 """Where the table is kept."""
 
+BLOCK, TRIANGULAR = "block_neural_autoregressive_flow", "triangular_spline_flow"
+
 STIR = 0.3
 """Standard deviation of what is added to every parameter."""
 
 TIME_LIMIT = 1200.0
 """Seconds a check: some invert by D network passes."""
 
-PACKAGES = ("zuko", "nflows", "normflows", "flowjax", "torch", "jax")
+PACKAGES = ("zuko", "nflows", "normflows", "flowjax", "pyro-ppl", "torch", "jax")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,22 @@ def _zuko(kind: str):
         return _stirred(getattr(zuko.flows, kind)(D, C, transforms=T, hidden_features=(H, H)))
 
     return build
+
+
+def _zuko_neural(kind: str):
+    def build(D: int, C: int, H: int, T: int):
+        import zuko
+
+        sizes = {"hidden_features": (H, H), "network": {"hidden_features": (H, H)}}
+        return _stirred(getattr(zuko.flows, kind)(D, C, transforms=T, **sizes))
+
+    return build
+
+
+def _zuko_cnf(D: int, C: int, H: int, *_: int):
+    import zuko
+
+    return _stirred(zuko.flows.CNF(D, C, hidden_features=(H, H)))
 
 
 def _nflows(step: Callable):
@@ -143,6 +161,24 @@ def _normflows_coupling(flows, D, C, H, k):
     )
 
 
+def _normflows_residual(flows, D, C, H, k):
+    import normflows
+
+    net = normflows.nets.LipschitzMLP([D, H, H, D], init_zeros=False, lipschitz_const=0.9)
+    return flows.Residual(net, exact_trace=True)
+
+
+def _normflows_glow(flows, D, C, H, k):
+    """Return one of the steps of Glow for vectors: scale, mix, couple."""
+    import normflows
+
+    params = normflows.nets.MLP([(D + 1) // 2, H, H, 2 * (D // 2)])
+    couple = flows.AffineCouplingBlock(params, scale_map="sigmoid")
+    norm = flows.ActNorm(D)
+    norm.data_dep_init_done.fill_(1.0)
+    return [couple, flows.LULinearPermute(D), norm][k % 3]
+
+
 def _stirred(flow):
     """Return a torch module in float64 with its parameters moved."""
     import torch
@@ -181,6 +217,18 @@ def _flowjax(kind: str):
     return build
 
 
+def _flowjax_premade(kind: str, **options: Any):
+    def build(D: int, C: int, H: int, T: int):
+        from flowjax import distributions, flows
+        from jax import random
+
+        base, make = distributions.StandardNormal((D,)), getattr(flows, kind)
+        sizes = {"cond_dim": C or None, "flow_layers": T}
+        return _stirred_jax(make(random.key(0), base_dist=base, **sizes, **options))
+
+    return build
+
+
 def _stirred_jax(flow):
     """Return a flowjax flow with its trainable arrays moved."""
     import equinox
@@ -194,6 +242,85 @@ def _stirred_jax(flow):
     rng = np.random.default_rng(0)
     moved = jax.tree_util.tree_map(lambda a: a + STIR * rng.standard_normal(a.shape), trained)
     return equinox.combine(moved, rest)
+
+
+def _pyro(step: Callable):
+    """Return what builds flows of Pyro's transforms, which go from noise to data."""
+
+    def build(D: int, C: int, H: int, T: int) -> dict[str, Any]:
+        from afnp.verify.adapters.torch import Tensors
+
+        tensors = Tensors(_stirred(_module([step(D, H) for _ in range(T)])))
+        steps = list(tensors.module)
+
+        def run(z, ways, there: bool):
+            log_det = z.new_zeros(len(z))
+            for way in ways:
+                new = way(z) if there else way.inv(z)
+                before, after = (z, new) if there else (new, z)
+                part = way.log_abs_det_jacobian(before, after)
+                part = part.sum(-1) if part.dim() > 1 else part
+                log_det, z = (log_det + part, new) if there else (log_det - part, new)
+            return z, log_det
+
+        def normalize(x):
+            return run(x, steps[::-1], there=False)
+
+        return {
+            "normalize": tensors.function(normalize),
+            "generate": tensors.function(lambda u: run(u, steps, there=True)),
+            "jacobian": tensors.jacobian(normalize),
+            "features": D,
+            "dtype": np.float64,
+        }
+
+    return build
+
+
+def _module(steps: list) -> Any:
+    import torch
+
+    return torch.nn.ModuleList(steps)
+
+
+def _pyro_maf(D, H):
+    import torch
+    from pyro.distributions import transforms
+    from pyro.nn import AutoRegressiveNN
+
+    net = AutoRegressiveNN(D, [H, H], permutation=torch.arange(D))
+    return transforms.AffineAutoregressive(net)
+
+
+def _pyro_spline(D, H):
+    import torch
+    from pyro.distributions import transforms
+    from pyro.nn import AutoRegressiveNN
+
+    params = [8, 8, 7, 8]
+    net = AutoRegressiveNN(D, [H, H], param_dims=params, permutation=torch.arange(D))
+    return transforms.SplineAutoregressive(D, net, count_bins=8, bound=3.0)
+
+
+def _pyro_coupling(D, H):
+    from pyro.distributions import transforms
+
+    return transforms.affine_coupling(D, [H, H])
+
+
+def _pyro_spline_coupling(D, H):
+    from pyro.distributions import transforms
+
+    return transforms.spline_coupling(D, hidden_dims=[H, H], count_bins=8, bound=3.0)
+
+
+def _pyro_linear(kind: str, **options: Any):
+    def step(D: int, *_: int):
+        from pyro.distributions import transforms
+
+        return getattr(transforms, kind)(D, **options)
+
+    return step
 
 
 def _row(library: str, maf, spline, coupling) -> list[Peer]:
@@ -227,6 +354,32 @@ PEERS = [
     *_row(
         "flowjax", _flowjax("affine"), _flowjax("spline"), ("affine coupling", _flowjax("coupling"))
     ),
+    Peer("zuko", "neural (NAF)", _zuko_neural("NAF"), features=3, ordered=True),
+    Peer("zuko", "neural (NAF)", _zuko_neural("NAF"), features=3, context=2, ordered=True),
+    Peer("zuko", "neural (UNAF)", _zuko_neural("UNAF"), features=3, ordered=True),
+    Peer("zuko", "Bernstein (BPF)", _zuko("BPF"), features=3, ordered=True),
+    Peer("zuko", "Bernstein (BPF)", _zuko("BPF"), features=3, context=2, transforms=2),
+    Peer("zuko", "sum of squares (SOSPF)", _zuko("SOSPF"), features=3, ordered=True),
+    Peer("zuko", "sum of squares (SOSPF)", _zuko("SOSPF"), features=3, context=2, transforms=2),
+    Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2),
+    Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2, context=1),
+    Peer("normflows", "residual", _normflows(_normflows_residual), features=3, transforms=2),
+    Peer("normflows", "Glow for vectors", _normflows(_normflows_glow), transforms=6),
+    Peer("normflows", "Glow for vectors", _normflows(_normflows_glow), features=5, transforms=6),
+    Peer("flowjax", "block neural", _flowjax_premade(BLOCK), features=3, ordered=True),
+    Peer("flowjax", "block neural", _flowjax_premade(BLOCK), features=3, context=2, transforms=2),
+    Peer("flowjax", "triangular spline", _flowjax_premade(TRIANGULAR), transforms=3),
+    Peer("flowjax", "triangular spline", _flowjax_premade(TRIANGULAR), context=2, transforms=3),
+    Peer("flowjax", "planar", _flowjax_premade("planar_flow", negative_slope=0.1), transforms=3),
+    Peer("pyro", "affine autoregressive", _pyro(_pyro_maf), ordered=True),
+    Peer("pyro", "affine autoregressive", _pyro(_pyro_maf), transforms=3),
+    Peer("pyro", "spline autoregressive", _pyro(_pyro_spline), ordered=True),
+    Peer("pyro", "affine coupling", _pyro(_pyro_coupling), transforms=2),
+    Peer("pyro", "spline coupling", _pyro(_pyro_spline_coupling), transforms=2),
+    Peer(
+        "pyro", "Householder", _pyro(_pyro_linear("householder", count_transforms=2)), transforms=2
+    ),
+    Peer("pyro", "matrix exponential", _pyro(_pyro_linear("matrix_exponential"))),
 ]
 """What is checked, library by library."""
 
@@ -241,7 +394,7 @@ def check_peer(peer: Peer, level: str = "quick", checks=None) -> Report:
         warnings.simplefilter("ignore")  # of other people's code
         with _float64():
             flow = peer.build(peer.features, peer.context, peer.hidden, peer.transforms)
-            functions = adapt(flow, features=peer.features, context=peer.context)
+            functions = flow if isinstance(flow, dict) else adapt(flow, peer.features, peer.context)
             if peer.ordered:
                 functions["allowed"] = np.tri(peer.features, dtype=bool)
             return check_flow(functions, level=level, checks=checks, time_limit=TIME_LIMIT)

@@ -88,7 +88,7 @@ def call_backward(
     return signature, build
 
 
-CONSTANTS = 10
+CONSTANTS = 11
 """Places for the fields of a named tuple."""
 
 
@@ -240,6 +240,7 @@ FORMS: dict[tuple[str, str | None], Callable] = {
     ("circular_spline", None): spline.Spline.of,
     ("clipped_affine", None): clipped.ClippedAffine,
     ("clipped_spline", None): spline.Spline.clipped,
+    ("free_spline", None): spline.Spline.free_ended,
     ("logistic_mixture", None): functools.partial(mixture.of, mixture.Logistic),
     ("gaussian_mixture", None): functools.partial(mixture.of, mixture.Gaussian),
 }

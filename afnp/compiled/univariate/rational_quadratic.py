@@ -55,6 +55,13 @@ class Spline(NamedTuple):
     circle: bool
     clip: Any = 0.0
     """Where log-slopes end, and at half of it logits of shares; 0 for splines without a clip."""
+    free: bool = False
+    """Whether the slopes at both ends of a line are params, too."""
+
+    @classmethod
+    def free_ended(cls, **options: Any) -> Spline:
+        """Return the compiled :class:`~afnp.univariate.FreeSpline`."""
+        return cls.of(**options)._replace(free=True)
 
     @classmethod
     def clipped(cls, bins: int, bound: float, slope: float) -> Spline:
@@ -85,7 +92,7 @@ class Spline(NamedTuple):
 @jit
 def make(c):
     """Return the spline of a vector of its constants."""
-    return Spline(int(c[0]), c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8] > 0, c[9])
+    return Spline(int(c[0]), c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8] > 0, c[9], c[10] > 0)
 
 
 class Bin(NamedTuple):
@@ -194,7 +201,17 @@ def _find(tau, h, i, v, by_y):
 @inline
 def _slope_rows(tau):
     """Return the first row of slopes, how many there are, and the knot of the first."""
-    return 2 * tau.bins, tau.bins if tau.circle else tau.bins - 1, 0 if tau.circle else 1
+    if tau.circle:
+        return 2 * tau.bins, tau.bins, 0
+    if tau.free:
+        return 2 * tau.bins, tau.bins + 1, 0
+    return 2 * tau.bins, tau.bins - 1, 1
+
+
+@inline
+def _ending_at(tau, knot):
+    """Return the bin whose right end is a knot; that of a circle's first is the last, else none."""
+    return tau.bins - 1 if tau.circle and knot == 0 else knot - 1
 
 
 @inline
@@ -208,7 +225,7 @@ def _slopes(tau, h, i, at):
     for j in range(count):
         a = load(h, first + j, i)
         a0 = choose(_equal(at, knot + j), a, a0)
-        a1 = choose(_equal(at, (knot + j - 1) % tau.bins), a, a1)
+        a1 = choose(_equal(at, _ending_at(tau, knot + j)), a, a1)
     if tau.clip > 0:
         d0, d1 = exp(a0), exp(a1)
         return d0, d1, d0, d1
@@ -398,4 +415,4 @@ def _slopes_backward(tau, d_h, i, at, d_a0, d_a1):
     first, count, knot = _slope_rows(tau)
     for j in range(count):
         d = choose(_equal(at, knot + j), d_a0, 0.0)
-        store(d_h, first + j, i, d + choose(_equal(at, (knot + j - 1) % tau.bins), d_a1, 0.0))
+        store(d_h, first + j, i, d + choose(_equal(at, _ending_at(tau, knot + j)), d_a1, 0.0))

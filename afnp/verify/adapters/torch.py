@@ -55,7 +55,9 @@ class Tensors:
         def of_arrays(*arrays):
             with self.torch.no_grad(), self.float64():
                 answer = f(*self._in(arrays))
-            return tuple(a.numpy() for a in answer) if isinstance(answer, tuple) else answer.numpy()
+            if not isinstance(answer, tuple):
+                return answer.detach().numpy()
+            return tuple(a.detach().numpy() for a in answer)
 
         return of_arrays
 
@@ -83,7 +85,7 @@ class Tensors:
             with self.torch.random.fork_rng(), self.torch.no_grad(), self.float64():
                 self.torch.manual_seed(seed)
                 x = draw(n, *self._in(context))
-            return x.numpy()
+            return x.detach().numpy()
 
         return sample
 

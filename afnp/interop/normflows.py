@@ -1,0 +1,234 @@
+r"""Trained flows of normflows, with their parameters: the same density, and the same samples.
+
+.. math:: x = (g_T \circ \dots \circ g_1)(u), \qquad \log p(x) = \log p(u) -
+          \sum_k \log\left|\det \frac{\partial g_k}{\partial z}\right|
+
+normflows calls *forward* the way from noise to data, and lists its flows in that order: here they
+come last to first. Its MaskedAffineAutoregressive runs its network on the noise, x = s(u) u + t(u):
+one pass to sample, D passes for a density. It is an inverse autoregressive flow, and becomes an
+:class:`afnp.transforms.Inverse`. Its autoregressive splines run their network on the data.
+
+========================================== =====================================================
+normflows                                  here
+========================================== =====================================================
+MaskedAffineAutoregressive                 Inverse of Autoregressive, FlooredAffine("sigmoid")
+AutoregressiveRationalQuadraticSpline      Autoregressive, RationalQuadratic
+CoupledRationalQuadraticSpline             Coupling, RationalQuadratic; then one whose params are
+                                           constants, of the features that passed
+AffineCouplingBlock                        Coupling, Affine("exp") or Additive; halves, a plain MLP
+Permute, LULinearPermute                   Permutation; Permutation, LULinear and its bias
+ActNorm, AffineConstFlow                   ActNorm
+DiagGaussian                               the base; ActNorm before it, if it is not standard
+========================================== =====================================================
+
+Letters: N rows, D features, C context inputs, K params a feature.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from afnp.flow import Flow
+from afnp.interop import torch_networks
+from afnp.interop.proof import prove as compare
+from afnp.interop.torch_networks import Read, Step, array, lu_layers, named, spline_of
+from afnp.transforms import ActNorm, Coupling, Inverse, Permutation
+from afnp.univariate import Additive, Affine, FlooredAffine
+
+__all__ = ["from_normflows"]
+
+
+def from_normflows(flow: Any, prove: bool = True) -> Flow:
+    """Return a flow of normflows as one of ours.
+
+    Parameters
+    ----------
+    flow : normflows.NormalizingFlow or normflows.ConditionalNormalizingFlow
+        Of the parts in the module's table.
+    prove : bool
+        Compare log-densities and samples of 64 rows with theirs.
+
+    Raises
+    ------
+    ValueError
+        If a part of the flow cannot be imported: it is named.
+    ArithmeticError
+        If the two compute something else.
+    """
+    base = flow.q0
+    if named(base) != "DiagGaussian":
+        raise ValueError(f"q0: cannot import a {named(base)}")
+    D = int(array(base.loc).size)
+    steps: list[Step] = []
+    for place in reversed(range(len(flow.flows))):
+        steps += _steps(flow.flows[place], D, f"flow {place}")
+    ours = torch_networks.assembled([*steps, *_base(base, D)], array(base.loc).dtype)
+    if prove:
+        _prove(flow, ours)
+    return ours
+
+
+def _base(base: Any, D: int) -> list[Step]:
+    """Return the layer that makes the base's noise standard."""
+    if base.temperature is not None:
+        raise ValueError(f"q0: cannot import a temperature, got {base.temperature}")
+    loc, log_scale = array(base.loc).reshape(D), array(base.log_scale).reshape(D)
+    return [(ActNorm(D), {"m": loc, "s": log_scale})] if loc.any() or log_scale.any() else []
+
+
+def _steps(flow: Any, D: int, where: str) -> list[Step]:
+    """Return one flow of theirs as layers, from data to noise, with their arrays."""
+    kind = named(flow)
+    if kind not in STEPS:
+        raise ValueError(f"{where}: cannot import a {kind}")
+    return STEPS[kind](flow, D, f"{where}, {kind}")
+
+
+# ---- autoregressive ------------------------------------------------------------------------------
+
+
+def _masked_affine(theirs: Any, D: int, where: str) -> list[Step]:
+    read = Read.of(FlooredAffine("sigmoid", 1e-3), [1, 0])
+    layer, arrays = torch_networks.masked(theirs.autoregressive_net, read, where, activated=False)
+    return [(Inverse(layer), arrays)]
+
+
+def _masked_spline(theirs: Any, D: int, where: str) -> list[Step]:
+    inside = theirs.mprqat
+    read = spline_of(inside, vars(inside.autoregressive_net).get("hidden_features"), where)
+    net = inside.autoregressive_net
+    return [torch_networks.masked(net, read, where, activated=False)]
+
+
+# ---- couplings -----------------------------------------------------------------------------------
+
+
+def _spline_coupling(theirs: Any, D: int, where: str) -> list[Step]:
+    inside = theirs.prqct
+    read = spline_of(inside, vars(inside.transform_net).get("hidden_features"), where)
+    step = torch_networks.coupling(inside, read, where, _no_other)
+    free = inside.unconditional_transform
+    return [step] if free is None else [step, _passed(free, step[0], where)]
+
+
+def _passed(theirs: Any, layer: Coupling, where: str) -> Step:
+    """Return the spline of the features that a coupling passed: constants, and no weights."""
+    parts = [
+        array(part)
+        for part in (
+            theirs.unnormalized_widths,
+            theirs.unnormalized_heights,
+            theirs.unnormalized_derivatives,
+        )
+    ]
+    h = np.concatenate(parts, axis=1)
+    theirs.num_bins = parts[0].shape[1]  # which it does not say
+    read = spline_of(theirs, None, where)
+    D, C = layer.features, layer.context
+    W = np.zeros((h.size, C + D - len(h)), dtype=h.dtype)
+    return torch_networks.dense_coupling(
+        ~layer.passing, [(W, h.ravel())], read, C, "relu", residual=False
+    )
+
+
+def _no_other(net: Any, where: str) -> tuple:
+    raise ValueError(f"{where}: cannot import the network {named(net)}")
+
+
+def _affine_coupling(theirs: Any, D: int, where: str) -> list[Step]:
+    split, couple, merge = theirs.flows
+    if split.mode not in ("channel", "channel_inv"):
+        raise ValueError(f"{where}: cannot import the split {split.mode!r}")
+    linears, phi = _plain(couple.param_map, where)
+    passing = np.arange(D) < (D + 1) // 2
+    if split.mode == "channel_inv":
+        passing = ~passing
+    if not couple.scale:
+        read = Read.of(Additive(), [0])
+    elif couple.scale_map == "exp":
+        read = Read.of(Affine(scale="exp"), [0, 1])
+    else:
+        raise ValueError(f"{where}: cannot import the scale map {couple.scale_map!r}")
+    return [torch_networks.dense_coupling(passing, linears, read, 0, phi, residual=False)]
+
+
+def _plain(net: Any, where: str) -> tuple[list[tuple], str]:
+    """Return the linear layers of their MLP, and its activation."""
+    if named(net) != "MLP":
+        raise ValueError(f"{where}: cannot import the network {named(net)}")
+    linears = []
+    for part in net.net:
+        kind = named(part)
+        if kind == "Linear":
+            linears.append((array(part.weight), array(part.bias)))
+        elif kind == "LeakyReLU" and part.negative_slope:
+            raise ValueError(f"{where}: cannot import LeakyReLU({part.negative_slope})")
+        elif kind not in ("LeakyReLU", "Dropout"):
+            raise ValueError(f"{where}: cannot import a network with {kind}")
+    return linears, "relu"
+
+
+# ---- linear layers -------------------------------------------------------------------------------
+
+
+def _permute(theirs: Any, D: int, where: str) -> list[Step]:
+    if theirs.mode == "shuffle":
+        return [(Permutation(array(theirs.inv_perm)), {})]
+    first = (D + 1) // 2  # of the data: the second half of the noise comes first there
+    return [(Permutation([*range(first, D), *range(first)]), {})]
+
+
+def _lu_permute(theirs: Any, D: int, where: str) -> list[Step]:
+    return [(Permutation(array(theirs.permutation._permutation)), {}), *lu_layers(theirs.linear)]
+
+
+def _act_norm(theirs: Any, D: int, where: str) -> list[Step]:
+    s, t = array(theirs.s).reshape(-1), array(theirs.t).reshape(-1)
+    return [(ActNorm(D), {"m": t, "s": s})]
+
+
+STEPS: dict[str, Callable[[Any, int, str], list[Step]]] = {
+    "MaskedAffineAutoregressive": _masked_affine,
+    "AutoregressiveRationalQuadraticSpline": _masked_spline,
+    "CoupledRationalQuadraticSpline": _spline_coupling,
+    "AffineCouplingBlock": _affine_coupling,
+    "Permute": _permute,
+    "LULinearPermute": _lu_permute,
+    "ActNorm": _act_norm,
+    "AffineConstFlow": _act_norm,
+}
+"""What becomes of each flow."""
+
+
+# ---- proof ---------------------------------------------------------------------------------------
+
+
+def _prove(theirs: Any, ours: Flow) -> None:
+    """Compare both directions with theirs, in evaluation."""
+    import torch
+
+    training = theirs.training
+    theirs.eval()
+
+    def tensors(values: np.ndarray, context: np.ndarray | None) -> list:
+        return [torch.from_numpy(part) for part in (values, context) if part is not None]
+
+    @torch.no_grad()
+    def log_prob(x: np.ndarray, context: np.ndarray | None) -> np.ndarray:
+        return array(theirs.log_prob(*tensors(x, context)))
+
+    @torch.no_grad()
+    def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
+        z, *rest = tensors(u, context)
+        return array(theirs.forward(theirs.q0.loc + theirs.q0.log_scale.exp() * z, *rest))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other people's code
+            compare(ours, log_prob, generate, "normflows")
+    finally:
+        theirs.train(training)
