@@ -4,7 +4,6 @@ density unchanged, interventions."""
 import doctest
 
 import numpy as np
-import pandas
 import pytest
 from conftest import complex_step, lively, norm_error
 from hypothesis import given, settings
@@ -122,6 +121,7 @@ def test_what_is_no_graph_is_refused(structure, error):
 
 
 def test_names_come_with_a_frame():
+    pandas = pytest.importorskip("pandas")
     names = ["rain", "sprinkler", "wet"]
     table = pandas.DataFrame([[0, 0, 0], [0, 0, 0], [1, 1, 0]], names, names)
     flow = afnp.maf(3, hidden=(8,), transforms=1, structure=table)
@@ -155,6 +155,11 @@ def test_what_does_not_go_with_a_graph_is_refused(make, error):
 def test_parents_come_before_their_children(parents):
     with pytest.raises(ValueError, match="parents: expected"):
         GraphMLP(2, 2, parents)
+
+
+def test_a_graph_has_a_largest_size():
+    with pytest.raises(ValueError, match="parents: expected a graph of at most 16384 features"):
+        GraphMLP(2**14 + 1, 2, [[]])
 
 
 # ---- masks ---------------------------------------------------------------------------------------

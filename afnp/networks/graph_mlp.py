@@ -39,6 +39,9 @@ from afnp.sampling.substitution import State, state_of
 
 __all__ = ["GraphMLP"]
 
+MOST = 2**14
+"""Features of the largest graph: its matrix is held whole, 256 MiB."""
+
 
 class GraphMLP(Feedforward):
     """Masked network of a graph: h_i is a function of the context and of the parents of i.
@@ -233,6 +236,8 @@ class GraphMLP(Feedforward):
 
 def _checked_parents(parents: Any, features: int) -> np.ndarray:
     """Return the graph (D, D) of lists of parents, or say what is wrong with them."""
+    if features > MOST:
+        raise ValueError(f"parents: expected a graph of at most {MOST} features, got {features}")
     if len(parents) != features:
         raise ValueError(f"parents: expected {features} sequences, got {len(parents)}")
     adjacency = np.zeros((features, features), dtype=bool)
