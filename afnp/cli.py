@@ -30,6 +30,7 @@ import numpy as np
 
 from afnp import __version__, constructors, data, files, rows, train
 from afnp.atomic import check_regular, write_bytes
+from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
@@ -416,7 +417,9 @@ def _mean(flow: Flow, log_prob: np.ndarray, weights: np.ndarray | None = None) -
     if n > 1:
         text += f" +/- {math.sqrt(n / (n - 1) * float(shares**2 @ (values - mean) ** 2)):.4f}"
     text += " nats"
-    if any(isinstance(layer, Dequantize) for layer in flow.layers):
+    members = flow.flows if isinstance(flow, FlowEnsemble) else [flow]
+    layers = [layer for member in members if isinstance(member, Flow) for layer in member.layers]
+    if any(isinstance(layer, Dequantize) for layer in layers):
         text += f", {float(data.bits_per_dim(mean, flow.features)):.4f} bits/dim"
     return text
 

@@ -11,6 +11,7 @@ from conftest import lively, norm_error
 
 import afnp
 from afnp import files
+from afnp.cli import main
 from afnp.transforms import Bounds, Standardize
 
 D, C, M = 2, 1, 3
@@ -199,3 +200,15 @@ def test_the_header_is_plain_json(tmp_path):
     length = struct.unpack("<I", raw[12:16])[0]
     header = json.loads(raw[16 : 16 + length])
     assert header["flow"]["type"] == "FlowEnsemble" and len(header["flow"]["flows"]) == M
+
+
+def test_the_command_line_scores_and_samples_one(tmp_path, capsys):
+    ensemble, (x, _) = afnp.FlowEnsemble(members()), rows(0)
+    afnp.save(ensemble, tmp_path / "e.afnp")
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",")
+    model, table, out = (str(tmp_path / name) for name in ("e.afnp", "x.csv", "out.csv"))
+    assert main(["score", model, table]) == 0
+    assert f"{ensemble.log_prob(x).mean():.4f}" in capsys.readouterr().out
+    assert main(["sample", model, "-n", "5", "--seed", "3", "-o", out]) == 0
+    drawn = np.loadtxt(out, delimiter=",", ndmin=2)
+    np.testing.assert_allclose(drawn, ensemble.sample(5, rng=3), rtol=1e-6)

@@ -24,7 +24,17 @@ COMMANDS = ("figures.bench", "afnp.verify.mutants", "afnp.cli")
 
 GROUPS = {
     "Read": ["chain_rule", "minimal"],
-    "Build and use": ["constructors", "flow", "model", "discrete", "bases", "files", "data"],
+    "Build and use": [
+        "constructors",
+        "flow",
+        "model",
+        "ensemble",
+        "marginals",
+        "discrete",
+        "bases",
+        "files",
+        "data",
+    ],
     "Learn": ["train", "adam"],
     "Trust": ["verify"],
     "Apply and connect": ["applications", "interop", "plot", "cli"],
