@@ -99,19 +99,19 @@ class VAE:
         N = len(x)
         g = self.layout.views(grad)
         log_sigma = p["log_sigma"][0]
-        h, heard_q = self.encoder.forward(p, x)
+        h, cache_q = self.encoder.forward(p, x)
         m = h[:, :1]
         log_s = h[:, 1:]
         s = np.exp(log_s)
-        f, heard_p = self.decoder.forward(p, m + s * eps)
+        f, cache_p = self.decoder.forward(p, m + s * eps)
         precision = np.exp(-2 * log_sigma)
         square = ((x - f) ** 2).sum(axis=1)
         rebuilt = 0.5 * precision * square + 2 * log_sigma + LOG_2PI
         divergence = 0.5 * (m * m + s * s - 1 - 2 * log_s)[:, 0]
 
-        d_z = self.decoder.backward(p, heard_p, precision * (f - x) / N, g)
+        d_z = self.decoder.backward(p, cache_p, precision * (f - x) / N, g)
         self.encoder.backward(
-            p, heard_q, np.hstack([d_z + m / N, d_z * eps * s + (s * s - 1) / N]), g
+            p, cache_q, np.hstack([d_z + m / N, d_z * eps * s + (s * s - 1) / N]), g
         )
         g["log_sigma"] += (2 - precision * square).sum() / N
         return (rebuilt + divergence).mean(), grad

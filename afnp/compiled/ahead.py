@@ -81,8 +81,8 @@ def _of_layer(layer: Transform, dtype: np.dtype, jacobi: bool = False) -> list[t
     jobs = [("gradient", gradient)]
     for n in (MANY, FEW):
         jobs += [
-            (f"density of {n}", lambda n=n: stage.evaluate(p, *rows(n))),
-            (f"samples of {n}", lambda n=n: stage.generate(p, *rows(n))),
+            (f"density of {n}", lambda n=n: stage.evaluate(p, *rows(n))),  # type: ignore[misc]
+            (f"samples of {n}", lambda n=n: stage.generate(p, *rows(n))),  # type: ignore[misc]
         ]
     if jacobi:
         jobs.append(("iterations", lambda: stage.sampler(Jacobi())(p, *rows(MANY))))

@@ -23,12 +23,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit
+from numba import config, extending, njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.typing import Signature
 
-__all__ = ["EXACT", "FAST", "address_of", "folder", "jit", "kernel", "silence"]
+__all__ = ["EXACT", "FAST", "address_of", "folder", "intrinsic", "jit", "kernel", "silence"]
 
 FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 """Not "nnan" and "ninf": with them isnan would lie."""
@@ -39,6 +39,8 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": FAST, "nogil": Tr
 
 jit = njit(**OPTIONS)
 """For what kernels call."""
+intrinsic: Any = extending.intrinsic
+"""For LLVM's own language; type checkers would count the typing context among the arguments."""
 PATIENCE = 1.0
 """Seconds of compilation after which the user is told."""
 
@@ -55,10 +57,10 @@ def address_of(function: Callable, signature: Signature) -> int:
     """Compile a C function of this signature, keep it on disk, and return its address."""
     options = {"error_model": "numpy", "fastmath": EXACT}
     compiled = CFunc(function, (signature.args, signature.return_type), {}, options)
-    compiled._cache = _Kept(function)
+    compiled._cache = _Kept(function)  # type: ignore[attr-defined]
     compiled.compile()
     _ALIVE.append(compiled)
-    return int(compiled.address)
+    return int(compiled.address)  # type: ignore[arg-type]
 
 
 _ALIVE: list = []
@@ -86,7 +88,8 @@ def folder() -> Path | None:
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     beside = Path(__file__).parent / "__pycache__"
     own = Path(user).expanduser() / "afnp"
-    for path in [Path(config.CACHE_DIR)] if config.CACHE_DIR else [beside, own]:
+    asked: str = config.CACHE_DIR  # type: ignore[attr-defined]
+    for path in [Path(asked)] if asked else [beside, own]:
         try:
             path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=path).close()
@@ -125,7 +128,7 @@ class _Place:
 
 
 class _KeptResult(CompileResultCacheImpl):
-    _locator_classes = [_Place]
+    _locator_classes: list[Any] = [_Place]
 
     def get_filename_base(self, fullname, abiflags):
         return f"afnp-{sources()[:8]}-{super().get_filename_base(fullname, abiflags)}"

@@ -19,7 +19,7 @@ def load():
     """
     from numba import config  # half a second, which only compiled work should cost
 
-    if config.DISABLE_JIT:
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     from afnp.compiled import stages
 

@@ -18,7 +18,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -44,6 +44,10 @@ WAYS = ("natural", "reverse")
 # ---- from layers to stages -----------------------------------------------------------------------
 
 
+Conditioned = Autoregressive | Coupling
+"""What has a network, a univariate and an order."""
+
+
 def stages_of(layers: Sequence[Transform]) -> list:
     """Return the layers as compiled code runs them, in turn.
 
@@ -51,7 +55,7 @@ def stages_of(layers: Sequence[Transform]) -> list:
     """
     stages: list = []
     for shape, run in itertools.groupby(layers, _shape):
-        together = list(run)
+        together: list[Any] = list(run)
         stages += map(compiled, together) if shape is None else [_stack(together)]
     return stages
 
@@ -67,7 +71,7 @@ def compiled(layer: Any):
     return CompiledConvolution(layer) if _convolves(layer) else _stack([layer])
 
 
-def _stack(layers: Sequence[Transform]) -> Stack:
+def _stack(layers: Sequence[Conditioned]) -> Stack:
     """Return transforms of one shape as one stage; those of a graph with zeros under staircases."""
     kind = SparseStack if type(layers[0].conditioner) is GraphMLP else Stack
     return kind(layers)
@@ -94,7 +98,7 @@ def _known(layer: Transform) -> bool:
         return False
     if type(layer) is Autoregressive and isinstance(layer.conditioner, AddedMLP):
         networks = (AddedMLP,) if _folds(layer.conditioner) else ()
-    inner = layer.transform if isinstance(layer, Inverse) else layer
+    inner: Any = layer.transform if isinstance(layer, Inverse) else layer
     walks = type(inner.conditioner) is not CausalConv or inner.config()["order"] in WAYS
     if type(inner.conditioner) not in networks or not walks:
         return False
@@ -108,16 +112,16 @@ def _folds(net: AddedMLP) -> bool:
     return net.activation == "relu" or not net.residual
 
 
-def _convolves(layer: Transform) -> bool:
+def _convolves(layer: Transform) -> TypeGuard[Autoregressive]:
     return type(layer) is Autoregressive and type(layer.conditioner) is CausalConv
 
 
-def _reverse(layer: Transform) -> bool:
+def _reverse(layer: Conditioned) -> bool:
     """Return whether a series is walked along from its last step."""
     return layer.features > 1 and bool(layer.order[0])
 
 
-def _shape(layer: Transform) -> tuple | None:
+def _shape(layer: Any) -> tuple | None:
     """Return what must be equal for transforms to be one stack, or None where there is no stack."""
     if type(layer) not in (Autoregressive, Coupling) or _convolves(layer) or not _known(layer):
         return None
@@ -130,13 +134,13 @@ def _shape(layer: Transform) -> tuple | None:
     return *kind, *shape, graph
 
 
-def _key(layer: Transform, task: str, n: int, dtype: np.dtype) -> tuple:
+def _key(layer: Conditioned, task: str, n: int, dtype: np.dtype) -> tuple:
     """Return what selects compiled code: types alone, not sizes, and the path of a few rows."""
     scale = layer.univariate.config().get("scale")
     return task, n <= FEW, np.dtype(dtype).name, layer.name, scale
 
 
-def _tau(layer: Transform, dtype: np.dtype):
+def _tau(layer: Conditioned, dtype: np.dtype):
     return dispatch.form(layer.name, layer.univariate.config(), dtype)
 
 
@@ -167,7 +171,7 @@ class Stack(Stage):
     ``p.flat`` holds the parameters of all, in their order.
     """
 
-    def __init__(self, layers: Sequence[Transform]):
+    def __init__(self, layers: Sequence[Conditioned]):
         self.layers = list(layers)
         self.layout = Layout({"theta": (sum(layer.layout.size for layer in layers),)})
         networks = [layer.conditioner for layer in layers]
@@ -243,7 +247,7 @@ class SparseStack(Stack):
     multiply those zeros, and walk feature by feature.
     """
 
-    def __init__(self, layers: Sequence[Transform]):
+    def __init__(self, layers: Sequence[Conditioned]):
         super().__init__(layers)
         self.through = np.concatenate([_through(layer) for layer in layers])
 
@@ -476,7 +480,7 @@ def gpu_step(layer: Transform, p: Views):
     return None
 
 
-def _bound_on_gpu(layer: Transform) -> float:
+def _bound_on_gpu(layer: Conditioned) -> float:
     """Return the bound of the one univariate that the GPU's kernels know; refuse any other."""
     options = layer.univariate.config()
     if (layer.name, options.get("scale")) != ("affine", "tanh"):

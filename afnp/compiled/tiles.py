@@ -53,6 +53,7 @@ LAYER = np.dtype(
 and of its z, offset into ``prefix``, the row of the z that it adds, or -1, the column where its
 inputs begin among the transposed ones of all layers, and what the layer above is given: 0 for relu
 of z, 1 for tanh, 2 for z itself."""
+LAYER_NAMES = tuple(LAYER.names or ())
 
 
 class NetworkPlan(NamedTuple):

@@ -19,7 +19,7 @@ chunks that hand on their ends, the sampler step by step, each unit once (Fast W
 1611.09482). That is the substitution of :mod:`afnp.sampling.substitution` for a staircase that
 repeats itself.
 
-Letters: N rows, D features (steps), C context inputs, K numbers a feature, I inputs a feature, R
+Letters: N rows, D features (steps), C context inputs, K params a feature, I inputs a feature, R
 channels, L layers, G rows of z: 2 R if gated, else R.
 """
 
@@ -58,7 +58,7 @@ class Rings(NamedTuple):
 
 
 class CausalConv(Network):
-    """Stack of causal dilated convolutions: K numbers for each of D steps, from the steps before.
+    """Stack of causal dilated convolutions: K params for each of D steps, from the steps before.
 
     Parameters
     ----------

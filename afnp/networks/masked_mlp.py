@@ -10,7 +10,7 @@ pre-activation is carried on. Those of other libraries often end linear, :math:`
 z^{(L-2)} + b^{(L-1)}`. The network's inputs a⁽⁰⁾ are the context and then the features in
 generation order.
 
-Letters: N rows, D features, C context inputs, H hidden units, K numbers a feature, E inputs a
+Letters: N rows, D features, C context inputs, H hidden units, K params a feature, E inputs a
 feature.
 """
 

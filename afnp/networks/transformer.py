@@ -9,10 +9,10 @@ r"""The causal transformer as a conditioner (TarFlow's, arXiv 2412.06329, in sma
 The features in generation order are cut into tokens of P. The sequence is shifted by one: place t
 holds token t-1, and place 0 what is known before the first token, a learned start and the context.
 With causal attention, h_t is then a function of the context and the tokens before t, whose K
-numbers a feature transform all of token t at once. No width loses a dependency: each token keeps
+params a feature transform all of token t at once. No width loses a dependency: each token keeps
 its own keys and values, where a masked network shares its units.
 
-Letters: N rows, D features, C context inputs, K numbers a feature, E inputs a feature, P features a
+Letters: N rows, D features, C context inputs, K params a feature, E inputs a feature, P features a
 token, T = D / P tokens, M numbers a token inside.
 """
 

@@ -15,7 +15,7 @@ always suffice. The others may be anything, also infinite, and a masked product 
 such an iteration as the textbook loop does: zeros after what is right, and one more feature found.
 :mod:`afnp.sampling.fixed_point` says what this is good for.
 
-Letters: N rows, D features, B features of a block, n rows of those, K numbers a feature, C context
+Letters: N rows, D features, B features of a block, n rows of those, K params a feature, C context
 inputs, E inputs a feature.
 """
 

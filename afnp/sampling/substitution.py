@@ -20,7 +20,7 @@ A triangular matrix is as easily solved transposed, from its last row to its fir
 flow that is read in the slow direction (the inverse autoregressive flow) need that: *reverse
 substitution*, below.
 
-Letters: N samples, D features, C context inputs, K numbers a feature, L layers; J_l rows in layer
+Letters: N samples, D features, C context inputs, K params a feature, L layers; J_l rows in layer
 l.
 """
 

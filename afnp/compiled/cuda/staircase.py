@@ -34,7 +34,7 @@ import numpy as np
 
 from afnp.compiled.cuda import device as gpu
 from afnp.compiled.cuda.device import activate, affine_generate, cuda, device, kernel
-from afnp.compiled.tiles import LAYER, NetworkPlan, network_plan, plain
+from afnp.compiled.tiles import LAYER_NAMES, NetworkPlan, network_plan, plain
 
 __all__ = ["DevicePlan", "StaircaseStep", "device_plan", "fitting_window", "solve_all"]
 
@@ -48,7 +48,7 @@ BLOCKS = 2
 
 # ---- the network as a table of layers ------------------------------------------------------------
 
-DEVICE_LAYER = np.dtype([(name, np.int32) for name in (*LAYER.names, "a_at")], align=True)
+DEVICE_LAYER = np.dtype([(name, np.int32) for name in (*LAYER_NAMES, "a_at")], align=True)
 """A layer on the GPU, as in :data:`afnp.compiled.tiles.LAYER`, but ``in_at`` is the row of the
 known where a layer's inputs begin, ``z_at`` the row of the window where its z begins, and ``a_at``
 the row of the window where those of its inputs begin that the block itself computes. Row 0 sums
@@ -75,7 +75,7 @@ class DeviceStaircase(NamedTuple):
 def device_layers(plan: NetworkPlan) -> np.ndarray:
     """Return the layers of a plan as they go to the GPU."""
     layers = np.zeros(len(plan.layers), DEVICE_LAYER)
-    for name in LAYER.names:
+    for name in LAYER_NAMES:
         layers[name] = plan.layers[name]
     return layers
 

@@ -19,7 +19,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
+
+from afnp.compiled.compiler import intrinsic
 
 __all__ = [
     "VECTORS",

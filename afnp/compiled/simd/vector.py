@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import extending, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, lower_cast, models, overload, register_model
 
-from afnp.compiled.compiler import EXACT
+from afnp.compiled.compiler import EXACT, intrinsic
 from afnp.compiled.simd.register_tile import VECTOR
 
 __all__ = [
@@ -55,8 +55,6 @@ REGISTERS = 2
 INLINE: Any = {"error_model": "numpy", "fastmath": EXACT, "forceinline": True}
 jit = njit(error_model="numpy", fastmath=EXACT, nogil=True)
 inline = njit(nogil=True, **INLINE)
-intrinsic: Any = extending.intrinsic
-"""Type checkers count the typing context among the arguments."""
 
 
 def width(dtype: Any) -> int:

@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
-from numba.extending import intrinsic
 
-from afnp.compiled.compiler import address_of
+from afnp.compiled.compiler import address_of, intrinsic
 from afnp.compiled.univariate import affine as affine
 from afnp.compiled.univariate import clipped as clipped
 from afnp.compiled.univariate import mixture as mixture
@@ -196,7 +195,8 @@ class CompiledUnivariate:
     """
 
     def __init__(self, tau: Any, dtype: np.dtype):
-        self.kind, self.dtype = type(tau), dtype
+        self.dtype = dtype
+        self.kind: Any = type(tau)
         self.constants = np.zeros(CONSTANTS, dtype)
         """The fields of its named tuple."""
         self.constants[: len(tau)] = tau
