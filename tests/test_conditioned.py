@@ -11,7 +11,7 @@ import afnp
 from afnp.compiled.stages import uncompiled
 from afnp.flow import Flow
 from afnp.networks import MLP, AddedMLP, GatedMaskedMLP, GatedMLP, MaskedMLP
-from afnp.sampling.fixed_point import Jacobi
+from afnp.sampling.fixed_point import Jacobi, Newton
 from afnp.transforms import Autoregressive, Coupling, Inverse, masked
 from afnp.univariate import Affine, FlooredAffine, RationalQuadratic
 
@@ -70,10 +70,26 @@ def rows(flow, n=6):
 def test_substitution_is_the_textbook_loop(flow):
     x, context = rows(flow)
     u, log_det = flow.normalize(x, context, backend="numpy")
-    for method in ("substitution", "naive", Jacobi()):
+    for method in ("substitution", "naive", Jacobi(), Newton(0.0)):
         back, log_det_back = flow.generate(u, context, method=method, backend="numpy")
         np.testing.assert_allclose(back, x, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(log_det_back, -log_det, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "coupling" not in name])
+def test_the_jacobian_of_a_network_is_that_of_complex_steps(name):
+    """What Newton's method solves with: dh/dx, weighted."""
+    flow = flow_of(LAYERS[name]())
+    layer = flow.layers[0]
+    net, p = getattr(layer, "transform", layer).conditioner, flow.split(flow.theta)[0]
+    x, context = rows(flow, 3)
+    slope = np.random.default_rng(2).standard_normal((3, net.features, net.numbers))
+    T = net.jacobian(p, context, x, slope)
+    for n in range(3):
+        c = context[n : n + 1].astype(complex)
+        true = complex_step(lambda row, c=c: net.forward(p, c, row[None])[0][0], x[n])
+        expected = np.einsum("ik,ikj->ij", slope[n], true)
+        np.testing.assert_allclose(T[n], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_gradients_are_those_of_complex_steps(flow):

@@ -261,6 +261,17 @@ def test_gradients_by_complex_steps(name, context, backend):
     assert norm_error(gradient, true) < 1e-12
 
 
+def test_the_score_by_complex_steps():
+    """By the data and by the context; what the graph forbids is not read there either."""
+    flow = flow_of(COLLIDER, 2, activation="tanh", context=2)
+    x, c = rows(flow, 1)
+    p = flow.split(flow.theta)
+    by_x = complex_step(lambda z: flow.log_prob_with(p, z, c.astype(complex))[0], x)
+    by_context = complex_step(lambda c: flow.log_prob_with(p, x.astype(complex), c)[0], c)
+    assert norm_error(flow.score(x, c), by_x) < 1e-12
+    assert norm_error(flow.score(x, c, of="context"), by_context) < 1e-12
+
+
 @pytest.mark.parametrize("univariate", ["spline", "gaussian_mixture", "circular_spline"])
 def test_other_univariates(univariate, backend):
     flow = flow_of(FORK, 2, univariate=univariate)

@@ -24,10 +24,11 @@ import numpy as np
 
 from afnp.inputs import integer
 from afnp.networks import masks
+from afnp.networks.base import Network
 from afnp.networks.features import Raw
 from afnp.networks.layers import ACTIVATIONS
 from afnp.networks.masked_mlp import Feedforward, checked_degrees, dense_size, widths_of
-from afnp.params import Layout
+from afnp.params import Layout, Views
 from afnp.sampling.blocks import Whole
 from afnp.sampling.substitution import State, state_of, substitute_back
 from afnp.univariate.stable import softplus
@@ -214,6 +215,15 @@ class Conditioned(Feedforward):
             if l < len(layers) - 1:
                 a[l + 1][rows] = z[l][rows] if bare else phi(z[l][rows])
         return z[-1][rows].T[:, None]
+
+    def jacobian(
+        self, p: Views, context: np.ndarray, x: np.ndarray, slope: np.ndarray
+    ) -> np.ndarray:
+        """Return how quantities that follow h with this slope (N, D, K) follow x, (N, D, D).
+
+        By ``backward``, as of any network.
+        """
+        return Network.jacobian(self, p, context, x, slope)
 
     def solver(self, p: dict, context: np.ndarray) -> Whole:
         """Return the network as iterations run it: whole."""

@@ -177,7 +177,7 @@ class Feedforward(Network):
         d_a = np.einsum("nik,ikc->nic", slope, W[last].reshape(D, K, -1), optimize=True)
         carried: dict[int, np.ndarray] = {}
         for l in reversed(range(last)):
-            d_z = phi(a[l + 1][:, None], d_a)
+            d_z = d_a if self.bare[l] else phi(a[l + 1][:, None], d_a)
             if l in carried:
                 d_z = d_z + carried.pop(l)
             if self.skips[l]:
