@@ -15,6 +15,7 @@ from afnp.verify import check_flow
 from afnp.verify.jacobian import invertible
 from afnp.verify.levels import LEVELS
 from afnp.verify.results import NotRun, beyond_rounding, compare
+from afnp.verify.subject import Subject
 from afnp.verify.tolerance import perturb, perturbed_arrays
 
 CYCLE = [2, 0, 1]  # applied twice it is not undone
@@ -432,11 +433,59 @@ def test_a_defect_in_a_plain_function_is_caught(functions, check):
     assert not result.reason.startswith("raised"), result
 
 
-def test_a_forgotten_context_is_caught():
-    report = check_flow(
-        normalize=lambda x, context: scale(x), features=2, context=3, checks=["connectivity"]
-    )
-    assert "6 of 6 legal dependencies are dead" in report["connectivity"].reason
+def test_a_forgotten_context_is_noted_and_a_failure_where_allowed_has_columns_for_it():
+    def found(**said):
+        functions = {"normalize": lambda x, context: scale(x), "features": 2, "context": 3, **said}
+        return check_flow(functions, checks=["connectivity"])["connectivity"]
+
+    assert found().status == "passed" and "no context input moves u" in found().notes[0]
+    columns = found(allowed=np.hstack([np.ones((2, 3), bool), np.eye(2, dtype=bool)]))
+    assert columns.status == "failed" and "6 of 8 legal dependencies are dead" in columns.reason
+
+
+# ---- how much is looked at -----------------------------------------------------------------------
+
+
+def test_small_flows_are_looked_at_everywhere_and_large_ones_at_fewer_places():
+    def looked(flow, level):
+        subject = Subject.of_flow(flow, ["numpy"], LEVELS[level])
+        return [
+            subject.worth(8, 2),
+            subject.tolerance.count,
+            "generate, naive" in subject.generators,
+        ]
+
+    small, default = afnp.maf(3, hidden=(8, 8), transforms=2), afnp.maf(3)
+    assert looked(small, "quick") == looked(default, "paranoid") == [8, 8, True]
+    assert looked(default, "quick") == [2, 2, False]
+    assert looked(default, "full") == [2, 2, True]
+
+
+def test_all_checks_are_given_rows_of_the_same_candidates_whoever_asks_first():
+    flow = verify.randomize(afnp.maf(3, hidden=(8, 8), transforms=2, context=1))
+    one, two = (Subject.of_flow(flow, ["numpy"]) for _ in range(2))
+    two.points.rows(np.random.default_rng(1), 64)
+    given = [subject.points.rows(np.random.default_rng(2), 9) for subject in (one, two)]
+    assert all(np.array_equal(a, b) for a, b in zip(*given, strict=True))
+    x, u, c = given[0]
+    assert np.allclose(flow.generate(u, c)[0], x, atol=1e-9)
+    flow.theta = flow.theta / 2  # other parameters, other rows
+    x, u, c = one.points.rows(np.random.default_rng(2), 9)
+    assert np.allclose(flow.generate(u, c)[0], x, atol=1e-9)
+
+
+def test_random_parameters_leave_no_unit_silent():
+    silent = 0
+    for seed in range(20):
+        flow = verify.randomize(afnp.maf(3, hidden=(6, 6), transforms=2, context=1), seed)
+        rng = np.random.default_rng(seed)
+        u, c = rng.standard_normal((400, 3)), rng.standard_normal((400, 1))
+        x = flow.generate(u, c)[0]
+        for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
+            activations = layer.conditioner.forward(p, c, x[:, layer.order])[1][1:]
+            silent += sum(int((a == 0).all(axis=0).sum()) for a in activations)
+            x = layer.normalize(p, x, c)[0]
+    assert silent <= 5  # of 480
 
 
 def test_rows_outside_the_support_are_never_asked_for():

@@ -22,18 +22,7 @@ def ended(seconds=20.0):
 
 
 def _checking():
-    return any(t.name == NAME and t not in LEFT for t in threading.enumerate())
-
-
-LEFT: set[threading.Thread] = set()
-"""What tests of other files have left asleep in this process, each beyond its time limit."""
-
-
-@pytest.fixture(autouse=True)
-def left_by_others():
-    LEFT.update(thread for thread in threading.enumerate() if thread.name == NAME)
-    yield
-    LEFT.clear()
+    return any(thread.name == NAME for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("check", ["connectivity", "staleness", "gradients", "monotone"])

@@ -2,6 +2,7 @@
 and reports."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -20,7 +21,7 @@ from afnp.verify.report import mutation_score
 from afnp.verify.results import Finding
 from afnp.verify.rows import Rows
 from afnp.verify.uniform import thresholds
-from afnp.verify.worker import Worker
+from afnp.verify.worker import NAME, Worker
 
 LOG_2PI = np.log(2 * np.pi)
 
@@ -473,11 +474,6 @@ def test_few_rows_have_their_shapes():
 # ---- strangers that do not behave ----------------------------------------------------------------
 
 
-def hangs(x):
-    time.sleep(30)
-    return scale(x)
-
-
 def raises(x):
     raise RuntimeError("no such table")
 
@@ -508,6 +504,12 @@ def test_nonsense_is_a_finding_with_its_reason_and_no_crash(name):
 
 
 def test_what_hangs_is_given_up_and_the_rest_goes_on():
+    over = threading.Event()
+
+    def hangs(x):
+        over.wait(30)
+        return scale(x)
+
     start = time.monotonic()
     report = check_flow(
         {**HONEST, "normalize": hangs},
@@ -521,6 +523,11 @@ def test_what_hangs_is_given_up_and_the_rest_goes_on():
         report["log_det"].reason == "gave no answer within 0.5 seconds"
         and report["log_det"].code == "C3"
     )
+    over.set()  # no thread is left to the tests that follow
+    for thread in threading.enumerate():
+        if thread.name == NAME:
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 def test_a_stochastic_function_is_caught():

@@ -17,15 +17,16 @@ __all__ = [
     "atoms",
     "distinct_rows",
     "images",
+    "moved_too_far",
     "refuse_blurred",
     "repeated",
     "rounded_to_atoms",
     "row_keys",
 ]
 
-BLUR, BLUR_ROWS = 0.01, 200
-"""Noise of so many rows is looked at; rounding may move it by so much, there and back, in 1 of 100
-rows."""
+BLUR, BLUR_ROWS, FEWEST = 0.01, 200, 128
+"""Noise of so many rows is looked at, or of a flow that costs much of fewer; rounding may move it
+by so much, there and back, in 1 of 100 rows."""
 
 COLLISIONS = 10
 """So many pairs of equal rows are luck where none are expected."""
@@ -93,28 +94,58 @@ def repeated(again: np.ndarray, x: np.ndarray) -> bool:
     return bool(np.isin(row_keys(again), keys).mean() > 0.5 + 2 * chance)
 
 
-def refuse_blurred(subject: Subject, rng: np.random.Generator) -> None:
+def refuse_blurred(subject: Subject) -> None:
     """Raise NotRun where rounding alone parts sampler and density.
 
     Noise does not survive there and back.
     """
     if subject.normalize is None or subject.generate is None:
         return
-    u, c = subject.points.noise(rng, BLUR_ROWS, (1.0,))
+    _refuse(subject.points.once(("blurred",), _blurred))
 
-    def there_and_back(arithmetic) -> np.ndarray:
-        return arithmetic.normalize(arithmetic.generate(u.astype(arithmetic.dtype), c)[0], c)[0]
 
-    moves = subject.tolerance.rounding(there_and_back, rng, count=2) / subject.tolerance.safety
-    x, back = subject.tolerance.own.generate(u, c)[0], there_and_back(subject.tolerance.own)
-    away = (
-        np.abs(subject.difference(back, u)) > BLUR
-    )  # other noise, but the same sample to half its digits
-    same = np.abs(subject.difference(subject.tolerance.own.generate(back, c)[0], x)) < np.sqrt(
-        subject.tolerance.eps
-    ) * (1 + np.abs(x))
-    blurred = np.mean(~(moves < BLUR).all(axis=1) | away.any(axis=1) & same.all(axis=1))
+def moved_too_far(
+    subject: Subject, x: np.ndarray, c: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return of which samples (n,) rounding moves the noise by more than it may, one by one.
+
+    A few far out have no noise to speak of, and one would spoil a mean.
+
+    Raises
+    ------
+    NotRun
+        If those are more than 1 of 100.
+    """
+    tolerance = subject.tolerance
+    moves = tolerance.rounding(
+        lambda a: a.normalize(x.astype(tolerance.precise), c)[0], rng, count=2
+    )
+    blurred = np.any(~(moves / tolerance.safety < BLUR), axis=1)
+    _refuse(float(blurred.mean()))
+    return blurred
+
+
+def _refuse(blurred: float) -> None:
     if blurred > 0.01:
         raise NotRun(
             f"rounding moves the noise of {blurred:.0%} of the samples by more than {BLUR:g}"
         )
+
+
+def _blurred(subject: Subject, rng: np.random.Generator) -> float:
+    """Return of which part of the samples rounding moves the noise too far."""
+    u, c = subject.points.noise(rng, subject.worth(BLUR_ROWS, FEWEST), (1.0,))
+
+    def there_and_back(arithmetic) -> np.ndarray:
+        return arithmetic.normalize(arithmetic.generate(u.astype(arithmetic.dtype), c)[0], c)[0]
+
+    tolerance = subject.tolerance
+    moves = tolerance.rounding(there_and_back, rng, count=2) / tolerance.safety
+    x, _ = tolerance.own.generate(u, c)
+    back = tolerance.own.normalize(x, c)[0]
+    # other noise, but the same sample to half its digits
+    away = np.abs(subject.difference(back, u)) > BLUR
+    there = tolerance.own.generate(back, c)[0] if away.any() else x
+    close = np.sqrt(tolerance.eps) * (1 + np.abs(x))
+    same = np.abs(subject.difference(there, x)) < close
+    return float(np.mean(~(moves < BLUR).all(axis=1) | away.any(axis=1) & same.all(axis=1)))

@@ -22,6 +22,9 @@ __all__ = ["central_jacobian", "complex_step_jacobian", "dependency_pattern", "m
 
 Map = Callable[[np.ndarray], np.ndarray]
 
+AT_ONCE = 1024
+"""So many rows are compared bit by bit in one call, if one base point does not take more."""
+
 
 def _columns(f: Map, z: np.ndarray) -> np.ndarray:
     """Apply f to z (N, D, D), whose z[n, j] is row n with feature j changed; return (N, D', D)."""
@@ -92,13 +95,19 @@ def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarra
 
 
 def moved(f: Map, x: np.ndarray, other: np.ndarray) -> np.ndarray:
-    r"""Return which outputs move, bit by bit, when an input of x (D,) becomes that of ``other``.
+    r"""Return which outputs move, bit by bit, when one input of a row of x takes its value in ``other``.
 
-    .. math:: A_{ij} = \big[\, f_i(x) \ne f_i(x_1, \dots, \mathrm{other}_j, \dots, x_D) \,\big]
+    .. math:: A_{ij} = \bigvee_b \big[\, f_i(x_b) \ne f_i(x_{b1}, \dots, \mathrm{other}_{bj}, \dots, x_{bD}) \,\big]
 
-    Row j of one batch has input j replaced; it is compared with row j of an unmoved batch of the
-    same size, because equal rows of one product need not be equal bit by bit, but rows at the same
-    place are.
+    Row j of a block of D rows has input j replaced; it is compared with row j of a block that is
+    not, in a batch of the same size, because equal rows of one product need not be equal bit by
+    bit, but rows at the same place are.
+
+    Parameters
+    ----------
+    f : callable
+    x, other : (B, D) arrays
+        Base points and where their inputs go; the patterns of all are united.
 
     Returns
     -------
@@ -106,17 +115,22 @@ def moved(f: Map, x: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> moved(lambda z: z.cumsum(axis=1), np.zeros(3), np.ones(3)).astype(int)
+    >>> moved(lambda z: z.cumsum(axis=1), np.zeros((1, 3)), np.ones((1, 3))).astype(int)
     array([[1, 0, 0],
            [1, 1, 0],
            [1, 1, 1]])
     """
-    safe_point()
-    still = np.repeat(x[None, :], len(x), axis=0)
-    changed = still.copy()
-    np.fill_diagonal(changed, other)
-    before, after = np.asarray(f(still)), np.asarray(f(changed))
-    return ~((before == after) | (np.isnan(before) & np.isnan(after))).T
+    D = x.shape[1]
+    together = max(1, AT_ONCE // D)
+    found = []
+    for k in range(0, len(x), together):
+        safe_point()
+        still = np.repeat(x[k : k + together, None, :], D, axis=1)
+        changed = np.where(np.eye(D, dtype=bool), other[k : k + together, None, :], still)
+        before, after = (np.asarray(f(z.reshape(-1, D))) for z in (still, changed))
+        same = (before == after) | (np.isnan(before) & np.isnan(after))
+        found.append(~same.reshape(-1, D, same.shape[1]).all(axis=0))
+    return np.any(found, axis=0).T
 
 
 def dependency_pattern(f: Map, x: np.ndarray, rng, step: float = 1.0) -> np.ndarray:
@@ -146,8 +160,6 @@ def dependency_pattern(f: Map, x: np.ndarray, rng, step: float = 1.0) -> np.ndar
            [1, 1, 1]])
     """
     rng = np.random.default_rng(rng)
-    patterns = []
-    for row in np.atleast_2d(x):
-        delta = step * rng.uniform(0.5, 1.5, row.shape) * rng.choice([-1.0, 1.0], row.shape)
-        patterns.append(moved(f, row, (row + delta).astype(row.dtype)))
-    return np.any(patterns, axis=0)
+    x = np.atleast_2d(x)
+    delta = step * rng.uniform(0.5, 1.5, x.shape) * rng.choice([-1.0, 1.0], x.shape)
+    return moved(f, x, (x + delta).astype(x.dtype))

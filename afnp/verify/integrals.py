@@ -21,6 +21,7 @@ from afnp.verify.results import Finding
 from afnp.verify.subject import Subject
 
 __all__ = [
+    "GOOD",
     "REACHES",
     "Integrals",
     "along_lines",
@@ -50,7 +51,11 @@ class Integrals(NamedTuple):
 
 
 def along_lines(
-    log_density: Callable, nodes: np.ndarray, place: np.ndarray, refinements: int = 40
+    log_density: Callable,
+    nodes: np.ndarray,
+    place: np.ndarray,
+    refinements: int = 40,
+    good: float = GOOD,
 ) -> Integrals:
     r"""Integrate exp(log_density) along lines, and up to a place on each.
 
@@ -66,6 +71,8 @@ def along_lines(
     place : (R,) array
     refinements : int
         At most; a narrow peak far out takes one for every halving that its cell needs.
+    good : float
+        A line whose integral is this certain, relatively, is left alone.
 
     Examples
     --------
@@ -83,7 +90,7 @@ def along_lines(
         left = cells[1] <= place[lines, None]
         below[lines] = np.clip(np.where(left, integral, 0).sum(axis=1) / total, 0, 1)
         log_total[lines], error[lines] = np.log(total) + top, doubt.sum(axis=1) / total
-        open_ = ~(error[lines] < GOOD)
+        open_ = ~(error[lines] < good)
         lines, cells, top, doubt = lines[open_], cells[:, open_], top[open_], doubt[open_]
         if not len(lines) or k == refinements:
             break
@@ -229,14 +236,17 @@ def limits(subject: Subject, seen: np.ndarray) -> tuple[float, float]:
     return -np.inf, np.inf
 
 
-def density_along(subject: Subject, x: np.ndarray, c: np.ndarray, i: int):
-    """Return log p as a function of places (L, K) of feature i on some lines through x's rows."""
+def density_along(subject: Subject, x: np.ndarray, c: np.ndarray, i: int | np.ndarray):
+    """Return log p as a function of places (L, K) on some of the lines through the rows of x.
+
+    Feature i changes along a line: the same on all, or (N,) one for each row.
+    """
+    feature = np.broadcast_to(i, len(x))
 
     def log_density(t: np.ndarray, lines: np.ndarray) -> np.ndarray:
         z = np.repeat(x[lines], t.shape[1], axis=0)
-        z[:, i] = t.ravel()
-        contexts = np.repeat(c[lines], t.shape[1], axis=0)
-        log_p = subject.log_prob(z, contexts).astype(np.float64)  # type: ignore[misc]
+        z[np.arange(len(z)), np.repeat(feature[lines], t.shape[1])] = t.ravel()
+        log_p = subject.log_prob(z, np.repeat(c[lines], t.shape[1], axis=0)).astype(np.float64)  # type: ignore[misc]
         if np.isnan(log_p).any() or np.isposinf(log_p).any():
             raise Finding(f"log_prob gives {log_p[~(log_p < np.inf)][0]} for a finite row")
         return log_p.reshape(t.shape)

@@ -58,7 +58,7 @@ class Level(NamedTuple):
 LEVELS = {
     level.name: level
     for level in (
-        Level("quick", 1, 2, 8, 300, 6000, 40, 1000, (48, 96, 192), 1e10, ("numpy",)),
+        Level("quick", 1, 2, 8, 300, 8000, 40, 1000, (48, 96, 192), 3e9, ("numpy",)),
         Level(
             "full",
             2,
@@ -69,7 +69,7 @@ LEVELS = {
             50,
             1200,
             (64, 128, 256, 512),
-            1e11,
+            1.5e11,
             ("auto", "numpy", "numba"),
         ),
         Level(

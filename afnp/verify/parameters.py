@@ -17,16 +17,18 @@ from afnp.params import Views
 __all__ = ["randomize", "randomize_layer", "restored"]
 
 
-def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
+def randomize(flow: Flow, seed: int = 0, gain: float = 1.0, last: float | None = None) -> Flow:
     r"""Give a flow random parameters that hide nothing, in place; return it.
 
     .. math:: W_{rc} \sim \mathcal N(0,\, 2\,\mathrm{gain}^2 / \mathrm{prefix}_r), \quad
               b \sim \mathcal N(0, 1/4), \quad W_{rc} \sim \mathcal N(0, 10^6) \text{ where masked}
 
     A flow that starts near the identity hides most defects. The last layer of each of T
-    conditioners is divided by √T, by 2 T / 3 if that is more, and by √(D/8) beyond eight features,
-    so that depth and long chains do not make the map too ill-conditioned to see anything. Masked
-    entries get large numbers, because nobody may read them.
+    conditioners is divided by √T, by T² / 3 if that is more, and by √(D/8) beyond eight features,
+    so that depth and long chains do not make the map too ill-conditioned to see anything. A ReLU
+    that is given what other ReLUs give has a bias of at least 0 and weights whose sum is: it is
+    silent neither where those are nor where all of them speak. Masked entries get large numbers,
+    because nobody may read them.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
     seed : int
     gain : float
         Of the hidden layers.
+    last : float, optional
+        Of the last layers; what depth and features allow if left out.
 
     Examples
     --------
@@ -46,7 +50,8 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0) -> Flow:
     theta = np.zeros(flow.theta.size)
     p = flow.split(theta)
     depth = max(1, sum(layer.conditioner is not None for layer in flow.layers))
-    last = min(1 / np.sqrt(depth), 1.5 / depth) / np.sqrt(max(1, flow.features / 8))
+    if last is None:
+        last = min(1 / np.sqrt(depth), 3 / depth**2) / np.sqrt(max(1, flow.features / 8))
     for layer, p_layer in zip(flow.layers, p, strict=True):
         randomize_layer(layer, p_layer, rng, gain, last)
     flow.base.initialize(p.base, rng)
@@ -70,9 +75,14 @@ def randomize_layer(
     layer.conditioner.initialize(p, rng, gain=gain, last=last)
     if not isinstance(layer.conditioner, Feedforward):
         return _stir(p, rng)
-    for l, linear in enumerate(layer.conditioner.linears):
+    silent = layer.conditioner.activation == "relu" and not layer.conditioner.residual
+    inner = layer.conditioner.linears[1:-1] if silent else ()
+    for linear in layer.conditioner.linears:
         p[linear.b][:] = 0.5 * rng.standard_normal(p[linear.b].shape)
-        masked = ~layer.conditioner.mask(l)
+        if linear in inner:
+            p[linear.b][:] = np.abs(p[linear.b])
+            p[linear.W][p[linear.W].sum(axis=1) < 0] *= -1
+        masked = ~masks.mask(linear.prefix, p[linear.W].shape[1])
         p[linear.W][masked] = 1e3 * rng.standard_normal(masked.sum())
 
 

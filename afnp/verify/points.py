@@ -10,8 +10,9 @@ Letters: N rows, D features, C context inputs.
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,10 +22,13 @@ from afnp.verify.worker import safe_point
 if TYPE_CHECKING:
     from afnp.verify.subject import Subject
 
-__all__ = ["SCALES", "Points"]
+__all__ = ["FAR", "SCALES", "Points"]
 
 SCALES = (0.1, 0.5, 1.0, 2.0)
 """Standard deviations of the noise from which points are drawn, in turn."""
+
+FAR = (4.0, 8.0)
+"""And where the density is small, and splines have ended."""
 
 TAILS = (2.5, 40.0)
 """Tails lie between so many standard deviations."""
@@ -34,6 +38,14 @@ FEWEST = 32
 
 DECILES = 2.563
 """From the first to the last decile of a normal, in standard deviations."""
+
+BLOCK, BLOCKS, LEAST = 128, 4, 1
+"""Candidates come in blocks of so many rows; there are so many blocks, or of a flow that costs much
+at least so many."""
+
+KEPT = 3
+"""What is shared is kept for so many parameters of a flow: a check may change them and put them
+back."""
 
 REACH = 6.5
 """Noise of a standard normal lies in (-REACH, REACH), up to a probability of 1e-10."""
@@ -61,6 +73,7 @@ class Points:
         data: np.ndarray | None = None,
     ):
         self.subject, self.base, self.bounded, self.data = subject, noise, bounded, data
+        self.shared = Shared()
 
     def contexts(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Draw a context (n, C)."""
@@ -95,23 +108,53 @@ class Points:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return x (n, D) generated from u (n, D), and a context (n, C).
 
-        The least ill-conditioned of 8 n, or 64.
-
-        Half of the draws are noise, half the images of data. Without ``generate``, x is data, or
+        The least ill-conditioned of 8 n candidates, in random blocks of those that all checks
+        share. Half of them are noise, half the images of data. Without ``generate``, x is data, or
         else noise.
         """
         subject = self.subject
-        u, c = self.noise(rng, max(8 * n, 64), scales)
+        if subject.generate is None or subject.normalize is None:
+            u, c = self.noise(rng, n, scales)
+            x = u if subject.generate is None else subject.generate(u, c)[0]
+            data = self._data(u, c, rng) if subject.generate is None else None
+            return np.array(x if data is None else data), u, c
+        count = max(subject.worth(BLOCKS, LEAST), -(-n // BLOCK))
+        chosen = rng.choice(count, size=min(-(-8 * n // BLOCK), count), replace=False)
+        blocks = [
+            self.once(("rows", scales, int(k)), lambda s, rng: s.points.candidates(rng, scales))
+            for k in chosen
+        ]
+        x, u, c, moves = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        best = np.argsort(moves, kind="stable")[:n]
+        return x[best], u[best], c[best]
+
+    def once(self, name: tuple, find: Callable[[Subject, np.random.Generator], Any]) -> Any:
+        """Return what ``find(subject, rng)`` gives, the same for all checks at these parameters."""
+        return self.shared.once(self.subject, name, find)
+
+    def candidates(self, rng: np.random.Generator, scales) -> Block:
+        """Draw a block of candidates, and measure how ill-conditioned they are."""
+        subject = self.subject
+        u, c = self.noise(rng, BLOCK, scales)
         x = self._data(u, c, rng)
-        if subject.generate is None:
-            return (u if x is None else x)[:n], u[:n], c[:n]
-        if subject.normalize is not None:
-            if x is not None:
-                u[::2] = subject.tolerance.own.normalize(x, c)[0][::2]
-            best = self._well_conditioned(u, c, rng)[:n]
-            u, c = u[best], c[best]
-        u, c = u[:n], c[:n]
-        return np.array(subject.generate(u, c)[0]), u, c
+        if x is not None:
+            u[::2] = subject.tolerance.own.normalize(x, c)[0][::2]
+        tolerance = subject.tolerance
+        still = self._there_and_back(tolerance.reference, u, c)
+        (perturbed,) = tolerance.perturbed(rng, 1)
+        moves = np.abs(self._there_and_back(perturbed, u, c) - still) / (1 + np.abs(still))
+        moves = np.where(np.isfinite(moves), moves, np.inf).max(axis=1)
+        if tolerance.precise == subject.dtype:
+            return Block(still[:, : subject.features].copy(), u, c, moves)
+        finite = np.isfinite(self._there_and_back(tolerance.own, u, c)).all(axis=1)
+        x = np.array(subject.generate(u, c)[0])  # type: ignore[misc]
+        return Block(x, u, c, np.where(finite, moves, np.inf))
+
+    def _there_and_back(self, arithmetic: Arithmetic, u: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """Return x, what u comes back as, and both log-determinants, (N, 2 D + 2)."""
+        x, log_det = arithmetic.generate(u.astype(arithmetic.dtype), c)
+        back, log_det_back = arithmetic.normalize(x, c)
+        return np.hstack([x, back, log_det[:, None], log_det_back[:, None]])
 
     def scale(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return each feature's middle and width, a normal's standard deviation, of x (N, D)."""
@@ -148,18 +191,45 @@ class Points:
             x = layer.generate(layer.layout.views(np.empty(0)), x, c)[0]
         return x.astype(self.subject.dtype)
 
-    def _well_conditioned(
-        self, u: np.ndarray, c: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Return the indices of rows of u, first those that move least, there and back."""
-        tolerance = self.subject.tolerance
 
-        def there_and_back(arithmetic: Arithmetic) -> np.ndarray:
-            x, log_det = arithmetic.generate(u.astype(arithmetic.dtype), c)
-            back, log_det_back = arithmetic.normalize(x, c)
-            return np.hstack([back, log_det[:, None], log_det_back[:, None]])
+class Block(NamedTuple):
+    """Candidates for rows."""
 
-        size = 1 + np.abs(there_and_back(tolerance.reference))
-        moves = tolerance.rounding(there_and_back, rng, count=1) / size
-        moves[~np.isfinite(there_and_back(tolerance.own)).all(axis=1)] = np.inf
-        return np.argsort(np.where(np.isfinite(moves), moves, np.inf).max(axis=1), kind="stable")
+    x: np.ndarray
+    u: np.ndarray
+    c: np.ndarray
+    moves: np.ndarray
+    """How ill-conditioned each is."""
+
+
+class Shared:
+    """What all checks share, at the last few parameters of a flow: found once, whoever asks first.
+
+    Parameters
+    ----------
+    seed : int
+        Of what is random in it.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self._kept: list[tuple[np.ndarray, dict]] = []
+
+    def once(self, subject: Subject, name: tuple, find: Callable[[Subject, Any], Any]) -> Any:
+        """Return ``find(subject, rng)``, at the flow's parameters as they are, in disguise."""
+        found = self._at(subject)
+        if name not in found:
+            rng = np.random.default_rng([self.seed, zlib.crc32(repr(name).encode())])
+            with np.errstate(all="ignore"):
+                found[name] = find(subject.plain.disguised(rng), rng)
+        return found[name]
+
+    def _at(self, subject: Subject) -> dict:
+        """Return what was found at the parameters as they are."""
+        theta = np.empty(0) if subject.flow is None else subject.flow.theta
+        for place, (known, found) in enumerate(self._kept):
+            if np.array_equal(known, theta):
+                self._kept.insert(0, self._kept.pop(place))
+                return found
+        self._kept = [(theta.copy(), {}), *self._kept[: KEPT - 1]]
+        return self._kept[0][1]

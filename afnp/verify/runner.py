@@ -163,7 +163,7 @@ class _Run:
         limit: float | None,
     ):
         self.make, self.names, self.seed, self.random = make, names, seed, random
-        self.subject = make()
+        self.subject = self._prepared(0)
         self.limit = limit
         self.found: dict[str, list[Result]] = {name: [] for name in names}
 
@@ -187,10 +187,12 @@ class _Run:
         subject = self.make()
         if subject.flow is not None and self.random:
             randomize(subject.flow, self._seed(repeat))
+        subject.points.shared.seed = self._seed(repeat)
         return subject
 
     def _once(self, repeat: int, worker: Worker) -> None:
-        self.subject = self._prepared(repeat)
+        if repeat:
+            self.subject = self._prepared(repeat)
         order = np.random.default_rng([self.seed, repeat, 3]).permutation(self.names)
         for name in order.tolist():
             if not any(result.status == FAILED for result in self.found[name]):

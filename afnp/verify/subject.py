@@ -30,6 +30,10 @@ __all__ = ["NAIVE_FEATURES", "Subject"]
 NAIVE_FEATURES = 32
 """The D-pass loop is checked up to this D."""
 
+LIGHT = 1e-6
+"""A flow is small if one row costs no more than this part of the level's work, and its D-pass loop
+is checked up to a hundred times as much."""
+
 
 class Subject:
     """Callables with one face: ``normalize(x, context)``, ``generate(u, context)``, and so on.
@@ -120,10 +124,10 @@ class Subject:
             return flow.normalize_with(flow.split(flow.theta.astype(np.float64)), x, c)
 
         generators = {f"generate, {b}": generator("substitution", b) for b in backends}
-        if flow.features <= NAIVE_FEATURES:
+        subject = cls(flow.features, flow.context, flow.dtype, flow, level)
+        if subject.looped:
             generators["generate, naive"] = generator("naive", "numpy")
 
-        subject = cls(flow.features, flow.context, flow.dtype, flow, level)
         subject._put({f"normalize, {b}": normalizer(b) for b in backends}, generators)
         subject.log_prob = Rows(
             "log_prob", lambda x, c: flow.log_prob(x, optional(c), backend=usual), scores=True
@@ -231,6 +235,19 @@ class Subject:
         if self.flow is None:
             return 1.0
         return float(max(1, sum(layer.cost.normalize.multiply_adds for layer in self.flow.layers)))
+
+    @property
+    def looped(self) -> bool:
+        """Whether the D-pass loop is looked at: D times the work of any other sampler."""
+        cheap = self.features * self.cost < 100 * LIGHT * self.level.work
+        return self.features <= NAIVE_FEATURES and cheap
+
+    def worth(self, most: int, least: int) -> int:
+        """Return at how many of ``most`` things it is worth looking.
+
+        All of a small flow's; of one that costs much at least ``least``.
+        """
+        return int(np.clip(most * LIGHT * self.level.work / self.cost, least, most))
 
     @property
     def calculus(self) -> str:

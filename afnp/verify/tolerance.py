@@ -13,6 +13,7 @@ Letters: N rows, D features, C context inputs, P parameters.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from afnp.verify.subject import Subject
 
 __all__ = [
-    "HEAVY",
     "PERTURBATIONS",
     "SAFETY",
     "Arithmetic",
@@ -40,8 +40,8 @@ __all__ = [
 PERTURBATIONS = 8
 """How often a subject is perturbed for one tolerance."""
 
-FEW, HEAVY = 3, 5e5
-"""Of a flow with so many multiply-adds a row, so often has to do."""
+FEWEST = 2
+"""Of a flow that costs much, so often has to do."""
 
 SAFETY = 128
 """Rounding may be this many times the root mean square of the perturbations: parts that none
@@ -119,7 +119,7 @@ class Tolerance:
         self.safety = SAFETY * (
             EXTERNAL if flow is None else math.sqrt(max(1, _widest(flow) / TERMS))
         )
-        self.count = PERTURBATIONS if subject.cost < HEAVY else FEW
+        self.count = subject.worth(PERTURBATIONS, FEWEST)
         self.eps = float(np.finfo(subject.dtype).eps)
         # large against rounding where it is measured, small against what bends; and a kink nearby
         # should be met
@@ -172,8 +172,9 @@ def _widest(flow: Flow) -> int:
 
 def perturb(x: np.ndarray, rng: np.random.Generator, delta: float) -> np.ndarray:
     """Return x (1 + δ ξ) with random signs ξ."""
-    signs = 2 * rng.integers(0, 2, x.shape, dtype=np.int8) - 1
-    return (x * (1 + delta * signs)).astype(x.dtype)
+    bits = np.frombuffer(rng.bytes(-(-x.size // 8)), dtype=np.uint8)
+    up = np.unpackbits(bits, count=x.size).reshape(x.shape)
+    return (x * np.array([1 - delta, 1 + delta])[up]).astype(x.dtype, copy=False)
 
 
 def flow_arithmetic(
@@ -189,6 +190,8 @@ def flow_arithmetic(
     def moved(x):
         return x if rng is None else perturb(x, rng, delta)
 
+    parameters = functools.cache(lambda generates: flow.split(moved(theta)))
+
     def through(steps, x, c):
         x, c, log_det = x.astype(np.complex128 if np.iscomplexobj(x) else dtype), c.astype(dtype), 0
         for step, p in steps:
@@ -197,13 +200,15 @@ def flow_arithmetic(
             log_det = log_det + more
         return x, log_det
 
-    there = [
-        (layer.normalize, p) for layer, p in zip(flow.layers, flow.split(moved(theta)), strict=True)
-    ]
-    back = [
-        (layer.generate, p) for layer, p in zip(flow.layers, flow.split(moved(theta)), strict=True)
-    ][::-1]
-    return Arithmetic(lambda x, c: through(there, x, c), lambda u, c: through(back, u, c), dtype)
+    def there(x, c):
+        pairs = zip(flow.layers, parameters(False), strict=True)
+        return through([(layer.normalize, p) for layer, p in pairs], x, c)
+
+    def back(u, c):
+        pairs = zip(flow.layers, parameters(True), strict=True)
+        return through([(layer.generate, p) for layer, p in pairs][::-1], u, c)
+
+    return Arithmetic(there, back, dtype)
 
 
 def perturbed_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]:

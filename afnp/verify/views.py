@@ -21,7 +21,7 @@ from afnp.networks import CausalConv
 from afnp.params import Views
 from afnp.transforms import Autoregressive, Inverse
 from afnp.verify.derivatives import moved
-from afnp.verify.subject import NAIVE_FEATURES, Subject
+from afnp.verify.subject import Subject
 
 __all__ = [
     "STEPS",
@@ -118,7 +118,9 @@ def inner_transform(layer) -> Any:
     return layer.transform if isinstance(layer, Inverse) else layer
 
 
-def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends) -> Iterator[View]:
+def layer_views(
+    subject: Subject, layer, p: Views, k: int, u: np.ndarray, c: np.ndarray
+) -> Iterator[View]:
     """View one layer in both directions; an autoregressive one also at its univariates' params."""
     C, D = c.shape[1], u.shape[1]
     x = layer.generate(p, u, c)[0]
@@ -128,7 +130,7 @@ def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends)
     must = inverse & layer.allowed().diagonal().all()
     stages = [layer]
     solved = isinstance(layer, Inverse) or isinstance(layer.conditioner, CausalConv)
-    if "numba" in backends and solved:
+    if "numba" in subject.backends and solved:
         from afnp.compiled.stages import compiled
 
         stages.append(compiled(layer))
@@ -136,7 +138,7 @@ def layer_views(layer, p: Views, k: int, u: np.ndarray, c: np.ndarray, backends)
         evaluate = functools.partial(stage.evaluate, p)
         yield View(k, "u", _joint(evaluate, C), legal, legal, data)
     samplers = [stage.sampler("substitution") for stage in stages]
-    if D <= NAIVE_FEATURES:
+    if subject.looped:
         samplers.append(layer.sampler("naive"))
     for sampler in samplers:
         yield View(k, "x", _joint(functools.partial(sampler, p), C), inverse, must, noise)
@@ -165,7 +167,7 @@ def views_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[Vie
         p = flow.split(flow.theta.astype(np.float64))
         for k, layer in enumerate(flow.layers):
             u, c = (a.astype(np.float64) for a in subject.points.noise(rng, n))
-            yield from layer_views(layer, p[k], k, u, c, subject.backends)
+            yield from layer_views(subject, layer, p[k], k, u, c)
     yield from whole(subject, rng, n)
 
 
@@ -189,13 +191,10 @@ def whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
 
 
 def pattern(view: View, steps=STEPS, bases: int | None = None) -> np.ndarray:
-    """Return which outputs moved with which inputs, at any base point and step, (D, C + D)."""
-    found = np.zeros_like(view.must)
-    pairs = list(zip(view.points, np.roll(view.points, 1, axis=0), strict=True))
-    for base, other in pairs[:bases]:
-        for step in steps:
-            found |= moved(view.function, base, (base + step * (other - base)).astype(base.dtype))
-    return found
+    """Return which outputs moved with which inputs, for any base point and step, (D, C + D) bool."""
+    base, other = view.points[:bases], np.roll(view.points, 1, axis=0)[:bases]
+    others = [(base + step * (other - base)).astype(base.dtype) for step in steps]
+    return moved(view.function, np.tile(base, (len(steps), 1)), np.concatenate(others))
 
 
 def place(view: View, pairs: np.ndarray, context: int) -> dict[str, int]:

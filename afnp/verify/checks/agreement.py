@@ -29,7 +29,9 @@ from afnp.verify.checks.log_det import log_det
 from afnp.verify.checks.noise import noise
 from afnp.verify.explain import explained
 from afnp.verify.integrals import (
+    GOOD,
     REACHES,
+    Integrals,
     along_lines,
     density_along,
     distribution,
@@ -43,10 +45,10 @@ from afnp.verify.uniform import FALSE_ALARM, ORDERS, slack_of, thresholds, unifo
 __all__ = ["agreement"]
 
 GROUPS = 8
-"""At most so many features are also looked at alone."""
+"""At most so many features and context inputs are also looked at alone."""
 
 FEWEST = 100
-"""Below so many samples a feature is not looked at alone."""
+"""Below so many samples nothing is looked at alone."""
 
 NODES = 17
 """Of a marginal, between its extreme samples."""
@@ -54,10 +56,13 @@ NODES = 17
 ASKED = 350
 """At so many places a line asks for its density."""
 
+NEEDED = 0.05
+"""A line is as certain as this part of the smallest distance that its samples show."""
+
 LINES = 800
 """So many lines a marginal takes."""
 
-LEAST = 48
+LEAST = 32
 """So many samples are drawn whatever they cost."""
 
 RESOLVED = 0.01
@@ -75,7 +80,7 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     The result says how small a discrepancy it would have seen, in 99 of 100 cases.
     """
     subject.need("sample", "log_prob")
-    refuse_blurred(subject, rng)
+    refuse_blurred(subject)
     count = _count(subject)
     c = subject.points.contexts(rng, count)
     x = subject.draw(count, np.random.default_rng(rng.integers(2**63)), c)
@@ -87,11 +92,11 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     F, error = _places(subject, x, c, which)
     plane = subject.features == 2 and LINES * ASKED * subject.cost < subject.level.work
     marginals = _in_marginal(subject, rng) if plane else []
-    result = _compared(_groups(F, error + lost.mean(), which, subject.features) + marginals)
+    result = _compared(_groups(F, error + lost.mean(), which, c) + marginals)
     if result.status == FAILED:  # peaks that a quadrature misses look like a density that is wrong
         finer, error = _places(subject, x, c, which, fine=True)
         error, F = error + np.abs(finer - F), finer
-        result = _compared(_groups(F, error + lost.mean(), which, subject.features) + marginals)
+        result = _compared(_groups(F, error + lost.mean(), which, c) + marginals)
         if result.status == FAILED and _consistent(subject, rng):
             raise NotRun(
                 "not resolved: the quadrature misses narrow peaks; noise, identities and "
@@ -108,13 +113,21 @@ def _consistent(subject: Subject, rng: np.random.Generator) -> bool:
 
 
 def _groups(
-    F: np.ndarray, error: np.ndarray, which: np.ndarray, D: int
+    F: np.ndarray, error: np.ndarray, which: np.ndarray, c: np.ndarray
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return the places of all samples, and of those of each feature: name, F and its errors."""
+    """Return the places of all samples, and of parts of them: name, F and its errors.
+
+    Of each feature, and under small and large values of each context input: what samples do under
+    a context that is not theirs may cancel over all contexts.
+    """
+    parts = [(f"feature {i} given the others", which == i) for i in range(GROUPS)]
+    for k in range(min(c.shape[1], GROUPS)):
+        large = c[:, k] > np.median(c[:, k])
+        parts += [(f"large context {k}", large), (f"small context {k}", ~large)]
     groups = [("all features", F, error)]
-    for i in range(min(D, GROUPS) if D > 1 else 0):
-        if (which == i).sum() >= FEWEST:
-            groups.append((f"feature {i} given the others", F[which == i], error[which == i]))
+    for name, part in parts:
+        if FEWEST <= part.sum() < len(F):
+            groups.append((name, F[part], error[part]))
     return groups
 
 
@@ -188,28 +201,33 @@ def _places(
 
     (R,) each.
     """
-    F, error = np.zeros(len(x)), np.zeros(len(x))
-    for i in np.unique(which).tolist():
-        rows = np.flatnonzero(which == i)
-        found = _line(subject, x[rows], c[rows], i, x[:, i], fine)
-        seen = np.isfinite(found.below)
-        F[rows], error[rows] = np.where(seen, found.below, 0.5), np.where(seen, found.error, 1.0)
-    if slack_of(error) > 0.02 + 0.1 * thresholds(len(x), FALSE_ALARM)[0]:
+    distance = thresholds(len(x), FALSE_ALARM)[0]
+    found = _lines(subject, x, c, which, fine, max(GOOD, NEEDED * distance))
+    seen = np.isfinite(found.below)
+    F, error = np.where(seen, found.below, 0.5), np.where(seen, found.error, 1.0)
+    if slack_of(error) > 0.02 + 0.1 * distance:
         raise NotRun(f"the quadrature did not converge: it is {slack_of(error):.1e} off")
     return F, error
 
 
-def _line(subject: Subject, x: np.ndarray, c: np.ndarray, i: int, seen: np.ndarray, fine: bool):
-    """Integrate along feature i through every row of x, as far out as the density answers."""
-    for k, reach in enumerate(REACHES):
+def _lines(
+    subject: Subject, x: np.ndarray, c: np.ndarray, which: np.ndarray, fine: bool, good: float
+) -> Integrals:
+    """Integrate through every row of x along its feature, as far out as the density can be asked for."""
+    place = x[np.arange(len(x)), which].astype(np.float64)
+    density = density_along(subject, x, c, which)
+    for reach in REACHES:
+        parts = {
+            i: first_nodes(subject, x[which == i][:, [i]], x[:, i], reach, fine)
+            for i in np.unique(which).tolist()
+        }
+        nodes = np.empty((len(x), next(iter(parts.values())).shape[1]))
+        for i, part in parts.items():
+            nodes[which == i] = part
         try:
-            nodes = first_nodes(subject, x[:, [i]], seen, reach, fine)
-            place = x[:, i].astype(np.float64)
-            return along_lines(
-                density_along(subject, x, c, i), nodes, place, subject.level.refinements
-            )
+            return along_lines(density, nodes, place, subject.level.refinements, good)
         except (ArithmeticError, Finding):
-            if k == len(REACHES) - 1:
+            if reach == REACHES[-1]:
                 raise
     raise NotRun("no line could be integrated")
 

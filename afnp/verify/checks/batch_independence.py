@@ -10,9 +10,11 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from afnp.verify.calls import answers, copies, equal, functions_of, generates
+from afnp.verify.calls import Call, answers, copies, equal, functions_of, generates
 from afnp.verify.results import NotRun, Result, beyond_rounding, check, collect, compare
 from afnp.verify.rows import Rows, batch_size
 from afnp.verify.subject import Subject
@@ -38,15 +40,19 @@ def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
     """
     problems, errors, tolerances = [], [], []
     n = batch_size(rng)
-    row = int(rng.integers(n))
     other = subject.points.rows(rng, n)
-    for function, x, c in functions_of(subject, rng, n):
-        among = copies(answers(function, x.copy(), c.copy()))
-        changed = other[1 if generates(subject, function) else 0].copy(), other[2].copy()
-        changed[0][row], changed[1][row] = x[row], c[row]
-        if not equal([a[row] for a in among], [a[row] for a in answers(function, *changed)]):
+    calls = list(functions_of(subject, rng, n))
+    # all in turn with other rows, then all with these: two functions may share a memory
+    rows = rng.integers(n, size=len(calls)).tolist()
+    beside = [
+        _beside_others(subject, call, other, row) for call, row in zip(calls, rows, strict=True)
+    ]
+    first = [copies(answers(function, x.copy(), c.copy())) for function, x, c in calls]
+    for (function, _, _), row, before, among in zip(calls, rows, beside, first, strict=True):
+        if not equal([a[row] for a in among], before):
             problems.append(f"{function.name}: row {row} of {n} moves when the others are replaced")
-        rounding = _rounding_of_rows(subject, function, x, c, rng)
+    each = _tolerances(subject, calls, rng)
+    for (function, x, c), among, rounding in zip(calls, first, each, strict=True):
         crowd = rng.integers(n, size=int(rng.integers(*CROWD)))
         for rows, given in (
             (np.arange(n), _in_parts(function, x, c, rng)),
@@ -65,6 +71,14 @@ def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
     return compare(np.concatenate(errors), np.concatenate(tolerances), why, ("output",))
 
 
+def _beside_others(subject: Subject, call: Call, other: tuple, row: int) -> tuple[np.ndarray, ...]:
+    """Return what a function gives for one row of a call, beside other rows than the call has."""
+    function, x, c = call
+    rows, context = other[1 if generates(subject, function) else 0].copy(), other[2].copy()
+    rows[row], context[row] = x[row], c[row]
+    return copies(a[row] for a in answers(function, rows, context))
+
+
 def _in_parts(
     function: Rows, x: np.ndarray, c: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
@@ -79,22 +93,32 @@ def _in_parts(
     return [np.concatenate(arrays)[back] for arrays in zip(*given, strict=True)]
 
 
+def _tolerances(subject: Subject, calls: list[Call], rng) -> Iterator[np.ndarray]:
+    """Yield what rounding may do to the rows' outputs of each call, (N, D + 1), or (N, 1) for a density."""
+    known: dict[bool, np.ndarray] = {}
+    for function, x, c in calls:
+        if function.scores and subject.normalize is None:
+            yield np.sqrt(subject.tolerance.eps) * (1 + np.abs(function(x, c)))[:, None]
+            continue
+        back = generates(subject, function)
+        if back not in known:  # of every way in this direction, and of the density
+            known[back] = _rounding_of_rows(subject, back, x, c, rng)
+        yield known[back][:, -1:] if function.scores else known[back][:, :-1]
+
+
 def _rounding_of_rows(
-    subject: Subject, function: Rows, x: np.ndarray, c: np.ndarray, rng
+    subject: Subject, back: bool, x: np.ndarray, c: np.ndarray, rng
 ) -> np.ndarray:
-    """Return what rounding may do to every row's outputs, (N, D + 1), or (N, 1) for a density."""
+    """Return what rounding may do to every row, its log-determinant and its score, (N, D + 2)."""
 
     def outputs(arithmetic) -> np.ndarray:
-        direction = arithmetic.generate if generates(subject, function) else arithmetic.normalize
+        direction = arithmetic.generate if back else arithmetic.normalize
         y, log_det = direction(
             x.astype(subject.tolerance.precise), c.astype(subject.tolerance.precise)
         )
-        if function.scores:
-            return subject.score(y, log_det)[:, None]
-        return np.hstack([y, log_det[:, None]]).astype(np.float64)
+        score = subject.score(y, log_det)[:, None]
+        return np.hstack([y, log_det[:, None], score]).astype(np.float64)
 
-    if function.scores and subject.normalize is None:
-        return np.sqrt(subject.tolerance.eps) * (1 + np.abs(function(x, c)))[:, None]
     size = np.sqrt(subject.features) + np.abs(outputs(subject.tolerance.reference))
     return (
         beyond_rounding(subject.tolerance.rounding(outputs, rng), size)

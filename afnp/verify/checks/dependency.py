@@ -11,7 +11,6 @@ import numpy as np
 
 from afnp.verify.results import NotRun, Result, check
 from afnp.verify.subject import Subject
-from afnp.verify.tolerance import HEAVY
 from afnp.verify.views import STEPS, pattern, place, views_of
 
 __all__ = ["dependency"]
@@ -32,9 +31,7 @@ def dependency(subject: Subject, rng: np.random.Generator) -> Result:
     if subject.allowed is None:
         raise NotRun("needs allowed: 'triangular', an order, or a matrix of who may depend on whom")
     steps, bases = (STEPS, None) if subject.features < MANY else (STEPS[:1], 1)
-    if subject.cost > HEAVY:
-        bases = 2 if bases is None else bases
-    views = views_of(subject, rng, max(4, subject.level.points))
+    views = views_of(subject, rng, subject.worth(max(4, subject.level.points), 2))
     leaks = [(view, pattern(view, steps, bases) & ~view.may) for view in views]
     count = sum(int(view.of_features(pairs).sum()) for view, pairs in leaks)
     first, pairs = next((leak for leak in leaks if leak[1].any()), leaks[0])

@@ -45,8 +45,8 @@ NEAR = 10.0
 ROWS = 64
 """So many rows say where the middle of a feature is."""
 
-FEATURES = 8
-"""At most so many features are brought to their edges."""
+FEATURES, FEWEST = 8, 2
+"""At most so many features are brought to their edges; of a flow that costs much fewer."""
 
 
 @check("C14")
@@ -91,7 +91,8 @@ class Frame(NamedTuple):
 
 def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
     """Look at both directions, as far as they are there, in every rendering."""
-    x, u, c = subject.points.rows(rng, subject.level.points)
+    x, u, c = subject.points.rows(rng, subject.worth(subject.level.points, FEWEST))
+    most = subject.worth(FEATURES, FEWEST)
     for there, back, rows, frame in (
         (subject.normalizers, subject.generators, x, _data_frame(subject, rng)),
         (subject.generators, subject.normalizers, u, _noise_frame(subject, rng)),
@@ -99,7 +100,7 @@ def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
         if not there:
             continue
         sizes = rng.permutation([*SIZES, 0.0, *frame.own])
-        placed = np.concatenate([_placed(rows, size, frame, rng) for size in sizes])
+        placed = np.concatenate([_placed(rows, size, frame, most, rng) for size in sizes])
         size = np.repeat(sizes, len(placed) // len(sizes))
         context = np.tile(
             np.repeat(c, len(placed) // len(sizes) // len(c), axis=0), (len(sizes), 1)
@@ -109,7 +110,7 @@ def _directions(subject: Subject, rng: np.random.Generator) -> Iterator[Result]:
             yield _at(subject, name, function, way, placed, context, size, frame, rng)
         if subject.context:
             everywhere = _plain_frame(subject.context)
-            contexts = np.concatenate([_placed(c, size, everywhere, rng) for size in sizes])
+            contexts = np.concatenate([_placed(c, size, everywhere, most, rng) for size in sizes])
             each = len(contexts) // len(sizes)
             usual = np.tile(np.repeat(rows, each // len(rows), axis=0), (len(sizes), 1))
             of_contexts = np.repeat(sizes, each)
@@ -196,9 +197,15 @@ def _bounds(subject: Subject) -> set[float]:
     return {float(tau.bound) for tau in univariates if isinstance(tau, RationalQuadratic)}
 
 
-def _placed(rows: np.ndarray, size: float, frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    """Return the rows with one feature each at ± size widths, and one with all of them there."""
-    D, copies = rows.shape[1], min(rows.shape[1], FEATURES) + 1
+def _placed(
+    rows: np.ndarray, size: float, frame: Frame, most: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the rows with one feature each at ± size widths, and one with all of them there.
+
+    Up to ``most`` copies of each row are of the first kind.
+    """
+    D = rows.shape[1]
+    copies = min(D, most) + 1
     placed = np.repeat(rows, copies, axis=0)
     ends = [frame.placed(np.full((1, D), sign * size))[0] for sign in (-1.0, 1.0)]
     ends = [np.clip(end, frame.low, frame.high) for end in ends]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from afnp.flow import Flow
+from afnp.verify.points import FAR
 from afnp.verify.results import NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 from afnp.verify.tolerance import perturbed_arrays
@@ -22,9 +23,14 @@ PARTS = 25
 """Beyond the level's number of parameters, a PARTS-th of it is checked, and directions that involve
 all."""
 
-DIRECTIONS = 8
+DIRECTIONS, FEWEST = 8, 4
+"""Of a flow that costs much so few directions, and twice as many parameters."""
+
 BATCHES = (1, 5)
 """Rows near the middle; as many as the last are far out."""
+
+OUT, LEAST = 16, 2
+"""Rows far out of which the mildest are taken; of a flow that costs much twice as many as these."""
 
 STEP = 1e-30
 NOTHING = 1e-270, 1e-30
@@ -50,8 +56,10 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
     if not flow.theta.size:
         raise NotRun("the flow has no parameters")
     errors, tolerances, limits = [], [], []
-    directions = _directions(flow.theta.size, subject.level.parameters, rng)
-    batches = [*(_likely(subject, rows, rng) for rows in BATCHES), _far(subject, flow, rng)]
+    directions = _directions(subject, rng)
+    # of a flow that costs much: what lies far out is the other batch size
+    sizes = BATCHES[-subject.worth(len(BATCHES), 1) :]
+    batches = [*(_likely(subject, rows, rng) for rows in sizes), _far(subject, flow, rng)]
     batches = [(x, c) for x, c in batches if len(x)]
     for (x, c), expected in zip(batches, _expected(flow, batches, directions), strict=True):
         for gradient, eps in _claims(subject, flow, x, c):
@@ -96,25 +104,27 @@ def _likely(subject: Subject, rows: int, rng: np.random.Generator) -> tuple[np.n
 
 
 def _far(subject: Subject, flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows of data far out, where splines have ended, of 16 the mildest.
+    """Draw rows of data far out, where splines have ended, and take the mildest.
 
     One huge gradient would hide them.
     """
-    x, _, c = subject.points.rows(rng, 16, scales=(4.0, 8.0))
+    x, _, c = subject.points.rows(rng, subject.worth(OUT, 2 * LEAST), scales=FAR)
     steep = np.array(
         [np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])).max() for k in range(len(x))]
     )
-    mild = np.argsort(steep, kind="stable")[: BATCHES[-1]]
+    mild = np.argsort(steep, kind="stable")[: subject.worth(BATCHES[-1], LEAST)]
     mild = mild[steep[mild] <= 1 / np.sqrt(subject.tolerance.eps)]
     return x[mild], c[mild]
 
 
-def _directions(size: int, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _directions(subject: Subject, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the parameters to check, and directions (V, P) if those are not all."""
+    size, most = subject.flow.theta.size, subject.level.parameters  # type: ignore[union-attr]
     if size <= most:
         return np.arange(size), np.empty((0, size))
-    directions = rng.standard_normal((DIRECTIONS, size)) / np.sqrt(size)
-    return np.sort(rng.choice(size, most // PARTS, replace=False)), directions
+    signs = rng.integers(0, 2, (subject.worth(DIRECTIONS, FEWEST), size), dtype=np.int8)
+    entries = rng.choice(size, subject.worth(most // PARTS, 2 * FEWEST), replace=False)
+    return np.sort(entries), (2.0 * signs - 1) / np.sqrt(size)
 
 
 def _along(gradient: np.ndarray, directions) -> np.ndarray:
@@ -123,7 +133,10 @@ def _along(gradient: np.ndarray, directions) -> np.ndarray:
 
 
 def _length(tolerance: np.ndarray, directions) -> np.ndarray:
-    return np.concatenate([tolerance[directions[0]], np.sqrt(directions[1] ** 2 @ tolerance**2)])
+    """Return the tolerances of the chosen entries, and of the directions, whose signs are random."""
+    entries, along = directions
+    length = np.linalg.norm(tolerance) / np.sqrt(tolerance.size)
+    return np.concatenate([tolerance[entries], np.full(len(along), length)])
 
 
 def _expected(flow: Flow, batches: list, directions, step: float = STEP) -> list[np.ndarray]:
@@ -149,7 +162,7 @@ def _gradient(
     """Return the hand-written gradient in float64, by the arithmetic of a kind of array."""
 
     def cast(a: np.ndarray) -> np.ndarray:
-        return a.astype(np.float64).view(arithmetic)
+        return a.astype(np.float64, copy=False).view(arithmetic)
 
     safe_point()
     gradient = np.zeros(flow.theta.size)
@@ -178,12 +191,10 @@ def _tolerance(
 
     By perturbed arithmetic, and by the layer's largest entry.
     """
-    rows = [_gradient(flow, x[k : k + 1], c[k : k + 1]) / len(x) for k in range(len(x))]
-    still, size = (
-        np.sum(rows, axis=0),
-        np.abs(rows).max(axis=0),
-    )  # rows may cancel, their rounding does not
-    perturbed = perturbed_arrays(rng, subject.tolerance.delta)
+    size = np.zeros(flow.theta.size)
+    for k in range(len(x)):  # rows may cancel, their rounding does not
+        np.maximum(size, np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])) / len(x), out=size)
+    still, perturbed = _gradient(flow, x, c), perturbed_arrays(rng, subject.tolerance.delta)
     squares = [
         np.square(_gradient(flow, x, c, perturbed) - still) for _ in range(subject.tolerance.count)
     ]

@@ -19,13 +19,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from afnp.verify.explain import cause_of, explained
+from afnp.verify.points import FAR, SCALES
 from afnp.verify.results import NotRun, Result, beyond_rounding, check, compare
 from afnp.verify.subject import Subject
 
 __all__ = ["identities"]
 
-SCALES = (0.3, 1.0, 2.0, 4.0)
-"""Standard deviations of the noise: where the density is small it must be right too."""
+ROWS, FEWEST = 32, 16
+"""So many rows are compared, half of them far out, where the density is small: it must be right
+there too. Of a flow that costs much fewer."""
 
 
 @check("C17")
@@ -42,7 +44,9 @@ def identities(subject: Subject, rng: np.random.Generator) -> Result:
     if subject.normalize is None and subject.generate is None:
         raise NotRun("needs normalize or generate")
     subject.need("base")
-    x, u, c = subject.points.rows(rng, 32, SCALES)
+    half = subject.worth(ROWS, FEWEST) // 2
+    near, far = (subject.points.rows(rng, half, scales) for scales in (SCALES, FAR))
+    x, u, c = (np.concatenate(parts) for parts in zip(near, far, strict=True))
     results = [
         _compared(subject, name, x_there, given, expected, rounding)
         for name, x_there, given, expected, rounding in _pairs(subject, x, u, c, rng)
@@ -62,21 +66,21 @@ def _pairs(subject: Subject, x, u, c, rng) -> Iterator[tuple]:
             yield name, x, log_p, _score(subject, *normalize(x, c)), moved
     if subject.generate is None:
         return
-    moved = tolerance.rounding(
-        lambda a: _score(subject, u, -a.generate(u.astype(tolerance.precise), c)[1]), rng
-    )
-    if subject.normalize is not None:  # the density is asked at a rounded x
-        moved = moved + tolerance.rounding(
-            lambda a: _score(subject, *a.normalize(*_image(a, u, c, tolerance.precise))), rng
-        )
+    moved = tolerance.rounding(lambda a: _both(subject, a, u, c), rng).sum(axis=0)
     for name, generate in subject.generators.items():
         y, log_det = generate(u, c)
         there = subject.log_prob(np.array(y), c).astype(np.float64)  # type: ignore[misc]
         yield name, np.array(y), there, _score(subject, u, -np.asarray(log_det)), moved
 
 
-def _image(arithmetic, u, c, dtype) -> tuple[np.ndarray, np.ndarray]:
-    return arithmetic.generate(u.astype(dtype), c)[0].astype(dtype), c
+def _both(subject: Subject, arithmetic, u, c) -> np.ndarray:
+    """Return the score that generate gives, and the one at the rounded x where the density is asked."""
+    precise = subject.tolerance.precise
+    x, log_det = arithmetic.generate(u.astype(precise), c)
+    scores = [_score(subject, u, -log_det)]
+    if subject.normalize is not None:
+        scores.append(_score(subject, *arithmetic.normalize(x.astype(precise), c)))
+    return np.stack(scores)
 
 
 def _score(subject: Subject, u, log_det) -> np.ndarray:

@@ -27,6 +27,9 @@ from afnp.verify.subject import Subject
 
 __all__ = ["log_det"]
 
+FEWEST = 4
+"""At so many points a flow that costs much is looked at."""
+
 FAR, COARSE = 1e-5, 1e-2
 """Far out a layer rounds in ways that perturbing its input does not show: there a log-determinant
 may be so much off, relatively, and one that may be more off says nothing."""
@@ -44,7 +47,7 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
     flow is also held to float64's precision, with its parameters cast.
     """
     subject.need("normalize")
-    count = rows_worth(subject, subject.level.jacobians)
+    count = rows_worth(subject, subject.worth(subject.level.jacobians, FEWEST))
     x, _, c = subject.points.rows(rng, count)
     result = _compared(subject, x, c, rng)
     far, far_c = subject.points.tails(rng, count)

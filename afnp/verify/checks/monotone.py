@@ -26,8 +26,8 @@ from afnp.verify.views import UNDERFLOW, acyclic
 
 __all__ = ["monotone"]
 
-FEATURES = 16
-"""At most so many features are swept, chosen at random."""
+FEATURES, FEWEST = 16, 2
+"""At most so many features are swept, chosen at random; of a flow that costs much fewer."""
 
 FINE = np.linspace(-8, 8, 161)
 TAIL = np.geomspace(8.2, 1000, 24)
@@ -159,7 +159,7 @@ def _sweeps(subject: Subject, whole: bool, rng: np.random.Generator) -> Iterator
 
     And the ``whole`` if it does.
     """
-    lines = subject.level.points
+    lines = subject.worth(subject.level.points, 1)
     if subject.flow is not None:
         p = subject.flow.split(subject.flow.theta.astype(np.float64))
         for k, layer in enumerate(subject.flow.layers):
@@ -184,7 +184,8 @@ def _swept(
     subject: Subject, k: int, normalize, x: np.ndarray, c: np.ndarray, rng
 ) -> Iterator[Sweep]:
     """Sweep features of the rows of x (L, D), all lines of one feature in one call."""
-    for i in rng.permutation(subject.features)[:FEATURES].tolist():
+    most = subject.worth(FEATURES, FEWEST)
+    for i in rng.permutation(subject.features)[:most].tolist():
         t = _places(subject, x[:, i], rng)
         if (
             k < 0 and subject.points.bounded is None and subject.points.data is None

@@ -27,11 +27,12 @@ ERROR = 5e-3
 MOST_DOUBT = 0.02
 """A quadrature that is less certain is not believed at all."""
 
-WEIGHED = 400
-"""So many points are weighed beyond two features."""
+WEIGHED, FEWEST = 400, 32
+"""So many points are weighed beyond two features; of a flow that costs much fewer."""
 
-RESOLVED, BLURRED = 0.95, 1e-2
-"""So many of their Jacobians must be known so well, as log-determinants."""
+RESOLVED, BLURRED = 0.5, 1e-2
+"""So many of their Jacobians must be known so well, as log-determinants. The others are left out:
+where a density is right every weight is 1."""
 
 DEVIATIONS = 6
 """The mean weight may be so many standard errors off."""
@@ -84,9 +85,13 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _affordable(subject: Subject) -> list[int]:
-    """Return the meshes that cost at most the level's work, both directions at every corner."""
-    D = subject.features
-    return [m for m in subject.level.meshes if 2 * (m + 1) ** D * subject.cost < subject.level.work]
+    """Return the meshes that do not cost more than the level's work, both directions at every corner.
+
+    None if they are too few to see whether they agree.
+    """
+    D, work = subject.features, subject.level.work
+    meshes = [m for m in subject.level.meshes if 2 * (m + 1) ** D * subject.cost < work]
+    return meshes if len(meshes) >= 3 else []
 
 
 def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
@@ -94,7 +99,7 @@ def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
     subject.need("base")
     if subject.points.bounded is not None and subject.points.base is None:
         raise NotRun("needs noise, which draws from the base")
-    n = rows_worth(subject, WEIGHED)
+    n = min(rows_worth(subject, WEIGHED), subject.worth(WEIGHED, FEWEST))
     u = subject.points.noise(rng, n, scales=(1.0,))[0].astype(np.float64)
     c = np.repeat(subject.points.contexts(rng, 1), n, axis=0)
     J, error = measured_jacobian(subject, u.astype(subject.dtype), c, rng, generates=True)
