@@ -28,6 +28,9 @@ BLUR, BLUR_ROWS, FEWEST = 0.01, 200, 128
 """Noise of so many rows is looked at, or of a flow that costs much of fewer; rounding may move it
 by so much, there and back, in 1 of 100 rows."""
 
+DIGITS = 4
+"""Rounding moves samples by so many of their last digits."""
+
 COLLISIONS = 10
 """So many pairs of equal rows are luck where none are expected."""
 
@@ -105,9 +108,9 @@ def refuse_blurred(subject: Subject) -> None:
 
 
 def moved_too_far(
-    subject: Subject, x: np.ndarray, c: np.ndarray, rng: np.random.Generator
+    subject: Subject, x: np.ndarray, c: np.ndarray, u: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return of which samples (n,) rounding moves the noise by more than it may, one by one.
+    """Return of which samples x (n, D) rounding moves the noise u by more than it may, (n,) bool.
 
     A few far out have no noise to speak of, and one would spoil a mean.
 
@@ -121,6 +124,14 @@ def moved_too_far(
         lambda a: a.normalize(x.astype(tolerance.precise), c)[0], rng, count=2
     )
     blurred = np.any(~(moves / tolerance.safety < BLUR), axis=1)
+    # at the edge of a support the next number may be far from where the last digits point
+    for digits in (-DIGITS, DIGITS):
+        beside = (x * (1 + digits * np.finfo(x.dtype).eps)).astype(x.dtype)
+        try:
+            there = subject.normalize(beside, c)[0]  # type: ignore[misc]
+        except (ValueError, ArithmeticError):  # beyond the edge
+            continue
+        blurred |= np.any(~(np.abs(subject.difference(there, u)) < BLUR), axis=1)
     _refuse(float(blurred.mean()))
     return blurred
 

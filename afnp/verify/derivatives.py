@@ -95,9 +95,10 @@ def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarra
 
 
 def moved(f: Map, x: np.ndarray, other: np.ndarray) -> np.ndarray:
-    r"""Return which outputs move, bit by bit, when one input of a row of x takes its value in ``other``.
+    r"""Return which outputs move, bit by bit, when an input of x takes its value in ``other``.
 
-    .. math:: A_{ij} = \bigvee_b \big[\, f_i(x_b) \ne f_i(x_{b1}, \dots, \mathrm{other}_{bj}, \dots, x_{bD}) \,\big]
+    .. math:: A_{ij} = \bigvee_b \big[\, f_i(x_b) \ne
+              f_i(x_{b1}, \dots, \mathrm{other}_{bj}, \dots, x_{bD}) \,\big]
 
     Row j of a block of D rows has input j replaced; it is compared with row j of a block that is
     not, in a batch of the same size, because equal rows of one product need not be equal bit by

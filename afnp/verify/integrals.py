@@ -246,7 +246,8 @@ def density_along(subject: Subject, x: np.ndarray, c: np.ndarray, i: int | np.nd
     def log_density(t: np.ndarray, lines: np.ndarray) -> np.ndarray:
         z = np.repeat(x[lines], t.shape[1], axis=0)
         z[np.arange(len(z)), np.repeat(feature[lines], t.shape[1])] = t.ravel()
-        log_p = subject.log_prob(z, np.repeat(c[lines], t.shape[1], axis=0)).astype(np.float64)  # type: ignore[misc]
+        context = np.repeat(c[lines], t.shape[1], axis=0)
+        log_p = subject.log_prob(z, context).astype(np.float64)  # type: ignore[misc]
         if np.isnan(log_p).any() or np.isposinf(log_p).any():
             raise Finding(f"log_prob gives {log_p[~(log_p < np.inf)][0]} for a finite row")
         return log_p.reshape(t.shape)

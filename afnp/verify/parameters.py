@@ -77,12 +77,12 @@ def randomize_layer(
         return _stir(p, rng)
     silent = layer.conditioner.activation == "relu" and not layer.conditioner.residual
     inner = layer.conditioner.linears[1:-1] if silent else ()
-    for linear in layer.conditioner.linears:
+    for l, linear in enumerate(layer.conditioner.linears):
         p[linear.b][:] = 0.5 * rng.standard_normal(p[linear.b].shape)
         if linear in inner:
             p[linear.b][:] = np.abs(p[linear.b])
             p[linear.W][p[linear.W].sum(axis=1) < 0] *= -1
-        masked = ~masks.mask(linear.prefix, p[linear.W].shape[1])
+        masked = ~layer.conditioner.mask(l)
         p[linear.W][masked] = 1e3 * rng.standard_normal(masked.sum())
 
 

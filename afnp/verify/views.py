@@ -191,7 +191,7 @@ def whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
 
 
 def pattern(view: View, steps=STEPS, bases: int | None = None) -> np.ndarray:
-    """Return which outputs moved with which inputs, for any base point and step, (D, C + D) bool."""
+    """Return which outputs moved with which inputs, at any point and step, (D, C + D) bool."""
     base, other = view.points[:bases], np.roll(view.points, 1, axis=0)[:bases]
     others = [(base + step * (other - base)).astype(base.dtype) for step in steps]
     return moved(view.function, np.tile(base, (len(steps), 1)), np.concatenate(others))

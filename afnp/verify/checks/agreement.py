@@ -213,7 +213,7 @@ def _places(
 def _lines(
     subject: Subject, x: np.ndarray, c: np.ndarray, which: np.ndarray, fine: bool, good: float
 ) -> Integrals:
-    """Integrate through every row of x along its feature, as far out as the density can be asked for."""
+    """Integrate through every row of x along its feature, as far out as the density answers."""
     place = x[np.arange(len(x)), which].astype(np.float64)
     density = density_along(subject, x, c, which)
     for reach in REACHES:

@@ -94,7 +94,7 @@ def _in_parts(
 
 
 def _tolerances(subject: Subject, calls: list[Call], rng) -> Iterator[np.ndarray]:
-    """Yield what rounding may do to the rows' outputs of each call, (N, D + 1), or (N, 1) for a density."""
+    """Yield what rounding may do to each call's rows, (N, D + 1), or (N, 1) for a density."""
     known: dict[bool, np.ndarray] = {}
     for function, x, c in calls:
         if function.scores and subject.normalize is None:

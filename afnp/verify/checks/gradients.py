@@ -133,7 +133,7 @@ def _along(gradient: np.ndarray, directions) -> np.ndarray:
 
 
 def _length(tolerance: np.ndarray, directions) -> np.ndarray:
-    """Return the tolerances of the chosen entries, and of the directions, whose signs are random."""
+    """Return the tolerances of the chosen entries, and of the directions of random signs."""
     entries, along = directions
     length = np.linalg.norm(tolerance) / np.sqrt(tolerance.size)
     return np.concatenate([tolerance[entries], np.full(len(along), length)])

@@ -74,7 +74,7 @@ def _pairs(subject: Subject, x, u, c, rng) -> Iterator[tuple]:
 
 
 def _both(subject: Subject, arithmetic, u, c) -> np.ndarray:
-    """Return the score that generate gives, and the one at the rounded x where the density is asked."""
+    """Return the score that generate gives, and that of the rounded x."""
     precise = subject.tolerance.precise
     x, log_det = arithmetic.generate(u.astype(precise), c)
     scores = [_score(subject, u, -log_det)]

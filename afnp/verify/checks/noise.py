@@ -30,7 +30,7 @@ REFERENCE = 4
 """Noise of another base is drawn so many times as often as samples are."""
 
 FEWEST = 4000
-"""So many numbers of noise are looked at, whatever they cost: they show a scale that is off by 5 %."""
+"""So many numbers of noise are looked at, whatever they cost: they show a scale that is 5 % off."""
 
 MOST = 8
 """At most so many features are looked at alone, and in pairs."""
@@ -49,10 +49,11 @@ class Test(NamedTuple):
 def noise(subject: Subject, rng: np.random.Generator) -> Result:
     r"""Normalize samples, and ask whether what comes out is the base's noise.
 
-    .. math:: \Big|\overline{u^2} - 1\Big| \le 2\sqrt{t / nD} + 2t / nD, \quad t = \log(2 / \alpha), \qquad
-              |\overline{u_i u_j}|, |\overline{u_i c_k}| \le \sqrt{2 t / n} + t / n
+    .. math:: \Big|\overline{u^2} - 1\Big| \le 2\sqrt{t / nD} + 2t / nD, \quad
+              |\overline{u_i u_j}|, |\overline{u_i c_k}| \le \sqrt{2 t / n} + t / n, \quad
+              t = \log(2 / \alpha)
 
-    The last is Chernoff's bound for products of independent normals,
+    The second is Chernoff's bound for products of independent normals,
     :math:`\operatorname{E} e^{\lambda u v} = (1 - \lambda^2)^{-1/2}`.
     """
     subject.need("sample", "normalize")
@@ -64,7 +65,7 @@ def noise(subject: Subject, rng: np.random.Generator) -> Result:
     lost = ~np.isfinite(u).all(axis=1)
     if lost.mean() > 0.001:
         raise Finding(f"normalize makes {lost.sum()} of {n} samples numbers that are not finite")
-    lost |= moved_too_far(subject, x, c, rng)
+    lost |= moved_too_far(subject, x, c, u, rng)
     u, c = u[~lost], c[~lost]
     normal = subject.points.base is None and subject.points.bounded is None
     tests = _normal(u, c) if normal else _like_the_base(subject, u, rng)

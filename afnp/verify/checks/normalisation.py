@@ -85,7 +85,7 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _affordable(subject: Subject) -> list[int]:
-    """Return the meshes that do not cost more than the level's work, both directions at every corner.
+    """Return the meshes that do not cost more than the level's work, both directions a corner.
 
     None if they are too few to see whether they agree.
     """

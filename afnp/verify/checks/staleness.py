@@ -66,7 +66,7 @@ def staleness(subject: Subject, rng: np.random.Generator) -> Result:
 
 
 def _against_explicit(subject: Subject, calls: list[Call], rng) -> Iterator[tuple]:
-    """Yield each call's relative errors against arithmetic with the parameters given, and tolerances, flat."""
+    """Yield each call's relative errors against explicit parameters, and tolerances, flat."""
     known: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
     for function, x, c in calls:
         back = generates(subject, function)
@@ -87,7 +87,7 @@ def _against_explicit(subject: Subject, calls: list[Call], rng) -> Iterator[tupl
 
 
 def _explicit(subject: Subject, back: bool, x, c, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows, log-determinants and scores (N, D + 2) of the parameters as they are, and tolerances."""
+    """Return rows, log-determinants and scores (N, D + 2), and tolerances."""
 
     def outputs(arithmetic) -> np.ndarray:
         direction = arithmetic.generate if back else arithmetic.normalize
