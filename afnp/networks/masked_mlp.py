@@ -28,7 +28,7 @@ from afnp.networks import masks
 from afnp.networks.base import Network
 from afnp.networks.features import Level, embedding
 from afnp.networks.layers import ACTIVATIONS, MaskedLinear
-from afnp.params import Layout
+from afnp.params import Layout, Views
 from afnp.sampling.blocks import Staircases
 from afnp.sampling.substitution import Staircase, State, advance, state_of, substitute_back
 
@@ -165,7 +165,7 @@ class Feedforward(Network):
         return d_a
 
     def jacobian(
-        self, p: dict, context: np.ndarray, x: np.ndarray, slope: np.ndarray
+        self, p: Views, context: np.ndarray, x: np.ndarray, slope: np.ndarray
     ) -> np.ndarray:
         """Return how quantities that follow h with this slope (N, D, K) follow x, (N, D, D).
 
