@@ -2,7 +2,7 @@ r"""Training from an energy, without data: reverse Kullback-Leibler by pathwise 
 
 .. math:: F(\theta) = \mathbb E_u \Big[ \tfrac1T E(x) + \log p(u)
           - \log\left|\det \frac{\partial x}{\partial u}\right| \Big]
-          = \mathrm{KL}\Big( p_\theta \,\Big\|\, \frac{e^{-E/T}}{Z} \Big) - \log Z,
+          = \mathrm{KL}\Big( p_\theta \;\Big|\; \frac{e^{-E/T}}{Z} \Big) - \log Z,
           \qquad x = \mathrm{generate}_\theta(u)
 
 The noise does not depend on θ, so the gradient goes through the samples: that of the energy by x
