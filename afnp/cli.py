@@ -627,7 +627,7 @@ def _add_import_options(p: Parser) -> None:
     p.add_argument(
         "--from",
         dest="library",
-        choices=("zuko", "sbi", "nflows"),
+        choices=("zuko", "sbi", "nflows", "normflows"),
         help="the module's library (default: that of its class)",
     )
     p.add_argument(

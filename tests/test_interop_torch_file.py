@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,6 +93,29 @@ def test_a_model_is_written_that_scores_as_theirs(cli, mine, tmp_path):
     assert cli(*command, "--force", "--from", "zuko")[0] == 0
 
 
+OTHERS = {
+    "nflows": lambda nflows: nflows.flows.MaskedAutoregressiveFlow(3, 8, 2, 1),
+    "normflows": lambda normflows: normflows.NormalizingFlow(
+        normflows.distributions.DiagGaussian(3, trainable=False),
+        [normflows.flows.MaskedAffineAutoregressive(3, 8, num_blocks=1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("library", OTHERS)
+def test_other_libraries_are_known_by_their_classes(cli, tmp_path, monkeypatch, library):
+    torch = pytest.importorskip("torch", reason="IMPORT WAS NOT TESTED: pip install torch")
+    theirs = pytest.importorskip(library, reason=f"IMPORT WAS NOT TESTED: pip install {library}")
+    import_module(f"{library}.flows")
+    torch.manual_seed(0)
+    flow = OTHERS[library](theirs)
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=lambda: flow))
+    torch.save(flow.state_dict(), tmp_path / "f.pt")
+    code, out, err = cli("import", "f.pt", "--maker", "mine:make", "-o", "m.afnp")
+    assert (code, err) == (0, ""), err
+    assert afnp.load(tmp_path / "m.afnp").features == 3 and "3 features" in out
+
+
 REFUSED = {
     "other parameters": ("f.pt", "mine:wider", "f.pt: does not fit what mine:wider makes;"),
     "no parameters": ("number.pt", "mine:make", "number.pt: expected tensors by name, as"),
@@ -100,7 +124,11 @@ REFUSED = {
     "no maker": ("f.pt", "mine:nobody", "mine:nobody: mine has no 'nobody'"),
     "no function": ("f.pt", "mine:number", "mine:number: expected a function that makes"),
     "no module": ("f.pt", "mine:array", "mine:array: expected a torch module, got a ndarray"),
-    "no library": ("line.pt", "mine:line", "--from: expected one of zuko, sbi, nflows, for a L"),
+    "no library": (
+        "line.pt",
+        "mine:line",
+        "--from: expected one of zuko, sbi, nflows, normflows, f",
+    ),
     "no known part": ("f.pt", "mine:softly", "transform 0: cannot import a network with ELU"),
 }
 

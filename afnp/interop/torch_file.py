@@ -19,7 +19,12 @@ from afnp.verify.adapters.targets import found_object
 
 __all__ = ["DOORS", "import_file", "library_of"]
 
-DOORS = {"zuko": "from_zuko", "sbi": "from_sbi", "nflows": "from_nflows"}
+DOORS = {
+    "zuko": "from_zuko",
+    "sbi": "from_sbi",
+    "nflows": "from_nflows",
+    "normflows": "from_normflows",
+}
 """By library, the function that takes its flows: of the module of the library's name here."""
 
 
