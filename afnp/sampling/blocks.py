@@ -61,9 +61,8 @@ def settle(
         waiting &= ~still
         if not waiting.any():
             break
-        if 2 * np.count_nonzero(waiting) <= len(
-            rows
-        ):  # not for every row: a product's last bits know its size
+        # not for every row: a product's last bits know its size
+        if 2 * np.count_nonzero(waiting) <= len(rows):
             rows, waiting = rows[waiting], waiting[waiting]
     return log_derivative.sum(axis=1), iterations, passes
 

@@ -100,9 +100,8 @@ def _embed(net, e, x, a):
 @device
 def _sum(net, l, g, a, past, z):
     """Return z plus row g of W a + V past."""
-    for c in range(
-        len(net.e)
-    ):  # whole arrays, indexed here: views of their rows would take more registers
+    # whole arrays, indexed here: views of their rows would take more registers
+    for c in range(len(net.e)):
         z += net.W[l, c, g] * a[c] + net.V[l, c, g] * past[c]
     return z
 

@@ -210,9 +210,8 @@ def _solve(net, context, x, log_det, memories, tolerance, cuts, cost, iterations
     T, lane = cuda.blockDim.x, _lane(net, memories[cuda.blockIdx.x, :, cuda.threadIdx.x])
     for begin in range(cuda.blockIdx.x * T, len(x), cuda.gridDim.x * T):
         row, spent = min(begin + cuda.threadIdx.x, len(x) - 1), 0
-        inside = begin + cuda.threadIdx.x < len(
-            x
-        )  # lanes past the end repeat the last row, and wait
+        # lanes past the end repeat the last row, and wait
+        inside = begin + cuda.threadIdx.x < len(x)
         _load(net, context[row], x[row], lane)
         cuda.syncthreads()
         for b in range(len(cuts) - 1):

@@ -270,9 +270,8 @@ def _returned(subject: Subject, name: str, back, x, y, c, size, frame: Frame, rn
         return second(np.asarray(middle).astype(subject.tolerance.precise), c)[0]
 
     end, log_det = back(np.array(y), c)
-    error = np.where(
-        np.isneginf(log_det)[:, None], 0.0, np.abs(subject.difference(end, x))
-    )  # rounded out of support
+    # rounded out of support
+    error = np.where(np.isneginf(log_det)[:, None], 0.0, np.abs(subject.difference(end, x)))
     scale = frame.width + np.abs(x)  # what rounds
     moved = frame.width + np.abs(x - frame.middle)  # what is seen
     each = subject.tolerance.rounding(trip, rng)

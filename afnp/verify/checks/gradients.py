@@ -201,9 +201,8 @@ def _tolerance(
     rounding = np.sqrt(np.mean(squares, axis=0)) / subject.tolerance.delta
     largest = [size[a:b].max(initial=0.0) for a, b in _layers(flow)]
     floor = np.repeat(largest, [b - a for a, b in _layers(flow)])
-    passed_on = (
-        subject.tolerance.safety * eps * (1 + size.max())
-    )  # it rounds in every layer, even if it cancels
+    # it rounds in every layer, even if it cancels
+    passed_on = subject.tolerance.safety * eps * (1 + size.max())
     return subject.tolerance.safety * eps * (rounding + floor) + passed_on
 
 

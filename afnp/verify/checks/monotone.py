@@ -187,9 +187,8 @@ def _swept(
     most = subject.worth(FEATURES, FEWEST)
     for i in rng.permutation(subject.features)[:most].tolist():
         t = _places(subject, x[:, i], rng)
-        if (
-            k < 0 and subject.points.bounded is None and subject.points.data is None
-        ):  # neighbours stand in for a derivative
+        # neighbours stand in for a derivative
+        if k < 0 and subject.points.bounded is None and subject.points.data is None:
             t = np.sort(
                 np.concatenate([t, t + (NEAR * (1 + np.abs(t))).astype(t.dtype)], axis=1), axis=1
             )

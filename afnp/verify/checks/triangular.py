@@ -57,9 +57,8 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
         ] - claimed
         spread = np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta
         rounding = subject.tolerance.safety * np.finfo(np.float64).eps * spread
-        plateau = ~np.isfinite(J).all(axis=(1, 2)) & (
-            rounding > LIMIT
-        )  # of the inverse: its slope is anything
+        # of the inverse: its slope is anything
+        plateau = ~np.isfinite(J).all(axis=(1, 2)) & (rounding > LIMIT)
         errors.append(np.where(plateau, 0.0, error))
         tolerances.append(np.where(plateau, np.inf, tolerance + rounding))
     if leaks:
