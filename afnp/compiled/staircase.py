@@ -165,11 +165,9 @@ def product_kernel(theta, stack, address, constants, context, x, u, log_det, mem
             copy_in(stack, m, memory, at, values, value, D)
             network(theta, stack, m, memory, at)
             for i in range(stack.fixed, D):
-                h, to, point = (
-                    at + params_row(stack, m, i),
-                    value + stack.order[m, i],
-                    at + x_at + i,
-                )
+                h = at + params_row(stack, m, i)
+                to = value + stack.order[m, i]
+                point = at + x_at + i
                 call(
                     address,
                     constants,

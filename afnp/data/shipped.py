@@ -118,10 +118,8 @@ def wav(path: str | os.PathLike[str]) -> tuple[NDArray[np.int16], int]:
         with wave.open(os.fspath(path), "rb") as sound:
             kind = sound.getnchannels(), 8 * sound.getsampwidth()
             count, rate = sound.getnframes(), sound.getframerate()
-            declared, size = (
-                count * sound.getnchannels() * sound.getsampwidth(),
-                os.path.getsize(path),
-            )
+            declared = count * sound.getnchannels() * sound.getsampwidth()
+            size = os.path.getsize(path)
             if declared > size:  # before so much memory is asked for
                 raise ValueError(
                     f"{path}: the header declares {declared} bytes of sound, the whole file holds "

@@ -440,10 +440,8 @@ def gaussian_log_prob(train: ArrayLike, test: ArrayLike) -> NDArray[np.float64]:
     >>> bool(abs(gaussian_log_prob(x, x).mean() + 1 + np.log(2 * np.pi)) < 0.1)
     True
     """
-    x, y = (
-        as_table(plain_array(train, "train"), "train"),
-        as_table(plain_array(test, "test"), "test"),
-    )
+    x = as_table(plain_array(train, "train"), "train")
+    y = as_table(plain_array(test, "test"), "test")
     mean = x.mean(axis=0)
     try:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -116,10 +116,8 @@ class DiscreteModel(Model):
         """
         choose("method", method, METHODS)
         n = integer("n", n, least=0)
-        context, rng = (
-            check_context(context, self.context, n, self.dtype),
-            np.random.default_rng(rng),
-        )
+        context = check_context(context, self.context, n, self.dtype)
+        rng = np.random.default_rng(rng)
         p, x = self.own, np.empty((n, self.features), dtype=np.intp)
         for rows in self.plan("auto", n).blocks:
             with np.errstate(over="ignore", invalid="ignore"):

@@ -178,10 +178,8 @@ class OrderEnsemble(DiscreteModel):
         return self._gradient_in(order, p, x, context, d_log_prob, g)
 
     def _sample(self, p, n, context, rng, method):
-        m, v = (
-            rng.integers(len(self.orders), size=n),
-            rng.random((n, self.features), dtype=p.flat.dtype),
-        )
+        m = rng.integers(len(self.orders), size=n)
+        v = rng.random((n, self.features), dtype=p.flat.dtype)
         x, log_prob = np.empty((n, self.features), dtype=np.intp), np.empty_like(v, shape=n)
         for k in np.unique(m):
             order, rows = self.orders[k], np.flatnonzero(m == k)
@@ -253,10 +251,8 @@ def averaging_gain(
     ensemble = OrderEnsemble(features, levels, hidden, orders, seed=seed)
     for model in (*models, ensemble):
         fit(model, x_train, x_val, seed=seed, **options)
-    by_model, by_order = (
-        np.stack([model.log_prob(x_test) for model in models]),
-        ensemble.log_prob_by_order(x_test),
-    )
+    by_model = np.stack([model.log_prob(x_test) for model in models])
+    by_order = ensemble.log_prob_by_order(x_test)
     return {
         "models": by_model.mean(axis=1).tolist(),
         "models averaged": float(_mean(by_model).mean()),

@@ -175,10 +175,8 @@ class Staircases:
             self._memory(x)
         C, E = self.context.shape[1], self.per_feature
         self.a[0][C : C + E * first] = self._inputs(x[:, :first])
-        starts, prefixes = (
-            [layer.start for layer in self.layers],
-            [layer.prefix for layer in self.layers],
-        )
+        starts = [layer.start for layer in self.layers]
+        prefixes = [layer.prefix for layer in self.layers]
         self.places = places(starts, C, E, first, last)
         self.parts = []
         for (W, b, prefix, *_), a, (rows, columns) in zip(

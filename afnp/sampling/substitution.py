@@ -203,11 +203,9 @@ def substitute_back(
     d_u : (N, D) array
     """
     (N, D), last = target.shape, len(layers) - 1
-    kind, C, E = (
-        np.result_type(target, slope[1], offset[1]),
-        context,
-        (cache[0].shape[1] - context) // D,
-    )
+    kind = np.result_type(target, slope[1], offset[1])
+    C = context
+    E = (cache[0].shape[1] - context) // D
     d_z = [np.empty((len(layer.b), N), dtype=kind) for layer in layers]
     d_y = [np.empty_like(d) if l in gates else d for l, d in enumerate(d_z)]  # of W a + b
     d_u = np.empty((N, D), dtype=kind)

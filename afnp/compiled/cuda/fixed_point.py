@@ -93,11 +93,9 @@ def _add(net, l, r, first, last, a, z):
 def _sum_known(net, lane, first, last):
     """Write b + W a over what is known into the block's rows of ``base``."""
     for l in range(len(net.layers)):
-        a, base, known = (
-            lane.tile[net.layers[l]["in_at"] :],
-            lane.base[net.layers[l]["z_at"] :],
-            _known(net, l, first),
-        )
+        a = lane.tile[net.layers[l]["in_at"] :]
+        base = lane.base[net.layers[l]["z_at"] :]
+        known = _known(net, l, first)
         for r in range(net.start[l, first] + cuda.threadIdx.y, net.start[l, last], cuda.blockDim.y):
             base[r] = _add(net, l, r, 0, known, a, net.theta[net.layers[l]["b_at"] + r])
     cuda.syncthreads()
@@ -123,10 +121,8 @@ def _pass(net, lane, first, last):
 @device
 def _take(net, lane, i, last, tolerance):
     """Let a lane that iterates take the next values of features i.., and mark it if they moved."""
-    h, x = (
-        lane.tile[net.layers[len(net.layers) - 1]["z_at"] :],
-        lane.tile[net.layers[0]["columns"] - len(net.order) :],
-    )
+    h = lane.tile[net.layers[len(net.layers) - 1]["z_at"] :]
+    x = lane.tile[net.layers[0]["columns"] - len(net.order) :]
     if lane.state[WAITING] > 0:
         for j in range(i + cuda.threadIdx.y, last, cuda.blockDim.y):
             new, lane.log[j] = affine_generate(h[2 * j], h[2 * j + 1], lane.u[j], net.bound)

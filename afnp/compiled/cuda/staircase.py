@@ -200,17 +200,13 @@ def _finish(net, C, l, i, first, known, window, zero):
     for item in range(
         cuda.threadIdx.y, (net.start[l, i + 1] - net.start[l, i]) * net.samples, cuda.blockDim.y
     ):
-        r, lane = (
-            net.start[l, i] + item // net.samples,
-            item % net.samples * LANES + cuda.threadIdx.x,
-        )
+        r = net.start[l, i] + item // net.samples
+        lane = item % net.samples * LANES + cuda.threadIdx.x
         place = (r - net.start[l, first]) * T + lane
         z = window[row["z_at"] * T + place]
-        J, w_at, a_at = (
-            np.uint64(row["rows"]),
-            np.uint64(row["w_at"] + r),
-            np.uint64(row["a_at"] * T + lane),
-        )
+        J = np.uint64(row["rows"])
+        w_at = np.uint64(row["w_at"] + r)
+        a_at = np.uint64(row["a_at"] * T + lane)
         end = w_at + np.uint64(net.prefix[row["first"] + r]) * J
         w_at += np.uint64(begun) * J
         while w_at < end:
@@ -361,10 +357,8 @@ def _solve_batch(
     memories = [cuda.device_array((grid, max(1, height) * T), u.dtype) for height in heights]
     arrays = [cuda.to_device(plain(a)) for a in (context, u, log_det)]
     for step, (layers, prefix, start, block, rows, fits) in zip(steps, tables, strict=True):
-        theta, order = (
-            step.plan.theta(step.theta),
-            cuda.to_device(np.asarray(step.order, dtype=np.int32)),
-        )
+        theta = step.plan.theta(step.theta)
+        order = cuda.to_device(np.asarray(step.order, dtype=np.int32))
         activation, bound = step.plan.host.activation, u.dtype.type(step.bound)
         net = DeviceStaircase(
             theta, layers, prefix, start, order, activation, block, samples, bound

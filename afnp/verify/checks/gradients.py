@@ -63,10 +63,8 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
     batches = [(x, c) for x, c in batches if len(x)]
     for (x, c), expected in zip(batches, _expected(flow, batches, directions), strict=True):
         for gradient, eps in _claims(subject, flow, x, c):
-            claimed, tolerance = (
-                _along(gradient, directions),
-                _length(_tolerance(subject, flow, x, c, eps, rng), directions),
-            )
+            claimed = _along(gradient, directions)
+            tolerance = _length(_tolerance(subject, flow, x, c, eps, rng), directions)
             tolerances.append(np.where(expected == 0, NOTHING[eps > 1e-10], tolerance))
             errors.append(np.abs(claimed - expected))
             if (errors[-1] > tolerances[-1]).any():

@@ -101,10 +101,8 @@ def _passes(function: Rows, x: np.ndarray, c: np.ndarray, row: int) -> bool:
 def _strided(function: Rows, x: np.ndarray, c: np.ndarray, subject: Subject) -> list[str]:
     """Compare rows that lie apart in memory, columns first, with the same rows in a block."""
     apart = np.asfortranarray(np.repeat(x, 2, axis=1))[:, ::2]
-    expected, given = (
-        answers(function, x.copy(), c.copy()),
-        answers(function, apart, np.asfortranarray(c)),
-    )
+    expected = answers(function, x.copy(), c.copy())
+    given = answers(function, apart, np.asfortranarray(c))
     gaps = [
         np.abs(subject.difference(a, b)) / (1 + np.abs(b))
         for a, b in zip(given, expected, strict=True)

@@ -242,11 +242,9 @@ def random_flow(seed: int) -> Flow:
     rng = np.random.default_rng([seed, 11])
     if seed % DEFAULT_EVERY == DEFAULT_EVERY - 1:
         return _of_default_size(rng)
-    features, context, depth = (
-        int(rng.integers(1, 9)),
-        int(rng.integers(3)),
-        int(rng.integers(1, 4)),
-    )
+    features = int(rng.integers(1, 9))
+    context = int(rng.integers(3))
+    depth = int(rng.integers(1, 4))
     layers: list = [
         Standardize(rng.standard_normal(features), rng.uniform(0.1, 9, features))
     ] * int(rng.integers(2))
