@@ -118,6 +118,7 @@ def draw(data: dict) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(D, [f"{d:,}" for d in D])
     axes.minorticks_off()
+    axes.set_ylim(bottom=min(data["triangular"]) / 12)  # the label below the curve stands clear
     return figure
 
 

@@ -323,9 +323,8 @@ def _ratio(axes, numbers: dict) -> None:
     axes.axhline(1, color=COLORS["ink"], linewidth=1, linestyle="-", marker="", zorder=0)
     axes.semilogx(D, ratio, "o-", color=COLORS["blue"])
     for k, (d, r) in enumerate(zip(D, ratio, strict=True)):
-        above = (
-            -1 if r < min([*ratio[:k][-1:], *ratio[k + 1 :][:1]]) else 1
-        )  # a valley's number stands below it
+        valley = r < min([*ratio[:k][-1:], *ratio[k + 1 :][:1]])
+        above = -1 if valley and abs(r - 1.1) > 0.1 else 1  # below it, but not on the line at 1
         axes.annotate(
             f"{r:.2f}",
             (d, r),

@@ -25,6 +25,7 @@ from afnp.transforms import Autoregressive, attentive, image_order
 from figures import recipes
 from figures.common import (
     COLORS,
+    below,
     caption,
     machine,
     median_seconds,
@@ -172,17 +173,18 @@ def _draw_times(axes, data: dict) -> None:
     numbers = data["numbers"]
     T = data["T"]
     times = data["times"]
-    for way, (label, color, line) in WAYS.items():
+    ends = [times[way][-1] for way in WAYS]
+    gap = 0.11 * np.log(max(ends) / min(t for way in WAYS for t in times[way]))
+    for (way, (label, color, line)), height in zip(WAYS.items(), below(ends, gap), strict=True):
         axes.loglog(T, times[way], line, color=COLORS[color])
         text = f"{label}: {times[way][-1]:,.0f} ms\n(slope {numbers[f'slope_{way}']:.1f})"
-        nudge = {"prefix": 0, "cached": 9, "density": -9}[way]
         place = {
-            "xytext": (9, nudge),
+            "xytext": (9, 0),
             "textcoords": "offset points",
             "va": "center",
             "annotation_clip": False,
         }
-        axes.annotate(text, (T[-1], times[way][-1]), color=COLORS[color], **place)
+        axes.annotate(text, (T[-1], height), color=COLORS[color], **place)
     for t, slow, fast in list(zip(T, times["prefix"], times["cached"], strict=True))[2:]:
         axes.text(
             t, np.sqrt(slow * fast), f"×{slow / fast:.0f}", ha="center", va="center", fontsize=9

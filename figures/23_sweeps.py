@@ -22,6 +22,7 @@ from afnp.data import load
 from afnp.sampling.fixed_point import GaussSeidel, Jacobi, iterate
 from figures.common import (
     COLORS,
+    below,
     caption,
     machine,
     median_seconds,
@@ -219,7 +220,7 @@ def _draw_sweeps(ax, numbers: dict) -> None:
     ax.annotate(
         "D", (D[-1], D[-1]), (4, 0), textcoords="offset points", color=COLORS["grey"], va="center"
     )
-    for (name, (_, color, line)), above in zip(STARTS.items(), (9, 9, 9), strict=True):
+    for (name, (_, color, line)), above in zip(STARTS.items(), (9, -24, 9), strict=True):
         counts = numbers["sweeps"][name]["jacobi_mean"]
         ax.loglog(D, counts, line, color=COLORS[color])
         ax.annotate(
@@ -278,7 +279,7 @@ def _draw_times(ax, numbers: dict) -> None:
     ends = {name: found[f"{name}_ms"][-1] for name in LINES}
     gap = 0.042 * np.log(ends["naive"] / found["compiled_substitution_ms"][0])
     for (name, (label, color, line)), height in zip(
-        LINES.items(), _below(list(ends.values()), gap), strict=True
+        LINES.items(), below(list(ends.values()), gap), strict=True
     ):
         ax.loglog(D, found[f"{name}_ms"], line, color=COLORS[color], markersize=4)
         ax.annotate(
@@ -293,15 +294,6 @@ def _draw_times(ax, numbers: dict) -> None:
         )
     _powers_of_two(ax, D)
     ax.set(title=f"{TIMED}: time", xlabel="features D", ylabel=f"time for {N} samples (ms)")
-
-
-def _below(heights: list[float], gap: float) -> np.ndarray:
-    """Return the heights, each moved down until it is e^-gap times the next higher one or less."""
-    result = np.array(heights)
-    order = np.argsort(-result, kind="stable")
-    for higher, lower in zip(order, order[1:], strict=False):
-        result[lower] = min(result[lower], result[higher] * np.exp(-gap))
-    return result
 
 
 def _powers_of_two(ax, x: list[int], y: list[int] | None = None) -> None:

@@ -14,7 +14,7 @@ import platform
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +35,7 @@ __all__ = [
     "COLORS",
     "OUT",
     "as_json",
+    "below",
     "caption",
     "machine",
     "median_seconds",
@@ -135,6 +136,20 @@ def note(figure: Figure, text: str) -> None:
 
 
 # ---- trained flows -------------------------------------------------------------------------------
+
+
+def below(heights: Sequence[float], gap: float) -> np.ndarray:
+    r"""Return labels' heights on a logarithmic axis, moved down where they would overlap.
+
+    .. math:: \log y_{(k+1)} \le \log y_{(k)} - \mathrm{gap}
+
+    y are the heights from the highest to the lowest.
+    """
+    result = np.array(heights)
+    order = np.argsort(-result, kind="stable")
+    for higher, lower in zip(order, order[1:], strict=False):
+        result[lower] = min(result[lower], result[higher] * np.exp(-gap))
+    return result
 
 
 def trained(

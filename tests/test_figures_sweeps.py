@@ -86,4 +86,4 @@ def test_the_picture_says_what_the_numbers_say(quick):
 
 
 def test_labels_keep_their_distance():
-    np.testing.assert_allclose(figure._below([8.0, 1.0, 8.0], np.log(2)), [8.0, 1.0, 4.0])
+    np.testing.assert_allclose(common.below([8.0, 1.0, 8.0], np.log(2)), [8.0, 1.0, 4.0])
