@@ -26,6 +26,7 @@ ABOUT = (
     "lessons/TEACHERS.md",
     "figures/README.md",
     "afnp/README.md",
+    "afnp/TASKS.md",
     "afnp/verify/README.md",
     "afnp/verify/PEERS.md",
     "CONTRIBUTING.md",
