@@ -147,7 +147,7 @@ def _themes(blocks, themes: list[str]) -> None:
             xytext=(0, 4),
             textcoords="offset points",
             ha="center",
-            fontsize=9,
+            fontsize=8,
         )
         for axes in blocks:
             axes.axvline(
