@@ -372,9 +372,9 @@ def test_samples_need_the_right_context(flow, conditional):
 def test_unknown_method_and_backend(flow):
     for call in (flow.generate, lambda x, **kwargs: flow.sample(2, **kwargs)):
         with pytest.raises(
-            ValueError, match="^method: expected one of 'substitution', .*, got 'newton'$"
+            ValueError, match="^method: expected one of 'substitution', .*, got 'secant'$"
         ):
-            call(rows_of(), method="newton")
+            call(rows_of(), method="secant")
         with pytest.raises(
             ValueError, match="^backend: expected one of 'auto', 'numpy'.*, got 'abacus'$"
         ):
@@ -493,7 +493,7 @@ SHARED = {
     "context": [-1, 1.5, "2", None, True],
     "seed": [-1, 1.5, "a", None, True],
     "dtype": ["f2", int, "x", None, "float16"],
-    "preprocess": ["standard", 5, [3], [None], {"a": 1}, [Standardize([0.0], [1.0])]],
+    "preprocess": ["logit", 5, [3], [None], {"a": 1}, [Standardize([0.0], [1.0])]],
     "options": [5, "x", [1], {"q": 1}, {1: 2}],
     "between": [5, None, "x", ["x"], [3]],
     "base": ["normal", 5, object, afnp.bases.StandardNormal(7)],
@@ -528,16 +528,17 @@ CONVOLUTION = {
     "activation": ["x", None, 5],
 }
 SMALL = {"features": 3, "hidden": (4,)}
+GRAPH = {"structure": ["x", 5, np.eye(3), np.zeros((2, 3)), [[0, 0.5, 0]] * 3, [[1], [2, 3]]]}
 OPTIONS = {
-    "maf": (SMALL, SHARED | NETWORK | STACK | TAU | ORDER),
-    "made": (SMALL, SHARED | NETWORK | TAU | ORDER),
+    "maf": (SMALL, SHARED | NETWORK | STACK | TAU | ORDER | GRAPH),
+    "made": (SMALL, SHARED | NETWORK | TAU | ORDER | GRAPH),
     "iaf": (SMALL, SHARED | NETWORK | STACK | TAU | ORDER),
     "realnvp": (SMALL, SHARED | NETWORK | STACK | TAU | SPLIT),
     "nice": (SMALL, SHARED | NETWORK | STACK | SPLIT),
-    "nsf": (SMALL, SHARED | NETWORK | STACK | ORDER | SPLINE),
+    "nsf": (SMALL, SHARED | NETWORK | STACK | ORDER | SPLINE | GRAPH),
     "maf_mog": (
         SMALL,
-        SHARED | NETWORK | STACK | ORDER | {"components": [0, 2.5, "x", None], **TAU},
+        SHARED | NETWORK | STACK | ORDER | GRAPH | {"components": [0, 2.5, "x", None], **TAU},
     ),
     "tarflow": (
         {"features": 3, "width": 4, "heads": 2, "blocks": 1},
