@@ -33,6 +33,9 @@ __all__ = ["PEERS", "Peer", "check_peer", "write"]
 PATH = Path(__file__).with_name("PEERS.md")
 """Where the table is kept."""
 
+FILED = "\n## Findings to be filed\n"
+"""Where the part begins that people write."""
+
 BLOCK, TRIANGULAR = "block_neural_autoregressive_flow", "triangular_spline_flow"
 
 STIR = 0.3
@@ -417,9 +420,11 @@ def _float64() -> Iterator[None]:
 
 
 def write(path: str | os.PathLike = PATH, level: str = "quick", peers=tuple(PEERS)) -> None:
-    """Check every flow and write the table."""
+    """Check every flow and write the table, above the findings that were written by hand."""
     reports = [(peer, check_peer(peer, level)) for peer in bar(peers, desc="flows", unit="flow")]
-    Path(path).write_text(_markdown(reports, level), encoding="utf-8")
+    there = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+    _, mark, findings = there.partition(FILED)
+    Path(path).write_text(_markdown(reports, level) + mark + findings, encoding="utf-8")
 
 
 def _markdown(reports: list[tuple[Peer, Report]], level: str) -> str:
