@@ -63,7 +63,8 @@ def measured_jacobian(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return J (N, D, D) of normalize, or of generate by differences, and each entry's error."""
     if generates:
-        return _by_differences(subject, subject.generate, x, c)
+        everywhere = np.zeros(subject.features), np.ones(subject.features)
+        return _by_differences(subject, subject.generate, x, c, everywhere)
     count = subject.tolerance.count if subject.features <= 64 else 2
     if subject.analytic:
         J = _analytic(subject.tolerance.reference.normalize, x, c)
@@ -84,22 +85,29 @@ def measured_jacobian(
         return J, scale * (
             np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J)
         )
-    return _by_differences(subject, subject.normalize, x, c)
+    return _by_differences(subject, subject.normalize, x, c, subject.points.units)
 
 
 def _by_differences(
-    subject: Subject, function, x: np.ndarray, c: np.ndarray
+    subject: Subject, function, x: np.ndarray, c: np.ndarray, units: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Jacobian by central differences; another step size says how far it may be off."""
+    """Return the Jacobian by central differences; another step size says how far it may be off.
+
+    Steps are as long as the middle and the width (D,) of each feature say, ``units``.
+    """
     h = float(np.cbrt(np.finfo(x.dtype).eps))
+    middle, width = (part.astype(x.dtype) for part in units)
     repeated = np.repeat(c, x.shape[1], axis=0)
 
     def f(z):
-        return function(z, repeated)[0]
+        return function(middle + width * z, repeated)[0]
 
-    fine, coarse = (central_jacobian(f, x, step) for step in (h, 3 * h))
+    fine, coarse = (central_jacobian(f, (x - middle) / width, step) for step in (h, 3 * h))
     noise = subject.tolerance.eps / h * (1 + np.abs(function(x, c)[0]))[:, :, None]
-    return fine, 4 * np.abs(coarse - fine) + 32 * noise
+    # a step is rounded where data lie far from 0
+    steps = np.abs(middle) / width * np.finfo(x.dtype).eps / h * np.abs(fine)
+    error = 4 * np.abs(coarse - fine) + 32 * noise + 4 * steps
+    return fine / width, error / width
 
 
 def invertible(J: np.ndarray) -> np.ndarray:

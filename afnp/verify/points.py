@@ -47,6 +47,10 @@ KEPT = 3
 """What is shared is kept for so many parameters of a flow: a check may change them and put them
 back."""
 
+NEAR = 10.0
+"""A feature between 1/10 and 10 wide, and not farther from 0, is looked at around 0 in units of
+1."""
+
 REACH = 6.5
 """Noise of a standard normal lies in (-REACH, REACH), up to a probability of 1e-10."""
 
@@ -161,6 +165,21 @@ class Points:
         low, middle, high = np.quantile(x.astype(np.float64), [0.1, 0.5, 0.9], axis=0)
         width = (high - low) / DECILES
         return middle, np.where(width > 0, width, np.maximum(np.abs(middle), 1.0))
+
+    @property
+    def units(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middle and width (D,) of each feature of data; 0 and 1 where they are about that."""
+        subject = self.subject
+        if self.data is None and (subject.generate is None or subject.normalize is None):
+            return np.zeros(subject.features), np.ones(subject.features)
+        return self.once(("units",), lambda s, rng: s.points.measured_units(rng))
+
+    def measured_units(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Measure middle and width (D,) of data, or of images of noise."""
+        rows = self.rows(rng, BLOCK // 2, scales=(1.0,))[0] if self.data is None else self.data
+        middle, width = self.scale(rows)
+        usual = (np.abs(middle) < NEAR * width) & (width < NEAR) & (width > 1 / NEAR)
+        return np.where(usual, 0.0, middle), np.where(usual, 1.0, width)
 
     def tails(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows x (n, D) of which one feature lies far out, on either side, and a context.

@@ -17,6 +17,9 @@ from afnp.verify.mutants.registry import MUTANTS
 
 __all__ = ["main"]
 
+ALARMS = {"false_alarms": "clean flows", "plain_alarms": "clean plain functions"}
+"""Counts of false alarms in the record, and of what."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 1 if a mutant survives ``full`` unexcused, or a clean flow fails."""
@@ -27,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         matrix.write(_merged(matrix.read(options.path), found), options.path)
         kept.unlink(missing_ok=True)
     if options.false_alarms:
-        matrix.alarms(options.false_alarms, options.seed, options.level, options.path)
+        ways = {"path": options.path, "plain": options.plain}
+        matrix.alarms(options.false_alarms, options.seed, options.level, **ways)
     if options.peers:
         from afnp.verify import peers
 
@@ -45,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--false-alarms", type=int, metavar="N", default=0, help="check N random clean flows"
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="count on plain functions, in units of their own"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first clean flow")
     parser.add_argument(
@@ -75,22 +82,24 @@ def _killable() -> int:
 
 def show(record: dict) -> int:
     """Print scores, survivors and false alarms."""
-    status = 0
+    status = False
     for name, score in {**record["styles"], **record["levels"]}.items():
         print(f"{name:24s} kills {score['killed']} of {score['of']} mutants")
     for level in record["levels"]:
         for name, reason in matrix.survivors(record, level).items():
             print(f"  {name} survives {level}: {reason or MUTANTS[name].what}")
             status |= level == "full" and not reason
-    count = record["false_alarms"]
-    if count:
-        print(
-            f"{count['alarms']} false alarms on {count['flows']} clean flows "
-            f"at level {count['level']}, {count['seconds']:.1f} s a flow"
-        )
-        for seed, failed in count["failed"].items():
-            print(f"  seed {seed}: {', '.join(failed)}")
-    return int(bool(status or count.get("alarms")))
+    for kind, what in ALARMS.items():
+        count = record.get(kind)
+        if count:
+            print(
+                f"{count['alarms']} false alarms on {count['flows']} {what} "
+                f"at level {count['level']}, {count['seconds']:.1f} s a flow"
+            )
+            for seed, failed in count["failed"].items():
+                print(f"  seed {seed}: {', '.join(failed)}")
+            status |= bool(count["alarms"])
+    return int(status)
 
 
 if __name__ == "__main__":

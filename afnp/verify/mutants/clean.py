@@ -32,7 +32,7 @@ from afnp.transforms import (
 from afnp.transforms.preprocess import Standardize
 from afnp.verify.parameters import randomize
 
-__all__ = ["BOUND", "FLOWS", "PLAIN", "clean", "random_flow"]
+__all__ = ["BOUND", "FLOWS", "PLAIN", "clean", "random_flow", "random_functions"]
 
 FLOWS: dict[str, Callable[[], Any]] = {}
 """Makers of the clean flows, by family."""
@@ -253,6 +253,55 @@ def random_flow(seed: int) -> Flow:
     dtype = [np.float32, np.float64][int(rng.integers(2))]
     flow = Flow(layers, context=context, dtype=dtype, seed=int(rng.integers(2**31)))
     return randomize(flow, int(rng.integers(2**31)), gain=float(rng.uniform(0.5, 1.5)))
+
+
+UNITS = ((0.0, 1.0), (0.0, 1e-6), (2.46e6, 100.0), (1.7e9, 1e5), (-40.0, 1e3))
+"""Middle and width of data: plain, tiny, Julian days, Unix seconds, far wider than their middle."""
+
+POSITIVE_ROWS = 500
+"""So many rows say where data lie that are positive."""
+
+
+def random_functions(seed: int) -> dict[str, Any]:
+    """Draw a clean flow as plain functions of arrays: what ``check_flow`` takes by name.
+
+    D from 1 to 5, context, affine or spline, data in units of their own, a quarter of them
+    positive.
+    """
+    rng = np.random.default_rng([seed, 12])
+    features, context = int(rng.integers(1, 6)), int(rng.integers(3))
+    middle, width = UNITS[int(rng.integers(len(UNITS)))]
+    positive = bool(rng.integers(4) == 0)
+    if positive:
+        middle, width = 0.0, 0.5
+    univariate = ("affine", "spline")[int(rng.integers(2))]
+    smooth: dict[str, Any] = {"activation": "tanh", "univariate": univariate, "transforms": 2}
+    flow = maf(features, hidden=(8, 8), context=context, seed=int(rng.integers(2**31)), **smooth)
+    randomize(flow, int(rng.integers(2**31)))
+
+    def normalize(x, *c):
+        y = np.log(x) if positive else x
+        u, log_det = flow.normalize((y - middle) / width, c[0] if c else None, backend="numpy")
+        return u, log_det - features * np.log(width) - (y.sum(axis=1) if positive else 0.0)
+
+    def generate(u, *c):
+        z, log_det = flow.generate(u, c[0] if c else None, backend="numpy")
+        y = middle + width * z
+        log_det = log_det + features * np.log(width) + (y.sum(axis=1) if positive else 0.0)
+        return np.exp(y) if positive else y, log_det
+
+    def log_prob(x, *c):
+        u, log_det = normalize(x, *c)
+        return log_det - np.square(u).sum(axis=1) / 2 - features * np.log(2 * np.pi) / 2
+
+    def sample(n, rng, *c):
+        return generate(rng.standard_normal((n, features)), *c)[0]
+
+    found = {"normalize": normalize, "generate": generate, "log_prob": log_prob, "sample": sample}
+    if positive:
+        contexts = [rng.standard_normal((POSITIVE_ROWS, context))] if context else []
+        found["data"] = sample(POSITIVE_ROWS, rng, *contexts)
+    return {**found, "features": features, "context": context}
 
 
 def _of_default_size(rng: np.random.Generator) -> Flow:

@@ -21,7 +21,7 @@ from typing import Any
 from afnp.atomic import write_bytes
 from afnp.progress import bar
 from afnp.verify.levels import LEVELS
-from afnp.verify.mutants.clean import random_flow
+from afnp.verify.mutants.clean import random_flow, random_functions
 from afnp.verify.mutants.registry import MUTANTS, Mutant, check_planted
 from afnp.verify.mutants.styles import STYLES, caught_by
 from afnp.verify.runner import check_flow
@@ -146,13 +146,15 @@ def alarms(
     level: str = "full",
     path: str | os.PathLike = PATH,
     progress: bool = True,
+    plain: bool = False,
 ) -> dict[str, Any]:
     """Check random clean flows, of seeds ``seed`` to ``seed + flows - 1``, and record the count.
 
     Even seeds at the random parameters that a check draws, odd ones at those that the flow was
     drawn with. What was counted before at the same level from the same seed is not counted again:
     an interrupted count goes on, and a longer one takes up where a shorter one ended. Flows that
-    raised an alarm then are looked at again.
+    raised an alarm then are looked at again. With ``plain``, flows are plain functions, and
+    counted apart.
 
     Returns
     -------
@@ -160,7 +162,8 @@ def alarms(
         ``flows``, ``alarms``, ``level``, ``seed``, ``seconds`` a flow, and ``failed``: checks by
         seed.
     """
-    count = read(path).get("false_alarms") or {}
+    kind = "plain_alarms" if plain else "false_alarms"
+    count = read(path).get(kind) or {}
     if (count.get("level"), count.get("seed")) != (level, seed):
         count = {
             "flows": 0,
@@ -172,15 +175,22 @@ def alarms(
         }
     again, new = [int(s) - seed for s in count["failed"]], range(count["flows"], flows)
     for k in bar([*again, *new], desc="clean flows", unit="flow", show=progress):
-        start, own = time.perf_counter(), ("random", "own")[(seed + k) % 2]
-        failed = check_flow(
-            random_flow(seed + k), level=level, seed=seed + k, parameters=own, time_limit=None
-        ).failed
+        start = time.perf_counter()
+        failed = _alarms_of(seed + k, level, plain)
         if k in new:
             count["seconds"] = (k * count["seconds"] + time.perf_counter() - start) / (k + 1)
             count["flows"] = k + 1
         count["failed"] = {s: of for s, of in count["failed"].items() if s != str(seed + k)}
         count["failed"] |= {str(seed + k): failed} if failed else {}
         count["alarms"] = len(count["failed"])
-        write({**read(path), "false_alarms": count}, path)
+        write({**read(path), kind: count}, path)
     return count
+
+
+def _alarms_of(seed: int, level: str, plain: bool) -> list[str]:
+    """Return the checks that fail on one random clean flow."""
+    options: dict[str, Any] = {"level": level, "seed": seed, "time_limit": None}
+    if plain:
+        return check_flow(**random_functions(seed), **options).failed
+    own = ("random", "own")[seed % 2]
+    return check_flow(random_flow(seed), parameters=own, **options).failed
