@@ -31,10 +31,10 @@ class Interruption:
                 # on ignoring it
                 if handler not in (None, signal.SIG_IGN):
                     self.before[number] = handler
-                    signal.signal(number, self._ask)
+                    signal.signal(number, lambda *_: self._ask())
         return self
 
-    def _ask(self, number, frame) -> None:
+    def _ask(self) -> None:
         self.asked = True
         self._put_back()
 
