@@ -62,7 +62,8 @@ def build(work: Path, html: Path, pyodide: Path | None = None) -> None:
     if pyodide:
         shutil.copytree(pyodide, work / "lite" / "static" / "pyodide")
     (work / "lite").mkdir(exist_ok=True)
-    _run(work, "build", "--no-isolation", "--outdir", work / "dist", ROOT)
+    tree(work / "tree")
+    _run(work, "build", "--no-isolation", "--outdir", work / "dist", work / "tree")
     (wheel,) = (work / "dist").glob("*.whl")
     shutil.rmtree(html / "live", ignore_errors=True)
     _run(
@@ -76,6 +77,17 @@ def build(work: Path, html: Path, pyodide: Path | None = None) -> None:
         *("--apps", "lab"),
         *("--no-sourcemaps", "--no-unused-shared-packages"),
     )
+
+
+def tree(folder: Path) -> None:
+    """Copy what a wheel is made of: who makes one writes beside it, and others may do so too."""
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, folder)
+    left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "out", "cache")
+    for name in ("afnp", "lessons", "figures"):
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out)
 
 
 def contents(folder: Path) -> None:
