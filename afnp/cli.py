@@ -157,7 +157,8 @@ def fit(args: argparse.Namespace) -> int:
         resume=args.resume,
     )
     files.save(flow, args.output)
-    epochs = f"{len(history.train_loss)} epochs"
+    count = len(history.train_loss)
+    epochs = f"{count} epoch" if count == 1 else f"{count} epochs"
     if history.stopped == "interrupted":
         hint = "; --resume --force goes on from the checkpoint" if args.checkpoint else ""
         print(

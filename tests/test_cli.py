@@ -200,7 +200,7 @@ def test_fit_resumes_to_the_same_bits(cli, folder, monkeypatch):
         code, _, err = cli(*fit)
     assert code == 130
     assert (
-        err == "afnp: interrupted after 1 epochs: saved the model so far to m.afnp; "
+        err == "afnp: interrupted after 1 epoch: saved the model so far to m.afnp; "
         "--resume --force goes on from the checkpoint\n"
     )
     assert not np.array_equal(afnp.load("m.afnp").theta, afnp.load(folder / "m.afnp").theta)

@@ -99,7 +99,7 @@ read, with every derivative by hand, checked against mathematics, and fast.
 ```
 
 ```console
-$ pip install afnp
+$ pip install .          # in a clone
 ```
 
 ```python
