@@ -85,7 +85,10 @@ def measured_jacobian(
         return J, scale * (
             np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J)
         )
-    return _by_differences(subject, subject.normalize, x, c, subject.points.units)
+    middle, width = subject.points.units
+    if subject.points.data is not None:  # data may end at 0: steps are shorter than a row is away
+        middle, width = x, np.where(x == 0, width, np.minimum(width, np.abs(x)))
+    return _by_differences(subject, subject.normalize, x, c, (middle, width))
 
 
 def _by_differences(
@@ -93,21 +96,21 @@ def _by_differences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the Jacobian by central differences; another step size says how far it may be off.
 
-    Steps are as long as the middle and the width (D,) of each feature say, ``units``.
+    Steps are as long as ``units``, middle and width of each feature, (D,) or (N, D), say.
     """
-    h = float(np.cbrt(np.finfo(x.dtype).eps))
-    middle, width = (part.astype(x.dtype) for part in units)
-    repeated = np.repeat(c, x.shape[1], axis=0)
+    h, D = float(np.cbrt(np.finfo(x.dtype).eps)), x.shape[1]
+    middle, width = (np.broadcast_to(part, x.shape).astype(x.dtype) for part in units)
+    at, size, repeated = (np.repeat(part, D, axis=0) for part in (middle, width, c))
 
     def f(z):
-        return function(middle + width * z, repeated)[0]
+        return function(at + size * z, repeated)[0]
 
     fine, coarse = (central_jacobian(f, (x - middle) / width, step) for step in (h, 3 * h))
     noise = subject.tolerance.eps / h * (1 + np.abs(function(x, c)[0]))[:, :, None]
     # a step is rounded where data lie far from 0
-    steps = np.abs(middle) / width * np.finfo(x.dtype).eps / h * np.abs(fine)
+    steps = (np.abs(middle) / width)[:, None, :] * np.finfo(x.dtype).eps / h * np.abs(fine)
     error = 4 * np.abs(coarse - fine) + 32 * noise + 4 * steps
-    return fine / width, error / width
+    return fine / width[:, None, :], error / width[:, None, :]
 
 
 def invertible(J: np.ndarray) -> np.ndarray:

@@ -193,7 +193,8 @@ def whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
 def pattern(view: View, steps=STEPS, bases: int | None = None) -> np.ndarray:
     """Return which outputs moved with which inputs, at any point and step, (D, C + D) bool."""
     base, other = view.points[:bases], np.roll(view.points, 1, axis=0)[:bases]
-    others = [(base + step * (other - base)).astype(base.dtype) for step in steps]
+    # all of the way is the other point itself: rounded, it could lie outside the support
+    others = [other if s == 1 else (base + s * (other - base)).astype(base.dtype) for s in steps]
     return moved(view.function, np.tile(base, (len(steps), 1)), np.concatenate(others))
 
 
