@@ -536,7 +536,7 @@ def shift_and_scale(m: Any, a: Any, bound: float, scale: str) -> Any:
     alphas: dict[str, Callable] = {
         "tanh": lambda: bound * torch.tanh(a / bound),
         "exp": lambda: a,
-        "softplus": lambda: torch.log(softplus(a + np.log(np.e - 1))),
+        "softplus": lambda: torch.log(softplus(a + np.log(np.expm1(1.0)))),
         "sigmoid": lambda: logsigmoid(a + 2),
     }
     alpha = alphas[scale]()
