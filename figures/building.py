@@ -37,6 +37,7 @@ TIMED = (
     "22_attention",
     "23_sweeps",
     "31_million",
+    "33_inexact",
 )
 """Built last, one after the other: what they show is time."""
 

@@ -109,9 +109,9 @@ def test_gaps_are_filled_from_the_past_alone():
     [
         (
             lambda: windows(np.zeros(10), 10),
-            "window: 10 past and 1 future values need .* at least 11, got 10; .* at most 9",
+            "window: 10 past and 1 future values need a series of 11 or more, got 10; .* at most 9",
         ),
-        (lambda: windows(np.zeros(3), 1, ahead=4), "at least 5, got 3; no window fits"),
+        (lambda: windows(np.zeros(3), 1, ahead=4), "a series of 5 or more, got 3; no window fits"),
         (lambda: windows(np.zeros(10), 0), "window: expected an integer of at least 1, got 0"),
         (lambda: windows([0, 1, np.nan, 3], 2), "value 2 is nan; fill gaps first"),
         (lambda: windows(np.zeros((10, 1)), 2), r"one dimension, got shape \(10, 1\)"),
