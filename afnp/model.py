@@ -17,7 +17,6 @@ import functools
 import math
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,17 +30,12 @@ __all__ = ["BACKENDS", "BatchGradient", "Model", "Plan", "check_context", "refus
 
 BACKENDS = ("auto", "numpy", "numba", "cuda")
 """Who may do the arithmetic. "auto" takes compiled code where it pays: from ``COMPILED_FROM`` on,
-and below where this process has already loaded it, or after ``PATIENCE`` small calls. It never
-takes "cuda"."""
+and below where this process has already loaded it. It never takes "cuda"."""
 
 COMPILED_FROM = 10**6
 """Rows times parameters from which "auto" loads compiled code. Below, NumPy needs a few
 milliseconds, and neither importing Numba nor its first compilation (some seconds, then kept on
 disk) is worth the wait."""
-
-PATIENCE = 1000
-"""After so many small calls of one kind "auto" takes compiled code for them too: the next ones
-will be several times as fast."""
 
 WORTH_A_THREAD = 10**7
 """Rows times parameters that make another thread worth waking."""
@@ -222,8 +216,7 @@ class Model:
         """Return who works on n rows: the backend that was asked for, or the better one.
 
         "auto" takes compiled code for much work, and for little work of a ``task`` whose kernels
-        this process has loaded, or that is asked for again and again. Which it is may change the
-        last bits of a result.
+        this process has loaded. Which it is may change the last bits of a result.
 
         Raises
         ------
@@ -245,8 +238,7 @@ class Model:
     def _best(self, n: int, task: str) -> str:
         if "numba" not in self.engines or _unusable:
             return "numpy"
-        small = n * self.work < COMPILED_FROM
-        if small and not self._asked_often(task if n else ""):
+        if n * self.work < COMPILED_FROM:
             engine = sys.modules.get("afnp.compiled.engine")
             if engine is None or not (engine.LOADED and task and n):
                 return "numpy"
@@ -256,20 +248,9 @@ class Model:
         try:
             _load()
         except Exception as error:
-            if not small:
-                _give_up(error)
+            _give_up(error)
             return "numpy"
         return "numpy" if self.uncompiled() else "numba"
-
-    @functools.cached_property
-    def _small_calls(self) -> Counter:
-        """How often each task has been asked for with little work."""
-        return Counter()
-
-    def _asked_often(self, task: str) -> bool:
-        """Count a small call of a task; say at every ``PATIENCE``-th that compiled code pays."""
-        self._small_calls[task] += 1
-        return bool(task) and self._small_calls[task] % PATIENCE == 0
 
     def cut(self, n: int, engine: str, gradient: bool = False) -> list[slice]:
         """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""

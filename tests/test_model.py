@@ -252,29 +252,3 @@ def test_memory_that_cannot_hold_a_gradient_is_refused(wrong):
         wrong = flow.theta
     with pytest.raises(ValueError, match=r"^out: expected a contiguous, writeable array"):
         flow.loss_and_grad(np.zeros((1, 2)), out=wrong)
-
-
-def test_small_calls_that_come_again_and_again_are_compiled(monkeypatch):
-    engine = pytest.importorskip("afnp.compiled.engine")
-    monkeypatch.setattr(engine, "LOADED", set())
-    monkeypatch.setattr(models, "PATIENCE", 4)
-    flow = afnp.maf(2, (8,), 2, seed=3)
-    x = np.random.default_rng(0).standard_normal((3, 2))
-    engines = [flow.plan("auto", 3, "normalize").engine for _ in range(4)]
-    assert engines == ["numpy"] * 3 + ["numba"]
-    expected = flow.log_prob(x, backend="numpy")
-    for _ in range(5):
-        assert norm_error(flow.log_prob(x), expected) < 1e-12
-    assert flow.plan("auto", 3).engine == "numpy", "without a task, size alone decides"
-    again = pickle.loads(pickle.dumps(flow))
-    assert "_small_calls" not in vars(again)
-
-
-def test_small_calls_without_compiled_code_stay_in_numpy_in_silence(monkeypatch):
-    def broken():
-        raise ImportError("no numba here")
-
-    monkeypatch.setattr(models, "_load", broken)
-    monkeypatch.setattr(models, "PATIENCE", 1)
-    flow = afnp.maf(2, (8,), 2, seed=3)
-    assert flow.sample(2, rng=0).shape == (2, 2)

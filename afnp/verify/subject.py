@@ -10,6 +10,7 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 
@@ -142,6 +143,8 @@ class Subject:
         subject.periodic = on_circle or any(layer.periodic for layer in flow.layers)
         subject.backends = [b for b in backends if b != "auto"]
         subject.points = Points(subject, None if normal else noise, _support(flow))
+        if {"auto", "numba"} <= set(backends):
+            _load_compiled(flow)
         return subject
 
     @classmethod
@@ -354,6 +357,22 @@ def renderings(flow: Flow, level: Level) -> list[str]:
         return [name for name in level.backends if name != "numba"]
     compiled = not uncompiled(flow.layers)
     return [name for name in level.backends if compiled or name != "numba"]
+
+
+def _load_compiled(flow: Flow) -> None:
+    """Run the compiled code of a flow on few rows and on some more.
+
+    "auto" takes for small work what is loaded: it would answer with other last bits as soon as a
+    check has asked for compiled code by name. What fails here, fails where it is looked at.
+    """
+    from afnp.compiled.threads import FEW
+
+    for n in (1, FEW + 1):
+        context = np.zeros((n, flow.context)) if flow.context else None
+        with contextlib.suppress(Exception):
+            x, _ = flow.generate(np.zeros((n, flow.features)), context, backend="numba")
+            flow.normalize(x, context, backend="numba")
+            flow.loss_and_grad(x, context, backend="numba")
 
 
 def dependencies_of(flow: Flow) -> np.ndarray:

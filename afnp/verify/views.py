@@ -107,6 +107,19 @@ def _inverse(allowed: np.ndarray, C: int) -> np.ndarray:
     return np.hstack([context, inner])
 
 
+def _backwards(flow) -> np.ndarray:
+    """Return what x depends on, (D, C + D), along the paths from noise to data, layer by layer."""
+    D, C = flow.features, flow.context
+    paths = np.hstack([np.zeros((D, C), bool), np.eye(D, dtype=bool)])
+    for layer in reversed(flow.layers):
+        legal = _legal(layer, C)
+        turns = (legal[:, C:].sum(axis=0) == 1).all() and (legal[:, C:].sum(axis=1) == 1).all()
+        step = np.hstack([legal[:, :C], legal[:, C:].T]) if turns else _inverse(legal, C)
+        paths = step[:, C:].astype(np.float32) @ paths.astype(np.float32) > 0
+        paths[:, :C] |= step[:, :C]
+    return paths
+
+
 def _legal(layer, C: int) -> np.ndarray:
     """Return what a layer's u may depend on, (D, C + D) bool."""
     context = layer.allowed_context() if layer.context else np.zeros((layer.features, C), bool)
@@ -185,7 +198,9 @@ def whole(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[View]:
     # nobody knows what a whole sampler must depend on, but for its context
     back = _inverse(may, C)
     must_back = np.zeros_like(back)
-    must_back[:, :C] = back[:, :C] & must[:, :C].all()
+    if must[:, :C].all():
+        known = back if subject.flow is None else _backwards(subject.flow)
+        must_back[:, :C] = known[:, :C]
     for generate in subject.generators.values():
         yield View(-1, "x", _joint(generate, C), back, must_back, np.hstack([c, u]))
 
