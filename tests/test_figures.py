@@ -35,7 +35,7 @@ LONG = {
     "26_molecules",
     "30_mnist",
     "33_inexact",
-    "34_energies",
+    "35_energies",
 }
 """Several seconds each, and each with tests of its own elsewhere."""
 each_figure = pytest.mark.parametrize("name", NAMES)
@@ -400,6 +400,11 @@ def test_builds_side_by_side_from_any_directory(tmp_path):
     ]
     assert run.stdout.splitlines()[-1].endswith(" s: here")
     assert len(list((tmp_path / "here").iterdir())) == 6
+
+
+def test_each_figure_has_a_number_of_its_own():
+    numbers = [name[:2] for name in NAMES]
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_what_measures_time_is_built_alone():

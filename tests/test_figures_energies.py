@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from afnp.train.energy import ImportanceSample  # noqa: E402
 from afnp.verify import central_jacobian  # noqa: E402
 
-energies = import_module("figures.34_energies")
+energies = import_module("figures.35_energies")
 D = energies.L**2
 
 
