@@ -137,13 +137,13 @@ def test_clean_flows_raise_no_alarm_at_the_full_level():
 @pytest.mark.slow
 @pytest.mark.parametrize(("level", "every"), [("quick", 1), ("full", 5)])
 def test_the_record_is_what_a_run_gives(level, every):
-    """All mutants at the lowest level, and there exactly the checks of the record; some at the
-    others, which were measured before: who is killed, and whether by the check that is there for
-    it. ``--matrix`` runs all at all, which takes longer."""
+    """Exactly the checks of the record: all mutants at the lowest level, every fifth at the next.
+
+    ``--matrix`` runs all at all, which takes longer.
+    """
     for name, planted in list(MUTANTS.items())[::every]:
         failed, row = matrix.failed_checks(planted, level), RECORD["mutants"][name]
-        assert failed == row[level] if level == "quick" else bool(failed) == bool(row[level]), name
-        assert (planted.kills in failed) == (planted.kills in row[level]), name
+        assert sorted(failed) == sorted(row[level]), name
         styles = [s for s in STYLES if caught_by(s, planted.planted(), planted.backends[-1])]
         assert styles == row["styles"], name
 
