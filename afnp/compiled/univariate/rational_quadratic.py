@@ -342,25 +342,8 @@ def backward(tau, h, x, d_u, d_log, d_h, d_x):
         at = _find(tau, h, i, choose(inside, v, 0.0), False)
         g, l = choose(inside, load(d_u, 0, i), 0.0), choose(inside, load(d_log, 0, i), 0.0)
         slope, d_x1, d_y1, d_d0, d_d1 = _bin_backward(at, choose(inside, v, 0.0), g, l)
-        place = at.x0 + tau.bound, at.y0 + tau.bound
-        _shares_backward(
-            tau,
-            h,
-            d_h,
-            0,
-            i,
-            at.k,
-            place[0],
-            at.w,
-            tau.least_w,
-            tau.rest_w,
-            at.unit_w,
-            -slope,
-            d_x1,
-        )
-        _shares_backward(
-            tau, h, d_h, n, i, at.k, place[1], at.h, tau.least_h, tau.rest_h, at.unit_h, g, d_y1
-        )
+        _shares_backward(tau, h, d_h, 0, i, at.k, tau.rest_w, at.unit_w, -slope, d_x1)
+        _shares_backward(tau, h, d_h, n, i, at.k, tau.rest_h, at.unit_h, g, d_y1)
         _slopes_backward(tau, d_h, i, at.k, d_d0 * at.rise0, d_d1 * at.rise1)
         slope = choose(inside, slope, load(d_u, 0, i))
         store(d_x, 0, i, slope)
@@ -393,17 +376,21 @@ def _bin_backward(at, v, d_u, d_log):
 
 
 @inline
-def _shares_backward(tau, h, d_h, first, i, at, start, length, least, rest, unit, d_both, d_last):
+def _shares_backward(tau, h, d_h, first, i, at, rest, unit, d_both, d_last):
     r"""Write the softmax's :math:`p_j (d_j - \sum_m p_m d_m)`, d_j the sum over knots right of j.
 
     Only the two knots of the point's own bin count, so d_j is 0 right of it, d_last in it, and both
-    together left of it; and the sum over m needs no loop, for the knots are themselves sums of
-    shares.
+    together left of it. The sum over m could be had from the knots, which are sums of shares, but
+    where a share is tiny their difference would be rounding alone.
     """
     fixed = at >= tau.bins - 1  # the last knot
     d_both = choose(fixed, d_both - d_last, d_both)
     d_last = choose(fixed, 0.0, d_last)
-    mean = (d_both * (start - at * least) + d_last * (length - least)) / rest
+    mean = 0.0 * d_last
+    for j in range(tau.bins):
+        d = choose(at > j, d_both, choose(_equal(at, j), d_last, 0.0 * d_last))
+        mean += unit * load(h, first + j, i) * d
+    mean /= rest
     for j in range(tau.bins):
         d = choose(at > j, d_both, choose(_equal(at, j), d_last, 0.0 * d_last))
         store(d_h, first + j, i, unit * load(h, first + j, i) * (d - mean))
