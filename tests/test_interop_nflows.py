@@ -154,10 +154,14 @@ def test_float32_stays_float32():
     assert from_nflows(theirs).dtype == np.float32
 
 
-def test_training_goes_on_where_it_was():
-    theirs = flow_of(STEPS["maf"]).train()
+def test_each_part_stays_in_the_mode_in_which_it_was():
+    theirs = flow_of(STEPS["normalisations"]).train()
+    parts = list(theirs.modules())
+    parts[-1].eval()
+    before = [part.training for part in parts]
+    assert {True, False} == set(before)
     from_nflows(theirs)
-    assert theirs.training
+    assert [part.training for part in parts] == before
 
 
 def test_the_checks_find_nothing():

@@ -82,6 +82,13 @@ def test_an_imported_flow_is_the_same_flow(theirs):
     np.testing.assert_allclose(ours.log_prob(x, c), expected, rtol=1e-7, atol=1e-7)
 
 
+def test_their_flow_is_left_as_it_was(theirs):
+    before = [(type(part), sorted(vars(part)), part.training) for part in theirs.modules()]
+    from_normflows(theirs)
+    after = [(type(part), sorted(vars(part)), part.training) for part in theirs.modules()]
+    assert after == before
+
+
 def test_it_is_saved(theirs, tmp_path):
     ours = from_normflows(theirs)
     afnp.save(ours, tmp_path / "f.afnp")

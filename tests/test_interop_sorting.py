@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from afnp.interop.doors import assembled
 from afnp.interop.sorting import Linear, Network, generation_order, masked_layer
-from afnp.interop.zuko import assemble
 from afnp.univariate import UNIVARIATES, Affine, ClippedAffine
 
 RECORD = Path(__file__).with_name("imported_zuko.json")
@@ -69,7 +69,7 @@ def test_recorded_flows_are_the_same_flows(name):
         masked_layer(network_of(layer), univariate, np.array(layer["order"]))
         for layer in kept["layers"]
     ]
-    flow = assemble(imported, np.dtype(np.float64))
+    flow = assembled(imported, np.dtype(np.float64))
     x, context = np.array(kept["x"]), kept["context"]
     np.testing.assert_allclose(flow.log_prob(x, context), kept["log_prob"], rtol=1e-10)
     np.testing.assert_allclose(flow.normalize(x, context)[0], kept["u"], rtol=1e-9, atol=1e-11)
@@ -97,7 +97,7 @@ def shuffled(D=6, C=2, H=9, K=2, seed=0):
 
 def test_a_sorted_network_is_the_same_function():
     network, order = shuffled()
-    flow = assemble([masked_layer(network, ClippedAffine(), order)], np.dtype(np.float64))
+    flow = assembled([masked_layer(network, ClippedAffine(), order)], np.dtype(np.float64))
     rng = np.random.default_rng(1)
     x, context = rng.normal(size=(5, 6)), rng.normal(size=(5, 2))
     values = np.hstack([x, context])

@@ -23,9 +23,10 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
+from afnp.interop.doors import Step, assembled
 from afnp.interop.proof import prove as compare
 from afnp.interop.sorting import Linear, Network, masked_layer
-from afnp.interop.torch_networks import Read, Step, named
+from afnp.interop.torch_networks import Read, named
 from afnp.transforms import Inverse, Permutation
 from afnp.univariate import FlooredAffine, FreeSpline
 
@@ -60,7 +61,7 @@ def from_flowjax(flow: Any, prove: bool = True) -> Flow:
     steps: list[Step] = []
     for place, layer in enumerate(_unstacked(scan.bijection)):
         steps += _layer(layer, inverted, f"layer {place}")
-    ours = torch_networks.assembled(steps if inverted else steps[::-1], _dtype(scan))
+    ours = assembled(steps if inverted else steps[::-1], _dtype(scan))
     if prove:
         _prove(flow, ours)
     return ours

@@ -31,7 +31,6 @@ Letters: N rows, D features, C context inputs, K params a feature.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -39,8 +38,9 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
+from afnp.interop.doors import Step, assembled, in_evaluation
 from afnp.interop.proof import prove as compare
-from afnp.interop.torch_networks import Read, Step, array, named, spline_of
+from afnp.interop.torch_networks import Read, array, named, spline_of
 from afnp.transforms import ActNorm, BatchNorm, Permutation, Standardize
 from afnp.univariate import Additive, FlooredAffine
 
@@ -80,7 +80,7 @@ def flow_of(flow: Any) -> Flow:
     steps = [*steps_of(flow._transform, D), *_base(flow._distribution)]
     parameters = list(flow.parameters())
     dtype = array(parameters[0]).dtype if parameters else np.dtype(np.float32)
-    return torch_networks.assembled(steps, dtype)
+    return assembled(steps, dtype)
 
 
 # ---- the base ------------------------------------------------------------------------------------
@@ -230,28 +230,19 @@ def _prove(theirs: Any, ours: Flow) -> None:
     """Compare both directions with theirs, in evaluation."""
     import torch
 
-    training = theirs.training
-    theirs.eval()
-
     def tensors(values: np.ndarray, context: np.ndarray | None) -> tuple:
         return torch.from_numpy(values), None if context is None else torch.from_numpy(context)
 
-    @torch.no_grad()
     def log_prob(x: np.ndarray, context: np.ndarray | None) -> np.ndarray:
         return array(theirs.log_prob(*tensors(x, context)))
 
-    @torch.no_grad()
     def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
         u, context = tensors(u, context)
         u = _noise(theirs._distribution, u)
         return array(theirs._transform.inverse(u, context=theirs._embedding_net(context))[0])
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other people's code
-            compare(ours, log_prob, generate, "nflows")
-    finally:
-        theirs.train(training)
+    with in_evaluation(theirs):
+        compare(ours, log_prob, generate, "nflows")
 
 
 def _noise(base: Any, u: Any) -> Any:

@@ -26,7 +26,6 @@ Letters: N rows, D features, C context inputs, K params a feature.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +33,9 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
+from afnp.interop.doors import Step, assembled, in_evaluation
 from afnp.interop.proof import prove as compare
-from afnp.interop.torch_networks import Read, Step, array, lu_layers, named, spline_of
+from afnp.interop.torch_networks import Read, array, lu_layers, named, spline_of
 from afnp.transforms import ActNorm, Coupling, Inverse, Permutation
 from afnp.univariate import Additive, Affine, FlooredAffine
 
@@ -66,7 +66,7 @@ def from_normflows(flow: Any, prove: bool = True) -> Flow:
     steps: list[Step] = []
     for place in reversed(range(len(flow.flows))):
         steps += _steps(flow.flows[place], D, f"flow {place}")
-    ours = torch_networks.assembled([*steps, *_base(base, D)], array(base.loc).dtype)
+    ours = assembled([*steps, *_base(base, D)], array(base.loc).dtype)
     if prove:
         _prove(flow, ours)
     return ours
@@ -126,8 +126,7 @@ def _passed(theirs: Any, layer: Coupling, where: str) -> Step:
         )
     ]
     h = np.concatenate(parts, axis=1)
-    theirs.num_bins = parts[0].shape[1]  # which it does not say
-    read = spline_of(theirs, None, where)
+    read = spline_of(theirs, None, where, bins=parts[0].shape[1])
     D, C = layer.features, layer.context
     W = np.zeros((h.size, C + D - len(h)), dtype=h.dtype)
     return torch_networks.dense_coupling(
@@ -211,24 +210,15 @@ def _prove(theirs: Any, ours: Flow) -> None:
     """Compare both directions with theirs, in evaluation."""
     import torch
 
-    training = theirs.training
-    theirs.eval()
-
     def tensors(values: np.ndarray, context: np.ndarray | None) -> list:
         return [torch.from_numpy(part) for part in (values, context) if part is not None]
 
-    @torch.no_grad()
     def log_prob(x: np.ndarray, context: np.ndarray | None) -> np.ndarray:
         return array(theirs.log_prob(*tensors(x, context)))
 
-    @torch.no_grad()
     def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
         z, *rest = tensors(u, context)
         return array(theirs.forward(theirs.q0.loc + theirs.q0.log_scale.exp() * z, *rest))
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other people's code
-            compare(ours, log_prob, generate, "normflows")
-    finally:
-        theirs.train(training)
+    with in_evaluation(theirs):
+        compare(ours, log_prob, generate, "normflows")

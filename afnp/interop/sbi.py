@@ -11,7 +11,6 @@ Letters: N rows, D features, C context inputs.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import nflows, proof, zuko
+from afnp.interop.doors import in_evaluation
 
 __all__ = ["from_sbi"]
 
@@ -62,15 +62,9 @@ def from_sbi(estimator: Any, prove: bool = True, embedded: bool = False) -> Flow
     if not embedded and embedding is not None:
         ours = _standardized(ours, _scale_of(embedding))
     if prove:
-        training = estimator.training
-        estimator.eval()
-        try:
-            embed = None if embedded else embedding
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of other people's code
-                proof.prove(ours, *_functions(estimator, kind, embed), "sbi")
-        finally:
-            estimator.train(training)
+        embed = None if embedded else embedding
+        with in_evaluation(estimator):
+            proof.prove(ours, *_functions(estimator, kind, embed), "sbi")
     return ours
 
 
@@ -118,7 +112,6 @@ def _functions(estimator: Any, kind: str, embedding: Any) -> tuple[Callable, Cal
         given = torch.from_numpy(context)
         return given if embedding is None else embedding(given)
 
-    @torch.no_grad()
     def log_prob(x: np.ndarray, context: np.ndarray | None) -> np.ndarray:
         rows = torch.from_numpy(x)
         if embedding is not None and context is not None:  # all the way through sbi
@@ -128,7 +121,6 @@ def _functions(estimator: Any, kind: str, embedding: Any) -> tuple[Callable, Cal
             return (net._distribution.log_prob(noise) + log_det).numpy()
         return net(embed(context)).log_prob(rows).numpy()
 
-    @torch.no_grad()
     def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
         given = embed(context)
         if kind == "NFlowsFlow":

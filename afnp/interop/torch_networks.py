@@ -19,17 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afnp.flow import Flow
+from afnp.interop.doors import Step
 from afnp.networks import AddedMLP, GatedMaskedMLP, MaskedMLP, Network
-from afnp.transforms import ActNorm, Autoregressive, Coupling, LULinear, Transform
+from afnp.transforms import ActNorm, Autoregressive, Coupling, LULinear
 from afnp.univariate import RationalQuadratic
 
 __all__ = [
     "Read",
-    "Step",
     "activation",
     "array",
-    "assembled",
     "coupling",
     "dense_coupling",
     "lu_layers",
@@ -37,9 +35,6 @@ __all__ = [
     "named",
     "spline_of",
 ]
-
-Step = tuple[Transform, dict[str, np.ndarray]]
-"""A layer, and its arrays by name."""
 
 
 class Read(NamedTuple):
@@ -83,19 +78,6 @@ def named(part: Any) -> str:
     return type(part).__name__
 
 
-def assembled(steps: list[Step], dtype: np.dtype) -> Flow:
-    """Return the flow of layers with their arrays, from data to noise."""
-    if not steps:
-        raise ValueError("flow: expected at least one transform to import, got none")
-    layers = [layer for layer, _ in steps]
-    C = max(layer.context for layer in layers)
-    ours = Flow(layers, context=C, dtype=dtype)
-    for place, (_, arrays) in enumerate(steps):
-        for name, values in arrays.items():
-            ours.parameters[f"{place}.{name}"] = values
-    return ours
-
-
 def lu_layers(theirs: Any) -> list[Step]:
     """Return u = L U x + bias: the triangles, then the bias where there is one."""
     D, diagonal = theirs.features, array(theirs.upper_diag)
@@ -109,8 +91,8 @@ def lu_layers(theirs: Any) -> list[Step]:
     return [(LULinear(D), arrays), *shift]
 
 
-def spline_of(theirs: Any, width: int | None, where: str) -> Read:
-    """Return the rational-quadratic spline of a layer.
+def spline_of(theirs: Any, width: int | None, where: str, bins: int | None = None) -> Read:
+    """Return the rational-quadratic spline of a layer, which says its number of bins itself or not.
 
     Widths and heights are divided by the square root of a network's width, where it has one; theirs
     is softplus, ours softplus shifted so that 0 gives slope 1.
@@ -119,7 +101,7 @@ def spline_of(theirs: Any, width: int | None, where: str) -> Read:
         raise ValueError(f"{where}: cannot import a spline with tails={theirs.tails!r}")
     if np.ndim(theirs.tail_bound):
         raise ValueError(f"{where}: cannot import a spline with a bound for each feature")
-    n, least = theirs.num_bins, theirs.min_derivative
+    n, least = theirs.num_bins if bins is None else bins, theirs.min_derivative
     tau = RationalQuadratic(
         n, float(theirs.tail_bound), theirs.min_bin_width, theirs.min_bin_height, least
     )

@@ -25,6 +25,7 @@ import numpy as np
 from afnp.bases import Base, StandardNormal, UniformTorus
 from afnp.flow import Flow
 from afnp.interop import proof
+from afnp.interop.doors import Step, assembled
 from afnp.interop.sorting import Linear, Network, generation_order, masked_layer
 from afnp.networks import MaskedMLP, masks
 from afnp.transforms import (
@@ -39,7 +40,6 @@ from afnp.transforms import (
 from afnp.univariate import Additive, Affine, ClippedAffine, ClippedCircle, ClippedSpline
 
 __all__ = [
-    "assemble",
     "from_zuko",
     "functions",
     "noise_of",
@@ -49,8 +49,6 @@ __all__ = [
 ]
 
 ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh"}
-Imported = tuple[Transform, dict[str, np.ndarray]]
-"""A layer and its arrays by name."""
 
 
 def from_zuko(flow: Any, prove: bool = True) -> Flow:
@@ -83,18 +81,7 @@ def read(flow: Any) -> Flow:
     """Return zuko's flow as one of ours, without proof."""
     base = flow.base()
     imported = _layers(flow.transform, base)
-    return assemble(imported, _dtype(flow), _noise(base)[2])
-
-
-def assemble(imported: list[Imported], dtype: np.dtype, noise: type[Base] = StandardNormal) -> Flow:
-    """Return the flow of layers with their arrays, over a kind of noise."""
-    layers = [layer for layer, _ in imported]
-    context = max(layer.context for layer in layers)
-    ours = Flow(layers, context=context, dtype=dtype, base=noise(layers[0].features))
-    for place, (_, arrays) in enumerate(imported):
-        for name, values in arrays.items():
-            ours.parameters[f"{place}.{name}"] = values
-    return ours
+    return assembled(imported, _dtype(flow), _noise(base)[2])
 
 
 def functions(flow: Any) -> tuple[Callable, Callable]:
@@ -123,7 +110,7 @@ def noise_of(flow: Any, u: np.ndarray) -> Any:
     return torch.from_numpy((mean + std * u).astype(u.dtype))
 
 
-def _layers(transform: Any, base: Any) -> list[Imported]:
+def _layers(transform: Any, base: Any) -> list[Step]:
     """Return a lazy transform's layers with their arrays, and what makes the noise standard."""
     mean, std, _ = _noise(base)
     steps = enumerate(_steps(transform))
@@ -163,7 +150,7 @@ def _steps(transform: Any, turned: bool = False) -> list[tuple[Any, bool]]:
 # ---- layers --------------------------------------------------------------------------------------
 
 
-def _layer(transform: Any, features: int, turned: bool, where: str) -> Imported:
+def _layer(transform: Any, features: int, turned: bool, where: str) -> Step:
     """Return one transform as a layer, and its arrays by name."""
     kind = type(transform).__name__
     if kind == "UnconditionalTransform":
@@ -183,7 +170,7 @@ def _layer(transform: Any, features: int, turned: bool, where: str) -> Imported:
     return Inverse(layer), arrays
 
 
-def _masked(transform: Any, where: str) -> Imported:
+def _masked(transform: Any, where: str) -> Step:
     network = _network(transform.hyper, where)
     univariate, signs = _univariate(transform, where)
     features = len(network.linears[-1].b) // univariate.numbers
@@ -194,7 +181,7 @@ def _masked(transform: Any, where: str) -> Imported:
     return masked_layer(_signed(network, signs), univariate, order)
 
 
-def _elementwise(transform: Any, where: str) -> Imported:
+def _elementwise(transform: Any, where: str) -> Step:
     """Return a masked transform whose params depend on the context alone."""
     univariate, signs = _univariate(transform, where)
     K = univariate.numbers
@@ -214,7 +201,7 @@ def _elementwise(transform: Any, where: str) -> Imported:
     return masked_layer(network, univariate, np.arange(D))
 
 
-def _coupling(transform: Any, where: str) -> Imported:
+def _coupling(transform: Any, where: str) -> Step:
     linears, activation = _dense(transform.hyper, where)
     univariate, signs = _univariate(transform, where)
     passing = transform.mask.cpu().numpy().astype(bool)
@@ -230,7 +217,7 @@ def _coupling(transform: Any, where: str) -> Imported:
     return layer, arrays
 
 
-def _unconditional(transform: Any, features: int, turned: bool, where: str) -> Imported:
+def _unconditional(transform: Any, features: int, turned: bool, where: str) -> Step:
     """Return a transform that no network steers."""
     values = transform.forward()
     kind = type(values).__name__
