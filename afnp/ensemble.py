@@ -133,7 +133,7 @@ class FlowEnsemble:
 
         Raises what :meth:`afnp.Flow.score` raises.
         """
-        log_p = self.log_prob_by_member(x, context, backend="auto")
+        log_p = self.log_prob_by_member(x, context, backend)
         scores = np.stack([flow.score(x, context, of, backend) for flow in self.flows])
         total = logsumexp(log_p, axis=0)
         r = np.exp(log_p - np.where(np.isneginf(total), 0, total))

@@ -173,7 +173,8 @@ class Flow(Model):
     def take_scales(self, x, context=None, weights=None, name: str = "x") -> None:
         """Let ``preprocess="standard"`` take mean and std of training rows, once.
 
-        x is (N, D), the context (N, C), weights (N,); the context is then scaled as well.
+        x is (N, D), the context (N, C), weights (N,); the context is then scaled as well. Layers
+        before the one that waits, bounds say, come first.
 
         Examples
         --------
@@ -183,15 +184,17 @@ class Flow(Model):
         >>> flow.layers[0].mean, flow.context_is_scaled
         (array([2000000.]), True)
         """
-        waiting = [layer for layer in self.layers if isinstance(layer, Standardize)]
-        waiting = [layer for layer in waiting if layer.waiting]
-        if not waiting:
+        front = self.layers[: self._front]
+        if not any(isinstance(layer, Standardize) and layer.waiting for layer in front):
             return
         rows = check_rows(x, self.features, np.float64, name, self.columns)
         c = check_context(context, self.context, len(rows), np.float64, self.context_columns)
         if not len(rows):
             raise ValueError(f"{name}: expected at least one row, got none")
-        waiting[0].take(rows, weights)
+        for layer in front:
+            if isinstance(layer, Standardize) and layer.waiting:
+                layer.take(rows, weights)
+            rows = layer.normalize({}, rows, c)[0]
         if self.context and not self.context_is_scaled:
             self._context_scale = mean_and_std(c, weights)
 

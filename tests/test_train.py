@@ -21,6 +21,7 @@ from afnp.chain_rule import GaussianChain
 from afnp.files import ModelFileError, write
 from afnp.model import BatchGradient
 from afnp.train import Adam
+from afnp.transforms import Standardize
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -1398,3 +1399,12 @@ def test_a_resumed_run_has_the_scales_of_its_first_part(tmp_path):
 def test_wrong_use_of_standard_preprocessing_names_the_argument(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_scales_are_those_of_what_the_layers_before_give():
+    x = np.random.default_rng(0).uniform(2.0, 9.0, (200, 1))
+    inside = afnp.preprocessing(x, bounds=[(0.0, 10.0)])
+    waiting = Standardize([0.0], [1.0], waiting=True)
+    flow = afnp.maf(1, (4,), 1, preprocess=[inside[0], waiting])
+    flow.take_scales(x)
+    assert np.allclose(waiting.mean, inside[1].mean) and np.allclose(waiting.std, inside[1].std)

@@ -208,19 +208,16 @@ def _step(flow: Flow, energy_and_gradient: Energy, T: float, batch: int, rng, t:
         d_log_det = np.full(batch, -1 / batch, dtype=flow.dtype)
         flow.generate_backward(flow.own, caches, d_x, d_log_det, g)
     if not np.isfinite(g.flat).all():
-        _refuse(np.zeros(1, bool), "the flow's gradient", t, steps)
+        raise _unsound("the flow's gradient", t, steps)
     return float(free.mean(dtype=np.float64)), g.flat
 
 
 def _evaluated(energy_and_gradient: Energy, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return energies (N,) and gradients (N, D) as float64, or say what shape they should have."""
-    try:
-        energy, gradient = energy_and_gradient(x.astype(np.float64))
-    except (TypeError, ValueError) as error:
-        if "unpack" not in str(error):
-            raise
-        raise ValueError("energy_and_gradient: expected energies and gradients, a pair") from None
-    energy, gradient = np.asarray(energy, np.float64), np.asarray(gradient, np.float64)
+    answer = energy_and_gradient(x.astype(np.float64))
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        raise ValueError("energy_and_gradient: expected energies and gradients, a pair")
+    energy, gradient = (np.asarray(part, np.float64) for part in answer)
     if (energy.shape, gradient.shape) != ((len(x),), x.shape):
         raise ValueError(
             f"energy_and_gradient: expected shapes ({len(x)},) and {x.shape}, got {energy.shape} "
@@ -230,14 +227,17 @@ def _evaluated(energy_and_gradient: Energy, x: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _refuse(sound: np.ndarray, what: str, t: int, steps: int) -> None:
-    """Raise a FloatingPointError that says where training stands, unless every row is sound."""
+    """Raise a FloatingPointError that names the row, unless every one is sound."""
     if not sound.all():
-        row = int(np.argmin(sound))
-        raise FloatingPointError(
-            f"{what} is not finite at epoch {t // steps}, step {t % steps}, row {row}; the last "
-            "good parameters were kept (a lower learning_rate or clip, or a temperature above 1 "
-            "to begin with, may help)"
-        )
+        raise _unsound(what, t, steps, f", row {int(np.argmin(sound))}")
+
+
+def _unsound(what: str, t: int, steps: int, where: str = "") -> FloatingPointError:
+    return FloatingPointError(
+        f"{what} is not finite at epoch {t // steps}, step {t % steps}{where}; the last good "
+        "parameters were kept (a lower learning_rate or clip, or a temperature above 1 to begin "
+        "with, may help)"
+    )
 
 
 # ---- how good it is ------------------------------------------------------------------------------
