@@ -191,10 +191,10 @@ class Flow(Model):
         c = check_context(context, self.context, len(rows), np.float64, self.context_columns)
         if not len(rows):
             raise ValueError(f"{name}: expected at least one row, got none")
-        for layer in front:
+        for layer, p in zip(front, self.own, strict=False):
             if isinstance(layer, Standardize) and layer.waiting:
                 layer.take(rows, weights)
-            rows = layer.normalize({}, rows, c)[0]
+            rows = layer.normalize(p, rows, c)[0]
         if self.context and not self.context_is_scaled:
             self._context_scale = mean_and_std(c, weights)
 

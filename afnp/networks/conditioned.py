@@ -198,23 +198,12 @@ class Conditioned(Feedforward):
 
     def advance(self, p: dict, state: Waiting, group: slice, known) -> np.ndarray:
         """Return h (N, 1, K) of one feature, with the units that ``known`` (N, 1) completes."""
-        i, C = group.start, self.context if self.reads else 0
-        (layers, z, a), phi = state.state, ACTIVATIONS[self.activation].forward
-        if known is not None:
-            a[0][C + i - 1] = known[:, 0]
-        for l, (W, b, prefix, start, skip, bare) in enumerate(layers):
-            rows = slice(start[i], start[i + 1])
-            if rows.start == rows.stop:
-                continue
-            reach = prefix[rows.start]
-            y = W[rows, :reach] @ a[l][:reach] + b[rows, None]
+
+        def meet(l: int, rows: slice, y: np.ndarray) -> np.ndarray:
             e = state.entered.get(l)
-            z[l][rows] = self._meet(l, y, None if e is None else e[rows])
-            if skip:
-                z[l][rows] += z[l - 2][rows]
-            if l < len(layers) - 1:
-                a[l + 1][rows] = z[l][rows] if bare else phi(z[l][rows])
-        return z[-1][rows].T[:, None]
+            return self._meet(l, y, None if e is None else e[rows])
+
+        return self.advanced(state.state, group, known, meet)
 
     def jacobian(
         self, p: Views, context: np.ndarray, x: np.ndarray, slope: np.ndarray
@@ -291,10 +280,6 @@ class AddedMLP(Conditioned):
             linear_end,
         )
 
-    def config(self) -> dict:
-        """Return the keyword arguments that rebuild this network."""
-        return _config(self)
-
     @classmethod
     def count(cls, config: dict) -> int:
         """Return how many parameters ``from_config(config)`` has, from integers alone."""
@@ -354,7 +339,7 @@ class GatedMaskedMLP(Conditioned):
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
-        return {name: value for name, value in _config(self).items() if name != "residual"}
+        return {name: value for name, value in super().config().items() if name != "residual"}
 
     @classmethod
     def count(cls, config: dict) -> int:
@@ -413,12 +398,8 @@ class GatedMLP(Conditioned):
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
-        names = ("features", "numbers", "inputs", "context", "activation")
-        return {
-            "hidden": list(self.hidden),
-            **{name: vars(self)[name] for name in names},
-            **({"linear_end": True} if self.linear_end else {}),
-        }
+        config = {name: value for name, value in super().config().items() if name != "residual"}
+        return {**config, "inputs": self.inputs}
 
     @classmethod
     def count(cls, config: dict) -> int:
@@ -439,18 +420,3 @@ def _units(degrees, widths: tuple[int, ...], features: int, context: int) -> tup
 def _added_to(widths: Sequence[int], residual: bool) -> list[int]:
     """Return the layers to which a context is added."""
     return [0, *(range(1, len(widths), 2) if residual else ())]
-
-
-def _config(net) -> dict:
-    """Return the keyword arguments of a masked network."""
-    degrees = {"degrees": [d.tolist() for d in net.degrees[1:-1]]} if net.own_degrees else {}
-    return {
-        "features": net.features,
-        "numbers": net.numbers,
-        "hidden": list(net.hidden),
-        "context": net.context,
-        "activation": net.activation,
-        "residual": net.residual,
-        **degrees,
-        **({"linear_end": True} if net.linear_end else {}),
-    }

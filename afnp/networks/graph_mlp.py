@@ -109,16 +109,8 @@ class GraphMLP(Feedforward):
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
-        return {
-            "features": self.features,
-            "numbers": self.numbers,
-            "parents": [np.flatnonzero(row).tolist() for row in self.adjacency],
-            "hidden": list(self.hidden),
-            "context": self.context,
-            "activation": self.activation,
-            "residual": self.residual,
-            "periodic": self.periodic,
-        }
+        parents = [np.flatnonzero(row).tolist() for row in self.adjacency]
+        return {**super().config(), "parents": parents, "periodic": self.periodic}
 
     @classmethod
     def count(cls, config: dict) -> int:
@@ -210,23 +202,7 @@ class GraphMLP(Feedforward):
 
     def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
         """Return h (N, P, K) of a level, from units whose sets the level ``known`` completes."""
-        layers, z, a = state
-        i, E, phi = group.start, self.embed.width, ACTIVATIONS[self.activation].forward
-        before = -1
-        if known is not None:
-            before = i - known.shape[1]
-            at = self.context + E * before
-            a[0][at : at + E * known.shape[1]] = self.embed.forward(known).T
-        rows = [slice(layer.start[before + 1], layer.start[i + 1]) for layer in layers[:-1]]
-        rows.append(slice(layers[-1].start[i], layers[-1].start[group.stop]))
-        ends = [self.context + E * i, *(units.stop for units in rows[:-1])]
-        for l, (units, end) in enumerate(zip(rows, ends, strict=True)):
-            z[l][units] = layers[l].W[units, :end] @ a[l][:end] + layers[l].b[units, None]
-            if layers[l].skip:
-                z[l][units] += z[l - 2][units]
-            if l < len(layers) - 1:
-                a[l + 1][units] = phi(z[l][units])
-        return z[-1][rows[-1]].reshape(group.stop - i, self.numbers, -1).transpose(2, 0, 1)
+        return self.advanced(state, group, known)
 
     def solver(self, p: dict, context: np.ndarray) -> Staircases:
         """Return the network as iterations run it, block by block of features."""

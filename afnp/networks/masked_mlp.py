@@ -17,7 +17,7 @@ feature.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -58,6 +58,9 @@ class Feedforward(Network):
         The last hidden layer enters the outputs without activation.
     """
 
+    own_degrees = False
+    """Whether the degrees of hidden units were given, and not spread evenly."""
+
     def __init__(
         self,
         features,
@@ -91,6 +94,20 @@ class Feedforward(Network):
         self.starts = [np.searchsorted(hidden, first_rows) for hidden in degrees[1:-1]]
         self.starts.append(first_rows * numbers)
         self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this network."""
+        degrees = {"degrees": [d.tolist() for d in self.degrees[1:-1]]} if self.own_degrees else {}
+        return {
+            "features": self.features,
+            "numbers": self.numbers,
+            "hidden": list(self.hidden),
+            "context": self.context,
+            "activation": self.activation,
+            "residual": self.residual,
+            **degrees,
+            **({"linear_end": True} if self.linear_end else {}),
+        }
 
     @property
     def cost(self) -> int:
@@ -200,6 +217,21 @@ class Feedforward(Network):
             )
         ]
 
+    def advanced(
+        self, state: State, group: slice, known: np.ndarray | None, meet: Callable | None = None
+    ) -> np.ndarray:
+        """Return h (N, P, K) of a group, from the units that ``known`` (N, Q) completes.
+
+        ``meet`` as in :func:`afnp.sampling.substitution.advance`.
+        """
+        since, E = -1, self.embed.width
+        if known is not None:
+            since = group.start - known.shape[1]
+            at = len(state.a[0]) - E * (self.features - since)
+            state.a[0][at : at + E * known.shape[1]] = self.embed.forward(known).T
+        h = advance(state, ACTIVATIONS[self.activation].forward, since, group, meet)
+        return h.reshape(len(h), group.stop - group.start, self.numbers)
+
 
 def widths_of(hidden) -> tuple[int, ...]:
     """Return the widths of hidden layers, checked."""
@@ -297,18 +329,7 @@ class MaskedMLP(Feedforward):
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
-        degrees = {"degrees": [d.tolist() for d in self.degrees[1:-1]]} if self.own_degrees else {}
-        return {
-            "features": self.features,
-            "numbers": self.numbers,
-            "hidden": list(self.hidden),
-            "context": self.context,
-            "activation": self.activation,
-            "residual": self.residual,
-            "periodic": self.periodic,
-            **degrees,
-            **({"linear_end": True} if self.linear_end else {}),
-        }
+        return {**super().config(), "periodic": self.periodic}
 
     @classmethod
     def count(cls, config: dict) -> int:
@@ -339,11 +360,7 @@ class MaskedMLP(Feedforward):
 
     def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
         """Return h (N, 1, K) of one feature, from the units that ``known`` (N, 1) completes."""
-        i, E = group.start, self.embed.width
-        if known is not None:
-            at = self.context + E * (i - 1)
-            state.a[0][at : at + E] = self.embed.forward(known).T
-        return advance(state, ACTIVATIONS[self.activation].forward, i)[:, None]
+        return self.advanced(state, group, known)
 
     def solver(self, p: dict, context: np.ndarray) -> Staircases:
         """Return the network as iterations run it, block by block of features."""

@@ -77,17 +77,7 @@ class MLP(Feedforward):
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
-        return {
-            "features": self.features,
-            "numbers": self.numbers,
-            "hidden": list(self.hidden),
-            "inputs": self.inputs,
-            "context": self.context,
-            "activation": self.activation,
-            "residual": self.residual,
-            "periodic": self.periodic,
-            **({"linear_end": True} if self.linear_end else {}),
-        }
+        return {**super().config(), "inputs": self.inputs, "periodic": self.periodic}
 
     @classmethod
     def count(cls, config: dict) -> int:

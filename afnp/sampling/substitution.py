@@ -82,24 +82,35 @@ def state_of(layers: list[Staircase], context: np.ndarray) -> State:
     return State(layers, z, a)
 
 
-def advance(state: State, activation: Callable[[np.ndarray], np.ndarray], i: int) -> np.ndarray:
-    """Evaluate the units of degree i, which the features before it make known.
+def advance(
+    state: State,
+    activation: Callable[[np.ndarray], np.ndarray],
+    since: int,
+    group: slice,
+    meet: Callable[[int, slice, np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Evaluate the units that the features before a group make known; return its h (N, P K).
 
-    Return h_i (N, K).
+    Units of degrees ``since`` + 1 to i, where the group begins at feature i: those up to ``since``
+    were evaluated before (none were: -1). ``meet(l, rows, W a + b)`` gives the pre-activations of a
+    layer's rows where more comes to them than the formula says.
     """
     layers, z, a = state
+    i, last = group.start, len(layers) - 1
     for l, (W, b, prefix, start, skip, bare) in enumerate(layers):
-        rows = slice(start[i], start[i + 1])
+        hidden = l < last
+        first, end = (since + 1, i + 1) if hidden else (i, group.stop)
+        rows = slice(start[first], start[end])
         if rows.start == rows.stop:
             continue
-        known = prefix[rows.start]
-        z[l][rows] = W[rows, :known] @ a[l][:known] + b[rows, None]
+        known = prefix[rows.stop - 1] if hidden else prefix[rows.start]
+        y = W[rows, :known] @ a[l][:known] + b[rows, None]
+        z[l][rows] = y if meet is None else meet(l, rows, y)
         if skip:
             z[l][rows] += z[l - 2][rows]
-        if l < len(layers) - 1:
+        if hidden:
             a[l + 1][rows] = z[l][rows] if bare else activation(z[l][rows])
-    start = layers[-1].start
-    return z[-1][start[i] : start[i + 1]].T
+    return z[-1][start[i] : start[group.stop]].T
 
 
 # ---- the two samplers ----------------------------------------------------------------------------
