@@ -1,4 +1,4 @@
-"""Marginals and conditionals of one order: against quadrature and samples; refused otherwise."""
+"""Marginals and conditionals of one order: against quadrature and samples; else estimated."""
 
 import math
 
@@ -8,7 +8,14 @@ from conftest import lively, norm_error
 
 import afnp
 from afnp.bases import StudentT
-from afnp.marginals import log_prob, log_prob_given, marginal, sample_given, shared_order
+from afnp.marginals import (
+    estimate,
+    log_prob,
+    log_prob_given,
+    marginal,
+    sample_given,
+    shared_order,
+)
 from afnp.networks import CausalConv
 from afnp.transforms import (
     Autoregressive,
@@ -264,3 +271,179 @@ def test_a_network_of_one_kept_feature_needs_no_units():
     part = marginal(lively(flow), 1)
     assert [layer.features for layer in part.layers] == [1, 1]
     assert part.layers[1].conditioner.hidden == (1,)
+
+
+# ---- estimated, where layers stand in different orders -------------------------------------------
+
+MIXED = {
+    "maf": lambda D, **k: afnp.maf(D, (8,), 2, **k),
+    "iaf": lambda D, **k: afnp.iaf(D, (8,), 2, **k),
+    "realnvp": lambda D, **k: afnp.realnvp(D, (8,), 2, **k),
+    "nsf": lambda D, **k: afnp.nsf(D, (8,), 2, **k),
+    "matrices": lambda D, **k: afnp.maf(D, (8,), 2, between="lu", **k),
+    "bounds": lambda D, **k: afnp.maf(D, (8,), 2, preprocess=[Bounds([0.0] * D, [9.0] * D)], **k),
+    "float32": lambda D, **k: afnp.maf(D, (8,), 2, dtype="float32", **k),
+}
+
+
+def mixed(kind, D, **options):
+    return lively(MIXED[kind](D, **options), seed=len(kind), last=0.2)
+
+
+def middle(flow, context=None):
+    """A row where the density is: the median of samples."""
+    return np.median(flow.sample(500, rng=3, context=context), axis=0)
+
+
+def off(found, exact):
+    """How many standard errors an estimate is off."""
+    return (found.log_prob - exact) / found.standard_error
+
+
+def box(flow, x, gaps, context=None):
+    """log ∫ p(x) over the features that are gaps, by Gauss and Legendre in each."""
+    t, w = np.polynomial.legendre.leggauss(200 if len(gaps) == 1 else 80)
+    bounded = any(isinstance(layer, Bounds) for layer in flow.layers)
+    if bounded:
+        nodes, volume = 4.5 * (t + 1), 4.5 * w
+    else:
+        nodes, volume = np.sinh(4 * t), 4 * np.cosh(4 * t) * w
+    rows = np.tile(x, (len(t) ** len(gaps), 1))
+    rows[:, gaps] = np.stack(np.meshgrid(*[nodes] * len(gaps), indexing="ij"), -1).reshape(
+        len(rows), -1
+    )
+    volumes = np.prod(np.stack(np.meshgrid(*[volume] * len(gaps), indexing="ij"), -1), -1).ravel()
+    return math.log((np.exp(flow.log_prob(rows, context).astype(float)) * volumes).sum())
+
+
+@pytest.mark.parametrize("gaps", [[0], [1], [0, 2], [1, 2]])
+@pytest.mark.parametrize("kind", MIXED)
+def test_the_estimate_is_the_integral_to_its_error(kind, gaps):
+    flow = mixed(kind, 3)
+    x = middle(flow).astype(float)
+    row = x.copy()
+    row[gaps] = np.nan
+    found = estimate(flow, row[None], draws=4000, rng=1)
+    assert abs(off(found, box(flow, x, gaps))[0]) < 4.5
+    assert found.standard_error[0] < 0.05 and found.effective_sample_size[0] > 400
+
+
+def test_the_estimate_given_a_context_is_the_integral_too():
+    flow = mixed("maf", 2, context=2)
+    flow.standardize_context([[10.0, 0.0], [30.0, 1.0]])
+    c = np.array([[12.0, 0.3], [25.0, 0.9]])
+    x = np.stack([middle(flow, row[None]) for row in c])
+    gaps = np.where([[True, False], [False, True]], np.nan, x)
+    found = estimate(flow, gaps, draws=4000, context=c)
+    exact = [box(flow, x[n], [n], c[n : n + 1]) for n in range(2)]
+    assert np.abs(off(found, exact)).max() < 4.5 and found.standard_error.max() < 0.05
+
+
+def gaussian_flow(D):
+    """Layers in both orders whose scales depend on nothing: a Gaussian, with its covariance."""
+    flow = lively(afnp.maf(D, (), 2), seed=5, last=0.7)
+    for layer in "01":
+        flow.parameters[f"{layer}.W0"][1::2] = 0
+    zero, eye = flow.generate(np.zeros((1, D)))[0], flow.generate(np.eye(D))[0]
+    A = (eye - zero).T
+    return flow, zero[0], A @ A.T
+
+
+def test_the_estimate_of_a_gaussian_is_its_marginal_for_any_gaps():
+    D, rng = 5, np.random.default_rng(0)
+    flow, mean, V = gaussian_flow(D)
+    x = flow.sample(30, rng=1)
+    gaps = np.where(rng.random((30, D)) < 0.5, np.nan, x)
+    found = estimate(flow, gaps, rng=2)
+    exact = np.zeros(30)
+    for n, row in enumerate(gaps):
+        kept = np.flatnonzero(~np.isnan(row))
+        d, S = (row - mean)[kept], V[np.ix_(kept, kept)]
+        exact[n] = -0.5 * (d @ np.linalg.solve(S, d) + np.linalg.slogdet(2 * np.pi * S)[1])
+    known = (~np.isnan(gaps)).sum(axis=1)
+    partly = (known > 0) & (known < D)
+    off_by = np.abs(found.log_prob - exact)
+    assert partly.sum() > 20 and (off_by <= 4.5 * found.standard_error + 1e-9).all()
+    assert found.log_prob[~partly] == pytest.approx(exact[~partly], abs=1e-9)
+    assert (found.standard_error[~partly] == 0).all() and found.standard_error.max() < 0.03
+
+
+def test_the_estimate_of_one_order_is_the_exact_marginal():
+    flow = living("nsf", 4)
+    x = flow.sample(20, rng=1)
+    x[:, 2:] = np.nan
+    found = estimate(flow, x)
+    assert np.abs(off(found, log_prob(flow, x))).max() < 4.5
+
+
+def test_the_standard_error_is_the_spread_of_estimates():
+    flow = mixed("realnvp", 3)
+    x = middle(flow).astype(float)
+    row = np.array([[x[0], np.nan, np.nan]])
+    exact, rng = box(flow, x, [1, 2]), np.random.default_rng(0)
+    found = estimate(flow, np.repeat(row, 200, axis=0), draws=300, rng=rng)
+    assert 0.85 < off(found, exact).std() < 1.15 and abs(off(found, exact).mean()) < 0.3
+
+
+def test_angles_are_drawn_around_the_circle():
+    flow = lively(afnp.nsf(2, (8,), 2, circular=True), seed=1, last=0.3)
+    found = estimate(flow, [[0.5, np.nan]], draws=4000)
+    t, w = np.polynomial.legendre.leggauss(200)
+    rows = np.stack([np.full(200, 0.5), np.pi * t], axis=1)
+    exact = math.log((np.exp(flow.log_prob(rows)) * np.pi * w).sum())
+    assert abs(off(found, exact)[0]) < 4.5 and found.standard_error[0] < 0.05
+
+
+def test_a_proposal_of_ones_own_is_drawn_from():
+    """The exact conditional of a flow of one order has equal weights."""
+    flow = afnp.made(2, (), context=1)
+    shift = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.3, 0.6, 0.0], [0.0, 0.0, 0.0]]  # of c and x_0
+    flow.parameters["0.W0"] = shift
+    conditional = afnp.made(1, (), context=2)
+    conditional.parameters["0.W0"] = [[0.6, 0.3, 0.0], [0.0, 0.0, 0.0]]
+    rows, c = np.array([[0.7, np.nan], [-1.0, np.nan]]), [[0.2], [1.5]]
+    found = estimate(flow, rows, 10, context=c, proposal=conditional)
+    assert found.log_prob == pytest.approx(log_prob(flow, rows, c), abs=1e-12)
+    assert found.effective_sample_size == pytest.approx(10)
+    assert found.standard_error == pytest.approx(0, abs=1e-7)
+
+
+def test_weights_that_say_little_are_warned_of_with_what_helps():
+    flow, far = mixed("maf", 3), afnp.made(1, (), context=2)
+    far.parameters["0.b0"] = [30.0, 0.0]
+    x = [[0.0, 0.0, np.nan]]
+    with pytest.warns(UserWarning, match='below 100 of 1000 draws, row 0 has .*order="natural"'):
+        found = estimate(flow, x, proposal=far)
+    assert found.effective_sample_size[0] < 100
+    bounded = mixed("bounds", 2)
+    with pytest.warns(UserWarning, match="row 0 has 0.0"):
+        found = estimate(bounded, [[-1.0, np.nan]])
+    assert found.log_prob[0] == -np.inf and found.standard_error[0] == np.inf
+
+
+def test_estimates_repeat_with_the_seed():
+    flow = mixed("maf", 3)
+    one, same, other = (estimate(flow, [[0.1, np.nan, 0.2]], rng=seed) for seed in (1, 1, 2))
+    assert one.log_prob == same.log_prob != other.log_prob
+
+
+PROPOSALS = {
+    "kind": (lambda: 3, "proposal: expected a Flow, got int"),
+    "width": (
+        lambda: afnp.made(2, (), context=1),
+        "proposal: expected 1 features, those that are unknown, and a context of 2, got 2 and 1",
+    ),
+    "gaps": (lambda: afnp.made(1, (), context=2), "x: row 1 has other gaps than row 0"),
+}
+
+
+@pytest.mark.parametrize("case", PROPOSALS)
+def test_proposals_that_do_not_fit_are_refused(case):
+    make, message = PROPOSALS[case]
+    second = [0.0, np.nan, np.nan] if case == "gaps" else [0.0, 0.0, np.nan]
+    with pytest.raises(ValueError, match=message):
+        estimate(mixed("maf", 3), [[0.0, 0.0, np.nan], second], proposal=make())
+    with pytest.raises(ValueError, match="draws: expected an integer of at least 2, got 1"):
+        estimate(mixed("maf", 3), [[0.0, 0.0, np.nan]], draws=1)
+    with pytest.raises(ValueError, match="flow: expected a Flow, got DiscreteMADE"):
+        estimate(afnp.DiscreteMADE(3), [[0.0, 0.0, np.nan]])
