@@ -360,7 +360,7 @@ def estimate(
     whole = ~missing.any(axis=1)
     if whole.any():
         found.log_prob[whole] = flow.log_prob(x[whole], context[whole] if flow.context else None)
-    pilots: dict[bytes, tuple] = {}
+    pilots: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     for row in np.flatnonzero(~whole & ~missing.all(axis=1)):
         given = context[row : row + 1] if flow.context else None
         known = _Row(flow, x[row], missing[row], given)
