@@ -520,7 +520,7 @@ def command_line() -> Parser:
         metavar="NAME=VALUE,...",
         help="what the rows of a conditional model depend on",
     )
-    tables = ".npy, .npz or .csv, or - for a .csv on standard output"
+    tables = ".npy, .npz, .csv or .parquet, or - for a .csv on standard output"
 
     _add_fit_options(command("fit", fit, source, keyed, folder, forced, seeded))
     command("score", score, model, source, keyed, folder, forced).add_argument(

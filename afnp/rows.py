@@ -21,12 +21,12 @@ import numpy as np
 from afnp import data
 from afnp.atomic import write_bytes
 from afnp.data.dataset import random_split
-from afnp.data.tables import SUFFIXES, Table
+from afnp.data.tables import SUFFIXES, Table, write_parquet
 from afnp.flow import Flow
 
 __all__ = ["Part", "Rows", "bounds_of", "context_of", "for_flow", "is_table", "load_set", "read"]
 
-WRITTEN = (".npy", ".npz", ".csv")
+WRITTEN = (".npy", ".npz", ".csv", ".parquet")
 """What a table may be written as; and "-", standard output, as a .csv."""
 STDOUT = Path("-")
 
@@ -245,12 +245,14 @@ def bounds_of(text: str, rows: Rows) -> dict[int, tuple[float | None, float | No
 
 
 def write(path: Path, x: np.ndarray, columns: Sequence[str] | None) -> None:
-    """Write .npy, .npz or .csv, atomically, with all digits; or "-", a .csv on standard output."""
+    """Write one of ``WRITTEN``, atomically, with all digits; or "-", a .csv on standard output."""
     buffer, suffix = io.BytesIO(), path.suffix.lower()
     if suffix == ".npy":
         np.save(buffer, x)
     elif suffix == ".npz":
         np.savez(buffer, x=x)
+    elif suffix == ".parquet":
+        write_parquet(buffer, x, columns)
     else:
         if columns is not None:
             buffer.write((",".join(map(_quoted, columns)) + "\n").encode())

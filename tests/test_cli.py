@@ -743,6 +743,48 @@ def test_swapped_columns_are_put_in_order_and_others_are_refused(cli, folder):
     assert code == 0 and out.startswith("log_prob\n") and len(out.splitlines()) == len(x) + 1
 
 
+def test_parquet_from_table_to_samples(cli, named):
+    """Names, context, weights and bounds, in and out; another order of columns is put in order."""
+    pd = pytest.importorskip("pandas", reason="PARQUET WAS NOT TESTED: pip install pandas")
+    pytest.importorskip("pyarrow", reason="PARQUET WAS NOT TESTED: pip install pyarrow")
+    table = pd.read_csv(named).assign(weight=1.0)
+    table.to_parquet("t.parquet")
+    options = ["--context", "year", "--weights", "weight", "--bounds", "b:0:", *FAST]
+    assert cli("fit", "t.parquet", "-o", "m.afnp", *options)[0] == 0
+    assert cli("fit", named, "-o", "n.afnp", "--context", "year", "--bounds", "b:0:", *FAST)[0] == 0
+    one, same = afnp.load("m.afnp"), afnp.load("n.afnp")
+    assert one.columns == ("b", "a") and one.context_columns == ("year",)
+    assert one.theta == pytest.approx(same.theta, abs=1e-12)
+    given = ["--context", "year=2000"]
+    assert cli("sample", "m.afnp", "-n", 50, "-o", "s.parquet", *given)[0] == 0
+    drawn = pd.read_parquet("s.parquet")
+    assert list(drawn) == ["b", "a"] and (drawn["b"] > 0).all()
+    drawn[["a", "b"]].assign(year=2000.0).to_parquet("other_order.parquet")
+    assert cli("score", "m.afnp", "other_order.parquet", "-o", "l.parquet")[0] == 0
+    expected = one.log_prob(drawn, [[2000.0]])
+    assert pd.read_parquet("l.parquet")["log_prob"].to_numpy() == pytest.approx(expected)
+    drawn.to_parquet("without.parquet")
+    code, _, err = cli("score", "m.afnp", "without.parquet")
+    assert code == 2 and "expected the columns b, a, year, as the model has; it lacks year" in err
+
+
+def test_without_pyarrow_parquet_says_what_to_install(cli, folder, monkeypatch):
+    pd = pytest.importorskip("pandas", reason="PARQUET WAS NOT TESTED: pip install pandas")
+
+    def missing(*_, **__):
+        raise ImportError("no engine")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", missing)
+    monkeypatch.setattr(pd, "read_parquet", missing)
+    Path("t.parquet").write_bytes(b"PAR1")
+    for command in (
+        ["sample", "{}/m.afnp", "-n", 2, "-o", "s.parquet"],
+        ["score", "{}/m.afnp", "t.parquet"],
+    ):
+        code, _, err = cli(*command)
+        assert code == 2 and ".parquet with pyarrow: pip install pyarrow" in err
+
+
 def test_a_conditional_flow_from_a_table_with_names(cli, named):
     code, out, err = cli(
         *("fit", named, "-o", "m.afnp", "--context", "year", *FAST[:4], "--quiet"),

@@ -787,8 +787,8 @@ def test_what_pandas_writes_is_read_as_it_was(index, columns, options, tmp_path)
 
 
 def test_a_parquet_file_keeps_its_names(tmp_path):
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas", reason="PARQUET WAS NOT TESTED: pip install pandas")
+    pytest.importorskip("pyarrow", reason="PARQUET WAS NOT TESTED: pip install pyarrow")
     frame = pandas.DataFrame({"a": pandas.array([1, -3, 5], "Int64"), "b": TABLE[:, 1]})
     frame.to_parquet(tmp_path / "t.parquet")
     x, names = data.read_named(tmp_path / "t.parquet")

@@ -20,7 +20,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -37,6 +37,7 @@ SUSPECT = 2**26
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 SEPARATORS = {";": "a semicolon", "\t": "a tab", ",": "a comma", " ": "blanks"}
 """What may part the cells of a .csv, in the order in which it is looked for."""
+WITH_PYARROW = "pandas reads and writes .parquet with pyarrow: pip install pyarrow"
 MISSING = {"", "na", "n/a", "<na>", "nan", "-nan", "null", "none", "nil", "?", "-"}
 """Cells that say that there is no value, in lower case."""
 
@@ -222,14 +223,22 @@ def read_parquet(path: Path, limit: int = LIMIT) -> Table:
     try:
         frame = pandas.read_parquet(path)
     except ImportError as error:
-        raise ImportError(
-            f"{path}: pandas reads .parquet with pyarrow: pip install pyarrow"
-        ) from error
+        raise ImportError(f"{path}: {WITH_PYARROW}") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: expected an intact .parquet file ({error})") from error
     if 8 * frame.size > limit:
         raise ValueError(f"{path}: {frame.shape} as float64 exceeds the limit of {limit} bytes")
     return Table(as_table(frame_values(frame, str(path)), str(path)), frame_names(frame))
+
+
+def write_parquet(stream: IO[bytes], x: NDArray, columns: Sequence[str] | None) -> None:
+    """Write rows (N, D) as .parquet through pandas; columns without names are counted from 0."""
+    pandas = extra("pandas", ".parquet")
+    names = list(columns or map(str, range(x.shape[1] if x.ndim == 2 else 1)))
+    try:
+        pandas.DataFrame(x, columns=names).to_parquet(stream, index=False)
+    except ImportError as error:
+        raise ImportError(f".parquet: {WITH_PYARROW}") from error
 
 
 def read_csv(path: Path, limit: int = LIMIT) -> Table:
