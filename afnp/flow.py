@@ -445,26 +445,33 @@ class Flow(Model):
         """
         return self._generate(p, u, context, method)[:2]
 
-    def generate_keeping(self, p: Parts, u: np.ndarray, context: np.ndarray) -> tuple:
+    def generate_keeping(
+        self, p: Parts, u: np.ndarray, context: np.ndarray, engine: str = "numpy"
+    ) -> tuple:
         """Map u (N, D) to x; also give log|det dx/du| (N,) and the caches of ``generate_backward``.
 
-        In NumPy, without a check.
+        Without a check. Of compiled code, "numba", inverse layers make use.
         """
         context, log_det, caches = self._in_its_units(context, p), 0, []
+        layers = self._generators(engine)
         for k in reversed(range(len(self.layers))):
             if k == self._front - 1 and u.dtype == np.float32:
                 u = u.astype(np.float64)
-            u, log_det_layer, cache = self.layers[k].generate_keeping(p[k], u, context)
+            u, log_det_layer, cache = layers[k].generate_keeping(p[k], u, context)
             log_det = log_det + log_det_layer
             caches.append(cache)
         return u, log_det, caches[::-1]
 
-    def generate_backward(self, p: Parts, caches: list, d_x, d_log_det, g: Parts) -> np.ndarray:
-        """Add the gradient of ``generate`` by the parameters into g; return that by u, (N, D).
+    def generate_backward(
+        self, p: Parts, caches: list, d_x, d_log_det, g: Parts, engine: str = "numpy"
+    ) -> np.ndarray:
+        """Write the gradient of ``generate`` by the parameters into g; return that by u, (N, D).
 
-        d_x (N, D) and d_log_det (N,) are the gradients by its two results.
+        d_x (N, D) and d_log_det (N,) are the gradients by its two results; g begins with zeros, and
+        the engine is that of the caches.
         """
-        for k, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+        layers = self._generators(engine)
+        for k, (layer, cache) in enumerate(zip(layers, caches, strict=True)):
             d_x = self._cast(p, d_x, k)
             d_x = layer.generate_backward(p[k], cache, d_x, d_log_det.astype(d_x.dtype), g[k])
         return d_x
@@ -493,6 +500,16 @@ class Flow(Model):
         from afnp.compiled.stages import stages_of
 
         return stages_of(self.layers)
+
+    def _generators(self, engine: str) -> list:
+        """Return the layers as an engine derives their samples by their parameters."""
+        return self._compiled_generators if engine == "numba" else self.layers
+
+    @functools.cached_property
+    def _compiled_generators(self) -> list:
+        from afnp.compiled.stages import generators_of
+
+        return generators_of(self.layers)
 
     @functools.cached_property
     def _front(self) -> int:

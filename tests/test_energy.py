@@ -7,14 +7,16 @@ import pytest
 from conftest import complex_step, lively, norm_error
 
 import afnp
+from afnp import model as models
 from afnp.bases import StudentT
-from afnp.networks import CausalConv, CausalTransformer
+from afnp.networks import AddedMLP, CausalConv, CausalTransformer
 from afnp.train.energy import effective_sample_size, fit_energy, importance_sample
 from afnp.transforms import (
     ActNorm,
     Autoregressive,
     BatchNorm,
     Bounds,
+    Coupling,
     Inverse,
     LinearPrediction,
     Logit,
@@ -57,11 +59,12 @@ def prepared(name):
     return flow, 0.7 * rng.standard_normal((3, D))
 
 
-def pulled(flow, u, d_x, d_log_det):
+def pulled(flow, u, d_x, d_log_det, context=None, engine="numpy"):
     """The gradients of d_x · x + d_log_det · log|det| by theta and by u, and x."""
     g = flow.split(np.zeros_like(flow.theta))
-    x, _, caches = flow.generate_keeping(flow.own, u, np.empty((len(u), 0)))
-    d_u = flow.generate_backward(flow.own, caches, d_x, d_log_det, g)
+    context = np.empty((len(u), 0), u.dtype) if context is None else context
+    x, _, caches = flow.generate_keeping(flow.own, u, context, engine)
+    d_u = flow.generate_backward(flow.own, caches, d_x, d_log_det, g, engine)
     return g.flat, d_u, x
 
 
@@ -82,6 +85,74 @@ def test_the_derivative_of_sampling_is_that_of_complex_steps(name):
     ways = rng.standard_normal((4, len(theta)))  # no entry is wrong that no direction sees
     along = complex_step(lambda t: loss(theta + t @ ways, u.astype(complex)), np.zeros(4))
     assert norm_error(ways @ d_theta, along) < ROUNDING
+
+
+CONDITIONAL = {
+    "maf": lambda: afnp.maf(D, (8,), 2, context=2, activation="tanh"),
+    "iaf": lambda: afnp.iaf(D, (8,), 2, context=2, activation="tanh"),
+    "coupling": lambda: afnp.realnvp(D, (8,), 2, context=2, activation="tanh"),
+    "spline coupling": lambda: afnp.nsf(D, (8,), 2, coupling=True, context=2, activation="tanh"),
+    "beside": lambda: afnp.Flow(
+        [Autoregressive(AddedMLP(D, 2, (8, 8), 2, "tanh"), Affine())], context=2
+    ),
+    "gated": lambda: afnp.Flow(
+        [
+            Coupling(
+                D,
+                (7, 7, 7),
+                [True, True, False, False],
+                context=2,
+                activation="tanh",
+                residual=True,
+                gated=True,
+            )
+        ],
+        context=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONDITIONAL)
+def test_the_derivative_of_sampling_given_a_context(kind):
+    """By theta along random ways, and by u; units of the context are part of it."""
+    flow = lively(CONDITIONAL[kind](), seed=3, last=0.3)
+    rng = np.random.default_rng(2)
+    flow.theta += 0.1 * rng.standard_normal(flow.theta.size)
+    flow.standardize_context([[10.0, -1.0], [30.0, 1.0]])
+    u, c = rng.standard_normal((3, D)), [20.0, 0.0] + rng.standard_normal((3, 2)) * [10.0, 1.0]
+    d_x, d_log_det = rng.standard_normal((3, D)), rng.standard_normal(3)
+
+    def loss(theta, u):
+        x, log_det = flow.generate_with(flow.split(theta), u, c)
+        return (d_x * x).sum() + (d_log_det * log_det).sum()
+
+    d_theta, d_u, x = pulled(flow, u, d_x, d_log_det, c)
+    assert norm_error(x, flow.generate(u, c, backend="numpy")[0]) < 1e-12
+    theta = flow.theta.astype(complex)
+    assert norm_error(d_u, complex_step(lambda u: loss(theta, u), u)) < ROUNDING
+    ways = rng.standard_normal((4, len(theta)))
+    along = complex_step(lambda t: loss(theta + t @ ways, u.astype(complex)), np.zeros(4))
+    assert norm_error(ways @ d_theta, along) < ROUNDING
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("univariate", ["affine", "spline", "gaussian_mixture"])
+def test_compiled_code_has_the_derivative_of_inverse_flows(univariate, context, dtype):
+    """Between them an ordinary layer, which stays in NumPy; 300 rows are several tiles."""
+    bounds = Bounds([0.0] * D, [9.0] * D)
+    options = {"univariate": univariate, "context": context, "preprocess": [bounds]}
+    flow = lively(afnp.iaf(D, (16, 9), 2, between="actnorm", **options), seed=1, last=0.3)
+    flow = afnp.Flow.from_config({**flow.config(), "dtype": dtype}, flow.theta.astype(dtype))
+    rng = np.random.default_rng(0)
+    u, d_x = rng.standard_normal((2, 300, D)).astype(dtype)
+    c = rng.standard_normal((300, context)).astype(dtype)
+    d_log_det = rng.standard_normal(300).astype(dtype)
+    of_numpy = pulled(flow, u, d_x, d_log_det, c)
+    compiled = pulled(flow, u, d_x, d_log_det, c, "numba")
+    for got, expected in zip(compiled, of_numpy, strict=True):
+        assert norm_error(got, expected) < (1e-10 if dtype == "float64" else 1e-3)
+    assert np.abs(of_numpy[0]).max() > 0
 
 
 @pytest.mark.parametrize("kind", ["maf", "iaf", "realnvp", "nsf"])
@@ -131,6 +202,42 @@ def test_a_gaussian_is_found_with_its_normaliser(kind):
     x = flow.sample(20_000, rng=2)
     assert x.mean(axis=0) == pytest.approx(mean, abs=0.05)
     assert np.cov(x.T) == pytest.approx(covariance, abs=0.05)
+
+
+def spread(x, c):
+    """A Gaussian around c_1 of standard deviation c_2, in both features: Z = 2 pi c_2^2."""
+    d = (x - c[:, :1]) / c[:, 1:]
+    return 0.5 * (d * d).sum(axis=1), d / c[:, 1:]
+
+
+def test_one_flow_learns_a_family_of_densities():
+    """Each with its own Z; contexts that it was not given lie between them."""
+    rng = np.random.default_rng(0)
+    contexts = np.column_stack([rng.uniform(-2, 2, 500), rng.uniform(0.5, 2.0, 500)])
+    flow = afnp.iaf(2, (16,), 1, context=2)
+    flow.standardize_context(contexts)
+    options = {"epochs": 25, "batch_size": 128, "learning_rate": 0.03, "progress": False}
+    history = fit_energy(flow, spread, context=contexts, **options)
+    log_z = np.log(2 * np.pi * contexts[:, 1] ** 2)
+    assert history.train_loss[-1] == pytest.approx(-log_z.mean(), abs=0.1)
+    for mean, std in ((0.0, 1.0), (1.3, 0.7)):
+        found = importance_sample(flow, spread, 2000, rng=1, context=[[mean, std]])
+        assert found.fraction > 0.9
+        expected = math.log(2 * np.pi * std**2)
+        assert found.log_normaliser == pytest.approx(expected, abs=5 * found.standard_error + 1e-3)
+        assert found.x.mean() == pytest.approx(mean, abs=0.15)
+
+
+def test_compiled_and_in_numpy_a_flow_is_trained_the_same(monkeypatch):
+    def trained():
+        flow = afnp.iaf(3, (64, 64), 2)
+        options = {"epochs": 1, "steps": 3, "batch_size": 256, "progress": False}
+        fit_energy(flow, gaussian(np.ones(3), np.diag([1.0, 2.0, 0.5]))[0], **options)
+        return flow.theta
+
+    compiled = trained()
+    monkeypatch.setattr(models, "_unusable", ["to compare"])
+    assert norm_error(trained(), compiled) < 1e-9
 
 
 def double_well(x):
@@ -226,8 +333,15 @@ def test_what_makes_no_sense_is_refused_by_name(case):
 def test_flows_that_cannot_be_trained_so_are_refused():
     with pytest.raises(ValueError, match="flow: expected a Flow, got DiscreteMADE"):
         fit_energy(afnp.DiscreteMADE(2), double_well)
-    with pytest.raises(ValueError, match="flow: expected one without a context, got 1"):
-        fit_energy(afnp.iaf(2, (8,), 1, context=1), double_well)
+    conditional = afnp.iaf(2, (8,), 1, context=1)
+    with pytest.raises(ValueError, match="context: expected 1 columns, got none"):
+        fit_energy(conditional, double_well)
+    with pytest.raises(ValueError, match="context: expected at least one row, got none"):
+        fit_energy(conditional, double_well, context=np.empty((0, 1)))
+    with pytest.raises(ValueError, match=r"context: expected no columns, got shape \(3, 1\)"):
+        fit_energy(afnp.iaf(2, (8,), 1), double_well, context=np.ones((3, 1)))
+    with pytest.raises(ValueError, match="context: expected one row, for which weights are, got 3"):
+        importance_sample(conditional, double_well, 5, context=np.ones((3, 1)))
 
 
 @pytest.mark.parametrize("fault", ["energy", "gradient"])

@@ -19,6 +19,7 @@ TASKS = {
     int(number): example
     for number, example in re.findall(r"\*\*(\d+)\. .*?```python\n(.*?)```", PAGE, flags=re.DOTALL)
 }
+NOISY = re.search(r"## What a noisy row was.*?```python\n(.*?)```", PAGE, flags=re.DOTALL)[1]
 COUNTS = re.findall(r"^\| (\d+) \| .*? \| (\d+) \| ?(\d*) \|$", PAGE, flags=re.MULTILINE)
 
 BY_HAND = {
@@ -172,6 +173,20 @@ def test_the_examples_run_one_after_the_other(stars, tmp_path):
     assert stars["ages"].shape == (300, 100, 1)
     assert len(stars["odd"]) == 10 and stars["report"].ok
     assert {path.name for path in tmp_path.glob("*.png")} == {"corner.png", "losses.png", "pit.png"}
+
+
+@pytest.mark.slow
+def test_a_noisy_row_is_told_by_the_score(stars):
+    """As samples of the flow tell it that are weighed by how near they are to what was measured."""
+    exec(smaller(TASKS[1] + NOISY), stars)
+    flow, y, sigma, walked = (stars[name] for name in ("flow", "y", "sigma", "x"))
+    x = flow.sample(200_000, rng=1)
+    w = np.exp(-0.5 * (((x - y) / sigma) ** 2).sum(axis=1))
+    mean = w @ x / w.sum()
+    std = np.sqrt(w @ (x - mean) ** 2 / w.sum())
+    assert w.sum() ** 2 / (w @ w) > 1000 and 0.7 < stars["taken"].mean() < 1
+    assert (np.abs(walked.mean(axis=0) - mean) / std).max() < 5 / np.sqrt(500)
+    assert walked.std(axis=0) == pytest.approx(std, rel=0.15) and (std < sigma).all()
 
 
 @pytest.mark.slow

@@ -71,6 +71,11 @@ def compiled(layer: Any):
     return CompiledConvolution(layer) if _convolves(layer) else _stack([layer])
 
 
+def generators_of(layers: Sequence[Transform]) -> list:
+    """Return the layers, compiled where the derivative of sampling is: those that are inverse."""
+    return [compiled(layer) if type(layer) is Inverse else layer for layer in layers]
+
+
 def _stack(layers: Sequence[Conditioned]) -> Stack:
     """Return transforms of one shape as one stage; those of a graph with zeros under staircases."""
     kind = SparseStack if type(layers[0].conditioner) is GraphMLP else Stack
@@ -262,7 +267,7 @@ class SparseStack(Stack):
 
 
 class CompiledInverse(Stage):
-    """An inverse transform whose inside is compiled; its derivative stays in NumPy."""
+    """An inverse transform whose inside is compiled; the derivative of its solve is NumPy's."""
 
     def __init__(self, layer: Inverse):
         self.layer, self.layout = layer, layer.layout
@@ -289,6 +294,14 @@ class CompiledInverse(Stage):
     def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         return self.layer.backward(p, cache, d_u, d_log_det, g)
+
+    def generate_keeping(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x; also give log|det dx/du| (N,) and ``generate_backward``'s cache."""
+        return self.inside.normalize(p, u, context)
+
+    def generate_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray, g: Views):
+        """Write the parameters' gradients of ``generate`` into g; return d_u (N, D)."""
+        return self.inside.backward(p, cache, d_x, d_log_det, g)
 
 
 class CompiledAdded(Stage):

@@ -7,9 +7,17 @@ r"""Training from an energy, without data: reverse Kullback-Leibler by pathwise 
 
 The noise does not depend on θ, so the gradient goes through the samples: that of the energy by x
 comes with the energy, and the rest is the backward pass of sampling. Inverse autoregressive flows
-and couplings sample in one pass, and go back in one. A masked autoregressive flow samples by
-substitution, and goes back by substitution from the last feature to the first, each unit once: the
-transposed triangular solve of :meth:`afnp.transforms.Transform.generate_backward`.
+and couplings sample in one pass, and go back in one; the former run compiled. A masked
+autoregressive flow samples by substitution, and goes back by substitution from the last feature to
+the first, each unit once: the transposed triangular solve of
+:meth:`afnp.transforms.Transform.generate_backward`.
+
+**What is exact**: the gradient of the mean over the samples that were drawn, to rounding, and hence
+without bias that of F; the density of each sample; the bound F ≥ -log Z. What is an estimate, with
+the noise of N samples: F itself, log Z (too low on average) and the effective sample size.
+
+With a context c, E and Z are those of c, and F is the mean over the contexts that were given: one
+flow learns a family of densities, exp(-E(x; c)) / Z(c).
 
 F is the variational free energy: never below -log Z, and equal to it where the flow is the target.
 How far above it is, it does not say. Importance weights do, in part:
@@ -24,7 +32,7 @@ samples it cannot weigh**: a flow that sits in one of two wells reports a good E
 The reverse divergence likes to do that; a temperature that falls to 1 makes it less likely, and
 samples of the target from elsewhere are the only proof (arXiv 2208.01893 does much with both).
 
-Letters: N rows, B rows a step, D features.
+Letters: N rows, B rows a step, D features, C context inputs, M contexts.
 """
 
 from __future__ import annotations
@@ -37,7 +45,8 @@ import numpy as np
 
 from afnp import progress as bars
 from afnp.flow import Flow
-from afnp.inputs import flag, generator, integer, real
+from afnp.inputs import check_rows, flag, generator, integer, real
+from afnp.model import check_context
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History
 from afnp.train.interruption import Interruption
@@ -51,18 +60,21 @@ from afnp.train.loop import (
     record_of,
     schedule_name,
 )
+from afnp.transforms import Inverse
 from afnp.univariate.stable import logsumexp
 
 __all__ = ["ImportanceSample", "effective_sample_size", "fit_energy", "importance_sample"]
 
-Energy = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Maps x (N, D), float64, to energies (N,) and their gradients by x (N, D)."""
+Energy = Callable[..., tuple[np.ndarray, np.ndarray]]
+"""Maps x (N, D), float64, to energies (N,) and their gradients by x (N, D); of a conditional flow,
+x and contexts (N, C)."""
 
 
 def fit_energy(
     flow: Flow,
     energy_and_gradient: Energy,
     *,
+    context=None,
     epochs: int = 100,
     steps: int = 20,
     batch_size: int = 256,
@@ -82,14 +94,20 @@ def fit_energy(
               \qquad x = \mathrm{generate}_\theta(u)
 
     Reverse Kullback-Leibler divergence, by pathwise gradients; see :mod:`afnp.train.energy` for the
-    derivation, and for what it does not see. The arithmetic is NumPy's.
+    derivation, what is exact, and what it does not see. Inverse autoregressive flows of some size
+    train compiled, others in NumPy.
 
     Parameters
     ----------
     flow : Flow
-        Without a context, and with a base that has no parameters.
+        With a base that has no parameters.
     energy_and_gradient : callable
-        Maps x (B, D), float64, to energies (B,) in units of kT and their gradients (B, D).
+        Maps x (B, D), float64, to energies (B,) in units of kT and their gradients (B, D). Given a
+        context it is called with x and the contexts (B, C) of the rows, and answers for each row
+        given its own.
+    context : (M, C) array, optional
+        For a conditional flow: what it is to be right for. Each sample takes one of these rows, at
+        random.
     epochs, steps, batch_size : int
         Steps an epoch, and fresh samples a step. What the history and callbacks say is of epochs.
     learning_rate, schedule, weight_decay, clip, progress, callbacks
@@ -129,6 +147,7 @@ def fit_energy(
     1.00
     """
     _check_flow(flow)
+    contexts = _checked_contexts(flow, context)
     epochs = integer("epochs", epochs, least=1)
     steps = integer("steps", steps, least=1)
     batch_size = integer("batch_size", batch_size, least=1)
@@ -143,7 +162,10 @@ def fit_energy(
         raise ValueError(f"temperature: expected a callable, got {temperature!r}")
     flag("progress", progress)
 
-    history, adam, clock = History(), Adam(flow.theta.size, flow.dtype), Clock(0.0)
+    engine = _engine_of(flow, contexts, batch_size)
+    step = _Step(flow, energy_and_gradient, contexts, batch_size, engine, rng)
+    history, clock = History(), Clock(0.0)
+    adam = Adam(flow.theta.size, flow.dtype, backend=engine)
     good = flow.theta.copy()
     stopped, total = "", epochs * steps
     bar = bars.steps_bar("fit_energy", "epoch", epochs, 0, show=progress)
@@ -154,7 +176,7 @@ def fit_energy(
                 while len(losses) < steps and not interruption.asked:
                     done = adam.t / total
                     T = 1.0 if temperature is None else real("temperature", temperature(done), 0.0)
-                    loss, grad = _step(flow, energy_and_gradient, T, batch_size, rng, adam.t, steps)
+                    loss, grad = step(T, f"epoch {adam.t // steps}, step {adam.t % steps}")
                     norm = math.sqrt(float(np.square(grad, dtype=np.float64).sum()))
                     rate = learning_rate * factor(shape, done)
                     scale = clip / norm if norm > clip else 1.0
@@ -186,35 +208,76 @@ def fit_energy(
 def _check_flow(flow) -> None:
     if not isinstance(flow, Flow):
         raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
-    if flow.context:
-        raise ValueError(f"flow: expected one without a context, got {flow.context} columns")
     if flow.base.layout.size:
         raise ValueError("flow: expected a base without parameters: its noise must not move")
 
 
-def _step(flow: Flow, energy_and_gradient: Energy, T: float, batch: int, rng, t: int, steps: int):
-    """Return the mean of F over fresh samples, and its gradient (P,)."""
-    g = flow.split(np.zeros_like(flow.theta))
-    u = flow.base.sample(flow.own.base, batch, rng, flow.dtype)
-    none = np.empty((batch, 0), flow.dtype)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        x, log_det, caches = flow.generate_keeping(flow.own, u, none)
-        _refuse(np.isfinite(x).all(axis=1), "a sample", t, steps)
-        energy, d_x = _evaluated(energy_and_gradient, x)
-        free = energy / T + flow.base.log_prob(flow.own.base, u) - log_det
-        _refuse(np.isfinite(free), "the energy", t, steps)
-        _refuse(np.isfinite(d_x).all(axis=1), "the energy's gradient", t, steps)
-        d_x = (d_x / (T * batch)).astype(x.dtype)
-        d_log_det = np.full(batch, -1 / batch, dtype=flow.dtype)
-        flow.generate_backward(flow.own, caches, d_x, d_log_det, g)
-    if not np.isfinite(g.flat).all():
-        raise _unsound("the flow's gradient", t, steps)
-    return float(free.mean(dtype=np.float64)), g.flat
+def _checked_contexts(flow: Flow, context) -> np.ndarray:
+    """Return contexts (M, C), one of them without a column where the flow takes none."""
+    if context is not None and flow.context:
+        context = check_rows(context, flow.context, np.float64, "context", flow.context_columns)
+        if not len(context):
+            raise ValueError("context: expected at least one row, got none")
+        return context
+    return check_context(context, flow.context, 1, np.float64)
 
 
-def _evaluated(energy_and_gradient: Energy, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _engine_of(flow: Flow, contexts: np.ndarray, batch: int) -> str:
+    """Return who takes the steps: compiled code where it pays, and has proved to work here."""
+    if not any(isinstance(layer, Inverse) for layer in flow.layers):
+        return "numpy"
+    u = np.zeros((batch, flow.features), flow.dtype)
+    _, given = flow.check(u, np.repeat(contexts[:1], batch, axis=0) if flow.context else None, "u")
+
+    def trial(rows: slice, engine: str) -> None:
+        x, log_det, caches = flow.generate_keeping(flow.own, u, given, engine)
+        g = flow.split(np.zeros_like(flow.theta))
+        flow.generate_backward(flow.own, caches, x, np.ones_like(log_det), g, engine)
+
+    plan = flow.plan("auto", batch, gradient=True)
+    return flow.attempt(plan, batch, "", trial, gradient=True)[0].engine
+
+
+@dataclass
+class _Step:
+    """What a step takes: the mean of F over fresh samples, and its gradient (P,)."""
+
+    flow: Flow
+    energy: Energy
+    contexts: np.ndarray
+    batch: int
+    engine: str
+    rng: np.random.Generator
+
+    def __call__(self, T: float, when: str) -> tuple[float, np.ndarray]:
+        flow = self.flow
+        g = flow.split(np.zeros_like(flow.theta))
+        u = flow.base.sample(flow.own.base, self.batch, self.rng, flow.dtype)
+        context = None
+        if flow.context:
+            context = self.contexts[self.rng.integers(0, len(self.contexts), self.batch)]
+        u, given = flow.check(u, context, "u")
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            x, log_det, caches = flow.generate_keeping(flow.own, u, given, self.engine)
+            _refuse(np.isfinite(x).all(axis=1), "a sample", when)
+            energy, d_x = _evaluated(self.energy, x, context)
+            free = energy / T + flow.base.log_prob(flow.own.base, u) - log_det
+            _refuse(np.isfinite(free), "the energy", when)
+            _refuse(np.isfinite(d_x).all(axis=1), "the energy's gradient", when)
+            d_x = (d_x / (T * self.batch)).astype(x.dtype)
+            d_log_det = np.full(self.batch, -1 / self.batch, dtype=flow.dtype)
+            flow.generate_backward(flow.own, caches, d_x, d_log_det, g, self.engine)
+        if not np.isfinite(g.flat).all():
+            raise _unsound("the flow's gradient", when)
+        return float(free.mean(dtype=np.float64)), g.flat
+
+
+def _evaluated(
+    energy_and_gradient: Energy, x: np.ndarray, context: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return energies (N,) and gradients (N, D) as float64, or say what shape they should have."""
-    answer = energy_and_gradient(x.astype(np.float64))
+    given = () if context is None else (context,)
+    answer = energy_and_gradient(x.astype(np.float64), *given)
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise ValueError("energy_and_gradient: expected energies and gradients, a pair")
     energy, gradient = (np.asarray(part, np.float64) for part in answer)
@@ -226,17 +289,16 @@ def _evaluated(energy_and_gradient: Energy, x: np.ndarray) -> tuple[np.ndarray, 
     return energy, gradient
 
 
-def _refuse(sound: np.ndarray, what: str, t: int, steps: int) -> None:
+def _refuse(sound: np.ndarray, what: str, when: str) -> None:
     """Raise a FloatingPointError that names the row, unless every one is sound."""
     if not sound.all():
-        raise _unsound(what, t, steps, f", row {int(np.argmin(sound))}")
+        raise _unsound(what, f"{when}, row {int(np.argmin(sound))}")
 
 
-def _unsound(what: str, t: int, steps: int, where: str = "") -> FloatingPointError:
+def _unsound(what: str, when: str) -> FloatingPointError:
     return FloatingPointError(
-        f"{what} is not finite at epoch {t // steps}, step {t % steps}{where}; the last good "
-        "parameters were kept (a lower learning_rate or clip, or a temperature above 1 to begin "
-        "with, may help)"
+        f"{what} is not finite at {when}; the last good parameters were kept (a lower "
+        "learning_rate or clip, or a temperature above 1 to begin with, may help)"
     )
 
 
@@ -302,7 +364,9 @@ class ImportanceSample:
         return math.sqrt(max(0.0, n / self.effective_sample_size - 1) / n)
 
 
-def importance_sample(flow: Flow, energy_and_gradient: Energy, n: int, rng=0) -> ImportanceSample:
+def importance_sample(
+    flow: Flow, energy_and_gradient: Energy, n: int, rng=0, context=None
+) -> ImportanceSample:
     """Draw n samples of a flow and weigh them for the density of an energy.
 
     Parameters
@@ -311,6 +375,8 @@ def importance_sample(flow: Flow, energy_and_gradient: Energy, n: int, rng=0) ->
         As for :func:`fit_energy`.
     n : int
     rng : seed or Generator
+    context : (1, C) array, optional
+        Of a conditional flow: the one whose density the weights are for.
 
     Examples
     --------
@@ -322,10 +388,15 @@ def importance_sample(flow: Flow, energy_and_gradient: Energy, n: int, rng=0) ->
     """
     _check_flow(flow)
     n, rng = integer("n", n, least=1), generator("rng", rng)
+    contexts = _checked_contexts(flow, context)
+    if len(contexts) > 1:
+        raise ValueError(f"context: expected one row, for which weights are, got {len(contexts)}")
+    given = contexts if flow.context else None
     u = flow.base.sample(flow.own.base, n, rng, flow.dtype)
-    x, log_det = flow.generate(u)
+    x, log_det = flow.generate(u, given)
     log_p = flow.base.log_prob(flow.own.base, u).astype(np.float64) - log_det
-    energy, _ = _evaluated(energy_and_gradient, x)
+    repeated = None if given is None else np.repeat(given, n, axis=0)
+    energy, _ = _evaluated(energy_and_gradient, x, repeated)
     if np.isnan(energy).any():
         raise FloatingPointError(
             f"energy_and_gradient: row {int(np.argmax(np.isnan(energy)))} has an energy that is "
