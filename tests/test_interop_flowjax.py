@@ -29,6 +29,7 @@ FLOWS = {
     ),
     "spline": ("masked_autoregressive_flow", 3, None, {"transformer": SPLINE}),
     "not inverted": ("masked_autoregressive_flow", 3, 2, {"invert": False}),
+    "normal base": ("masked_autoregressive_flow", 3, None, {}),
     "coupling": ("coupling_flow", 4, 2, {}),
     "spline coupling": ("coupling_flow", 3, None, {"transformer": SPLINE}),
 }
@@ -37,9 +38,11 @@ FLOWS = {
 def flow_of(name):
     """A flow with parameters that hide nothing."""
     kind, D, C, options = FLOWS[name]
-    sizes = {"cond_dim": C, "flow_layers": 2, "nn_width": 8, **options}
     base, rng = distributions.StandardNormal((D,)), np.random.default_rng(0)
-    flow = getattr(flows, kind)(jax.random.key(0), base_dist=base, **sizes)
+    if name == "normal base":
+        base = distributions.Normal(np.arange(D), np.linspace(0.5, 2.0, D))
+    sizes = {"base_dist": base, "cond_dim": C, "flow_layers": 2, "nn_width": 8, **options}
+    flow = getattr(flows, kind)(jax.random.key(0), **sizes)
     fixed = paramax.NonTrainable
     trained, rest = equinox.partition(
         flow, equinox.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, fixed)
@@ -74,6 +77,44 @@ def test_the_direction_follows_invert():
     assert [cost.normalize.depth for cost in costs] == [1, 3]
 
 
+def standardised():
+    """As in their tutorials: rows are standardised by a bijection that stays with the flow."""
+    inside = flow_of("maf")
+    mean, std = np.array([10.0, 0.0, -3.0]), np.array([4.0, 0.1, 1.0])
+    return distributions.Transformed(inside, bijections.Affine(mean, std))
+
+
+def chained():
+    parts = [
+        bijections.Scale(np.array([2.0, 0.5, 1.0])),
+        bijections.Loc(np.array([3.0, 0.0, -1.0])),
+    ]
+    forward = bijections.Chain(parts)
+    back = bijections.Invert(bijections.Chain([*parts, bijections.Affine(1.0, np.full(3, 0.3))]))
+    inside = flow_of("normal base")
+    return distributions.Transformed(distributions.Transformed(inside, forward), back)
+
+
+@pytest.mark.parametrize("nested", [standardised, chained])
+def test_what_stands_around_a_flow_comes_in_with_it(nested):
+    with jax.enable_x64(True):
+        theirs = nested()
+        ours = from_flowjax(theirs)
+        x = np.array(theirs.sample(jax.random.key(1), (20,)))
+        np.testing.assert_allclose(ours.log_prob(x), theirs.log_prob(x), rtol=1e-9, atol=1e-9)
+        merged = from_flowjax(theirs.merge_transforms())
+    np.testing.assert_allclose(merged.log_prob(x), ours.log_prob(x), rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_not_trained_comes_in_too():
+    with jax.enable_x64(True):
+        fixed = equinox.tree_at(
+            lambda flow: flow.base_dist, flow_of("normal base"), replace_fn=paramax.non_trainable
+        )
+        ours = from_flowjax(fixed)
+    assert type(ours.layers[-1]).__name__ == "ActNorm"
+
+
 def refused(change):
     kind = flows.masked_autoregressive_flow
     base = distributions.StandardNormal((3,))
@@ -103,9 +144,13 @@ REFUSED = {
     ),
     "base": (
         lambda: flows.masked_autoregressive_flow(
-            jax.random.key(0), base_dist=distributions.Normal(np.ones(3)), flow_layers=1
+            jax.random.key(0), base_dist=distributions.Cauchy(np.ones(3)), flow_layers=1
         ),
-        "base_dist: cannot import a Normal",
+        "base_dist: cannot import a Cauchy",
+    ),
+    "around": (
+        lambda: distributions.Transformed(flow_of("maf"), bijections.Exp((3,))),
+        "bijection: cannot import a Exp",
     ),
     "couplings the other way": (
         lambda: flows.coupling_flow(

@@ -61,6 +61,39 @@ STEPS = {
         spline_coupling(MASK, residual(C), **LINEAR),
         transforms.LULinear(D),
     ],
+    "linear maps": lambda: [
+        transforms.QRLinear(D, 3),
+        affine(D, H),
+        transforms.SVDLinear(D, 4),
+        transforms.HouseholderSequence(D, 3),
+    ],
+    "inverses": lambda: [
+        transforms.InverseTransform(transforms.RandomPermutation(D)),
+        transforms.InverseTransform(transforms.QRLinear(D, 2)),
+        transforms.InverseTransform(
+            transforms.CompositeTransform(
+                [
+                    spline(D, H, **LINEAR),
+                    transforms.PointwiseAffineTransform(1.5, 2.0),
+                    transforms.ActNorm(D),
+                    transforms.InverseTransform(affine(D, H)),
+                ]
+            )
+        ),
+    ],
+    "inverse": lambda: [transforms.InverseTransform(affine(D, H))],
+    "inverse, context": lambda: [transforms.InverseTransform(affine(D, H, C))],
+    "batch norm": lambda: [
+        affine(D, H, use_batch_norm=True, dropout_probability=0.5),
+        affine(D, H, use_batch_norm=True, dropout_probability=0.5, **PLAIN),
+    ],
+    "batch norm, context": lambda: [affine(D, H, C, use_batch_norm=True, **PLAIN)],
+    "batch norm in a coupling": lambda: [
+        transforms.AffineCouplingTransform(
+            MASK, lambda i, o: ResidualNet(i, o, H, use_batch_norm=True, activation=torch.tanh)
+        ),
+        spline_coupling(OTHER, lambda i, o: ResidualNet(i, o, H, use_batch_norm=True), **LINEAR),
+    ],
     "normalisations": lambda: [
         transforms.PointwiseAffineTransform(1.5, torch.arange(1.0, D + 1)),
         transforms.IdentityTransform(),
@@ -88,9 +121,9 @@ def flow_of(steps, base=None):
         for values in flow.parameters():
             values += 0.3 * torch.randn_like(values)
         for part in flow.modules():
-            if isinstance(part, transforms.BatchNorm):
-                part.running_mean += 0.3
-                part.running_var += 1.7
+            if isinstance(part, (transforms.BatchNorm, torch.nn.BatchNorm1d)):
+                part.running_mean += 0.3 * torch.randn_like(part.running_mean)
+                part.running_var += 1.7 * torch.rand_like(part.running_var)
     return flow.eval()
 
 
@@ -128,7 +161,10 @@ def test_units_are_sorted_by_degree():
     assert net.degrees[1].tolist() == sorted(k % (D - 1) + 1 for k in range(H))
 
 
-@pytest.mark.parametrize("name", ["maf", "maf, context", "nsf", "coupling", "spline coupling"])
+COMPILED = ["maf", "maf, context", "nsf", "coupling", "spline coupling", "batch norm", "inverses"]
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_what_runs_compiled(name):
     assert not uncompiled(from_nflows(flow_of(STEPS[name])).layers)
 
@@ -146,6 +182,26 @@ def test_it_can_be_trained_on(name):
 def test_a_base_with_parameters_is_a_layer():
     theirs = flow_of(lambda: [affine(D, H)], distributions.DiagonalNormal([D]))
     assert type(from_nflows(theirs).layers[-1]).__name__ == "ActNorm"
+
+
+def test_the_flows_of_their_own_classes():
+    """With BatchNorm between and inside, and dropout; all as they come."""
+    from nflows.flows import MaskedAutoregressiveFlow, SimpleRealNVP
+
+    for kind in (MaskedAutoregressiveFlow, SimpleRealNVP):
+        for within in (False, True):
+            torch.manual_seed(0)
+            theirs = kind(
+                D,
+                H,
+                3,
+                2,
+                dropout_probability=0.2,
+                batch_norm_between_layers=True,
+                batch_norm_within_layers=within,
+            )
+            theirs.log_prob(torch.randn(100, D))  # takes statistics
+            assert from_nflows(theirs).features == D and theirs.training
 
 
 def test_float32_stays_float32():
@@ -174,7 +230,16 @@ def test_the_checks_find_nothing():
 
 REFUSED = {
     "tails": (lambda: [spline(D, H)], "transform 0, Masked.*: cannot import a spline with tails"),
-    "qr": (lambda: [transforms.QRLinear(D, 2)], "transform 0: cannot import a QRLinear"),
+    "matrix": (
+        lambda: [transforms.NaiveLinear(D, orthogonal_initialization=False)],
+        "transform 0: cannot import a NaiveLinear",
+    ),
+    "inverse": (
+        lambda: [
+            transforms.InverseTransform(transforms.AdditiveCouplingTransform(MASK, residual()))
+        ],
+        "transform 0, InverseTransform: cannot import an inverse of a Coupling",
+    ),
     "inside": (
         lambda: [affine(D, H), transforms.CompositeTransform([transforms.Sigmoid()])],
         "transform 1, transform 0: cannot import a Sigmoid",
@@ -184,8 +249,8 @@ REFUSED = {
         "cannot import a network with the activation elu",
     ),
     "batch norm": (
-        lambda: [affine(D, H, use_batch_norm=True)],
-        "cannot import a network with BatchNorm1d",
+        lambda: [affine(D, H, C, use_batch_norm=True)],
+        "cannot import a network with BatchNorm1d in residual blocks with context",
     ),
     "blocks": (lambda: [affine(D, H, num_blocks=0)], "cannot import a network without blocks"),
     "unconditional": (

@@ -32,6 +32,23 @@ FLOWS = {
         flows.CoupledRationalQuadraticSpline(D, 2, H, reverse_mask=bool(k)) for k in range(2)
     ],
     "spline coupling, context": lambda: [flows.CoupledRationalQuadraticSpline(D, 2, H, C)],
+    "masked couplings": lambda: [
+        flows.MaskedAffineFlow(torch.tensor([1.0, 0, 1, 0, 1]), mlp([D, H, D]), mlp([D, 7, D])),
+        flows.MaskedAffineFlow(torch.tensor([0.0, 1, 0, 1, 0]), mlp([D, H, H, D])),
+        flows.MaskedAffineFlow(torch.tensor([1.0, 1, 0, 0, 1]), None, mlp([D, H, D])),
+        flows.MaskedAffineFlow(torch.tensor([1.0, 1, 0, 0, 1]), mlp([D, D]), mlp([D, D])),
+    ],
+    "reversed": lambda: [
+        flows.base.Reverse(flows.MaskedAffineAutoregressive(D, H)),
+        flows.base.Reverse(flows.LULinearPermute(D)),
+        flows.base.Composite([flows.ActNorm(D), flows.base.Reverse(flows.Permute(D))]),
+        flows.InvertibleAffine(D, use_lu=False),
+        flows.base.Reverse(flows.InvertibleAffine(D, use_lu=False)),
+    ],
+    "batch norm": lambda: [
+        flows.MaskedAffineAutoregressive(D, H, use_batch_norm=True, dropout_probability=0.3),
+        flows.MaskedAffineAutoregressive(D, H, use_residual_blocks=False, use_batch_norm=True),
+    ],
     "coupling": lambda: [
         flows.AffineCouplingBlock(mlp([3, H, H, 4])),
         flows.Permute(D, "swap"),
@@ -61,6 +78,9 @@ def flow_of(steps, conditional=False, trainable=True):
         for part in flow.modules():
             if isinstance(part, flows.ActNorm):
                 part.data_dep_init_done.fill_(1.0)
+            if isinstance(part, torch.nn.BatchNorm1d):
+                part.running_mean += 0.3 * torch.randn_like(part.running_mean)
+                part.running_var += 1.7 * torch.rand_like(part.running_var)
     return flow.eval()
 
 
@@ -118,6 +138,14 @@ def test_it_can_be_trained_on(name):
 
 REFUSED = {
     "planar": (lambda: [flows.Planar((D,))], "flow 0: cannot import a Planar"),
+    "depths": (
+        lambda: [flows.MaskedAffineFlow(torch.ones(D), mlp([D, H, D]), mlp([D, D]))],
+        "flow 0, MaskedAffineFlow: cannot import networks of other depths or activations",
+    ),
+    "reverse": (
+        lambda: [flows.base.Reverse(flows.AffineCouplingBlock(mlp([3, H, 4])))],
+        "flow 0, Reverse: cannot import an inverse of a Coupling",
+    ),
     "scale map": (
         lambda: [flows.AffineCouplingBlock(mlp([3, H, 4]), scale_map="sigmoid")],
         "flow 0, AffineCouplingBlock: cannot import the scale map 'sigmoid'",

@@ -11,9 +11,9 @@ import numpy as np
 
 from afnp.bases import Base
 from afnp.flow import Flow
-from afnp.transforms import Transform
+from afnp.transforms import ActNorm, Autoregressive, Inverse, Permutation, Standardize, Transform
 
-__all__ = ["Step", "assembled", "in_evaluation"]
+__all__ = ["Step", "assembled", "in_evaluation", "turned_around"]
 
 Step = tuple[Transform, dict[str, np.ndarray]]
 """A layer, and its arrays by name."""
@@ -38,6 +38,38 @@ def assembled(steps: Sequence[Step], dtype: np.dtype, noise: type[Base] | None =
         for name, values in arrays.items():
             flow.parameters[f"{place}.{name}"] = values
     return flow
+
+
+def turned_around(steps: Sequence[Step], where: str) -> list[Step]:
+    """Return the layers that go the other way, with their arrays.
+
+    Raises
+    ------
+    ValueError
+        If a layer has no inverse here: its kind, and where it stands.
+
+    Examples
+    --------
+    >>> [(layer, _)] = turned_around([(Permutation([2, 0, 1]), {})], "transform 0")
+    >>> layer.order.tolist()
+    [1, 2, 0]
+    """
+    return [_turned(layer, arrays, where) for layer, arrays in reversed(steps)]
+
+
+def _turned(layer: Transform, arrays: dict[str, np.ndarray], where: str) -> Step:
+    if isinstance(layer, Inverse):
+        return layer.transform, arrays
+    if type(layer) is Autoregressive:
+        return Inverse(layer), arrays
+    if isinstance(layer, Permutation):
+        return Permutation(np.argsort(layer.order)), arrays
+    if type(layer) is Standardize:
+        return Standardize(-layer.mean / layer.std, 1 / layer.std), arrays
+    if isinstance(layer, ActNorm):
+        m, s = arrays["m"], arrays["s"]
+        return layer, {"m": -m * np.exp(-s), "s": -s}
+    raise ValueError(f"{where}: cannot import an inverse of a {type(layer).__name__}")
 
 
 @contextmanager

@@ -11,6 +11,9 @@ A layer is f, then a permutation. Their scalar maps are :math:`u = x\, s + t` wi
 splines whose end slopes are free (:class:`afnp.univariate.FreeSpline`). Parameters are differences
 from those of the transformer that was given, which are added to the biases here.
 
+Around such a flow may stand what people put there: a normal base with its own means and deviations,
+and elementwise affine maps that standardise the data, however they are nested.
+
 Letters: N rows, D features, C context inputs, K params a feature.
 """
 
@@ -23,11 +26,11 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
-from afnp.interop.doors import Step, assembled
+from afnp.interop.doors import Step, assembled, turned_around
 from afnp.interop.proof import prove as compare
 from afnp.interop.sorting import Linear, Network, masked_layer
 from afnp.interop.torch_networks import Read, named
-from afnp.transforms import Inverse, Permutation
+from afnp.transforms import ActNorm, Inverse, Permutation
 from afnp.univariate import FlooredAffine, FreeSpline
 
 __all__ = ["from_flowjax"]
@@ -40,7 +43,9 @@ def from_flowjax(flow: Any, prove: bool = True) -> Flow:
     ----------
     flow : flowjax.distributions.Transformed
         As ``masked_autoregressive_flow`` or ``coupling_flow`` makes it, with the affine transformer
-        or ``RationalQuadraticSpline``; activations ReLU or tanh.
+        or ``RationalQuadraticSpline``; activations ReLU or tanh; a base ``StandardNormal`` or
+        ``Normal``; transformed further by ``Affine``, ``Loc``, ``Scale``, their ``Chain`` and
+        ``Invert``.
     prove : bool
         Compare log-densities and samples of 64 rows with theirs.
 
@@ -51,20 +56,59 @@ def from_flowjax(flow: Any, prove: bool = True) -> Flow:
     ArithmeticError
         If the two compute something else.
     """
-    if named(flow) != "Transformed" or named(flow.base_dist) != "StandardNormal":
-        got = named(flow.base_dist) if named(flow) == "Transformed" else named(flow)
-        raise ValueError(f"base_dist: cannot import a {got}")
-    inverted = named(flow.bijection) == "Invert"
-    scan = flow.bijection.bijection if inverted else flow.bijection
-    if named(scan) != "Scan":
-        raise ValueError(f"bijection: cannot import a {named(scan)}")
-    steps: list[Step] = []
-    for place, layer in enumerate(_unstacked(scan.bijection)):
-        steps += _layer(layer, inverted, f"layer {place}")
-    ours = assembled(steps if inverted else steps[::-1], _dtype(scan))
+    bijections, base = _parts(flow)
+    if named(base) != "StandardNormal":
+        raise ValueError(f"base_dist: cannot import a {named(base)}")
+    steps = [step for bijection in bijections for step in _steps(bijection)]
+    ours = assembled(steps, _dtype(flow))
     if prove:
-        _prove(flow, ours)
+        _prove(flow, bijections, ours)
     return ours
+
+
+def _parts(flow: Any) -> tuple[list, Any]:
+    """Return the bijections from the data to the noise, and the noise's distribution."""
+    bijections = []
+    while named(flow) in ("Transformed", "Normal"):
+        bijections.append(flow.bijection)
+        flow = flow.base_dist
+    return bijections, flow
+
+
+def _steps(bijection: Any) -> list[Step]:
+    """Return the layers of a bijection from noise to data, from data to noise."""
+    inverted = named(bijection) == "Invert"
+    inside = bijection.bijection if inverted else bijection
+    kind = named(inside)
+    if kind == "Chain":
+        parts = [_steps(part) for part in inside.bijections[::-1]]
+        steps = [step for part in parts for step in part]
+    elif kind == "Scan":
+        layers = enumerate(_unstacked(inside.bijection))
+        parts = [_layer(layer, inverted, f"layer {place}") for place, layer in layers]
+        steps = [step for part in parts for step in part]
+        return steps if inverted else steps[::-1]
+    elif kind in AFFINE:
+        steps = [_affine(inside)]
+    else:
+        raise ValueError(f"bijection: cannot import a {kind}")
+    return turned_around(steps, "bijection") if inverted else steps
+
+
+AFFINE = ("Affine", "Loc", "Scale")
+
+
+def _affine(theirs: Any) -> Step:
+    """Return x = u * scale + loc, feature by feature."""
+    import paramax
+
+    values = vars(paramax.unwrap(theirs))
+    D = theirs.shape[0]
+    m = np.broadcast_to(np.array(values.get("loc", 0.0)), D)
+    s = np.broadcast_to(np.array(values.get("scale", 1.0)), D)
+    if (s <= 0).any():
+        raise ValueError(f"bijection: cannot import a {named(theirs)} with a scale that is not > 0")
+    return ActNorm(D), {"m": m, "s": np.log(s)}
 
 
 def _dtype(bijection: Any) -> np.dtype:
@@ -186,7 +230,7 @@ STEPS: dict[str, Callable[[Any, bool, str], Step]] = {
 # ---- proof ---------------------------------------------------------------------------------------
 
 
-def _prove(theirs: Any, ours: Flow) -> None:
+def _prove(theirs: Any, bijections: list, ours: Flow) -> None:
     """Compare both directions with theirs."""
     import jax
     import paramax
@@ -197,7 +241,9 @@ def _prove(theirs: Any, ours: Flow) -> None:
         return np.array(flow.log_prob(x, context))
 
     def generate(u: np.ndarray, context: np.ndarray | None) -> np.ndarray:
-        rows = (u,) if context is None else (u, context)
-        return np.array(jax.vmap(flow.bijection.transform)(*rows))
+        rows = () if context is None else (context,)
+        for bijection in reversed(bijections):
+            u = jax.vmap(paramax.unwrap(bijection).transform)(u, *rows)
+        return np.array(u)
 
     compare(ours, log_prob, generate, "flowjax")

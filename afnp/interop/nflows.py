@@ -16,12 +16,16 @@ AffineCouplingTransform                    Coupling, FlooredAffine("sigmoid")
 AdditiveCouplingTransform                  Coupling, Additive
 PiecewiseRationalQuadraticCoupling...      Coupling, RationalQuadratic; linear tails only
 Permutation and its kin                    Permutation
-LULinear                                   LULinear, then its bias as ActNorm
+LULinear, QRLinear, SVDLinear, Householder LULinear, then its bias as ActNorm
 ActNorm, BatchNorm                         ActNorm, BatchNorm: in evaluation
 PointwiseAffineTransform                   Standardize
 CompositeTransform, IdentityTransform      what is in it; nothing
+InverseTransform                           Inverse, or what is inverse: not of couplings
 StandardNormal, DiagonalNormal             the base; ActNorm before it
 ========================================== =====================================================
+
+Dropout does nothing in evaluation; BatchNorm inside networks is a scale and a shift there, and goes
+into the weights.
 
 Without context, MADE is a :class:`afnp.networks.MaskedMLP` and runs compiled. With context it is an
 :class:`afnp.networks.AddedMLP`: the network's derivative runs in NumPy.
@@ -38,7 +42,7 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
-from afnp.interop.doors import Step, assembled, in_evaluation
+from afnp.interop.doors import Step, assembled, in_evaluation, turned_around
 from afnp.interop.proof import prove as compare
 from afnp.interop.torch_networks import Read, array, named, spline_of
 from afnp.transforms import ActNorm, BatchNorm, Permutation, Standardize
@@ -183,6 +187,21 @@ def _lu(theirs: Any, features: int, where: str) -> list[Step]:
     return torch_networks.lu_layers(theirs)
 
 
+def _linear(theirs: Any, features: int, where: str) -> list[Step]:
+    return torch_networks.linear_layers(theirs, features, theirs.forward)
+
+
+LINEAR = ("QRLinear", "SVDLinear", "HouseholderSequence")
+"""Linear maps, known by what they do."""
+
+
+def _inverse(theirs: Any, features: int, where: str) -> list[Step]:
+    inside = theirs._transform
+    if named(inside) in ("LULinear", *LINEAR):
+        return torch_networks.linear_layers(inside, features, inside.inverse)
+    return turned_around(steps_of(inside, features, f"{where} of "), where)
+
+
 def _act_norm(theirs: Any, features: int, where: str) -> list[Step]:
     scale, shift = array(theirs.log_scale), array(theirs.shift)
     return [(ActNorm(features), {"m": -shift * np.exp(-scale), "s": -scale})]
@@ -215,6 +234,8 @@ STEPS: dict[str, Callable[[Any, int, str], list[Step]]] = {
     "PiecewiseRationalQuadraticCouplingTransform": _spline_coupling,
     **dict.fromkeys(("Permutation", "RandomPermutation", "ReversePermutation"), _permutation),
     "LULinear": _lu,
+    **dict.fromkeys(LINEAR, _linear),
+    "InverseTransform": _inverse,
     "ActNorm": _act_norm,
     "BatchNorm": _batch_norm,
     **dict.fromkeys(("PointwiseAffineTransform", "AffineTransform"), _pointwise),

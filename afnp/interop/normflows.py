@@ -16,7 +16,10 @@ AutoregressiveRationalQuadraticSpline      Autoregressive, RationalQuadratic
 CoupledRationalQuadraticSpline             Coupling, RationalQuadratic; then one whose params are
                                            constants, of the features that passed
 AffineCouplingBlock                        Coupling, Affine("exp") or Additive; halves, a plain MLP
+MaskedAffineFlow                           the same, with two MLPs side by side in one
 Permute, LULinearPermute                   Permutation; Permutation, LULinear and its bias
+InvertibleAffine                           LULinear
+Reverse, Composite                         what is inverse: not of couplings; what is in it
 ActNorm, AffineConstFlow                   ActNorm
 DiagGaussian                               the base; ActNorm before it, if it is not standard
 ========================================== =====================================================
@@ -33,7 +36,7 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
-from afnp.interop.doors import Step, assembled, in_evaluation
+from afnp.interop.doors import Step, assembled, in_evaluation, turned_around
 from afnp.interop.proof import prove as compare
 from afnp.interop.torch_networks import Read, array, lu_layers, named, spline_of
 from afnp.transforms import ActNorm, Coupling, Inverse, Permutation
@@ -155,6 +158,43 @@ def _affine_coupling(theirs: Any, D: int, where: str) -> list[Step]:
     return [torch_networks.dense_coupling(passing, linears, read, 0, phi, residual=False)]
 
 
+def _masked_coupling(theirs: Any, D: int, where: str) -> list[Step]:
+    """Return x = z exp(s) + t, where s and t come of one MLP each: of the two side by side."""
+    passing = array(theirs.b).reshape(-1) > 0
+    parts = dict(theirs.named_children())
+    both = [_of_mask(parts[name], passing, where) for name in ("t", "s") if name in parts]
+    if not both or len({(len(linears), phi) for linears, phi in both}) > 1:
+        raise ValueError(f"{where}: cannot import networks of other depths or activations")
+    phi = both[0][1]
+    if len(both) == 2:
+        linears = _side_by_side(both[0][0], both[1][0])
+        read = Read.of(Affine(scale="exp"), [0, 1], blocks=True)
+    elif "t" in parts:
+        linears, read = both[0][0], Read.of(Additive(), [0])
+    else:
+        linears = _side_by_side([(0 * W, 0 * b) for W, b in both[0][0]], both[0][0])
+        read = Read.of(Affine(scale="exp"), [0, 1], blocks=True)
+    return [torch_networks.dense_coupling(passing, linears, read, 0, phi, residual=False)]
+
+
+def _of_mask(net: Any, passing: np.ndarray, where: str) -> tuple[list[tuple], str]:
+    """Return what an MLP of all features does with those that pass, for those that do not."""
+    linears, phi = _plain(net, where)
+    linears[0] = linears[0][0][:, passing], linears[0][1]
+    linears[-1] = linears[-1][0][~passing], linears[-1][1][~passing]
+    return linears, phi
+
+
+def _side_by_side(one: list[tuple], other: list[tuple]) -> list[tuple]:
+    """Return two networks of the same input as one, whose outputs follow each other."""
+    merged = []
+    for l, ((V, c), (W, b)) in enumerate(zip(one, other, strict=True)):
+        if l:
+            V, W = np.pad(V, ((0, 0), (0, W.shape[1]))), np.pad(W, ((0, 0), (V.shape[1], 0)))
+        merged.append((np.concatenate([V, W]), np.concatenate([c, b])))
+    return merged
+
+
 def _plain(net: Any, where: str) -> tuple[list[tuple], str]:
     """Return the linear layers of their MLP, and its activation."""
     if named(net) != "MLP":
@@ -185,6 +225,20 @@ def _lu_permute(theirs: Any, D: int, where: str) -> list[Step]:
     return [(Permutation(array(theirs.permutation._permutation)), {}), *lu_layers(theirs.linear)]
 
 
+def _matrix(theirs: Any, D: int, where: str) -> list[Step]:
+    return torch_networks.linear_layers(theirs, D, theirs.inverse)
+
+
+def _reverse(theirs: Any, D: int, where: str) -> list[Step]:
+    if named(theirs.flow) in ("LULinearPermute", "InvertibleAffine"):
+        return _matrix(theirs, D, where)
+    return turned_around(_steps(theirs.flow, D, where), where)
+
+
+def _composite(theirs: Any, D: int, where: str) -> list[Step]:
+    return [step for part in reversed(theirs._flows) for step in _steps(part, D, where)]
+
+
 def _act_norm(theirs: Any, D: int, where: str) -> list[Step]:
     s, t = array(theirs.s).reshape(-1), array(theirs.t).reshape(-1)
     return [(ActNorm(D), {"m": t, "s": s})]
@@ -195,6 +249,10 @@ STEPS: dict[str, Callable[[Any, int, str], list[Step]]] = {
     "AutoregressiveRationalQuadraticSpline": _masked_spline,
     "CoupledRationalQuadraticSpline": _spline_coupling,
     "AffineCouplingBlock": _affine_coupling,
+    "MaskedAffineFlow": _masked_coupling,
+    "InvertibleAffine": _matrix,
+    "Reverse": _reverse,
+    "Composite": _composite,
     "Permute": _permute,
     "LULinearPermute": _lu_permute,
     "ActNorm": _act_norm,

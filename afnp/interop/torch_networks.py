@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afnp.interop.doors import Step
+from afnp.interop.doors import Step, in_evaluation
 from afnp.networks import AddedMLP, GatedMaskedMLP, MaskedMLP, Network
 from afnp.transforms import ActNorm, Autoregressive, Coupling, LULinear
 from afnp.univariate import RationalQuadratic
@@ -30,11 +30,16 @@ __all__ = [
     "array",
     "coupling",
     "dense_coupling",
+    "linear_layers",
     "lu_layers",
     "masked",
     "named",
     "spline_of",
 ]
+
+
+Pair = tuple[np.ndarray, np.ndarray]
+"""W and b of a linear layer."""
 
 
 class Read(NamedTuple):
@@ -91,6 +96,18 @@ def lu_layers(theirs: Any) -> list[Step]:
     return [(LULinear(D), arrays), *shift]
 
 
+def linear_layers(theirs: Any, features: int, function: Callable) -> list[Step]:
+    """Return u = W x + b as a function of a module does it: the triangles of W, then b."""
+    import torch
+
+    dtype = next(iter(theirs.parameters())).dtype
+    with in_evaluation(theirs):
+        shift = array(function(torch.zeros(1, features, dtype=dtype))[0])[0]
+        W = array(function(torch.eye(features, dtype=dtype))[0]) - shift
+    moved = [(ActNorm(features), {"m": -shift, "s": np.zeros_like(shift)})]
+    return [(LULinear.of(W.T), {}), *(moved if shift.any() else [])]
+
+
 def spline_of(theirs: Any, width: int | None, where: str, bins: int | None = None) -> Read:
     """Return the rational-quadratic spline of a layer, which says its number of bins itself or not.
 
@@ -122,10 +139,62 @@ def activation(function: Any, where: str) -> str:
 def _check_blocks(blocks: Any, where: str) -> None:
     if not len(blocks):
         raise ValueError(f"{where}: cannot import a network without blocks")
-    for block in blocks:
-        inside = {named(part) for part in block.modules()}
-        if "BatchNorm1d" in inside:
-            raise ValueError(f"{where}: cannot import a network with BatchNorm1d")
+    if _normalized(blocks) and "context_layer" in dict(blocks[0].named_children()):
+        raise ValueError(
+            f"{where}: cannot import a network with BatchNorm1d in residual blocks with context"
+        )
+
+
+# ---- BatchNorm inside networks: in evaluation a scale and a shift --------------------------------
+
+
+def _normalized(blocks: Any) -> bool:
+    return any(named(part) == "BatchNorm1d" for block in blocks for part in block.modules())
+
+
+def _scale_and_shift(norm: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return s and t of what BatchNorm1d does in evaluation, s x + t."""
+    s = array(norm.weight) / np.sqrt(array(norm.running_var) + norm.eps)
+    return s, array(norm.bias) - s * array(norm.running_mean)
+
+
+def _feedforward(block: Any, weight: Pair) -> Pair:
+    """Return the linear layer of a block, W (s x + t) + b."""
+    if block.batch_norm is None:
+        return weight
+    (s, t), (W, b) = _scale_and_shift(block.batch_norm), weight
+    return W * s, b + W @ t
+
+
+def _widened(blocks: Any, weights: list[Pair]) -> list[Pair]:
+    r"""Return a residual network with BatchNorm as one without it, on a wider stream.
+
+    .. math:: z \;\to\; (z,\; s_1 z + t_1,\; \dots,\; s_B z + t_B)
+
+    Block k reads the k-th part where it read BatchNorm of the stream, and what it adds to the
+    stream it adds to every part, scaled. BatchNorm between its two layers goes into the first.
+    """
+    norms = [_scale_and_shift(block.batch_norm_layers[0]) for block in blocks]
+    one = np.ones_like(norms[0][0])
+    scales = np.concatenate([one, *(s for s, _ in norms)])
+    shifts = np.concatenate([0 * one, *(t for _, t in norms)])
+    copies, H = len(blocks) + 1, len(one)
+    idle = (copies - 1) * H  # inside a block as many units as there are in the stream
+
+    def to_stream(weight: Pair, begin: np.ndarray | float) -> Pair:
+        W, b = weight
+        return np.tile(W, (copies, 1)) * scales[:, None], np.tile(b, copies) * scales + begin
+
+    first, *inside, (W_last, b_last) = weights
+    wide = [to_stream(first, shifts)]
+    for k, block in enumerate(blocks):
+        (s, t), (W, b) = _scale_and_shift(block.batch_norm_layers[1]), inside[2 * k]
+        reads = np.zeros((copies * H, copies * H), W.dtype)
+        reads[:H, (k + 1) * H : (k + 2) * H] = W * s[:, None]
+        wide.append((reads, np.pad(b * s + t, (0, idle))))
+        V, c = to_stream(inside[2 * k + 1], 0.0)
+        wide.append((np.pad(V, ((0, 0), (0, idle))), c))
+    return [*wide, (np.pad(W_last, ((0, 0), (0, idle))), b_last)]
 
 
 # ---- masked --------------------------------------------------------------------------------------
@@ -158,8 +227,13 @@ def masked(made: Any, read: Read, where: str, activated: bool) -> tuple[Autoregr
     order = np.argsort(array(made.final_layer.degrees)[::K], kind="stable")
     D, C = len(order), parts["context_layer"].in_features if "context_layer" in parts else 0
     degrees = [array(linear.degrees) for linear in linears[:-1]]
-    ours = [np.argsort(units, kind="stable") for units in degrees]
     weights = [_masked_weight(linear) for linear in linears]
+    if not residual:
+        weights[1:-1] = map(_feedforward, made.blocks, weights[1:-1])
+    elif _normalized(made.blocks):
+        weights = _widened(made.blocks, weights)
+        degrees = [np.tile(units, 1 + len(made.blocks)) for units in degrees]
+    ours = [np.argsort(units, kind="stable") for units in degrees]
     if not residual and not activated:  # nothing between the first two layers
         weights[:2] = [_product(weights[1], weights[0])]
         degrees, ours = degrees[1:], ours[1:]
@@ -190,11 +264,11 @@ def _activation_of(net: Any) -> Any:
     return net.blocks[0].activation
 
 
-def _masked_weight(linear: Any) -> tuple[np.ndarray, np.ndarray]:
+def _masked_weight(linear: Any) -> Pair:
     return array(linear.weight) * array(linear.mask), array(linear.bias)
 
 
-def _product(second: tuple, first: tuple) -> tuple[np.ndarray, np.ndarray]:
+def _product(second: Pair, first: Pair) -> Pair:
     """Return the linear layer that two in a row are."""
     (W1, b1), (W0, b0) = second, first
     return W1 @ W0, W1 @ b0 + b1
@@ -259,6 +333,8 @@ def coupling(theirs: Any, read: Read, where: str, dense: Callable) -> tuple[Coup
         linears += block.linear_layers
     linears.append(net.final_layer)
     weights = [(array(linear.weight), array(linear.bias)) for linear in linears]
+    if _normalized(net.blocks):
+        weights = _widened(net.blocks, weights)
     C = net.context_features or 0
     phi = activation(_activation_of(net), where)
     layer, arrays = dense_coupling(passing, weights, read, C, phi, residual=True)
