@@ -220,18 +220,10 @@ def _draw_sweeps(ax, numbers: dict) -> None:
     ax.annotate(
         "D", (D[-1], D[-1]), (4, 0), textcoords="offset points", color=COLORS["grey"], va="center"
     )
-    for (name, (_, color, line)), above in zip(STARTS.items(), (9, -24, 9), strict=True):
+    for name, (_, color, line) in reversed(STARTS.items()):
         counts = numbers["sweeps"][name]["jacobi_mean"]
-        ax.loglog(D, counts, line, color=COLORS[color])
-        ax.annotate(
-            name,
-            (D[-1], counts[-1]),
-            (0, above),
-            textcoords="offset points",
-            ha="right",
-            va="baseline",
-            color=COLORS[color],
-        )
+        ax.loglog(D, counts, line, color=COLORS[color], label=name)
+    ax.legend(loc="upper left", frameon=False, fontsize=9)
     _powers_of_two(ax, D, D)
     ax.set(title="untrained", xlabel="features D", ylabel="Jacobi iterations, mean of samples")
 

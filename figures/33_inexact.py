@@ -22,6 +22,7 @@ import time
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 import afnp
 from afnp.data import speech_waveform
@@ -233,7 +234,7 @@ def _draw_errors(ax, name: str, numbers: dict) -> None:
         label = CACHES[name] if way == "substitution" else label
         at = found[way]["ms"], _drawn([found[way]["nats"]])[0]
         ax.plot(*at, mark, color=COLORS[color], markersize=9)
-        _label(ax, label, at, (0, 11 if way == "substitution" else -20), color)
+        _label(ax, label, at, LABELS.get((name, way), (0, -20)), color)
     exponents = numbers["exponents"][name]["exponent"]
     shown = " and ".join(f"{value:.1f}" for value in exponents).replace("-", "\N{MINUS SIGN}")
     ax.set_title(f"{TITLES[name]}: λ = {shown}")
@@ -242,7 +243,9 @@ def _draw_errors(ax, name: str, numbers: dict) -> None:
         [FLOOR, 1e-4, 1e-3, 1e-2, 0.1, 1], ["exact", "0.0001", "0.001", "0.01", "0.1", "1"]
     )
     ax.tick_params(axis="y", which="minor", length=0)
-    ax.margins(x=0.2)
+    low, high = ax.get_xlim()
+    ax.set_xlim(low / 3, 2 * high)  # room for the labels
+    ax.xaxis.set_minor_formatter(NullFormatter())  # powers of ten alone: others would overlap
 
 
 def _drawn(nats: list[float]) -> np.ndarray:
@@ -251,6 +254,9 @@ def _drawn(nats: list[float]) -> np.ndarray:
 
 
 LABELS = {
+    ("masked", "substitution"): (0, 11),
+    ("attention", "substitution"): (16, 11),
+    ("convolution", "substitution"): (0, 11),
     ("masked", "jacobi"): (-6, 9),
     ("masked", "gauss_seidel"): (34, 4),
     ("attention", "gauss_seidel"): (30, 12),
@@ -285,7 +291,7 @@ def _draw_exponents(ax, points: dict) -> None:
         ax.plot(found["exponent"], found["newton"], "D", color=COLORS[color], fillstyle="none")
         place = int(np.argmax(found["jacobi"])) if name != "untrained" else 0
         at = found["exponent"][place], found["jacobi"][place]
-        offset = {"convolution": (-42, -3), "untrained": (10, 22), "masked": (-42, -3)}.get(
+        offset = {"convolution": (-74, -23), "untrained": (22, 24), "masked": (-42, -3)}.get(
             name, (0, 9)
         )
         _label(ax, TITLES.get(name, "masked MLP,\nuntrained"), at, offset, color)
