@@ -337,12 +337,11 @@ class Model:
         gradient = BatchGradient(self, len(x), backend, training=False, task="gradient", out=out)
         log_prob, grad, length = gradient(x, context)
         refuse_nan(log_prob, "x")
-        if not math.isfinite(length) and np.isfinite(log_prob).all():
+        finite = bool(np.isfinite(log_prob).all())
+        if math.isnan(length) or (math.isinf(length) and finite):
             row = self.row_without_gradient(x, context)
             where = "" if row is None else f" of row {row} of x"
             raise FloatingPointError(f"the gradient{where} is not finite in {self.dtype}")
-        if np.isnan(length):
-            raise FloatingPointError("the gradient of the loss is not a number")
         return -float(log_prob.mean(dtype=np.float64)), grad
 
     def row_without_gradient(self, x: np.ndarray, context: np.ndarray) -> int | None:

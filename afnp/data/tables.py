@@ -19,9 +19,10 @@ import math
 import os
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -38,6 +39,9 @@ SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 SEPARATORS = {";": "a semicolon", "\t": "a tab", ",": "a comma", " ": "blanks"}
 """What may part the cells of a .csv, in the order in which it is looked for."""
 WITH_PYARROW = "pandas reads and writes .parquet with pyarrow: pip install pyarrow"
+NO_HEADER = (SyntaxError, TokenError, RecursionError, MemoryError)
+"""A .npy header is Python source, and so its parser may end: deep nesting, in one of the last
+two."""
 MISSING = {"", "na", "n/a", "<na>", "nan", "-nan", "null", "none", "nil", "?", "-"}
 """Cells that say that there is no value, in lower case."""
 
@@ -156,8 +160,7 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, dtype = headers[version](stream)
-    except (ValueError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
-        # a header is Python source: deep nesting ends the parser in one of the last two
+    except (ValueError, KeyError, EOFError, *NO_HEADER) as error:
         said = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise ValueError(f"{where}: expected a .npy array, got something else ({said})") from error
     if dtype.kind not in "biuf":
@@ -179,8 +182,8 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
 
 def read_npz(path: Path, key: str | None = None, limit: int = LIMIT) -> NDArray[np.generic]:
     """One numeric array of an .npz archive, any shape, its own dtype."""
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with open(path, "rb") as plain, _broken(path):
+        with zipfile.ZipFile(plain) as archive:
             member = choose(archive, key, path)
             if member.file_size > limit:
                 raise ValueError(
@@ -195,7 +198,16 @@ def read_npz(path: Path, key: str | None = None, limit: int = LIMIT) -> NDArray[
                 )
             with archive.open(member) as stream:
                 return read_array(stream, member.file_size, f"{path}: {member.filename}", limit)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+
+
+@contextmanager
+def _broken(path: Path) -> Iterator[None]:
+    """Say that an archive is broken, however reading it ends."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # of three decompressors, of places outside the file, ...
         raise ValueError(
             f"{path}: expected an intact .npz archive, got a broken one ({error})"
         ) from error

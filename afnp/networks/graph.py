@@ -20,6 +20,7 @@ import numpy as np
 from afnp.inputs import frame_names, frame_of, plain_array
 
 __all__ = [
+    "ROWS",
     "adjacency_of",
     "cycle_of",
     "follow",
@@ -28,6 +29,10 @@ __all__ = [
     "reachability",
     "topological",
 ]
+
+ROWS = 1024
+"""Rows of a pattern that are multiplied at a time: of a large graph, a product is 8 times as wide
+as what it says."""
 
 
 def adjacency_of(structure, features: int) -> np.ndarray:
@@ -190,5 +195,9 @@ def follow(patterns: Sequence[np.ndarray]) -> np.ndarray:
     """Return which rows of the last pattern reach which columns of the first, as bool."""
     reached = patterns[0]
     for pattern in patterns[1:]:
-        reached = pattern.astype(np.float64) @ reached.astype(np.float64) > 0
+        columns = reached.astype(np.float32)
+        reached = np.empty((len(pattern), columns.shape[1]), dtype=bool)
+        for k in range(0, len(pattern), ROWS):
+            paths = pattern[k : k + ROWS].astype(np.float32) @ columns
+            np.greater(paths, 0, out=reached[k : k + ROWS])
     return reached

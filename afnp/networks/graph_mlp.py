@@ -23,6 +23,7 @@ Letters: N rows, D features, C context inputs, K params a feature, E inputs a fe
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ import numpy as np
 
 from afnp.inputs import integer
 from afnp.networks.features import embedding
-from afnp.networks.graph import follow
+from afnp.networks.graph import ROWS, follow
 from afnp.networks.layers import ACTIVATIONS
 from afnp.networks.masked_mlp import Feedforward, dense_size, widths_of
 from afnp.sampling.blocks import Staircases
@@ -104,7 +105,7 @@ class GraphMLP(Feedforward):
             np.repeat(np.arange(1, features + 1), numbers),
         ]
         super().__init__(features, numbers, widths, context, activation, residual, embed, degrees)
-        self._masks = self._masks_of(np.eye(features, dtype=bool))
+        self._masks = self._masks_of()
         self._warn_of_lost_dependencies(len(sets))
 
     def config(self) -> dict:
@@ -122,14 +123,14 @@ class GraphMLP(Feedforward):
 
     # ---- the masks -------------------------------------------------------------------------------
 
-    def _masks_of(self, single: np.ndarray) -> list[np.ndarray]:
-        """Return each layer's mask (J, I), from the features as sets of one, (D, D) bool."""
-        E, C, K = self.embed.width, self.context, self.numbers
-        rows = [*self.labels, np.repeat(self.adjacency, K, axis=0)]
-        of_inputs = np.concatenate(
-            [np.zeros((C, len(single)), dtype=bool), np.repeat(single, E, axis=0)]
-        )
-        return [_within(c, r) for c, r in zip([of_inputs, *self.labels], rows, strict=True)]
+    def _masks_of(self) -> list[np.ndarray]:
+        """Return each layer's mask (J, I)."""
+        sets = [*self.labels, self.adjacency]
+        of_context = np.ones((len(sets[0]), self.context), dtype=bool)
+        first = np.hstack([of_context, np.repeat(sets[0], self.embed.width, axis=1)])
+        masks = [first, *(_within(c, r) for c, r in itertools.pairwise(sets))]
+        masks[-1] = np.repeat(masks[-1], self.numbers, axis=0)
+        return masks
 
     def mask(self, l: int) -> np.ndarray:
         """Return which inputs each row of layer l depends on, (J, I) bool."""
@@ -137,8 +138,10 @@ class GraphMLP(Feedforward):
 
     def reach(self) -> np.ndarray:
         """Return which h_i the masks let depend on which x_j, (D, D) bool."""
-        E, K = self.embed.width, self.numbers
-        return follow(self._masks)[::K, self.context :: E]
+        first, *others = self._masks
+        one_each = [first[:, self.context :: self.embed.width], *others]
+        one_each[-1] = one_each[-1][:: self.numbers]
+        return follow(one_each)
 
     def _warn_of_lost_dependencies(self, needed: int) -> None:
         legal, reached = int(self.adjacency.sum()), int(self.reach().sum())
@@ -231,12 +234,19 @@ def _labels(adjacency: np.ndarray, context: int) -> np.ndarray:
     The empty set carries the context alone, and is useless where there is none; unless there is no
     other.
     """
-    sets = np.unique(adjacency, axis=0)
+    sets = _distinct(adjacency)
     if context:
-        sets = np.unique(np.concatenate([np.zeros_like(sets[:1]), sets]), axis=0)
+        sets = _distinct(np.concatenate([np.zeros_like(sets[:1]), sets]))
     elif sets.any():
         sets = sets[sets.any(axis=1)]
     return sets[np.lexsort((sets.sum(axis=1), _degrees(sets)))]
+
+
+def _distinct(sets: np.ndarray) -> np.ndarray:
+    """Return every set (S, D) once, sorted; they are compared as strings of bits."""
+    bits = np.packbits(sets, axis=1)
+    strings = bits.view(np.dtype((np.void, bits.shape[1])))[:, 0]
+    return sets[np.unique(strings, return_index=True)[1]]
 
 
 def _degrees(sets: np.ndarray) -> np.ndarray:
@@ -247,5 +257,9 @@ def _degrees(sets: np.ndarray) -> np.ndarray:
 
 def _within(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return which sets of columns (I, D) lie within which sets of rows (J, D), as (J, I) bool."""
-    outside = (~rows).astype(np.float32) @ columns.astype(np.float32).T
-    return outside == 0
+    members = columns.astype(np.float32).T
+    found = np.empty((len(rows), len(columns)), dtype=bool)
+    for k in range(0, len(rows), ROWS):
+        outside = (~rows[k : k + ROWS]).astype(np.float32) @ members
+        np.equal(outside, 0, out=found[k : k + ROWS])
+    return found

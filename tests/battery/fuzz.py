@@ -1,7 +1,7 @@
 """Model files and checkpoints under a coverage-guided fuzzer (atheris).
 
 ``python fuzz.py MODE FOLDER [libFuzzer's options]`` with MODE model or checkpoint, and FOLDER for
-the corpus, which is made of sound files of every family, always the same. A mutation changes header
+the corpus, which is made of sound files of every kind, always the same. A mutation changes header
 or arrays, and the checksum is set right again, so that it reaches what lies behind. The only ends
 are a ModelFileError, or something that is what its file says.
 """
@@ -27,7 +27,7 @@ PARTS = ["afnp.files", "afnp.train.checkpoint", "afnp.inputs"]
 
 with atheris.instrument_imports(include=PARTS) if atheris else nullcontext():
     from corruption import CONSTANTS, RAW, Raw, at, packed, paths, replaced, unpacked
-    from kills import FAMILIES
+    from models import MODELS
 
     from afnp import files
     from afnp.train import checkpoint
@@ -38,8 +38,8 @@ STEPS = 3
 
 
 def models(folder):
-    """Write a sound model of every family."""
-    for k, build in enumerate(FAMILIES.values()):
+    """Write a sound model of every kind."""
+    for k, build in enumerate(MODELS.values()):
         files.save(build(), folder / f"model{k}")
 
 

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import time
 import tracemalloc
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 from corruption import alterations, packed, replaced, unpacked
-from kills import FAMILIES
+from models import MODELS
 
 import afnp
+from afnp.bases import BASES
 from afnp.files import ModelFileError
+from afnp.networks import NETWORKS
+from afnp.transforms import TRANSFORMS
+from afnp.univariate import UNIVARIATES
 
 SECONDS, MEMORY = 5.0, 50e6
 """What no file of some kB may take."""
 
-MODELS = {
-    **FAMILIES,
-    "image": lambda: afnp.made(
-        4, hidden=(3,), preprocess=afnp.preprocessing(np.zeros((3, 4)), levels=17)
-    ),
-    "angles": lambda: afnp.nsf(4, circular=True, hidden=(3,), transforms=1),
-    "heavy tails": lambda: afnp.made(4, hidden=(3,), base=afnp.bases.StudentT(4, df=3.0)),
-}
+KINDS = {**TRANSFORMS, **NETWORKS, **BASES, **UNIVARIATES}
+"""What a model file can name."""
+
+NEVER = {"Feedforward", "Conditioned", "MLP", "GatedMLP", "Conditionals"}
+"""Networks that files do not name: others are made of them."""
+
+
+def test_together_the_models_name_everything_that_files_can_name():
+    text = "".join(json.dumps(build().config()) for build in MODELS.values())
+    assert [name for name in KINDS if f'"{name}"' not in text and name not in NEVER] == []
 
 
 def saved(path, name):
     model = MODELS[name]()
-    model.theta = 0.3 * np.random.default_rng(0).standard_normal(model.theta.size)
+    rng = np.random.default_rng(0)
+    for member in model.flows if isinstance(model, afnp.FlowEnsemble) else [model]:
+        member.theta = 0.3 * rng.standard_normal(member.theta.size)
     afnp.save(model, path)
     return path.read_bytes(), model
 
@@ -134,7 +144,58 @@ def series(features):
 
 tarflow = MODELS["tarflow"]
 wavenet = MODELS["wavenet"]
+NETS = {
+    "the masked network": ("maf with a context", 0),
+    "contexts added": ("contexts added", 0),
+    "contexts as gates": ("contexts as gates", 0),
+    "contexts as gates, last": ("contexts as gates", 1),
+    "a graph": ("graph", 0),
+}
+
+
+def nested(kind, name, value):
+    """A header with one number of a network within a layer changed."""
+    model, k = NETS[kind]
+    return with_layer(MODELS[model](), k, **{f"conditioner.{name}": value})
+
+
 BOMBS = {
+    **{
+        f"{kind}, {name} of {str(value)[:30]}": partial(nested, kind, name, value)
+        for kind in NETS
+        for name, value in [
+            ("features", 10**9),
+            ("context", 2**31),
+            ("numbers", 2**31),
+            ("hidden", [2**31]),
+            ("hidden", [2**31, 3, 2**31]),
+            ("hidden", [0] * 10**5),
+            ("hidden", [1] * 10**5),
+        ]
+    },
+    "gates, context 2**31": lambda: with_layer(MODELS["couplings with gates"](), 0, context=2**31),
+    "gates, features 10**9": lambda: with_layer(
+        MODELS["couplings with gates"](), 0, features=10**9
+    ),
+    "a graph of many features": lambda: nested("a graph", "parents", [[]] * 10**5),
+    "a prediction of 1e9 steps": lambda: with_layer(
+        MODELS["linear prediction"](), 0, features=10**9
+    ),
+    "free splines of 1e9 bins": lambda: with_layer(
+        MODELS["contexts as gates"](), 1, **{"univariate.bins": 10**9}
+    ),
+    "an ensemble of wide flows": lambda: (
+        {
+            "kind": "model",
+            "arrays": [["theta", "<f8", [0]]],
+            "flow": {
+                "type": "FlowEnsemble",
+                "flows": [alone([{"type": "Logit", "features": 2**22, "alpha": 0.1}])[0]["flow"]]
+                * 1000,
+            },
+        },
+        b"",
+    ),
     "attention, context 2**31": lambda: with_layer(tarflow(), 0, **{"conditioner.context": 2**31}),
     "attention, blocks 10**9": lambda: with_layer(tarflow(), 0, **{"conditioner.blocks": 10**9}),
     "attention, width 2**40": lambda: with_layer(tarflow(), 0, **{"conditioner.width": 2**40}),
@@ -214,3 +275,19 @@ def test_headers_of_16_mebibytes(tmp_path, filling):
         with pytest.raises(ModelFileError):
             afnp.load(path)
         assert time.process_time() - began < SECONDS
+
+
+def test_a_large_graph_takes_a_few_times_its_matrix(tmp_path):
+    """A model file of 200 kB once took half a minute and more than 8 GB."""
+    D = 2048
+    flow = afnp.maf(D, hidden=(1,), transforms=1, structure=np.zeros((D, D)))
+    afnp.save(flow, tmp_path / "m")
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        net = afnp.load(tmp_path / "m").layers[0].conditioner
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 5 and peak < 8 * D**2
+    assert not net.reach().any()
