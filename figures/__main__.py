@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = {} if options.data is None else {"folder": options.data}
     if given and not (len(wanted) == 1 and building.takes_folder(wanted[0])):
         print(
-            "--data: expected one figure that reads a folder: python -m figures mnist --data DIR",
+            "--data: expected a figure that reads a folder: python -m figures outliers --data DIR; "
+            "the papers' tables: python -m figures.papers",
             file=sys.stderr,
         )
         return 2
@@ -110,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="folder of full data sets, for the figures mnist and outliers",
+        help="folder of a full data set, for the figure outliers",
     )
     add(
         "--gallery",

