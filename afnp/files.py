@@ -124,8 +124,10 @@ def read(path: str | bytes | os.PathLike, kind: str) -> tuple[dict, dict[str, np
     with named_errors(name), _opened(name) as (file, size):
         start = file.read(16)
         if len(start) < 16 or start[:8] != MAGIC:
+            other = name.endswith(".safetensors")
+            hint = "; afnp.interop.safetensors.load reads such files" if other else ""
             raise ModelFileError(
-                f"{name}: not an afnp file (it does not begin with the afnp magic bytes)"
+                f"{name}: not an afnp file (it does not begin with the afnp magic bytes){hint}"
             )
         version, length = struct.unpack("<II", start[8:])
         if version != VERSION:
@@ -225,7 +227,7 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
     ------
     ValueError
         If a parameter is not finite; if :func:`load` could not build the flow again; if a device, a
-        pipe or a socket is there.
+        pipe or a socket is there; if the name ends in ``.safetensors``, another format.
     OSError
         If the file cannot be written; an old one is then as it was.
 
@@ -247,6 +249,8 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
     True
     """
     name = path_of(path)
+    if name.endswith(".safetensors"):
+        raise ValueError(f"{name}: afnp.interop.safetensors.save writes such files")
     config = flow.config()
     try:
         build(config, flow.theta, MOST_FREE)

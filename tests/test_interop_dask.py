@@ -55,6 +55,9 @@ def test_it_agrees_with_the_flow_itself(case):
     np.testing.assert_allclose(
         doors.log_prob(flow, *arrays).compute(), flow.log_prob(x, context), **close
     )
+    np.testing.assert_allclose(
+        doors.score(flow, *arrays).compute(), flow.score(x, context), **close
+    )
     for got, expected in zip(
         dask.compute(*doors.normalize(flow, *arrays)), flow.normalize(x, context), strict=True
     ):
@@ -72,7 +75,8 @@ def test_chunks_change_no_bit(case):
             if context is None and isinstance(chunks, int)
             else doors.sample(flow, N, seed=5, context=lazy(context, chunks))
         )
-        found.append(dask.compute(doors.log_prob(flow, *arrays), u, log_det, drawn))
+        densities = doors.log_prob(flow, *arrays), doors.score(flow, *arrays)
+        found.append(dask.compute(*densities, u, log_det, drawn))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert a.dtype == b.dtype == flow.dtype and a.shape == b.shape

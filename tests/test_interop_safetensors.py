@@ -103,3 +103,23 @@ def test_nothing_is_written_of_what_could_not_be_read(tmp_path):
     with pytest.raises(ValueError, match="entry 3 is not finite"):
         door.save(flow, tmp_path / "f.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_arrays_in_fortrans_order_are_written_as_they_are(tmp_path, monkeypatch):
+    """Their writer takes the bytes as they lie in memory."""
+    flow = FLOWS["maf"]()
+    turned = {name: np.asfortranarray(a) for name, a in flow.parameters.items()}
+    assert any(not a.flags.c_contiguous for a in turned.values())
+    monkeypatch.setattr(type(flow), "parameters", turned)
+    door.save(flow, tmp_path / "f.safetensors")
+    monkeypatch.undo()
+    assert (door.load(tmp_path / "f.safetensors").theta == flow.theta).all()
+
+
+def test_afnps_own_files_do_not_take_its_name(tmp_path):
+    flow, path = FLOWS["maf"](), tmp_path / "f.safetensors"
+    with pytest.raises(ValueError, match=r"afnp\.interop\.safetensors\.save writes such files"):
+        afnp.save(flow, path)
+    door.save(flow, path)
+    with pytest.raises(ValueError, match=r"afnp\.interop\.safetensors\.load reads such files"):
+        afnp.load(path)

@@ -23,7 +23,7 @@ import numpy as np
 from afnp.flow import Flow
 from afnp.inputs import integer
 
-__all__ = ["BATCH", "log_prob", "normalize", "sample"]
+__all__ = ["BATCH", "log_prob", "normalize", "sample", "score"]
 
 BATCH = 1024
 """B: enough rows for fast products, few enough to be recomputed where a chunk cuts a batch."""
@@ -60,6 +60,30 @@ def log_prob(flow: Flow, x, context=None) -> da.Array:
         dtype=flow.dtype,
         drop_axis=1,
         meta=np.empty(0, dtype=flow.dtype),
+    )
+
+
+def score(flow: Flow, x, context=None) -> da.Array:
+    """Return the gradient of log p at each row of x, lazily: a dask array (N, D), nats per unit.
+
+    Examples
+    --------
+    >>> import afnp
+    >>> flow = afnp.made(2, hidden=(4,))
+    >>> x = da.ones((3000, 2), chunks=(1000, 2))
+    >>> bool(np.allclose(score(flow, x).compute(), flow.score(np.ones((1, 2)))))
+    True
+    """
+    x, *rest = _tables(flow, x, context)
+    return da.map_blocks(
+        _on_rows,
+        x,
+        *rest,
+        function=_score,
+        flow=dask.delayed(flow),
+        dtype=flow.dtype,
+        chunks=(x.chunks[0], (flow.features,)),
+        meta=np.empty((0, 0), dtype=flow.dtype),
     )
 
 
@@ -144,6 +168,10 @@ def _on_rows(*arrays: np.ndarray, function: Callable, flow: Flow, block_info=Non
 
 def _log_prob(flow: Flow, batch: int, x, context=None) -> np.ndarray:
     return flow.log_prob(x, context)
+
+
+def _score(flow: Flow, batch: int, x, context=None) -> np.ndarray:
+    return flow.score(x, context)
 
 
 def _normalize(flow: Flow, batch: int, x, context=None) -> np.ndarray:
