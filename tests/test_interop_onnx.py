@@ -38,8 +38,18 @@ FLOWS = {
     "nsf": lambda: afnp.nsf(D, transforms=2, between="permutation", **SHAPE),
     "nsf, coupling": lambda: afnp.nsf(D, transforms=4, coupling=True, bins=5, **SHAPE),
     "nsf, context": lambda: afnp.nsf(D, transforms=2, context=2, **SHAPE),
+    "made, context": lambda: afnp.made(D, context=2, **SHAPE),
+    "iaf, context": lambda: afnp.iaf(D, transforms=2, context=2, **SHAPE),
+    "nice, context": lambda: afnp.nice(D, context=2, **SHAPE),
+    "nsf, coupling, context": lambda: afnp.nsf(D, transforms=2, coupling=True, context=2, **SHAPE),
+    "context in its units": lambda: scaled(afnp.maf(D, transforms=2, context=2, **SHAPE)),
     "one feature": lambda: afnp.nsf(1, transforms=2, context=1, **SHAPE),
 }
+
+
+def scaled(flow):
+    flow.standardize_context([[0.5, -1.0], [1.5, 2.0]])
+    return flow
 
 
 @pytest.fixture(scope="module", params=FLOWS)
