@@ -388,3 +388,23 @@ def test_a_flow_weighed_for_its_own_density_has_equal_weights(backend):
     assert found.standard_error == pytest.approx(0, abs=1e-5)
     with pytest.raises(FloatingPointError, match="row 0 has an energy that is not a number"):
         importance_sample(flow, lambda x: (np.full(len(x), np.nan), x), 5)
+
+
+def test_the_fitted_surface_of_alanines_torsions_is_learned_from_its_energy():
+    """Two angles of molecular dynamics: -log p of a flow that was fitted to them, so that Z = 1."""
+    angles = afnp.data.load("alanine_300K").train[:4000]
+    surface = afnp.nsf(2, (16, 16), 2, circular=True, seed=1)
+    afnp.fit(surface, angles, epochs=6, batch_size=200, learning_rate=1e-2, progress=False)
+    flow = afnp.nsf(2, (16, 16), 4, coupling=True, circular=True)
+
+    def energy(x):
+        return -surface.log_prob(x), -surface.score(x)
+
+    options = {"epochs": 15, "learning_rate": 1e-2, "progress": False}
+    fit_energy(flow, energy, temperature=lambda done: 1 + 4 * max(0.0, 1 - 2 * done), **options)
+    found = importance_sample(flow, energy, 4000, rng=1)
+    assert found.fraction > 0.8
+    assert abs(found.log_normaliser) < 5 * found.standard_error + 0.005
+    w = np.exp(found.log_weights - found.log_weights.max())
+    left = w @ (found.x[:, 0] < 0) / w.sum()
+    assert left == pytest.approx((surface.sample(20_000)[:, 0] < 0).mean(), abs=0.01)

@@ -82,6 +82,7 @@ def density_model(flow: Flow) -> onnx.ModelProto:
     if type(flow.base) is not StandardNormal:
         raise ValueError(f"base: cannot export a {type(flow.base).__name__}")
     g = _Graph()
+    g.scale_context(flow)
     u, log_det = "x", g.constant(0.0)
     for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
         u, log_det_layer = _normalize(g, layer, p, u)
@@ -98,6 +99,7 @@ def density_model(flow: Flow) -> onnx.ModelProto:
 def sampler_model(flow: Flow) -> onnx.ModelProto:
     """Return the graph of noise ``u`` (N, D) and ``context`` (N, C) to samples ``x`` (N, D)."""
     g = _Graph()
+    g.scale_context(flow)
     x = "u"
     for layer, p in reversed(list(zip(flow.layers, flow.split(flow.theta), strict=True))):
         x = _generate(g, layer, p, x)
@@ -110,7 +112,9 @@ def _prove(flow: Flow, models: dict[str, onnx.ModelProto]) -> None:
     u = rng.standard_normal((ROWS, flow.features)).astype(np.float32)
     given: dict[str, np.ndarray] = {}
     if flow.context:
-        given["context"] = rng.standard_normal((ROWS, flow.context)).astype(np.float32)
+        mean, std = flow.config().get("context_scale", (0.0, 1.0))
+        rows = np.asarray(mean) + np.asarray(std) * rng.standard_normal((ROWS, flow.context))
+        given["context"] = rows.astype(np.float32)
     context = given.get("context")
     x = flow.generate(u, context)[0].astype(np.float32)
     expected = {"x": x, "log_prob": flow.log_prob(x, context)}
@@ -141,9 +145,7 @@ def _normalize(g: _Graph, layer: Any, p: dict, x: str) -> tuple[str, str]:
     if isinstance(layer, Logit):
         return _logit(g, layer, x)
     c, A, log_det = _linear(layer, p, "normalize")
-    near = c.astype(np.float32)  # in two steps, or a mean far from 0 would lose the digits of x - c
-    moved = g("Sub", g("Sub", x, g.constant(near)), g.constant(c - near))
-    return g.times(moved, A), g.constant(log_det)
+    return g.times(g.less(x, c), A), g.constant(log_det)
 
 
 def _generate(g: _Graph, layer: Any, p: dict, u: str) -> str:
@@ -352,10 +354,22 @@ class _Graph:
         self.outer = outer
         self.constants: dict[str, onnx.TensorProto] = {} if outer is None else outer.constants
         self.counter: list[int] = [0] if outer is None else outer.counter
+        self.context: str = "context" if outer is None else outer.context
 
     def inside(self) -> _Graph:
         """Return a graph that sees this one's values: the body of a loop."""
         return _Graph(self)
+
+    def scale_context(self, flow: Flow) -> None:
+        """Let networks take the context in the flow's own units, (c - m) / s."""
+        if flow.context_is_scaled:
+            mean, std = map(np.array, flow.config()["context_scale"])
+            self.context = self("Div", self.less("context", mean), self.constant(std))
+
+    def less(self, x: str, c: np.ndarray) -> str:
+        """Subtract constants in two steps, or one far from 0 would lose the digits of x - c."""
+        near = c.astype(np.float32)
+        return self("Sub", self("Sub", x, self.constant(near)), self.constant(c - near))
 
     def name(self, what: str) -> str:
         """Return a name that is not taken."""
@@ -418,7 +432,7 @@ class _Graph:
         """Add a masked network of the context and x; return its params (N, D, K)."""
         if not isinstance(net, (MaskedMLP, MLP)):
             raise ValueError(f"cannot export the network {type(net).__name__}")
-        z = [self("Concat", "context", x, axis=1) if context else x]
+        z = [self("Concat", self.context, x, axis=1) if context else x]
         for linear, skip, bare in zip(net.linears, net.skips, [True, *net.bare], strict=False):
             a = z[-1] if bare else self(net.activation.capitalize(), z[-1])
             W = p[linear.W] * masks.mask(linear.prefix, p[linear.W].shape[1])
