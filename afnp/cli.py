@@ -22,7 +22,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from afnp import __version__, constructors, data, files, rows, train
 from afnp.atomic import check_regular, write_bytes
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
+from afnp.train import ranks
 from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
 from afnp.verify.adapters.targets import build, found_object
@@ -48,6 +49,7 @@ examples:
   afnp score moons.afnp new.npy -o log_prob.csv     log-likelihood of each row, in nats
   afnp sample moons.afnp -n 1000 -o samples.csv --seed 7
   afnp plot moons.afnp two_moons -o moons.png       samples beside data, every pair of columns
+  mpirun -n 4 afnp fit rows.csv -o rows.afnp        by four processes, which share the rows
   afnp fit stars.csv -o stars.afnp --family nsf --context age,mass --bounds flux:0:
   afnp sample stars.afnp -n 1000 --context age=4.6,mass=1 -o -
   afnp verify moons.afnp                            is it really a normalizing flow?
@@ -80,6 +82,12 @@ def main(argv: list[str] | None = None) -> int:
     0
     """
     args = command_line().parse_args(argv)
+    with _only_the_first_rank_speaks():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run what was asked for; say errors in one line."""
     try:
         with _warnings_in_lines():
             code = args.run(args)
@@ -126,27 +134,49 @@ def _warnings_in_lines() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _only_the_first_rank_speaks() -> Iterator[None]:
+    """Keep all ranks but the first silent, where mpirun has started several."""
+    place = ranks.launched()
+    with ExitStack() as stack:
+        if place is not None and place[0] > 0:
+            nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nothing))
+            stack.enter_context(redirect_stderr(nothing))
+        yield
+
+
 # ---- commands ------------------------------------------------------------------------------------
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fit a flow, write it, and print its test log-likelihood."""
-    _check_output(args.output, args.force)
-    _check_checkpoint(args.checkpoint, args.resume)
-    _refuse_same(args.output, args.checkpoint, args.data, folder=args.data_folder)
-    found = rows.read(args.data, args.data_folder, args.key, args.seed, args.context, args.weights)
-    flow = _build(args, found)
+    """Fit a flow, write it, and print its test log-likelihood; under mpirun, by all ranks."""
+    comm = ranks.world()
+    with ranks.Ranks(comm) as all_ranks:
+        if all_ranks.first:
+            _check_output(args.output, args.force)
+            _check_checkpoint(args.checkpoint, args.resume)
+            _refuse_same(args.output, args.checkpoint, args.data, folder=args.data_folder)
+        found = rows.read(
+            args.data, args.data_folder, args.key, args.seed, args.context, args.weights
+        )
+        flow = _build(args, found)
     sizes = " + ".join(f"{len(part.x):,}" for part in found[:3])
     given = f", {flow.context} of context" if flow.context else ""
-    print(f"{args.data}: {sizes} rows to train, validate, test; {flow.features} features{given}")
+    shared = f"; {all_ranks.size} ranks" if all_ranks.size > 1 else ""
+    print(
+        f"{args.data}: {sizes} rows to train, validate, test; "
+        f"{flow.features} features{given}{shared}"
+    )
+    own = [part.taken(all_ranks.share(len(part.x))) for part in found[:2]]
     history = train.fit(
         flow,
-        found.train.x,
-        found.val.x,
-        context=found.train.context,
-        context_val=found.val.context,
-        weights=found.train.weights,
-        weights_val=found.val.weights,
+        own[0].x,
+        own[1].x,
+        context=own[0].context,
+        context_val=own[1].context,
+        weights=own[0].weights,
+        weights_val=own[1].weights,
         epochs=args.epochs,
         batch_size=args.batch_size,
         patience=args.patience,
@@ -155,7 +185,11 @@ def fit(args: argparse.Namespace) -> int:
         progress=not args.quiet,
         checkpoint=args.checkpoint,
         resume=args.resume,
+        comm=comm,
+        shards=args.shards,
     )
+    if not all_ranks.first:
+        return 130 if history.stopped == "interrupted" else 0
     files.save(flow, args.output)
     count = len(history.train_loss)
     epochs = f"{count} epoch" if count == 1 else f"{count} epochs"
@@ -598,6 +632,12 @@ def _add_fit_options(p: Parser) -> None:
     )
     p.add_argument("--checkpoint", type=Path, metavar="PATH", help="written after every epoch")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint, if it exists")
+    p.add_argument(
+        "--shards",
+        type=_count,
+        metavar="S",
+        help="sums that a gradient is cut into; under mpirun a multiple of the ranks (default 8)",
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

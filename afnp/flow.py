@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -170,11 +170,14 @@ class Flow(Model):
             raise ValueError("context: expected at least one row of at least one column, got none")
         self._context_scale = mean_and_std(c)
 
-    def take_scales(self, x, context=None, weights=None, name: str = "x") -> None:
+    def take_scales(
+        self, x, context=None, weights=None, name: str = "x", moments: Callable = mean_and_std
+    ) -> None:
         """Let ``preprocess="standard"`` take mean and std of training rows, once.
 
         x is (N, D), the context (N, C), weights (N,); the context is then scaled as well. Layers
-        before the one that waits, bounds say, come first.
+        before the one that waits, bounds say, come first. ``moments`` gives mean and std of rows
+        with weights.
 
         Examples
         --------
@@ -193,10 +196,10 @@ class Flow(Model):
             raise ValueError(f"{name}: expected at least one row, got none")
         for layer, p in zip(front, self.own, strict=False):
             if isinstance(layer, Standardize) and layer.waiting:
-                layer.take(rows, weights)
+                layer.take(rows, weights, moments)
             rows = layer.normalize(p, rows, c)[0]
         if self.context and not self.context_is_scaled:
-            self._context_scale = mean_and_std(c, weights)
+            self._context_scale = moments(c, weights)
 
     @property
     def context_is_scaled(self) -> bool:

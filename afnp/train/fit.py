@@ -7,12 +7,14 @@ Letters: N rows, B rows a batch, D features, C context inputs, P parameters.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from afnp.atomic import check_regular, locked, path_of
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.inputs import flag, integer, plain_array, real
-from afnp.model import BatchGradient
+from afnp.model import BatchGradient, check_context
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History, Run
@@ -37,6 +39,8 @@ from afnp.train.loop import (
     record_of,
     schedule_name,
 )
+from afnp.train.ranks import Ranks
+from afnp.transforms.preprocess import mean_and_std
 
 __all__ = ["Epoch", "fit"]
 
@@ -66,6 +70,8 @@ def fit(
     resume: bool = False,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
     freeze: Sequence[int] = (),
+    comm=None,
+    shards: int | None = None,
 ) -> History:
     r"""Fit a flow by maximum likelihood; ``flow.theta`` changes in place.
 
@@ -111,6 +117,15 @@ def fit(
         training stops. What one raises ends training too, after the checkpoint has been written.
     freeze : sequence of int
         Which of ``flow.layers`` keep their parameters.
+    comm : communicator, optional
+        mpi4py's ``MPI.COMM_WORLD``, say: every rank calls ``fit`` with the same flow and options,
+        and with rows of its own. All of them get the flow and the history of a fit to the rows of
+        all; the first one writes the checkpoint, and shows progress. An error, a signal or a
+        callback that ends one rank ends all. See :mod:`afnp.train.ranks`.
+    shards : int, optional
+        Into how many sums a gradient is cut: a power of two that the number of ranks divides, 8 if
+        left out, and 1 without a ``comm``. The result depends on it in its last bits, and on the
+        number of ranks in none: a checkpoint can be resumed by another number of them.
 
     Returns
     -------
@@ -119,8 +134,8 @@ def fit(
     Raises
     ------
     ValueError
-        If rows or options make no sense; if the checkpoint exists and ``resume`` is false, or is of
-        another recipe.
+        If rows or options make no sense, or differ between ranks; if the checkpoint exists and
+        ``resume`` is false, or is of another recipe.
     FloatingPointError
         If the loss or its gradient is not finite: names epoch, step and rows; the last good
         parameters stay.
@@ -137,45 +152,62 @@ def fit(
     >>> history.train_loss[-1] < history.train_loss[0]
     True
     """
-    if isinstance(flow, FlowEnsemble):
-        raise ValueError("flow: expected one flow, got an ensemble: fit its members, .flows")
-    recipe = {
-        "batch_size": integer("batch_size", batch_size, least=1),
-        "learning_rate": real("learning_rate", learning_rate, 0.0),
-        "schedule": schedule_name(schedule),
-        "clip": real("clip", clip, 0.0, math.inf, "(]"),
-        "weight_decay": real("weight_decay", weight_decay, 0.0, math.inf, "[)"),
-        "seed": integer("seed", seed, least=0),
-        "epochs": integer("epochs", epochs, least=1),
-        "patience": None if patience is None else integer("patience", patience, least=1),
-        "freeze": _layers_to_freeze(flow, freeze),
-    }
-    shape = schedule if callable(schedule) else SCHEDULES[schedule]
-    callbacks = checked_callbacks(callbacks)
-    flag("progress", progress)
-    flag("resume", resume)
-    needy = {"patience": patience, "context_val": context_val, "weights_val": weights_val}
-    for name, given in needy.items():
-        if given is not None and x_val is None:
-            raise ValueError(f"{name}: needs validation rows, got x_val=None")
-    if isinstance(flow, Flow):
-        flow.take_columns(x_train, context)
-        checked = None if weights is None else _checked_weights("weights", weights, len(x_train))
-        flow.take_scales(x_train, context, checked, "x_train")
-    data = _Data(
-        _Rows(flow, "x_train", x_train, context, "weights", weights),
-        None
-        if x_val is None
-        else _Rows(flow, "x_val", x_val, context_val, "weights_val", weights_val),
-    )
-    _check_weighted_statistics(flow, weights)
-    path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
-    _check_checkpoint(path, resume)
-    with nullcontext() if path is None else locked(path):
-        history = _train(flow, data, recipe, shape, callbacks, progress, path)
-    if not history.train_loss:
-        kept = "" if path is None else f"; {path} can be resumed"
-        raise KeyboardInterrupt(f"interrupted before the first epoch ended; no result{kept}")
+    with Ranks(comm, shards) as ranks:
+        if isinstance(flow, FlowEnsemble):
+            raise ValueError("flow: expected one flow, got an ensemble: fit its members, .flows")
+        recipe = {
+            "batch_size": integer("batch_size", batch_size, least=1),
+            "learning_rate": real("learning_rate", learning_rate, 0.0),
+            "schedule": schedule_name(schedule),
+            "clip": real("clip", clip, 0.0, math.inf, "(]"),
+            "weight_decay": real("weight_decay", weight_decay, 0.0, math.inf, "[)"),
+            "seed": integer("seed", seed, least=0),
+            "epochs": integer("epochs", epochs, least=1),
+            "patience": None if patience is None else integer("patience", patience, least=1),
+            "freeze": _layers_to_freeze(flow, freeze),
+        }
+        shape = schedule if callable(schedule) else SCHEDULES[schedule]
+        callbacks = checked_callbacks(callbacks)
+        flag("progress", progress)
+        flag("resume", resume)
+        needy = {"patience": patience, "context_val": context_val, "weights_val": weights_val}
+        for name, given in needy.items():
+            if given is not None and x_val is None:
+                raise ValueError(f"{name}: needs validation rows, got x_val=None")
+        if isinstance(flow, Flow):
+            flow.take_columns(x_train, context)
+        train = _Given("x_train", x_train, context, "weights", weights)
+        val = (
+            None
+            if x_val is None
+            else _Given("x_val", x_val, context_val, "weights_val", weights_val)
+        )
+        if comm is not None:
+            _check_alike(ranks, flow, recipe, train, val, checkpoint)
+            train, val = train.dealt(ranks, flow), None if val is None else val.dealt(ranks, flow)
+        if isinstance(flow, Flow):
+            moments = mean_and_std
+            if ranks.shards > 1:
+                moments = functools.partial(
+                    mean_and_std, average=ranks.average, largest=ranks.largest
+                )
+            flow.take_scales(train.x, train.context, train.checked(ranks), "x_train", moments)
+        data = _Data(
+            ranks,
+            _Rows(flow, ranks, train),
+            None if val is None else _Rows(flow, ranks, val),
+        )
+        _check_statistics(flow, weights, ranks)
+        path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
+        if ranks.first:
+            _check_checkpoint(path, resume)
+        else:
+            path = None
+        with nullcontext() if path is None else locked(path):
+            history = _train(flow, data, recipe, shape, callbacks, progress, path)
+        if not history.train_loss:
+            kept = "" if path is None else f"; {path} can be resumed"
+            raise KeyboardInterrupt(f"interrupted before the first epoch ended; no result{kept}")
     return history
 
 
@@ -190,27 +222,33 @@ def _train(
 ) -> History:
     """Take the steps that a recipe still needs, from the top to the bottom of this page."""
     epochs = recipe["epochs"]
-    train = data.train
+    train, ranks = data.train, data.ranks
     batch = min(recipe["batch_size"], len(train))
     steps = math.ceil(len(train) / batch)
     rng = np.random.default_rng(recipe["seed"])
     frozen = _slices(flow, recipe["freeze"])
-    gradient = _Gradient(flow, batch, frozen)
-    adam = Adam(flow.theta.size, flow.dtype, backend=gradient.plan.engine)
+    gradient = _Gradient(flow, train, batch, frozen)
+    adam = Adam(flow.theta.size, flow.dtype, backend=gradient.engine)
     best = flow.theta.copy()
     state = {"theta": flow.theta, "best": best, "m": adam.m, "v": adam.v}
     largest = recipe["clip"] if math.isfinite(recipe["clip"]) else "inf"  # JSON knows no infinity
     full_recipe = {**recipe, "clip": largest, **data.recipe(flow)}
 
-    if path is not None and os.path.exists(path):
-        validated = data.val is not None
-        run = checkpoints.load(path, full_recipe, state, steps, validated)
+    run = Run()
+    resumed = path is not None and os.path.exists(path)
+    if ranks.any(resumed):
+        if path is not None:
+            validated = data.val is not None
+            run = checkpoints.load(path, full_recipe, state, steps, validated)
+        run, saved = ranks.from_first((run, state))
+        for name, values in state.items():
+            values[:] = saved[name]
         rng.bit_generator.state = run.rng_state
         adam.t = run.adam_t
     else:
-        run = Run()
         flow.start_from_data(*data.first_look(recipe["seed"]))
-        warn_of(flow, train.x, train.c)
+        if ranks.first:
+            warn_of(flow, train.x, train.c)
         best[:] = flow.theta
     history = run.history
     good = flow.theta.copy()
@@ -220,18 +258,17 @@ def _train(
         return recipe["learning_rate"] * factor(shape, adam.t / (steps * epochs))
 
     stopped = ""
-    bar = bars.steps_bar("fit", "epoch", epochs, run.epoch, show=progress)
+    bar = bars.steps_bar("fit", "epoch", epochs, run.epoch, show=progress and ranks.first)
     with Interruption() as interruption, bar:
         try:
             while not (stopped := _reason_to_stop(run, recipe)):
                 run.rng_state = rng.bit_generator.state
                 order = rng.permutation(len(train))
-                while run.step < steps and not interruption.asked:
+                while run.step < steps and not ranks.any(interruption.asked):
                     rows = order[run.step * batch : (run.step + 1) * batch]
-                    log_prob, grad, norm = gradient(*train.batch(rows))
-                    loss_sum = -train.weighted(log_prob, rows)
+                    loss_sum, grad, norm = gradient(rows)
                     if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-                        raise _not_finite(flow, train, run, log_prob, rows)
+                        raise _not_finite(flow, train, run, gradient)
                     clip = min(1.0, recipe["clip"] / norm) if norm else 1.0
                     good[:] = flow.theta
                     adam.step(flow.theta, grad, rate(), recipe["weight_decay"], clip)
@@ -243,6 +280,7 @@ def _train(
                     run.adam_t = adam.t
 
                 finished = run.step == steps
+                ranks.agree({"flow.theta": zlib.crc32(flow.theta.tobytes())})
                 if finished:
                     history.train_loss.append(run.loss_sum / len(train))
                     history.learning_rate.append(rate())
@@ -266,7 +304,7 @@ def _train(
                 bar.set_postfix_str(line_of(history))
                 bar.update()
                 record = record_of(history, epochs)
-                if any([callback(record) for callback in callbacks]):
+                if ranks.any(any([callback(record) for callback in callbacks])):
                     stopped = "callback"
                     break
         except FloatingPointError:
@@ -319,131 +357,260 @@ def _check_checkpoint(path: str | None, resume: bool) -> None:
         raise ValueError(f"checkpoint: expected a file in a folder that exists, got {path}")
 
 
-class _Rows:
-    """Checked rows x (N, D), contexts c (N, C), weights w (N,) of mean 1; none has weight 0."""
+class _Given(NamedTuple):
+    """Rows as they were given; the names of two arguments, and the rows' numbers over all ranks."""
 
-    def __init__(self, flow: Flow, name: str, x, context, weights_name: str, weights):
-        self.name = name
-        self.x, self.c = flow.check(x, context, name)
-        if not len(self.x):
-            hint = "" if name == "x_train" else "; without validation, leave it out"
-            raise ValueError(f"{name}: expected at least one row, got none{hint}")
-        self.numbers = np.arange(len(self.x))
+    name: str
+    x: Any
+    context: Any
+    weights_name: str
+    weights: Any
+    numbers: np.ndarray | None = None
+
+    def checked(self, ranks: Ranks) -> np.ndarray | None:
+        """Return weights as float64 (N,), or raise a ValueError that names the row."""
+        if self.weights is None:
+            return None
+        name, w, n = self.weights_name, plain_array(self.weights, self.weights_name), len(self.x)
+        if w.dtype.kind not in "fiub" or w.shape != (n,):
+            raise ValueError(f"{name}: expected {n} numbers, got shape {w.shape} of {w.dtype}")
+        w = w.astype(np.float64)
+        bad = np.flatnonzero(~((w >= 0) & (w < math.inf)))
+        if bad.size:
+            raise ValueError(
+                f"{name}: row {bad[0]}: expected a finite number of at least 0, got {w[bad[0]]}"
+            )
+        largest = ranks.largest(w, axis=0)
+        if not largest:
+            raise ValueError(f"{name}: expected at least one above 0, got {n} zeros")
+        return w / largest  # so that no sum overflows
+
+    def dealt(self, ranks: Ranks, flow: Flow) -> _Given:
+        """Return the rows of a rank's shards, without those that weigh nothing."""
+        x, _ = flow.check(self.x, self.context, self.name)
+        names = flow.context_columns if isinstance(flow, Flow) else None
+        c = check_context(self.context, flow.context, len(x), np.float64, names)
+        w = self.checked(ranks)
+        start, _ = ranks.start_and_count(len(x))
+        arrays = [x, c, start + np.arange(len(x))]
+        if w is not None:
+            arrays = [a[w > 0] for a in (*arrays, w)]
+        x, c, numbers, *weights = ranks.deal(arrays)
+        context = c if flow.context else None
+        return _Given(
+            self.name, x, context, self.weights_name, weights[0] if weights else None, numbers
+        )
+
+
+class _Rows:
+    """Checked rows x, contexts c, weights w of mean 1, none of them 0; and where shards lie.
+
+    They are those that this rank holds; their number, N, is that of all ranks.
+    """
+
+    def __init__(self, flow: Flow, ranks: Ranks, given: _Given):
+        self.name, self.ranks = given.name, ranks
+        self.x, self.c = flow.check(given.x, given.context, given.name)
+        self.numbers = np.arange(len(self.x)) if given.numbers is None else given.numbers
+        if ranks.size == 1 and not len(self.x):
+            hint = "" if self.name == "x_train" else "; without validation, leave it out"
+            raise ValueError(f"{self.name}: expected at least one row, got none{hint}")
+        w = given.checked(ranks)
+        if w is not None:
+            self.numbers, self.x, self.c, w = (a[w > 0] for a in (self.numbers, self.x, self.c, w))
+        self.start, self.total = ranks.start_and_count(len(self.x))
+        if self.total < ranks.shards:
+            raise ValueError(
+                f"{self.name}: expected at least {ranks.shards} rows, one a shard, got {self.total}"
+            )
+        self.blocks = ranks.blocks(len(self.x))
         self.w = None
-        if weights is not None:
-            w = _checked_weights(weights_name, weights, len(self.x))
-            self.numbers = np.flatnonzero(w)
-            self.x, self.c, w = self.x[w > 0], self.c[w > 0], w[w > 0]
-            self.w = (w / w.mean()).astype(flow.dtype)
+        if w is not None:
+            mean = ranks.total([w[block].sum() for block in self.blocks]) / self.total
+            self.w = (w / mean).astype(flow.dtype)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return self.total
 
-    def weighted(self, values: np.ndarray, rows=slice(None)) -> float:
+    def weighted(self, values: np.ndarray, rows) -> float:
         """Return the sum of w times the values of some rows."""
         if self.w is not None:
             values = values * self.w[rows]
         return float(values.sum(dtype=np.float64))
 
-    def batch(self, rows: np.ndarray) -> tuple:
-        """Return x, c and w of some rows."""
-        return self.x[rows], self.c[rows], None if self.w is None else self.w[rows]
+    def in_shards(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return, for each shard of this rank, where it holds some of all ranks' rows."""
+        own = rows - self.start
+        return [own[(own >= block.start) & (own < block.stop)] for block in self.blocks]
+
+    def batch(self, rows: np.ndarray, n: int) -> tuple:
+        """Return x, c and w of some rows, w in units of their share of n rows."""
+        w = None if self.w is None else self.w[rows]
+        share = len(rows) / n
+        if share != 1:
+            w = share * (np.ones(len(rows)) if w is None else w)
+        return self.x[rows], self.c[rows], w
+
+    def taken(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return x and c of some rows of all ranks, on all ranks."""
+        held = np.flatnonzero((rows >= self.start) & (rows < self.start + len(self.x)))
+        own = rows[held] - self.start
+        found = self.ranks.gather((held, self.x[own], self.c[own]))
+        held, x, c = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort(held)
+        return x[order], c[order]
 
     def loss(self, flow: Flow, epoch: int) -> float:
         """Return the mean negative log-likelihood after an epoch, nats."""
+        rows = -(-self.total // self.ranks.shards)
+        engine = flow.plan("auto", rows).engine  # by size alone: repeatable
+        sums = [self._loss_of(block, flow, engine, epoch) for block in self.blocks]
+        return float(self.ranks.total(sums)) / self.total
+
+    def _loss_of(self, block: slice, flow: Flow, engine: str, epoch: int) -> float:
+        x, c = self.x[block], self.c[block]
         try:
-            engine = flow.plan("auto", len(self)).engine  # by size alone: repeatable
-            log_prob = flow.log_prob(self.x, self.c if flow.context else None, engine)
+            log_prob = flow.log_prob(x, c if flow.context else None, engine)
         except FloatingPointError as error:
             raise FloatingPointError(f"after epoch {epoch}, in {self.name}: {error}") from error
         if not np.isfinite(log_prob).all():
-            row = self.numbers[int(np.argmin(np.isfinite(log_prob)))]
+            row = self.numbers[block][int(np.argmin(np.isfinite(log_prob)))]
             raise FloatingPointError(
                 f"row {row} of {self.name} has density zero after epoch {epoch}"
             )
-        return -self.weighted(log_prob) / len(self)
+        return -self.weighted(log_prob, block)
 
     def fingerprint(self) -> list:
-        """Return what tells these rows from others."""
+        """Return what tells these rows from others, whatever the number of ranks."""
         arrays = [self.x, self.c] if self.w is None else [self.x, self.c, self.w]
-        return [[*a.shape, zlib.crc32(np.ascontiguousarray(a).tobytes())] for a in arrays]
+        mine = [[_fingerprint(a[block]) for a in arrays] for block in self.blocks]
+        every = [shard for part in self.ranks.gather(mine) for shard in part]
+        return every if len(every) > 1 else every[0]
 
 
-def _checked_weights(name: str, weights, n: int) -> np.ndarray:
-    """Return weights as float64 (N,), or raise a ValueError that names the row."""
-    w = plain_array(weights, name)
-    if w.dtype.kind not in "fiub" or w.shape != (n,):
-        raise ValueError(f"{name}: expected {n} numbers, got shape {w.shape} of {w.dtype}")
-    w = w.astype(np.float64)
-    bad = np.flatnonzero(~((w >= 0) & (w < math.inf)))
-    if bad.size:
-        raise ValueError(
-            f"{name}: row {bad[0]}: expected a finite number of at least 0, got {w[bad[0]]}"
-        )
-    if not w.any():
-        raise ValueError(f"{name}: expected at least one above 0, got {n} zeros")
-    return w / w.max()  # so that no sum overflows
+def _fingerprint(a: np.ndarray) -> list[int]:
+    return [*a.shape, zlib.crc32(np.ascontiguousarray(a).tobytes())]
 
 
-def _check_weighted_statistics(flow: Flow, weights) -> None:
+def _check_alike(
+    ranks: Ranks, flow: Flow, recipe: dict, train: _Given, val: _Given | None, checkpoint
+) -> None:
+    """Raise a ValueError on all ranks unless they do the same thing with different rows."""
+    given = {
+        "weights": train.weights,
+        "x_val": val,
+        "weights_val": None if val is None else val.weights,
+        "checkpoint": checkpoint,
+    }
+    ranks.agree(
+        {
+            "flow": flow.config(),
+            "flow.theta": zlib.crc32(flow.theta.tobytes()),
+            "shards": ranks.shards,
+            **recipe,
+            **{name: "None" if value is None else "some" for name, value in given.items()},
+        }
+    )
+
+
+def _check_statistics(flow: Flow, weights, ranks: Ranks) -> None:
     layers = flow.layers if isinstance(flow, Flow) else []
     for layer in layers:
+        name = type(layer).__name__
         if weights is not None and layer.takes_statistics:
             raise ValueError(
-                f"weights: {type(layer).__name__} takes statistics of rows as if all weighed the "
+                f"weights: {name} takes statistics of rows as if all weighed the "
                 "same; expected a flow without it"
+            )
+        if ranks.shards > 1 and layer.takes_statistics:
+            raise ValueError(
+                f"shards: {name} takes statistics of a whole batch, and here it is cut into "
+                f"{ranks.shards}; expected a flow without it"
             )
 
 
 class _Data:
     """Rows to train, and rows to validate or None."""
 
-    def __init__(self, train: _Rows, val: _Rows | None):
-        self.train, self.val = train, val
+    def __init__(self, ranks: Ranks, train: _Rows, val: _Rows | None):
+        self.ranks, self.train, self.val = ranks, train, val
 
     def recipe(self, flow: Flow) -> dict:
         """Return what, with the options, must be the same for a resumed run to be the same run."""
         val = [] if self.val is None else self.val.fingerprint()
-        return {"flow": flow.config(), "data": [self.train.fingerprint(), val]}
+        cut = {"shards": self.ranks.shards} if self.ranks.shards > 1 else {}
+        return {"flow": flow.config(), "data": [self.train.fingerprint(), val], **cut}
 
     def first_look(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return some rows and contexts for statistics; weights count as chances."""
         rng, n, w = np.random.default_rng([seed, 1]), len(self.train), self.train.w
         rows = rng.permutation(n)[:FIRST_LOOK]
         if w is not None:
-            chances = w.astype(np.float64)
+            chances = np.concatenate(self.ranks.gather(w)).astype(np.float64)
             rows = rng.choice(n, FIRST_LOOK, p=chances / chances.sum())
-        return self.train.x[rows], self.train.c[rows]
+        return self.train.taken(rows)
 
 
-class _Gradient(BatchGradient):
-    """The gradient of the mean loss of a batch, with zeros where parameters are frozen."""
+class _Gradient:
+    """The gradient of the mean loss of a batch, a sum over shards; zeros where frozen."""
 
-    def __init__(self, flow: Flow, batch: int, frozen: list[slice]):
-        super().__init__(flow, batch)
-        self.frozen = frozen
+    def __init__(self, flow: Flow, train: _Rows, batch: int, frozen: list[slice]):
+        self.train, self.ranks, self.frozen = train, train.ranks, frozen
+        self.size = flow.theta.size
+        self.parts = self.ranks.room(self.size, flow.dtype)
+        rows = -(-batch // self.ranks.shards)
+        self.leaves = [BatchGradient(flow, rows, out=part[: self.size]) for part in self.parts]
+        self.engine = self.leaves[0].plan.engine
+        self.seen: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def __call__(self, x, context, weights=None) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return log p (B,), the gradient (P,), and its length."""
-        log_prob, grad, norm = super().__call__(x, context, weights)
-        if self.frozen:
-            for part in self.frozen:
-                grad[part] = 0
-            norm = math.sqrt(float(grad @ grad))
-        return log_prob, grad, norm
+    def __call__(self, rows: np.ndarray) -> tuple[float, np.ndarray, float]:
+        """Return the sum of the losses of rows of all ranks, the gradient (P,), and its length.
+
+        ``seen`` are then rows and log p of each shard of this rank.
+        """
+        norm, losses = 0.0, [0.0] * len(self.parts)
+        self.seen = []
+        for k, own in enumerate(self.train.in_shards(rows)):
+            if not len(own):
+                self.parts[k] = 0
+                continue
+            log_prob, _, norm = self.leaves[k](*self.train.batch(own, len(rows)))
+            losses[k] = -self.train.weighted(log_prob, own)
+            self.seen.append((own, log_prob))
+        loss_sum = float(self.ranks.total(losses))
+        grad = self.ranks.add_up(self.parts)[: self.size]
+        for part in self.frozen:
+            grad[part] = 0
+        if self.frozen or self.ranks.shards > 1:
+            with np.errstate(over="ignore", invalid="ignore"):
+                norm = math.sqrt(float(np.square(grad, dtype=np.float64).sum()))
+        return loss_sum, grad, norm
+
+    def update_statistics(self) -> None:
+        """Move the running statistics of layers that take them by those of the last batch."""
+        for leaf in self.leaves:
+            leaf.update_statistics()
 
 
-def _not_finite(flow: Flow, train: _Rows, run: Run, log_prob, rows) -> FloatingPointError:
-    numbers = train.numbers[rows]
-    bad = numbers[~np.isfinite(log_prob)]
-    if len(bad):
-        where = f"training rows {bad[:5].tolist()}"
+def _not_finite(flow: Flow, train: _Rows, run: Run, gradient: _Gradient) -> FloatingPointError:
+    bad, numbers, row = [], [], None
+    for rows, log_prob in gradient.seen:
+        numbers += train.numbers[rows].tolist()
+        bad += train.numbers[rows][~np.isfinite(log_prob)].tolist()
+    for rows, _ in gradient.seen if not bad else []:
+        found = flow.row_without_gradient(train.x[rows], train.c[rows])
+        if found is not None and row is None:
+            row = int(train.numbers[rows][found])
+    said = train.ranks.gather((bad, numbers, row))
+    bad = [number for part, _, _ in said for number in part]
+    numbers = [number for _, part, _ in said for number in part]
+    rows_without = [number for _, _, number in said if number is not None]
+    if bad:
+        where = f"training rows {bad[:5]}"
+    elif rows_without:
+        where = f"its gradient, training row {rows_without[0]}"
     else:
-        row = flow.row_without_gradient(train.x[rows], train.c[rows])
-        which = f"rows {numbers[:5].tolist()}, ..."
-        if row is not None:
-            which = f"training row {numbers[row]}"
-        where = f"its gradient, {which}"
+        where = f"its gradient, rows {numbers[:5]}, ..."
     return FloatingPointError(
         f"the loss is not finite at epoch {run.epoch}, step {run.step}: {where}; "
         "the last good parameters were kept (a lower learning_rate or clip may help)"

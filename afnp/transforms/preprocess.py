@@ -12,6 +12,7 @@ Letters: N rows, D features, L grey levels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,13 +23,16 @@ from afnp.transforms.bounds import Bounds, layer_of
 __all__ = ["Dequantize", "Logit", "Standardize", "mean_and_std", "preprocessing"]
 
 
-def mean_and_std(x, weights=None) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(
+    x, weights=None, average: Callable = np.average, largest: Callable = np.max
+) -> tuple[np.ndarray, np.ndarray]:
     r"""Return mean and standard deviation of the columns of x (N, D), weighted by w (N,).
 
     .. math:: m = \sum_n w_n x_n \Big/ \sum_n w_n, \qquad
               s^2 = \sum_n w_n (x_n - m)^2 \Big/ \sum_n w_n
 
-    A column that never changes has s = 1: it keeps its scale.
+    A column that never changes has s = 1: it keeps its scale. ``average`` and ``largest`` do what
+    NumPy's do, with more rows than are here, say.
 
     Examples
     --------
@@ -39,11 +43,11 @@ def mean_and_std(x, weights=None) -> tuple[np.ndarray, np.ndarray]:
     x = np.asarray(x, dtype=np.float64)
     if weights is not None:  # a row without weight is no row
         x, weights = x[weights > 0], weights[weights > 0]
-    largest = np.abs(x).max(axis=0)
-    unit = np.where(largest > 1e150, largest, 1.0)  # whose squares would overflow
-    mean = np.average(x / unit, axis=0, weights=weights)
-    std = np.sqrt(np.average(np.square(x / unit - mean), axis=0, weights=weights)) * unit
-    return mean * unit, np.where(std > 1e-12 * largest, std, 1.0)
+    most = largest(np.abs(x), axis=0)
+    unit = np.where(most > 1e150, most, 1.0)  # whose squares would overflow
+    mean = average(x / unit, axis=0, weights=weights)
+    std = np.sqrt(average(np.square(x / unit - mean), axis=0, weights=weights)) * unit
+    return mean * unit, np.where(std > 1e-12 * most, std, 1.0)
 
 
 class Standardize(Transform):
@@ -100,9 +104,11 @@ class Standardize(Transform):
         """
         return cls(*mean_and_std(x))
 
-    def take(self, x: np.ndarray, weights: np.ndarray | None = None) -> None:
+    def take(
+        self, x: np.ndarray, weights: np.ndarray | None = None, moments: Callable = mean_and_std
+    ) -> None:
         """Wait no longer: take mean and standard deviation of rows x (N, D), weighted by w (N,)."""
-        self.mean[:], self.std[:] = mean_and_std(x, weights)
+        self.mean[:], self.std[:] = moments(x, weights)
         self.waiting = False
 
     def config(self) -> dict:

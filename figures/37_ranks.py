@@ -1,0 +1,263 @@
+r"""Ranks share the rows of a step to the same bits, and gain until messages cost as much as rows.
+
+.. math:: T(K) = c \Big( \frac BK + \sqrt{2 \tfrac BK \ln K} \Big) + h \frac SK + t
+          + 4 \lambda \log_2 K + \frac{2 b P}{\beta} \frac{K - 1}K
+
+K processes fit one flow (``afnp.fit(..., comm=comm)``). A batch of B rows falls on them as chance
+has it, and the fullest rank sets the pace; c is a row's gradient, h a shard's part that does not
+depend on rows, t what every rank does for itself, such as Adam's step. Then come two meetings and
+two exchanges, of latency λ a level, and the sum of the gradient, P parameters of b bytes, once out
+and once back at a bandwidth β.
+
+c, h and t are measured in one process, on one core, in processor time. The cluster is **on paper**:
+λ and β are those that a data sheet has for one link. Beside it stands what mpirun measures on the
+cores that there are; where mpi4py or mpirun is missing, the figure says so and shows the rest.
+
+Letters: K ranks, S shards, B rows a batch, P parameters.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import afnp
+from figures.common import COLORS, caption, machine, note, one_thread
+
+LATENCY, BANDWIDTH = 5e-6, 10e9
+"""Seconds a message, and bytes a second: one link of 100 Gb/s, software included, on paper."""
+
+BATCH, EACH = 2048, 512
+"""Rows of a batch, and of a batch a rank where it grows with their number."""
+LARGE = 32 * BATCH
+"""A batch on paper that is worth a cluster."""
+PAPER = [2**k for k in range(11)]
+
+
+def flow_of(quick: bool) -> afnp.Flow:
+    """Return the flow of 16 features that is fitted, float64."""
+    return afnp.maf(16, hidden=(32, 32) if quick else (256, 256), transforms=5)
+
+
+def rows_of(n: int) -> np.ndarray:
+    """Return n rows (n, 16) with something to learn in them."""
+    return np.sinh(np.random.default_rng(0).standard_normal((n, 16)) @ np.tri(16) / 8)
+
+
+def data(quick: bool = False) -> dict:
+    batch, each = (256, 64) if quick else (BATCH, EACH)
+    with one_thread():
+        costs = costs_of(quick, batch)
+    K = [1, 2, 4]
+    missing = what_is_missing()
+    measured = None
+    if not missing:
+        runs = {
+            "strong": [by_ranks(k, batch, quick) for k in K],
+            "weak": [by_ranks(k, each * k, quick) for k in K],
+        }
+        measured = {name: [run["seconds"] for run in found] for name, found in runs.items()}
+        measured["K"] = K
+        measured["checksums"] = [run["theta"] for run in runs["strong"]]
+    size = flow_of(quick).theta.nbytes
+    numbers = {
+        "parameters": size // 8,
+        "batch": batch,
+        "each": each,
+        "large": LARGE,
+        "costs": costs,
+        "assumed": {"latency": LATENCY, "bandwidth": BANDWIDTH},
+        "missing": missing,
+        "measured": measured,
+        "paper": {
+            "K": PAPER,
+            "strong": [seconds_on_paper(k, batch, size, costs) for k in PAPER],
+            "large": [seconds_on_paper(k, LARGE, size, costs) for k in PAPER],
+            "weak": [seconds_on_paper(k, each * k, size, costs) for k in PAPER],
+        },
+    }
+    return {"numbers": numbers, "machine": machine()}
+
+
+# ---- on paper ------------------------------------------------------------------------------------
+
+
+def seconds_on_paper(K: int, batch: int, size: int, costs: dict, shards: int = 8) -> float:
+    """Return T(K) for a gradient of so many bytes; as many shards as ranks, where these are more.
+
+    Examples
+    --------
+    >>> costs = {"row": 1.0, "shard": 0.0, "step": 0.0}
+    >>> seconds_on_paper(1, 64, 0, costs)
+    64.0
+    """
+    mean = batch / K
+    fullest = min(mean + math.sqrt(2 * mean * math.log(K)), batch)
+    alone = costs["row"] * fullest + costs["shard"] * max(shards, K) / K + costs["step"]
+    messages = 4 * LATENCY * math.log2(K) + 2 * size / BANDWIDTH * (K - 1) / K
+    return alone + messages
+
+
+# ---- measured in one process ---------------------------------------------------------------------
+
+
+def costs_of(quick: bool, batch: int) -> dict:
+    """Return the seconds of a row, of a shard and of a step, from three runs in turn."""
+    settings = {"half": (batch // 2, 1), "whole": (batch, 1), "cut": (batch, 8)}
+    times = {name: math.inf for name in settings}
+    for _ in range(2 if quick else 6):
+        for name, (rows, shards) in settings.items():
+            times[name] = min(times[name], processor_seconds(quick, rows, shards))
+    row = max(times["whole"] - times["half"], 0.0) / (batch - batch // 2)
+    shard = max(times["cut"] - times["whole"], 0.0) / 7
+    return {"row": row, "shard": shard, "step": max(times["half"] - row * (batch // 2), 0.0)}
+
+
+def processor_seconds(quick: bool, batch: int, shards: int) -> float:
+    """Return the processor's least seconds of an epoch of one step."""
+    marks = []
+    fit_noting(flow_of(quick), rows_of(batch), batch, marks, time.process_time, shards=shards)
+    return float(np.diff(marks).min())
+
+
+def fit_noting(flow, x, batch: int, marks: list, clock, **options) -> None:
+    """Fit for a few epochs, and note the time after each."""
+
+    def note_time(record) -> None:
+        marks.append(clock())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        callbacks = [note_time]
+        afnp.fit(
+            flow, x, epochs=6, batch_size=batch, progress=False, callbacks=callbacks, **options
+        )
+
+
+# ---- measured by ranks ---------------------------------------------------------------------------
+
+RANK = """
+import importlib, json, sys, time, zlib
+batch, quick, root = int(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]
+sys.path.insert(0, root)
+from mpi4py import MPI
+from afnp.train.ranks import Ranks
+figure = importlib.import_module("figures.37_ranks")
+comm, marks, flow, x = MPI.COMM_WORLD, [], figure.flow_of(quick), figure.rows_of(batch)
+own = x[Ranks(comm).share(batch)]
+figure.fit_noting(flow, own, batch, marks, time.perf_counter, comm=comm)
+if comm.Get_rank() == 0:
+    steps = [b - a for a, b in zip(marks, marks[1:])]
+    print(json.dumps({"seconds": min(steps), "theta": zlib.crc32(flow.theta.tobytes())}))
+"""
+
+
+def mpirun() -> str | None:
+    """Return where mpirun is: beside Python, as the extra's is, or on the path."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    return shutil.which("mpirun", path=os.pathsep.join(folders))
+
+
+def what_is_missing() -> str:
+    """Return what ranks would need and is not here; nothing if all is."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return "mpi4py"
+    return "" if mpirun() else "mpirun"
+
+
+def by_ranks(K: int, batch: int, quick: bool) -> dict:
+    """Return the least seconds of a step by K ranks of one thread each, and theta's checksum."""
+    root = str(Path(__file__).resolve().parents[1])
+    command = [str(mpirun()), "-n", str(K), "--oversubscribe", "--allow-run-as-root"]
+    command += [sys.executable, "-c", RANK, str(batch), str(quick), root]
+    one = {name: "1" for name in ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    env = {**os.environ, **one, "OMPI_MCA_mpi_yield_when_idle": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    if done.returncode:
+        raise RuntimeError(f"{K} ranks ended with code {done.returncode}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ---- the picture ---------------------------------------------------------------------------------
+
+
+def draw(data: dict) -> Figure:
+    numbers = data["numbers"]
+    figure = Figure(figsize=(11.5, 4.9))
+    strong, weak = figure.subplots(1, 2)
+    paper, measured = numbers["paper"], numbers["measured"]
+    K = np.array(paper["K"])
+    strong.loglog(K, K, ":", color=COLORS["grey"], marker="", label="ideal")
+    for name, rows, color, line in (
+        ("large", numbers["large"], "green", "--"),
+        ("strong", numbers["batch"], "blue", "-"),
+    ):
+        seconds = np.array(paper[name])
+        label = f"batches of {rows:,}, on paper"
+        strong.loglog(K, seconds[0] / seconds, line, color=COLORS[color], marker="", label=label)
+    each = numbers["each"]
+    weak.semilogx(K, np.ones(len(K)), ":", color=COLORS["grey"], marker="", label="ideal")
+    seconds = np.array(paper["weak"])
+    label = f"{each:,} rows a rank, on paper"
+    weak.semilogx(K, seconds[0] / seconds, "-", color=COLORS["blue"], marker="", label=label)
+    if measured is not None:
+        cores = data["machine"]["cores"]
+        for axes, name in ((strong, "strong"), (weak, "weak")):
+            seconds = np.array(measured[name])
+            label = f"measured, on {cores} cores"
+            axes.plot(measured["K"], seconds[0] / seconds, "o", color=COLORS["red"], label=label)
+    strong.set(xlabel="ranks K", ylabel="T(1) / T(K)", title="the same batch for all: speed-up")
+    weak.set(xlabel="ranks K", ylabel="T(1) / T(K)", title="a batch that grows with K: efficiency")
+    weak.set_ylim(0, 1.1)
+    for axes in (strong, weak):
+        axes.legend(loc="best")
+    caption(figure, claim(numbers))
+    note(figure, small_print(data))
+    return figure
+
+
+def best(numbers: dict, name: str) -> tuple[int, float]:
+    """Return the number of ranks that is fastest on paper, and its speed-up."""
+    seconds = np.array(numbers["paper"][name])
+    k = int(seconds.argmin())
+    return numbers["paper"]["K"][k], float(seconds[0] / seconds[k])
+
+
+def claim(numbers: dict) -> str:
+    """Return the claim with its numbers."""
+    few, many = best(numbers, "strong"), best(numbers, "large")
+    return (
+        f"Ranks share a step to the same bits; on paper, batches of {numbers['batch']:,} rows gain "
+        f"up to {few[0]} ranks ({few[1]:.1f} times), batches of {numbers['large']:,} up to "
+        f"{many[0]} ({many[1]:.0f} times)"
+    )
+
+
+def small_print(data: dict) -> str:
+    """Return what was measured, and what was assumed."""
+    numbers, measured = data["numbers"], data["numbers"]["measured"]
+    costs, assumed = numbers["costs"], numbers["assumed"]
+    if measured is None:
+        said = f"No ranks were measured: {numbers['missing']} is missing here (extra mpi)."
+    else:
+        alike = len(set(measured["checksums"])) == 1
+        ranks = ", ".join(map(str, measured["K"]))
+        said = f"{ranks} ranks came to " + ("the same bits." if alike else "DIFFERENT parameters.")
+    return (
+        f"MAF, {numbers['parameters']:,} parameters, float64, one thread a rank. {said}\n"
+        f"One core: {1e6 * costs['row']:.1f} µs a row, {1e3 * costs['shard']:.2f} ms a shard, "
+        f"{1e3 * costs['step']:.1f} ms a step. On paper: {1e6 * assumed['latency']:.0f} µs a "
+        f"message, {assumed['bandwidth'] / 1e9:.0f} GB/s.\n"
+        f"{data['machine']['cpu']}"
+    )
