@@ -165,6 +165,7 @@ def fit(
             "epochs": integer("epochs", epochs, least=1),
             "patience": None if patience is None else integer("patience", patience, least=1),
             "freeze": _layers_to_freeze(flow, freeze),
+            "shards": ranks.shards,
         }
         shape = schedule if callable(schedule) else SCHEDULES[schedule]
         callbacks = checked_callbacks(callbacks)
@@ -506,7 +507,6 @@ def _check_alike(
         {
             "flow": flow.config(),
             "flow.theta": zlib.crc32(flow.theta.tobytes()),
-            "shards": ranks.shards,
             **recipe,
             **{name: "None" if value is None else "some" for name, value in given.items()},
         }
@@ -538,8 +538,7 @@ class _Data:
     def recipe(self, flow: Flow) -> dict:
         """Return what, with the options, must be the same for a resumed run to be the same run."""
         val = [] if self.val is None else self.val.fingerprint()
-        cut = {"shards": self.ranks.shards} if self.ranks.shards > 1 else {}
-        return {"flow": flow.config(), "data": [self.train.fingerprint(), val], **cut}
+        return {"flow": flow.config(), "data": [self.train.fingerprint(), val]}
 
     def first_look(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return some rows and contexts for statistics; weights count as chances."""

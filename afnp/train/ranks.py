@@ -287,7 +287,7 @@ def world():
 
 def _check(comm) -> None:
     """Raise a ValueError unless this can do what a communicator can."""
-    missing = [name for name in CALLS if not callable(getattr(comm, name, None))]
+    missing = [name for name in CALLS if name not in dir(comm)]
     if missing:
         raise ValueError(
             f"comm: expected a communicator, as mpi4py's MPI.COMM_WORLD, got "
