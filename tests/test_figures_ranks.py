@@ -4,6 +4,7 @@ was not measured."""
 import doctest
 import math
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from afnp.train.ranks import CALLS  # noqa: E402
 from figures import common  # noqa: E402
 
 figure = import_module("figures.37_ranks")
@@ -65,6 +67,23 @@ def test_the_fullest_rank_is_as_full_as_chance_makes_it():
         assert mean < counts.mean() < bound < mean + 2.2 * (counts.mean() - mean)
 
 
+def test_waiting_is_not_work():
+    class Comm:
+        def allgather(self, value):
+            start = time.process_time()
+            while time.process_time() < start + 0.05:
+                pass
+            return [value]
+
+    for name in CALLS:
+        if name not in dir(Comm):
+            setattr(Comm, name, None)
+    comm = figure.Timed(Comm())
+    before = time.process_time()
+    assert comm.allgather(7) == [7] and comm.seconds >= 0.05
+    assert time.process_time() - before - comm.seconds < 0.03
+
+
 def test_costs_and_paper(quick):
     numbers = quick["numbers"]
     assert numbers["costs"]["row"] >= 0 and sum(numbers["costs"].values()) > 0
@@ -84,6 +103,7 @@ def test_ranks_come_to_the_same_bits(quick):
 
 def test_parameters_that_differ_would_be_said(quick):
     measured = {"K": [1, 2], "checksums": [1, 2], "strong": [1.0, 0.5], "weak": [1.0, 1.0]}
+    measured["clock"] = {"strong": [1.0, 0.7]}
     changed = {**quick, "numbers": {**quick["numbers"], "measured": measured}}
     assert "DIFFERENT parameters" in words(changed)
 
@@ -93,4 +113,4 @@ def test_without_mpi4py_the_figure_says_so(quick, monkeypatch):
     assert figure.what_is_missing() == "mpi4py"
     without = {**quick["numbers"], "measured": None, "missing": "mpi4py"}
     said = words({**quick, "numbers": without})
-    assert "No ranks were measured: mpi4py is missing here" in said and "measured, on" not in said
+    assert "No ranks were measured: mpi4py is missing here" in said and "measured on" not in said
