@@ -44,6 +44,7 @@ from afnp.transforms import (
     masked,
     split_of,
 )
+from afnp.transforms.support import of_angles
 
 __all__ = [
     "BETWEEN",
@@ -517,7 +518,7 @@ def _flow(
     stacked = layers[:1]
     for layer in layers[1:]:
         stacked += [*(BETWEEN[name](features, rng) for name in names), layer]
-    if base is None and any(layer.periodic for layer in layers):
+    if base is None and any(map(of_angles, layers)):
         base = UniformTorus(features)
     return Flow([*preprocess, *stacked, *last], base=base, **kwargs)
 

@@ -36,7 +36,7 @@ from afnp.params import Parts
 from afnp.sampling.fixed_point import FixedPoint, method_of, needs_numpy
 from afnp.transforms import TRANSFORMS, CostTable, Standardize, Transform
 from afnp.transforms.preprocess import mean_and_std
-from afnp.transforms.support import check_support
+from afnp.transforms.support import check_support, of_angles
 
 __all__ = ["Flow"]
 
@@ -106,7 +106,8 @@ class Flow(Model):
         self.base = StandardNormal(self.features) if base is None else base
         if self.base.features != self.features:
             raise ValueError(f"base: expected {self.features} features, got {self.base.features}")
-        if any(layer.periodic for layer in self.layers):
+        self._circular = any(map(of_angles, self.layers))
+        if self._circular:
             check_support(self.layers, self.base)
         self._columns: dict[str, tuple[str, ...] | None] = {
             "columns": None,
@@ -670,7 +671,7 @@ class Flow(Model):
         """
         dtype = np.float64 if self._front and name != "u" else self.dtype
         x = check_rows(x, self.features, dtype, name, None if name == "u" else self.columns)
-        if self.layers[-1 if name == "u" else 0].periodic:
+        if self._circular:
             check_angles(x, name)
         # units of a context are taken off in float64
         dtype = self.dtype if self._context_scale is None else np.float64

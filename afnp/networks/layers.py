@@ -71,7 +71,10 @@ class MaskedLinear:
 
 def _masked(W: np.ndarray, panel: masks.Panel) -> np.ndarray:
     """Return M ⊙ W on a panel's rows, cut after the last column that any of them needs."""
-    part = W[panel.rows, : panel.riser].copy()
+    part = W[panel.rows, : panel.riser]
+    if panel.tread == panel.riser:
+        return part
+    part = part.copy()
     np.copyto(part[:, panel.tread :], 0, where=panel.beyond)
     return part
 

@@ -227,7 +227,8 @@ def panels(prefix: np.ndarray, height: int) -> list[Panel]:
 
     A matrix product over each panel's first ``riser`` columns needs the mask only right of the
     tread. P panels leave (1 + 1/P)/2 of the dense work of a square layer. The first panel has no
-    tread: a small layer is one masked product.
+    tread: a small layer is one masked product. Rows that all use the same columns need no mask:
+    tread and riser are one.
 
     Examples
     --------
@@ -241,5 +242,7 @@ def panels(prefix: np.ndarray, height: int) -> list[Panel]:
         used = prefix[first : first + height]
         tread, riser = int(used[0]) if first else 0, int(used[-1])
         beyond = ~mask(used - tread, riser - tread)
+        if not beyond.any():  # W itself will do
+            tread, beyond = riser, beyond[:, :0]
         result.append(Panel(slice(first, first + len(used)), tread, riser, beyond))
     return result

@@ -9,20 +9,34 @@ density's integral is then too large), and noise of the line would be cut off at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from afnp.bases import Base
 from afnp.transforms.base import Transform
 from afnp.transforms.linear import Permutation
+from afnp.transforms.preprocess import Standardize
 
-__all__ = ["check_support"]
+__all__ = ["check_support", "of_angles"]
+
+WIDER = 1e-4
+"""So much wider than the circle the noise's box may be: that part of the density is lost."""
+
+
+def of_angles(layer: Transform) -> bool:
+    """Return whether a layer maps angles to angles.
+
+    It may give them to its network as they are, so that its params know an end, as zuko has it.
+    """
+    tau = layer.univariate
+    return layer.periodic or (tau is not None and tau.support == (-math.pi, math.pi))
 
 
 def check_support(layers: Sequence[Transform], base: Base) -> None:
     """Raise a ValueError if layers of angles stand beside a layer or noise of the line.
 
     At least one is a layer of angles: noise on the torus at the end of layers of the line is a box,
-    and sound.
+    and sound. Noise may lie in a box that is a little wider than the circle, as zuko has it.
 
     Examples
     --------
@@ -34,7 +48,8 @@ def check_support(layers: Sequence[Transform], base: Base) -> None:
     ValueError: base: layers of angles need noise on the circle, UniformTorus(2), got StandardNormal
     """
     for k, layer in enumerate(layers):
-        if not (layer.periodic or isinstance(layer, Permutation)):
+        at_the_end = k == len(layers) - 1 and _hardly_wider(layer)
+        if not (of_angles(layer) or isinstance(layer, Permutation) or at_the_end):
             raise ValueError(
                 f"layers: layer {k}, {type(layer).__name__}, does not map angles to angles, as "
                 "those beside it need; circular flows take angles in [-pi, pi] as they are, "
@@ -45,3 +60,11 @@ def check_support(layers: Sequence[Transform], base: Base) -> None:
             "base: layers of angles need noise on the circle, "
             f"UniformTorus({base.features}), got {type(base).__name__}"
         )
+
+
+def _hardly_wider(layer: Transform) -> bool:
+    """Return whether a layer maps angles into [-pi, pi], and leaves hardly anything of it out."""
+    if not isinstance(layer, Standardize):
+        return False
+    gap = layer.std - 1
+    return not layer.mean.any() and bool(((gap >= 0) & (gap < WIDER)).all())

@@ -241,10 +241,9 @@ class RationalQuadratic:
         tables = x, y, self._slopes(h[2 * n :])
         bins = (v.real >= tables[which][1:-1].real).sum(axis=0)
         left = bins * v.size + np.arange(v.size).reshape(v.shape)
-        (x0, y0, a0), (x1, y1, a1) = (
-            [np.take(table, at) for table in tables] for at in (left, left + v.size)
-        )
-        (d0, rise0), (d1, rise1) = self._slope(a0), self._slope(a1)
+        ends = np.stack([left, left + v.size])
+        (x0, x1), (y0, y1), a = (np.take(table, ends) for table in tables)
+        (d0, d1), (rise0, rise1) = self._slope(a)
         w, height = x1 - x0, y1 - y0
         return _Bin(x0, w, y0, height, height / w, d0, d1), (left, widths, heights, rise0, rise1)
 
@@ -255,10 +254,9 @@ class RationalQuadratic:
         """
         places = np.empty((self.bins + 1, *shares.shape[1:]), dtype=shares.dtype)
         places[0], places[-1] = -self.bound, self.bound
+        widths = 2 * self.bound * (least + (1 - self.bins * least) * shares[:-1])
         for k in range(1, self.bins):  # np.cumsum along the first axis is several times slower
-            places[k] = places[k - 1] + 2 * self.bound * (
-                least + (1 - self.bins * least) * shares[k - 1]
-            )
+            places[k] = places[k - 1] + widths[k - 1]
         return places
 
     def _places_backward(

@@ -114,15 +114,15 @@ class Subject:
             return lambda u, c: flow.generate(u, optional(c), method=method, backend=backend)
 
         def noise(n, rng):
-            p = flow.split(flow.theta.astype(np.float64)).base
+            p = flow.split(flow.theta.astype(np.float64, copy=False)).base
             return flow.base.sample(p, n, rng, np.float64)
 
         def base(u):
-            p = flow.split(flow.theta.astype(np.float64)).base
+            p = flow.split(flow.theta.astype(np.float64, copy=False)).base
             return flow.base.log_prob(p, np.asarray(u, dtype=np.float64))
 
         def analytic(x, c):
-            return flow.normalize_with(flow.split(flow.theta.astype(np.float64)), x, c)
+            return flow.normalize_with(flow.split(flow.theta.astype(np.float64, copy=False)), x, c)
 
         generators = {f"generate, {b}": generator("substitution", b) for b in backends}
         subject = cls(flow.features, flow.context, flow.dtype, flow, level)

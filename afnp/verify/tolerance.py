@@ -185,7 +185,7 @@ def flow_arithmetic(
     Each direction perturbs its own parameters: moved alike they would cancel in a round trip, as
     rounding does not.
     """
-    theta = flow.theta.astype(dtype)
+    theta = flow.theta.astype(dtype, copy=False)
 
     def moved(x):
         return x if rng is None else perturb(x, rng, delta)
@@ -233,7 +233,8 @@ def perturbed_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]
     def errors(shape: tuple[int, ...]) -> np.ndarray:
         size = math.prod(shape)
         start = int(rng.integers(max(1, BANK - size)))
-        return np.resize(bank[start : start + size], shape)
+        some = bank[start : start + size]
+        return some.reshape(shape) if size <= BANK else np.resize(some, shape)
 
     class Perturbed(np.ndarray):
         def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import lively
 
 import afnp
+from afnp.bases import StudentT, UniformTorus
+from afnp.flow import Flow
 from afnp.networks import graph_mlp
+from afnp.transforms import Standardize, masked
 
 
 def rows(n, D, seed=0):
@@ -26,3 +30,48 @@ def test_a_gradient_of_a_density_beyond_float32_names_its_row(backend):
 def test_labels_are_distinct_sets_in_the_order_of_their_members():
     sets = np.random.default_rng(0).random((300, 11)) < 0.2
     assert np.array_equal(graph_mlp._distinct(sets), np.unique(sets, axis=0))
+
+
+# ---- circles -------------------------------------------------------------------------------------
+
+
+def circle(name="clipped_circle"):
+    return masked(2, (6,), univariate=name, options={"bins": 3})
+
+
+BESIDE = {
+    "normal noise": lambda name: Flow([circle(name)]),
+    "heavy tails": lambda name: Flow([circle(name)], base=StudentT(2)),
+    "an affine layer": lambda name: Flow([circle(name), masked(2, (6,))], base=UniformTorus(2)),
+    "other units": lambda name: Flow(
+        [Standardize([0.0, 0.0], [2.0, 2.0]), circle(name)], base=UniformTorus(2)
+    ),
+    "a box that is narrower": lambda name: Flow(
+        [circle(name), Standardize([0.0, 0.0], [0.99, 0.99])], base=UniformTorus(2)
+    ),
+    "a box that is far wider": lambda name: Flow(
+        [circle(name), Standardize([0.0, 0.0], [1.1, 1.1])], base=UniformTorus(2)
+    ),
+    "a box elsewhere": lambda name: Flow(
+        [circle(name), Standardize([1.0, 0.0], [1.0, 1.0])], base=UniformTorus(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["clipped_circle", "circular_spline"])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_a_circle_beside_what_is_none_is_refused(name, beside):
+    """Circles of zuko's kind integrated to 0.99, 3.97 and 15.8."""
+    with pytest.raises(ValueError, match="layers of angles need noise|does not map angles"):
+        BESIDE[beside](name)
+
+
+@pytest.mark.parametrize("name", ["clipped_circle", "circular_spline"])
+def test_circles_have_an_integral_of_one_and_know_no_points_outside(name):
+    flow = lively(afnp.maf(2, (6,), 2, univariate=name, options={"bins": 3}))
+    side = np.linspace(-np.pi, np.pi, 201)
+    side = (side[1:] + side[:-1]) / 2
+    x = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    assert abs(np.exp(flow.log_prob(x)).mean() * (2 * np.pi) ** 2 - 1) < 2e-3
+    with pytest.raises(ValueError, match=r"x: row 0, feature 1: expected an angle in \[-pi, pi\]"):
+        flow.log_prob([[0.0, 4.0]])

@@ -122,7 +122,8 @@ def _directions(subject: Subject, rng: np.random.Generator) -> tuple[np.ndarray,
         return np.arange(size), np.empty((0, size))
     signs = rng.integers(0, 2, (subject.worth(DIRECTIONS, FEWEST), size), dtype=np.int8)
     entries = rng.choice(size, subject.worth(most // PARTS, 2 * FEWEST), replace=False)
-    return np.sort(entries), (2.0 * signs - 1) / np.sqrt(size)
+    length = 1 / np.sqrt(size)
+    return np.sort(entries), np.where(signs, length, -length)
 
 
 def _along(gradient: np.ndarray, directions) -> np.ndarray:
@@ -149,7 +150,8 @@ def _expected(flow: Flow, batches: list, directions, step: float = STEP) -> list
         theta[k] = theta[k].real
     for row, v in zip(derivatives[len(directions[0]) :], directions[1], strict=True):
         safe_point()
-        row[:] = flow.log_prob_with(flow.split(theta + 1j * step * v), x, c).imag / -step
+        np.multiply(v, step, out=theta.imag)
+        row[:] = flow.log_prob_with(flow.split(theta), x, c).imag / -step
     cuts = np.cumsum([len(rows) for rows, _ in batches])[:-1]
     return [part.mean(axis=1) for part in np.split(derivatives, cuts, axis=1)]
 
@@ -189,14 +191,17 @@ def _tolerance(
 
     By perturbed arithmetic, and by the layer's largest entry.
     """
-    size = np.zeros(flow.theta.size)
+    size, squares = np.zeros((2, flow.theta.size))
     for k in range(len(x)):  # rows may cancel, their rounding does not
-        np.maximum(size, np.abs(_gradient(flow, x[k : k + 1], c[k : k + 1])) / len(x), out=size)
+        of_row = _gradient(flow, x[k : k + 1], c[k : k + 1])
+        np.maximum(size, np.abs(of_row, out=of_row), out=size)
+    size /= len(x)
     still, perturbed = _gradient(flow, x, c), perturbed_arrays(rng, subject.tolerance.delta)
-    squares = [
-        np.square(_gradient(flow, x, c, perturbed) - still) for _ in range(subject.tolerance.count)
-    ]
-    rounding = np.sqrt(np.mean(squares, axis=0)) / subject.tolerance.delta
+    for _ in range(subject.tolerance.count):
+        moved = _gradient(flow, x, c, perturbed)
+        moved -= still
+        squares += np.square(moved, out=moved)
+    rounding = np.sqrt(squares / subject.tolerance.count) / subject.tolerance.delta
     largest = [size[a:b].max(initial=0.0) for a, b in _layers(flow)]
     floor = np.repeat(largest, [b - a for a, b in _layers(flow)])
     # it rounds in every layer, even if it cancels
