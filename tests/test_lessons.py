@@ -244,11 +244,72 @@ def test_the_teachers_page_speaks_of_every_lesson():
         assert f"About {minutes} minutes" in source(read(path)["cells"][0])
 
 
-def test_letters_and_words_of_the_contents_point_to_lessons():
-    text = source(next(c for c in cells(NOTEBOOKS[0], "markdown") if c["id"] == "how"))
-    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", text, flags=re.M)
-    numbers = [int(n) for *_, where in rows for n in re.findall(r"\d+", where)]
-    assert len(rows) > 30 and set(numbers) <= set(BY_NUMBER)
+HOW = next(cell for cell in cells(NOTEBOOKS[0], "markdown") if cell["id"] == "how")
+UNEXPLAINED = {"d", "e", "i", "O"}
+"""Letters that mean what they mean everywhere: d/dx, exp(1), the root of -1, orders of size."""
+
+
+def letters_of(formula):
+    """Return the letters in a formula, Greek ones by their names; words are none."""
+    words = r"\\(?:text|operatorname|texttt|mathrm|begin|end)\{[^}]*\}|\\(?:mathcal|mathbb) ?\w"
+    formula = re.sub(words, " ", formula)
+    greek = r"\\(?:mu|alpha|tau|sigma|delta|eta|xi|psi|varphi|phi|Phi|(?:var)?epsilon)(?![a-z])"
+    single = r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])"
+    return {*re.findall(greek, formula), *re.findall(single, formula)}
+
+
+def formulas(text):
+    return ["".join(pair) for pair in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, flags=re.S)]
+
+
+def indexed(number):
+    """Return the letters that the contents explain for a lesson."""
+    text, found = source(HOW).split("## Words")[0], set()
+    for row in re.findall(r"^\| (.+) \|$", text, flags=re.M):
+        what, *_, where = row.split(" | ")
+        begins = re.fullmatch(r"from (\d+)", where)
+        for_all = where == "all" or bool(begins) and int(begins[1]) <= number
+        if for_all or str(number) in where.split(", ") or what == str(number):
+            found |= {letter for formula in formulas(row) for letter in letters_of(formula)}
+    return found
+
+
+@pytest.mark.parametrize("number", BY_NUMBER)
+def test_every_letter_of_a_lesson_is_in_the_index(number):
+    used = {
+        letter
+        for cell in cells(BY_NUMBER[number], "markdown")
+        for formula in formulas(source(cell))
+        for letter in letters_of(formula)
+    }
+    assert used - UNEXPLAINED <= indexed(number)
+
+
+def test_words_of_the_contents_point_to_lessons():
+    words = source(HOW).split("## Words")[1]
+    rows = re.findall(r"^\| (.+) \| (.+) \| (\d+) \|$", words, flags=re.M)
+    assert len(rows) > 10 and {int(number) for *_, number in rows} <= set(BY_NUMBER)
+    for word, _, number in rows:
+        said = " ".join(source(cell) for cell in read(BY_NUMBER[int(number)])["cells"])
+        stem = word.split("*")[1].split()[-1][:4]
+        assert stem in said, f"lesson {number} has no {word}"
+
+
+def test_modules_that_the_contents_name_are_there():
+    text = source(next(cell for cell in cells(NOTEBOOKS[0], "markdown")))
+    rows = re.findall(r"^\| \d+ \| .+ \| .+ \| (.+) \|$", text, flags=re.M)
+    assert len(rows) == len(NUMBERED)
+    for file in re.findall(r"`([^`]+)`", " ".join(rows)):
+        assert (LESSONS.parent / "afnp" / file).exists(), file
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=name)
+def test_docstrings_of_a_lesson_begin_with_a_whole_sentence(path):
+    for cell in cells(path):
+        for node in ast.walk(ast.parse(source(cell))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                first = (ast.get_docstring(node) or ".").split("\n")[0]
+                assert first.endswith("."), first
 
 
 @pytest.mark.parametrize("number", BY_NUMBER)

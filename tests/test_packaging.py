@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import test_lessons_browser as lab
 
 import afnp
 
@@ -104,8 +105,11 @@ def environment(tmp_path_factory):
         run([sys.executable, "-m", "venv", "--without-pip", home], home)
         target = sysconfig.get_path("purelib", "venv", {"base": home, "platbase": home})
         Path(target, "beside.pth").write_text(sysconfig.get_path("purelib"))
+        (home / "share").mkdir(exist_ok=True)
+        (home / "share/jupyter").symlink_to(Path(sysconfig.get_path("data")) / "share/jupyter")
         pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "-q"]
-        run([*pip, "--no-deps", "--no-build-isolation", *installed], home)
+        if installed:
+            run([*pip, "--no-deps", "--no-build-isolation", *installed], home)
         return home
 
     return make
@@ -175,7 +179,8 @@ def test_an_sdist_is_a_whole_tree_whose_tests_run(built, environment, tmp_path):
 def test_jupyter_shows_the_course_without_news_and_without_its_tools(tmp_path):
     """What the server tells the browser, and which files it lists."""
     pytest.importorskip("jupyterlab", reason="JUPYTERLAB WAS NOT STARTED: pip install jupyterlab")
-    with served(tmp_path) as get:
+    open_course = [sys.executable, "-m", "afnp", "lessons"]
+    with served(open_course, tmp_path, PYTHONPATH=str(ROOT)) as (get, _):
         page = re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', get("lab"), re.DOTALL)
         listed = json.loads(get("api/contents/"))["content"]
     off = json.loads(page[1])["disabledExtensions"]
@@ -184,25 +189,59 @@ def test_jupyter_shows_the_course_without_news_and_without_its_tools(tmp_path):
     assert {entry["name"] for entry in listed} == {"solutions", *notebooks}
 
 
+@pytest.mark.browser
+def test_one_command_leads_from_the_wheel_to_a_moving_lesson(built, environment, browser, tmp_path):
+    """In a shell, away from the clone: install the wheel, open the course, run it, drag a slider.
+
+    What the wheel needs is there already, so that no index is asked.
+    """
+    for module in ("jupyterlab", "ipywidgets"):
+        pytest.importorskip(module, reason=f"NO LESSON WAS OPENED: pip install {module}")
+    home, wheel = environment("one"), next(built.glob("*.whl"))
+    pip = f"'{sys.executable}' -m pip --python '{home}/bin/python' install -q --no-index"
+    one = f"{pip} '{wheel}[lessons]' && exec '{home}/bin/afnp' lessons \"$@\""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(lab.PATIENCE)
+    with served(["bash", "-c", one, "bash"], tmp_path) as (_, address):
+        page.goto(f"{address}/lab/tree/02_from_conditionals_to_a_flow.ipynb?token=test")
+        page.get_by_text(re.compile(r"\| Idle")).first.wait_for()
+        lab.run_all(page)
+        box = page.locator(".widget-vbox", has=page.locator(".widget-slider")).first
+        picture = box.locator("img")
+        before = lab.pixels(picture)
+        knob = box.locator(".noUi-handle").first.bounding_box()
+        x, y = knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 60, y, steps=6)
+        page.mouse.up()
+        lab.wait_until(lambda: lab.pixels(picture) != before, "the picture did not follow the hand")
+        assert page.get_by_text("Would you like to").count() == 0  # no news of JupyterLab's
+        page.close()
+    assert (tmp_path / "afnp-lessons" / ".passed").is_dir()
+
+
 @contextlib.contextmanager
-def served(folder):
-    """Open the course as ``afnp lessons`` does, without a browser; yield what gets a page."""
+def served(command, folder, **variables):
+    """Run what opens the course, without a browser; yield what gets a page, and the address."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "afnp", "lessons", "--no-browser", f"--port={port}"]
+    command = [*command, "--no-browser", f"--port={port}"]
     command += ["--IdentityProvider.token=test", "--allow-root"]
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     server = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / "config")},
+        env={**kept, "JUPYTER_CONFIG_DIR": str(folder / "config"), **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    address = f"http://127.0.0.1:{port}"
 
     def get(path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}?token=test") as answer:
+        with urllib.request.urlopen(f"{address}/{path}?token=test") as answer:
             return answer.read().decode()
 
     try:
@@ -211,7 +250,7 @@ def served(folder):
                 get("api")
                 break
             time.sleep(0.2)
-        yield get
+        yield get, address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)

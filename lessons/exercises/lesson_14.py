@@ -218,16 +218,16 @@ EXERCISES = [
     ),
     Exercise(
         "rubbish_costs",
-        answer=lambda s: -np.log(s),
+        answer=lambda r: -np.log(r),
         cases=[(1.0,), (0.5,), (0.01,)],
         hints=(
-            "The model's density is at least s p(x): take the logarithm.",
-            "log(s p(x)) = log s + log p(x).",
+            "The model's density is at least r p(x): take the logarithm.",
+            "log(r p(x)) = log r + log p(x).",
         ),
         mistakes={
-            "giving the change with its sign: the loss is a positive number": lambda s: np.log(s),
-            "taking the share of rubbish instead": lambda s: -np.log1p(-s * (1 - 1e-9)),
-            "giving the factor instead of its logarithm": lambda s: 1 / s,
+            "giving the change with its sign: the loss is a positive number": lambda r: np.log(r),
+            "taking the share of rubbish instead": lambda r: -np.log1p(-r * (1 - 1e-9)),
+            "giving the factor instead of its logarithm": lambda r: 1 / r,
         },
         because="So a few nats may hide a lot of rubbish: look at samples too.",
     ),

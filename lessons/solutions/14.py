@@ -47,6 +47,6 @@ prediction = "c"  # V's likelihood is at least -1.40: it may be above or below -
 
 
 # %% rubbish_costs
-def rubbish_costs(s):
-    """Take log(s p) = log s + log p."""
-    return -np.log(s)
+def rubbish_costs(r):
+    """Take log(r p) = log r + log p."""
+    return -np.log(r)

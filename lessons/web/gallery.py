@@ -11,7 +11,7 @@ import shutil
 import textwrap
 from pathlib import Path
 
-__all__ = ["page", "write"]
+__all__ = ["names", "page", "write"]
 
 FIGURES = Path(__file__).parents[2] / "figures"
 
@@ -32,16 +32,21 @@ def docstring(name: str) -> tuple[str, str]:
 def write(folder: Path) -> list[str]:
     """Write a page for each figure, and the index with all pictures; return the figures' names."""
     folder.mkdir(parents=True)
-    names = sorted(path.stem for path in FIGURES.glob("[0-9][0-9]_*.py"))
-    for name in names:
+    drawn_by = names()
+    for name in drawn_by:
         drawn = picture(name)
         for file in (drawn, drawn and drawn.with_suffix(".json")):
             if file and file.is_file():
                 shutil.copy(file, folder)
         shutil.copy(FIGURES / f"{name}.py", folder)
         (folder / f"{name}.rst").write_text(page(name, drawn), encoding="utf-8")
-    (folder / "index.rst").write_text(_index(names), encoding="utf-8")
-    return names
+    (folder / "index.rst").write_text(_index(drawn_by), encoding="utf-8")
+    return drawn_by
+
+
+def names() -> list[str]:
+    """Return the figures, such as ``05_sampling_cost``, in their order."""
+    return sorted(path.stem for path in FIGURES.glob("[0-9][0-9]_*.py"))
 
 
 def title(name: str) -> str:

@@ -35,7 +35,7 @@ GROUPS = {
         "files",
         "data",
     ],
-    "Learn": ["train", "adam"],
+    "Learn": ["train", "advice"],
     "Trust": ["verify"],
     "Apply and connect": ["applications", "interop", "plot", "cli"],
     "Inside": ["transforms", "univariate", "networks", "sampling", "params", "inputs", "compiled"],

@@ -69,7 +69,7 @@ def front(names: list[str]) -> str:
         "Look up": ["figures/index", "reference/index"],
         "About": [name.removesuffix(".md") for name in ABOUT],
     }
-    return FRONT + "".join(
+    return FRONT.replace("COUNT", str(len(gallery.names()))) + "".join(
         f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(entries) + "\n```\n"
         for caption, entries in trees.items()
     )
@@ -86,7 +86,7 @@ read, with every derivative by hand, checked against mathematics, and fast.
 
 [**The course**: fifteen lessons, from the chain rule on](lessons/00_contents.ipynb)
 
-[**Figures**: thirty claims, with the evidence](figures/index.rst)
+[**Figures**: COUNT claims, with the evidence](figures/index.rst)
 
 [**Reference**: every public name](reference/index.rst)
 
