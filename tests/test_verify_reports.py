@@ -1,19 +1,23 @@
 """Reports explain themselves; flows may be given in many forms; what was once missed or wrongly
 told is not again."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import afnp
 from afnp.transforms.preprocess import Standardize
-from afnp.verify import Functions, cases, check_flow
+from afnp.verify import CHECKS, Functions, cases, check_flow
 from afnp.verify.explain import cause_of, named_constant, region_of
 from afnp.verify.mutants import MUTANTS, check_planted
+from afnp.verify.results import READ
 
+ROOT = Path(__file__).parents[1]
 LOG_2PI = np.log(2 * np.pi)
 
 
@@ -137,12 +141,23 @@ def test_a_failed_check_says_what_should_hold_what_was_found_where_why_and_where
         "x = [",
         "seed 7",
         "likely cause  opposite sign",
-        "read          lesson 02",
+        "read          lesson 02 of 'afnp lessons'; replayed in tests/test_museum.py: flowjax",
     ):
         assert part in said, said
     assert report["log_det"].x and report["log_det"].values["normalize gives"] > 0
     assert "opposite sign" in report.to_markdown() and "opposite sign" in report._repr_html_()
     assert any("right on the line" in ax.get_title() for ax in report.plot().axes)
+
+
+def test_what_a_report_says_to_read_is_there():
+    """Every check has a lesson, and cases of the museum by their number."""
+    assert set(READ) == set(CHECKS)
+    museum = (ROOT / "tests" / "test_museum.py").read_text(encoding="utf-8")
+    for said in READ.values():
+        lesson = re.match(r"lesson (\d\d)", said)[1]
+        assert list((ROOT / "lessons").glob(f"{lesson}_*.ipynb"))
+        for number in re.findall(r"#(\d+)", said):
+            assert re.search(rf"^def test_\w+_{number}_", museum, flags=re.MULTILINE), said
 
 
 @pytest.mark.parametrize(
@@ -281,7 +296,6 @@ def test_the_closing_line_counts_what_the_checks_that_ran_catch():
 
 
 def test_a_check_is_found_by_its_file(monkeypatch):
-    from afnp.verify import CHECKS
     from afnp.verify.results import CHECKS as FOUND
     from afnp.verify.results import Result, check
 
@@ -295,8 +309,6 @@ def test_a_check_is_found_by_its_file(monkeypatch):
 
 def test_every_check_has_a_file_of_its_name():
     import importlib
-
-    from afnp.verify import CHECKS
 
     for name in CHECKS:
         module = importlib.import_module(f"afnp.verify.checks.{name}")

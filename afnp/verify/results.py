@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,13 +52,13 @@ READ = {
     "agreement": "lesson 07; museum: gpapamak/maf, a clamp in the sampler only",
     "noise": "lesson 07; museum: gpapamak/maf, a clamp in the sampler only",
     "randomness": "lesson 14",
-    "gradients": "lesson 05; museum: flowjax #239",
+    "gradients": "lesson 05",
     "edges": "lesson 09; museum: nflows #87, a discriminant below 0",
     "odd_input": "lesson 14; museum: TFP #1203",
     "shapes": "lesson 14; museum: zuko, an empty batch",
     "staleness": "lesson 12",
 }
-"""Where to read about what a check looks at."""
+"""Where to read about what a check looks at: a lesson, and who made such a mistake before."""
 
 SHOWN = 8
 """So many numbers of a row are printed."""
@@ -158,7 +159,8 @@ class Result:
           should hold   log_det = log|det du/dx|
           found         normalize gives 1.5, its Jacobian -1.5; row 3, x = [0.5, 2], seed 0
           likely cause  opposite sign
-          read          lesson 02; museum: flowjax #208, flowjax #169
+          read          lesson 02 of 'afnp lessons'; replayed in tests/test_museum.py: flowjax \
+#208, flowjax #169
         """
         numbers = ", ".join(f"{name} {value:.6g}" for name, value in self.values.items())
         found = numbers or self.reason
@@ -173,7 +175,7 @@ class Result:
             "should hold": self.claim,
             "found": "; ".join(filter(None, [found, ", ".join(place)])),
             "likely cause": self.cause,
-            "read": READ.get(self.name, ""),
+            "read": _found_in(READ.get(self.name, "")),
         }
         said = [f"  {head:14s}{line}" for head, line in lines.items() if line]
         return "\n".join([self.name, *said])
@@ -196,6 +198,12 @@ class Result:
         )
         found = f"{self.code:4s}{self.name:20s}{self.status:9s}{numbers}"
         return f"{found}{self.seconds:8.2f} s  {self.note}"
+
+
+def _found_in(text: str) -> str:
+    """Say where lessons and museum are found, for somebody who does not know them."""
+    text = re.sub(r"(lesson \d+)", r"\1 of 'afnp lessons'", text)
+    return text.replace("museum:", "replayed in tests/test_museum.py:")
 
 
 def _short(x: tuple[float, ...]) -> str:

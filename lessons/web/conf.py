@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 project = "afnp"
-author = "the afnp authors"
+author = "the afnp developers"
 html_title = "afnp"
 extensions = [
     "myst_nb",
