@@ -443,6 +443,17 @@ def test_no_hint_gives_the_line_of_the_answer_away(case):
             assert len(line) < 8 or line not in without_spaces(hint), hint
 
 
+@pytest.mark.parametrize("number", BY_NUMBER)
+def test_no_code_above_an_exercise_is_its_answer(number):
+    shown = read(BY_NUMBER[number])["cells"]
+    ids = [cell["id"] for cell in shown]
+    for exercise, solution in solutions(number)[1].items():
+        above = [c for c in shown[: ids.index(exercise)] if c["cell_type"] == "code"]
+        text = without_spaces("".join(map(source, above)))
+        for line in answer_lines(solution):
+            assert len(line) < 12 or line not in text, (exercise, line)
+
+
 FUNCTIONS = [(number, exercise) for number, exercise in EXERCISES if callable(exercise.answer)]
 
 
