@@ -771,6 +771,53 @@ def test_pages_of_every_kind_in_a_browser(site, visit, path):
     assert pushed(page) <= 0, "must be pushed sideways on a telephone"
 
 
+BROKEN = """async () => {
+    const broken = [];
+    for (const image of document.querySelectorAll("article img")) {
+        image.loading = "eager";
+        try { await image.decode(); } catch (error) { broken.push(image.src); }
+    }
+    return broken;
+}"""
+
+
+@needs_sphinx
+@pytest.mark.browser
+def test_every_page_fits_a_telephone_and_has_its_pictures(site, visit):
+    paths = [path.relative_to(site) for path in sorted(site.rglob("*.html"))]
+    paths = [path for path in paths if path.parts[0] not in ("_modules", "live")]
+    page, wrong = visit(site / paths[0])
+    page.set_viewport_size({"width": 390, "height": 800})
+    for path in paths:
+        page.goto((site / path).as_uri())
+        assert page.evaluate(BROKEN) == [], path
+        assert pushed(page) <= 0, f"{path} must be pushed sideways on a telephone"
+        assert wrong == [], path
+
+
+@needs_sphinx
+@pytest.mark.lessons
+def test_the_gallery_shows_every_figure(site):
+    drawn = re.findall(
+        r'<img alt="[^"]+".*?src="([^"]+)"', (site / "figures/index.html").read_text()
+    )
+    assert len(drawn) == len(gallery.names())
+    for name in gallery.names():
+        assert "Not drawn yet" not in (site / "figures" / f"{name}.html").read_text(), name
+
+
+def drag(page, slider):
+    """Take a slider by its knob, and pull it to the end that is further away."""
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    value, most = slider.evaluate("node => [Number(node.value), Number(node.max)]")
+    y, end = box["y"] + box["height"] / 2, 0 if value > most / 2 else 1
+    page.mouse.move(box["x"] + 8 + value / most * (box["width"] - 16), y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 2 + end * (box["width"] - 4), y, steps=6)
+    page.mouse.up()
+
+
 @needs_sphinx
 @pytest.mark.browser
 def test_every_moving_picture_of_the_lessons_moves(site, visit):
@@ -787,10 +834,7 @@ def test_every_moving_picture_of_the_lessons_moves(site, visit):
             if control.evaluate("node => node.tagName") == "SELECT":
                 control.select_option(index=1)
             else:
-                control.focus()
-                page.keyboard.press("End")
-                if image.get_attribute("src") == before:
-                    page.keyboard.press("Home")
+                drag(page, control)
             assert image.get_attribute("src") != before, path.name
             assert image.evaluate("image => image.decode().then(() => image.naturalWidth > 50)")
             moving += 1
