@@ -205,7 +205,19 @@ def fit(args: argparse.Namespace) -> int:
     log_prob = flow.log_prob(found.test.x, found.test.context)
     print(f"test log-likelihood: {_mean(flow, log_prob, found.test.weights)}")
     _print_gaussian(found)
+    _tell_of_whole_numbers(found)
     return 0
+
+
+def _tell_of_whole_numbers(found: rows.Rows) -> None:
+    """Say which columns held whole numbers: what is drawn from a density are none."""
+    x = found.train.x
+    if found.levels is None:
+        names = found.columns or tuple(map(str, range(x.shape[1])))
+        whole = [names[i] for i in np.flatnonzero((x == np.floor(x)).all(axis=0))]
+        if whole:
+            said = ", ".join(whole[:5]) + (", ..." if len(whole) > 5 else "")
+            print(f"columns of whole numbers: {said}; samples of them are real numbers, to round")
 
 
 def _print_gaussian(found: rows.Rows) -> None:

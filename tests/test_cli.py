@@ -720,6 +720,18 @@ def test_names_stay_with_the_model_and_come_back_in_samples(cli, folder):
     assert err == "wrote 2 x 2 to -\n"
 
 
+def test_columns_of_whole_numbers_are_named(cli):
+    """What is drawn for them is no whole number, and the command says so."""
+    rng = np.random.default_rng(0)
+    prices = rng.permutation(100_000)[:400]
+    x = np.column_stack([prices, rng.standard_normal(400)])
+    np.savetxt("p.csv", x, delimiter=",", header="price,z", comments="")
+    code, out, err = cli("fit", "p.csv", "-o", "p.afnp", *FAST)
+    assert (code, err) == (0, "")
+    assert "columns of whole numbers: price; samples of them are real numbers, to round\n" in out
+    assert "whole" not in cli("fit", "{}/x.csv", "-o", "m.afnp", *FAST)[1]
+
+
 def test_swapped_columns_are_put_in_order_and_others_are_refused(cli, folder):
     cli("fit", "{}/x.csv", "-o", "m.afnp", *FAST)
     x = np.loadtxt(folder / "x.csv", delimiter=",", skiprows=1)
