@@ -185,9 +185,11 @@ def _by_name(frame, columns: Sequence[str], name: str):
             for what, some in (("lacks", missing), ("has also", others))
             if some
         ]
+        row = set(map(str, frame.index)) == set(columns)
+        hint = "; a single row is a table too: table.iloc[[0]]" if row else ""
         raise ValueError(
             f"{name}: expected the columns {', '.join(map(repr, columns))}; "
-            f"the table {' and '.join(said) or 'has one of them twice'}"
+            f"the table {' and '.join(said) or 'has one of them twice'}{hint}"
         )
     return frame.iloc[:, [found.index(column) for column in columns]]
 

@@ -268,7 +268,9 @@ def _histogram(axes, x: np.ndarray, rows: np.ndarray | None, ends: tuple[float, 
 def _pair(axes, x: np.ndarray, rows: np.ndarray | None) -> None:
     if rows is not None:
         some = np.linspace(0, len(rows) - 1, min(len(rows), 3000)).astype(int)
-        axes.plot(*rows[some].T, ".", color=DATA, ms=2, alpha=0.4, mew=0, rasterized=True)
+        few = min(1, 300 / len(some))  # few points are drawn larger and darker
+        marks = {"ms": 2 + 3 * few, "alpha": 0.4 + 0.3 * few, "mew": 0}
+        axes.plot(*rows[some].T, ".", color=DATA, rasterized=True, **marks)
     ends = [_ends(x[:, k], None) for k in (0, 1)]
     bins = int(np.clip(math.sqrt(len(x)) / 4, 8, 40))
     counts, *edges = np.histogram2d(x[:, 0], x[:, 1], bins, ends)

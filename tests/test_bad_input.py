@@ -818,6 +818,7 @@ def test_columns_are_found_by_name(known, table, call):
         "the table has also 'size'": table.assign(size=1.0),
         "the table lacks 'age'": table.drop(columns="age"),
         "has one of them twice": table.iloc[:, [0, 1, 2, 2]],
+        "a single row is a table too: ": table.iloc[0],
     }
     for said, other in others.items():
         with pytest.raises(ValueError, match=f"^x: expected the columns 'mass', 'age', .*{said}"):
