@@ -799,7 +799,8 @@ def test_the_mutation_score_is_read_where_it_was_measured(tmp_path):
         "d": {"kind": "functions", "quick": ["pure"]},
         "e": {"kind": "flow", "quick": [], "equivalent": "for a reason"},
     }
-    record = {"mutants": rows, "false_alarms": {"flows": 1000, "alarms": 0}}
+    alarms = {"flows": 1000, "alarms": 0, "level": "quick"}
+    record = {"mutants": rows, "false_alarms": alarms}
     path.write_text(json.dumps(record))
     assert "catch 2 of 3 defects planted in flows" in mutation_score("quick", path)
     assert "catch 1 of 3" in mutation_score("quick", path, ran=["round_trip", "pure"])
@@ -807,7 +808,8 @@ def test_the_mutation_score_is_read_where_it_was_measured(tmp_path):
         "quick", path, kind="functions", ran=["round_trip", "pure"]
     )
     assert "0 false alarms in 1,000 clean flows" in mutation_score("quick", path)
-    assert mutation_score("full", path) == "0 false alarms in 1,000 clean flows"
+    assert mutation_score("full", path) == ""  # nothing was measured at this level
+    assert "alarms" not in mutation_score("quick", path, kind="functions")
 
 
 # ---- exactness at size ---------------------------------------------------------------------------

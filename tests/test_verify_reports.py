@@ -15,7 +15,7 @@ from afnp.transforms.preprocess import Standardize
 from afnp.verify import CHECKS, Functions, cases, check_flow
 from afnp.verify.explain import cause_of, named_constant, region_of
 from afnp.verify.mutants import MUTANTS, check_planted
-from afnp.verify.results import READ
+from afnp.verify.results import CLAIMS, READ
 
 ROOT = Path(__file__).parents[1]
 LOG_2PI = np.log(2 * np.pi)
@@ -137,7 +137,7 @@ def test_a_failed_check_says_what_should_hold_what_was_found_where_why_and_where
     said = str(report)
     for part in (
         "should hold   log_det of normalize = log|det du/dx|",
-        "found         normalize gives 1.38629, its Jacobian -1.38629; claim 0, row ",
+        "found         normalize gives 1.38629, its Jacobian -1.38629; row ",
         "x = [",
         "seed 7",
         "likely cause  opposite sign",
@@ -149,9 +149,106 @@ def test_a_failed_check_says_what_should_hold_what_was_found_where_why_and_where
     assert any("right on the line" in ax.get_title() for ax in report.plot().axes)
 
 
+class Theirs:
+    """Somebody's flow of three features, and what may be wrong with it."""
+
+    features, allowed = 3, "triangular"
+
+    def __init__(self, fault=""):
+        rng = np.random.default_rng(0)
+        self.A, self.B = np.tril(rng.standard_normal((2, 3, 3)), -1)
+        self.fault, self.own = fault, np.random.default_rng(1)
+
+    def shift_and_scale(self, x):
+        mu, alpha = np.tanh(x) @ self.A.T + 0.5, np.tanh(x @ self.B.T / 2 + 0.2)
+        if self.fault == "leak":
+            mu[:, 0] += 1e-4 * x[:, 2]
+        if self.fault == "dropout":
+            mu = mu * (self.own.random(mu.shape) > 0.1)
+        return mu, alpha
+
+    def normalize(self, x):
+        mu, alpha = self.shift_and_scale(x)
+        if self.fault == "in place":
+            x -= mu
+            return x * np.exp(-alpha), -alpha.sum(axis=1)
+        log_det = -alpha.sum(axis=1)
+        wrong = {
+            "sign": -log_det,
+            "batch": np.full(len(x), log_det.mean() if len(x) else 0.0),
+            "log10": log_det / np.log(10),
+            "mean": log_det / 3,
+            "one feature": log_det + alpha[:, 2],
+            "far out": log_det + 0.3 * (np.abs(x) > 3).any(axis=1),
+        }
+        return (x - mu) * np.exp(-alpha), wrong.get(self.fault, log_det)
+
+    def generate(self, u):
+        x = np.zeros_like(u)
+        for i in range(3):
+            mu, alpha = self.shift_and_scale(x)
+            x[:, i] = mu[:, i] + np.exp(alpha[:, i]) * u[:, i]
+        return x, self.shift_and_scale(x)[1].sum(axis=1)
+
+    def log_prob(self, x):
+        u, log_det = self.normalize(x)
+        constant = 0.0 if self.fault == "constant" else 1.5 * LOG_2PI
+        score = log_det - np.square(u).sum(axis=1) / 2 - constant
+        return score[:, None] if self.fault == "shape" else score
+
+    def sample(self, n, rng):
+        rng = np.random.default_rng(0) if self.fault == "seed" else rng
+        width = 0.9 if self.fault == "cold" else 1.0
+        return self.generate(width * rng.standard_normal((n, 3)))[0]
+
+
+TOLD = {
+    "sign": ("log_det", "likely cause  opposite sign"),
+    "constant": ("identities", "off by D/2 log 2π = 2.76: the constant of a normal density"),
+    "cold": ("noise", "a temperature of 0.9"),
+    "leak": ("dependency", "u_0 moves with x_2, and must not"),
+    "batch": ("log_det", "the same for every row: a sum or a mean over the batch?"),
+    "log10": ("log_det", "log10 instead of log"),
+    "mean": ("log_det", "1/3 of what it should be: a mean over the features instead of their sum"),
+    "one feature": ("log_det", "the term of feature 2 is missing"),
+    "far out": ("identities", "only beyond ±"),
+    "dropout": ("deterministic", "often dropout or noise that is on"),
+    "in place": ("pure", "often an operation in place"),
+    "shape": ("deterministic", "log_prob gives shape (43, 1) where (43,) is expected"),
+    "seed": ("randomness", "often a generator of its own, or a fixed seed"),
+}
+"""What is told of each fault, and by which check."""
+
+
+@pytest.mark.parametrize("fault", TOLD)
+def test_a_stranger_is_told_what_is_wrong(fault):
+    check, said = TOLD[fault]
+    report = check_flow(Theirs(fault), level="quick")
+    text = report.explanations()
+    parts = dict(zip(report.failed, text.split("\n  should hold")[1:], strict=False))
+    assert check in report.failed and said in text, f"\n{report}"
+    assert all("found " in part and "read " in part for part in parts.values())
+    for jargon in ("claim 0", "trip 0", "pair 0", "layer -1"):
+        assert jargon not in text
+
+
+def test_a_sound_flow_of_somebody_else_passes():
+    assert check_flow(Theirs(), level="quick").ok
+
+
+def test_what_breaks_in_the_same_way_is_explained_once():
+    text = check_flow(Theirs("shape"), level="quick").explanations()
+    assert text.count("should hold") == 2 and "the same in    pure, batch_independence" in text
+
+
+def test_an_integral_names_a_constant_only_if_it_is_one():
+    report = check_flow(Theirs("far out"), checks=["normalisation"], level="quick")
+    assert report.failed == ["normalisation"] and report["normalisation"].cause == ""
+
+
 def test_what_a_report_says_to_read_is_there():
-    """Every check has a lesson, and cases of the museum by their number."""
-    assert set(READ) == set(CHECKS)
+    """Every check has a claim and a lesson, and cases of the museum by their number."""
+    assert set(READ) == set(CLAIMS) == set(CHECKS)
     museum = (ROOT / "tests" / "test_museum.py").read_text(encoding="utf-8")
     for said in READ.values():
         lesson = re.match(r"lesson (\d\d)", said)[1]

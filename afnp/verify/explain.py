@@ -19,7 +19,14 @@ import numpy as np
 
 from afnp.verify.results import FAILED, Result
 
-__all__ = ["cause_of", "explained", "named_constant", "region_of"]
+__all__ = [
+    "cause_of",
+    "constant_of_a_normal",
+    "explained",
+    "named_constant",
+    "region_of",
+    "term_of_a_feature",
+]
 
 NEARLY = 0.01
 """A ratio so near to 1 is none."""
@@ -83,6 +90,8 @@ def _pattern(given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: in
         return "opposite sign"
     if all_near(given) and not all_near(expected):
         return "always 0: it was forgotten"
+    if moving and all_near(given - given[0]):
+        return "the same for every row: a sum or a mean over the batch?"
     gap = given - expected
     c = float(np.median(gap))
     if all_near(gap - c) and abs(c) > size.max():
@@ -90,8 +99,44 @@ def _pattern(given: np.ndarray, expected: np.ndarray, allowed: np.ndarray, D: in
     if moving:
         ratio = float(np.median(given / expected))
         if abs(ratio - 1) > NEARLY and all_near(given - ratio * expected):
-            return _ratio(ratio)
+            return _ratio(ratio, D)
     return ""
+
+
+def term_of_a_feature(gap: np.ndarray, terms: np.ndarray, allowed: np.ndarray) -> str:
+    r"""Say whether a sum over features is off by the term of one of them, in every row.
+
+    .. math:: s_n - \sum_i t_{ni} = \mp t_{nk}
+
+    Parameters
+    ----------
+    gap : (N,) array
+        What is too much.
+    terms : (N, D) array
+    allowed : (N,) array
+        Differences that say nothing.
+
+    Examples
+    --------
+    >>> terms = np.array([[1.0, 2.0], [3.0, 5.0], [0.5, 0.1]])
+    >>> term_of_a_feature(-terms[:, 1], terms, np.full(3, 1e-9))
+    'the term of feature 1 is missing'
+    """
+    if len(gap) < FEW or not np.isfinite(terms).all():
+        return ""
+    size = (allowed + 1e-6 * (1 + np.abs(terms).sum(axis=1)))[:, None]
+    for sign, what in ((1, "is missing"), (-1, "is counted twice")):
+        near = (np.abs(gap[:, None] + sign * terms) <= size).all(axis=0)
+        told = near & (np.abs(terms) > size).any(axis=0)
+        if told.sum() == 1:
+            return f"the term of feature {np.flatnonzero(told)[0]} {what}"
+    return ""
+
+
+def constant_of_a_normal(c: float, D: int) -> str:
+    """Name a constant by which everything is off, if a normal density explains it."""
+    said = named_constant(c, D)
+    return said if "log 2π" in said or "√(2π)" in said else ""
 
 
 def named_constant(c: float, D: int) -> str:
@@ -108,16 +153,17 @@ def named_constant(c: float, D: int) -> str:
     return f"off by the constant {c:.4g}, a factor of {each:.4g} a feature: a term is forgotten"
 
 
-def _ratio(ratio: float) -> str:
+def _ratio(ratio: float, D: int) -> str:
     """Name a ratio by which everything is off."""
-    named = {
-        0.5: "half of what it should be: a term is missing, or a square root too many",
-        2.0: "twice what it should be: a term is counted twice",
-    }
-    for value, words in named.items():
-        if abs(ratio - value) < 1e-3:
-            return words
-    return f"{ratio:.4g} times what it should be"
+    named = (
+        (0.5, "half of what it should be: a term is missing, or a square root too many"),
+        (2.0, "twice what it should be: a term is counted twice"),
+        (1 / D, f"1/{D} of what it should be: a mean over the features instead of their sum"),
+        (1 / math.log(10), "1/log 10 of what it should be: log10 instead of log"),
+        (1 / math.log(2), "1/log 2 of what it should be: log2 instead of log"),
+    )
+    said = [words for value, words in named if abs(ratio - value) < 1e-3 * value]
+    return "; or ".join(said) or f"{ratio:.4g} times what it should be"
 
 
 def region_of(wrong: np.ndarray, x: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ def mutation_score(
     Nothing where nothing was measured.
 
     Counted are the defects that were planted in this kind of subject and that one of the checks
-    that ran catches at this level.
+    that ran catches at this level; false alarms, where they were counted on this kind of subject at
+    this level.
 
     Parameters
     ----------
@@ -63,10 +65,10 @@ def mutation_score(
             f"the checks that ran catch {caught} of {len(rows)} defects planted in {into} "
             "at this level"
         )
-    alarms = measured.get("false_alarms")
-    if alarms:
-        where = f" (level {alarms['level']})" if "level" in alarms else ""
-        parts.append(f"{alarms['alarms']} false alarms in {alarms['flows']:,} clean flows{where}")
+    alarms = measured.get("false_alarms" if kind == "flow" else "plain_alarms", {})
+    if alarms.get("level") == level:
+        clean = "clean flows" if kind == "flow" else "clean plain functions"
+        parts.append(f"{alarms['alarms']} false alarms in {alarms['flows']:,} {clean}")
     return "; ".join(parts)
 
 
@@ -161,8 +163,19 @@ class Report:
         return mutation_score(self.level, KILL_MATRIX, self.kind, ran)
 
     def explanations(self) -> str:
-        """Return what should hold, what was found, why, where to read, for each failed check."""
-        return "\n".join(result.explanation() for result in self.results if result.status == FAILED)
+        """Return what should hold, what was found, why, where to read, for each failed check.
+
+        Checks that broke in the same way are explained once.
+        """
+        broken: dict[str, list[str]] = {}
+        said = []
+        for result in self.results:
+            how = re.sub(r"\d+", "0", result.reason) if result.measured is None else ""
+            if result.status == FAILED and not (how and how in broken):
+                said.append((how, result.explanation()))
+            if result.status == FAILED and how:
+                broken.setdefault(how, []).append(result.name)
+        return "\n".join(text + _and_others(broken.get(how, [])) for how, text in said)
 
     def __str__(self) -> str:
         """Print the table, a row a check; then what failed, explained; then the count."""
@@ -265,6 +278,11 @@ class Report:
         from afnp.verify.picture import draw
 
         return draw(self)
+
+
+def _and_others(names: list[str]) -> str:
+    """Say which further checks broke in the same way."""
+    return f"\n  the same in    {', '.join(names[1:])}" if len(names) > 1 else ""
 
 
 def _escaped(text: str) -> str:

@@ -60,6 +60,42 @@ READ = {
 }
 """Where to read about what a check looks at: a lesson, and who made such a mistake before."""
 
+CLAIMS = {
+    "dependency": "nothing moves with what it must not depend on, not by a bit",
+    "connectivity": "everything moves with all that it may depend on",
+    "triangular": "du/dx is triangular, and its diagonal that of the univariates",
+    "log_det": "log_det of normalize = log|det du/dx|",
+    "monotone": "u_i rises with x_i",
+    "round_trip": "each direction undoes the other",
+    "antisymmetry": "log_det of generate = - log_det of normalize, at the same x",
+    "identities": "log_prob(x) = base(u) + log_det of normalize",
+    "normalisation": "the density integrates to 1",
+    "agreement": "samples lie in their density as uniform numbers do",
+    "noise": "normalize(sample(n)) is noise of the base",
+    "deterministic": "the same question has the same answer",
+    "pure": "no function changes what it is given",
+    "batch_independence": "the answer for a row does not depend on the other rows",
+    "randomness": "samples come from the generator that is given, and from nothing else",
+    "gradients": "the gradient is that of the loss",
+    "edges": "far out and at the ends of the support numbers are finite, and there is a way back",
+    "odd_input": "nonsense gives an error or nonsense, in its own row alone",
+    "shapes": "rows in, rows and one number a row out, in the type of the flow",
+    "staleness": "new parameters count at once",
+}
+"""What should hold, where a check says nothing more exact."""
+
+OFTEN = {
+    "dependency": "a mask with <= for <, or an order where its inverse is needed",
+    "connectivity": "layers that are too narrow, or hidden units that never see the context",
+    "deterministic": "dropout or noise that is on, a module in training mode, a generator of its "
+    "own",
+    "pure": "an operation in place, such as x -= mean",
+    "batch_independence": "a sum, a mean or a normalisation over the batch",
+    "randomness": "a generator of its own, or a fixed seed",
+    "staleness": "something kept from before the parameters changed",
+}
+"""What usually lies behind a failure that needs no pattern of numbers."""
+
 SHOWN = 8
 """So many numbers of a row are printed."""
 
@@ -104,6 +140,8 @@ class Result:
         The two numbers that should be one, by what gave them.
     x : tuple of float
         The row at which they were found.
+    of : str
+        What that row is: x, or u.
     cause : str
         The likely one, where the differences have a pattern that is known.
     evidence : dict of str to array
@@ -125,6 +163,7 @@ class Result:
     claim: str = ""
     values: dict[str, float] = field(default_factory=dict)
     x: tuple[float, ...] = ()
+    of: str = "x"
     cause: str = ""
     evidence: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -162,23 +201,34 @@ class Result:
           read          lesson 02 of 'afnp lessons'; replayed in tests/test_museum.py: flowjax \
 #208, flowjax #169
         """
-        numbers = ", ".join(f"{name} {value:.6g}" for name, value in self.values.items())
-        found = numbers or self.reason
-        if not found and self.measured is not None:
-            found = f"an error of {self.measured:.2g} where {self.tolerance:.2g} is allowed"
-        place = [f"{name} {index}" for name, index in self.worst.items()]
-        if self.x:
-            place.append(f"x = {_short(self.x)}")
-        if self.seed is not None:
-            place.append(f"seed {self.seed}" + (f", repeat {self.repeat}" if self.repeat else ""))
+        often = OFTEN.get(self.name, "") if self.measured is not None else ""
         lines = {
-            "should hold": self.claim,
-            "found": "; ".join(filter(None, [found, ", ".join(place)])),
-            "likely cause": self.cause,
+            "should hold": self.claim or CLAIMS.get(self.name, ""),
+            "found": "; ".join(filter(None, [self._found(), self._place()])),
+            "likely cause": self.cause or (often and f"often {often}"),
             "read": _found_in(READ.get(self.name, "")),
         }
         said = [f"  {head:14s}{line}" for head, line in lines.items() if line]
         return "\n".join([self.name, *said])
+
+    def _found(self) -> str:
+        """Say what was found: the numbers that should be one, or the reason and its size."""
+        if self.values:
+            return ", ".join(f"{name} {value:.6g}" for name, value in self.values.items())
+        if self.measured is None or not self.tolerance:
+            return self.reason
+        size = f"{self.measured:.2g} where {self.tolerance:.2g} is allowed"
+        return f"{self.reason}: {size}" if self.reason else f"an error of {size}"
+
+    def _place(self) -> str:
+        """Say where that was, and what finds it again."""
+        said = ("output", "input") if self.reason else ()  # the reason names these
+        place = [f"{k} {i}" for k, i in self.worst.items() if i >= 0 and k not in said]
+        if self.x:
+            place.append(f"{self.of} = {_short(self.x)}")
+        if self.seed is not None:
+            place.append(f"seed {self.seed}" + (f", repeat {self.repeat}" if self.repeat else ""))
+        return ", ".join(place)
 
     @property
     def ratio(self) -> float:

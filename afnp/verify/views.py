@@ -30,6 +30,7 @@ __all__ = [
     "acyclic",
     "inner_transform",
     "layer_views",
+    "pair",
     "pattern",
     "place",
     "views_of",
@@ -211,6 +212,16 @@ def pattern(view: View, steps=STEPS, bases: int | None = None) -> np.ndarray:
     # all of the way is the other point itself: rounded, it could lie outside the support
     others = [other if s == 1 else (base + s * (other - base)).astype(base.dtype) for s in steps]
     return moved(view.function, np.tile(base, (len(steps), 1)), np.concatenate(others))
+
+
+def pair(view: View, pairs: np.ndarray, context: int) -> tuple[str, str]:
+    """Name output and input of the first of the pairs, such as u_0 and x_2."""
+    at = place(view, pairs, context)
+    outputs = {"u": "u_{}", "x": "x_{}", "h": "the parameters of feature {}"}
+    inputs = {"u": "x_{}", "x": "u_{}", "h": "x_{}"}
+    layer = f" of layer {view.layer}" if view.layer >= 0 else ""
+    output, j = outputs[view.of].format(at["output"]) + layer, at["input"]
+    return output, inputs[view.of].format(j) if j >= 0 else f"context input {j + context}"
 
 
 def place(view: View, pairs: np.ndarray, context: int) -> dict[str, int]:

@@ -27,7 +27,6 @@ from afnp.verify.checks.antisymmetry import antisymmetry
 from afnp.verify.checks.identities import identities
 from afnp.verify.checks.log_det import log_det
 from afnp.verify.checks.noise import noise
-from afnp.verify.explain import explained
 from afnp.verify.integrals import (
     GOOD,
     REACHES,
@@ -102,7 +101,6 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
                 "not resolved: the quadrature misses narrow peaks; noise, identities and "
                 "log-determinants say that samples and density agree"
             )
-    result = explained(result, claim="samples lie in their density as uniform numbers do")
     return dataclasses.replace(result, evidence={"pit": F, "feature": which})
 
 

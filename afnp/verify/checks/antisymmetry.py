@@ -50,9 +50,9 @@ def antisymmetry(subject: Subject, rng: np.random.Generator) -> Result:
     good = tolerance <= limit
     return explained(
         result,
-        claim="log_det of generate = - log_det of normalize, at the same x",
         reason="the log-determinants of both directions do not cancel",
         values={"generate gives": float(back[row]), "normalize says": float(-there[row])},
+        worst={"row": row},
         x=tuple(map(float, np.asarray(x)[row])),
         cause=cause_of(back[good], -there[good], tolerance[good], subject.features, u[good]),
         evidence={"log_det of generate": {"claimed": back[good], "true": -there[good]}},

@@ -13,7 +13,7 @@ import numpy as np
 from afnp.verify.parameters import randomize, restored
 from afnp.verify.results import FAILED, PASSED, NotRun, Result, check
 from afnp.verify.subject import Subject
-from afnp.verify.views import STEPS, View, pattern, place, views_of, whole
+from afnp.verify.views import STEPS, View, pair, pattern, place, views_of, whole
 
 __all__ = ["connectivity"]
 
@@ -45,20 +45,28 @@ def connectivity(subject: Subject, rng: np.random.Generator) -> Result:
     legal = sum(int(view.of_features(view.must).sum()) for view, _ in each)
     count = sum(int(lost.sum()) for _, lost in each)
     view, lost = max(each, key=lambda pair: pair[1].sum())
+    of_features = view._replace(params=1)
     result = Result(
         status=FAILED if count else PASSED,
-        reason=f"{count} of {legal} legal dependencies are dead, the first in {view.of}"
+        reason=f"{_never(of_features, lost, subject.context)}; "
+        f"{count} of {legal} legal dependencies are dead"
         if count
         else "",
         measured=count,
         tolerance=0,
         why="bitwise: what it depends on moves something somewhere",
-        worst=place(view._replace(params=1), lost, subject.context),
+        worst=place(of_features, lost, subject.context),
         evidence={"dependencies": lost, "may": view.of_features(view.must), "of": view.of}
         if count
         else {},
     )
     return result if count else _with_context(result, subject, found)
+
+
+def _never(view: View, lost: np.ndarray, context: int) -> str:
+    """Say which legal dependency is the first that moves nothing."""
+    output, source = pair(view, lost, context)
+    return f"{output} never moves with {source}"
 
 
 def _with_context(result: Result, subject: Subject, found: list[tuple[View, np.ndarray]]) -> Result:

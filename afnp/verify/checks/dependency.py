@@ -11,7 +11,7 @@ import numpy as np
 
 from afnp.verify.results import NotRun, Result, check
 from afnp.verify.subject import Subject
-from afnp.verify.views import STEPS, pattern, place, views_of
+from afnp.verify.views import STEPS, View, pair, pattern, place, views_of
 
 __all__ = ["dependency"]
 
@@ -37,7 +37,7 @@ def dependency(subject: Subject, rng: np.random.Generator) -> Result:
     first, pairs = next((leak for leak in leaks if leak[1].any()), leaks[0])
     return Result(
         status="failed" if count else "passed",
-        reason=f"{count} forbidden dependencies, the first in {first.of}" if count else "",
+        reason=_reason(first, pairs, subject.context, count) if count else "",
         measured=count,
         tolerance=0,
         why="bitwise: what it does not depend on cannot move anything",
@@ -50,3 +50,10 @@ def dependency(subject: Subject, rng: np.random.Generator) -> Result:
         if count
         else {},
     )
+
+
+def _reason(view: View, pairs: np.ndarray, context: int, count: int) -> str:
+    """Say which forbidden dependency is the first, and how many there are."""
+    output, source = pair(view, pairs, context)
+    more = f" ({count} forbidden dependencies)" if count > 1 else ""
+    return f"{output} moves with {source}, and must not{more}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from afnp.transforms import Coupling
 from afnp.univariate import RationalQuadratic
+from afnp.verify.explain import explained
 from afnp.verify.results import FAILED, Finding, NotRun, Result, check, collect, compare
 from afnp.verify.subject import Subject
 from afnp.verify.tolerance import SAFETY
@@ -286,9 +287,16 @@ def _returned(subject: Subject, name: str, back, x, y, c, size, frame: Frame, rn
         )
     except NotRun:
         return Result()
-    at = size[result.worst["row"]]
-    reason = f"no way back from ±{at:g}, {name} first" if result.status == FAILED else ""
-    return dataclasses.replace(result, reason=reason)
+    row, i = result.worst["row"], result.worst["feature"]
+    of = "u" if generates else "x"
+    return explained(
+        result,
+        claim=f"from ±{size[row]:g}, too, there is a way back ({name} first)",
+        reason=f"no way back from ±{size[row]:g}, {name} first",
+        values={f"{of}[{i}] is": float(x[row, i]), "it comes back as": float(end[row, i])},
+        x=tuple(map(float, x[row])),
+        of=of,
+    )
 
 
 # ---- univariates ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from afnp.verify.explain import cause_of, explained
+from afnp.verify.explain import cause_of, explained, term_of_a_feature
 from afnp.verify.jacobian import (
     invertible,
     log_det_of,
@@ -103,18 +103,29 @@ def _compared(subject: Subject, x, c, rng: np.random.Generator, tails: bool = Fa
         "allowed": subject.inner,
         "log_det": {"claimed": given[good], "true": determinant[good]},
     }
-    failed = result.status == FAILED
+    tails_said = ", in the tails" if tails else ""
     return explained(
         dataclasses.replace(result, evidence=evidence),
-        claim="log_det of normalize = log|det du/dx|",
-        reason="the log-determinant is not that of the Jacobian"
-        + (", in the tails" if tails else ""),
+        reason=f"the log-determinant is not that of the Jacobian{tails_said}",
         values={"normalize gives": float(given[row]), "its Jacobian": float(determinant[row])},
+        worst={"row": row} if len(claims) == 1 else result.worst,
         x=tuple(map(float, x[row])),
-        cause=cause_of(given[good], determinant[good], tolerances[claim][good], D, x[good])
-        if failed
+        cause=_cause(given[good], determinant[good], tolerances[claim][good], x[good], J[good])
+        if result.status == FAILED
         else "",
     )
+
+
+def _cause(given, determinant, allowed, x: np.ndarray, J: np.ndarray) -> str:
+    """Return the pattern of the differences, also that of one feature's logarithm too few."""
+    D = x.shape[1]
+    found = cause_of(given, determinant, allowed, D, x)
+    with np.errstate(divide="ignore"):
+        diagonal = np.log(np.abs(np.diagonal(J, axis1=1, axis2=2)))
+    of_all = np.abs(diagonal.sum(axis=1) - determinant) <= allowed + 1e-6 * D
+    if found or not of_all.all():  # a sum over features where the Jacobian is triangular
+        return found
+    return term_of_a_feature(given - determinant, diagonal, allowed)
 
 
 def _trust(subject: Subject) -> str:

@@ -74,8 +74,7 @@ def noise(subject: Subject, rng: np.random.Generator) -> Result:
     return explained(
         result,
         reason=f"samples are not made of the base's noise: {test.what}",
-        claim="normalize(sample(n)) is noise of the base",
-        values={test.what: test.measured, "at most": test.bound},
+        values={f"{test.what}:": test.measured, "chance allows": test.bound},
         cause=test.cause,
         worst={},
         evidence={"noise": u[~lost], "normal": normal},
@@ -122,7 +121,7 @@ def _moments(name: str, u: np.ndarray, t: float) -> list[Test]:
     return [
         Test(f"mean of {name}", abs(float(u.mean())), math.sqrt(2 * t / size), shift),
         Test(
-            f"mean square of {name} off 1",
+            f"mean square of {name}, less 1",
             abs(square - 1),
             2 * math.sqrt(t / size) + 2 * t / size,
             scale,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afnp.verify.explain import explained, named_constant
+from afnp.verify.explain import constant_of_a_normal, explained
 from afnp.verify.integrals import REACHES, density_along, distribution, first_nodes, marginal
 from afnp.verify.jacobian import log_det_of, measured_jacobian, regular, rows_worth
 from afnp.verify.results import NotRun, Result, check, compare
@@ -132,10 +132,9 @@ def _explained(subject: Subject, result: Result, total: float) -> Result:
     """Say what the integral is."""
     return explained(
         result,
-        claim="the density integrates to 1",
         reason=f"the density integrates to {total:.4g}",
         values={"the integral is": total},
-        cause=named_constant(float(np.log(total)), subject.features) if total > 0 else "",
+        cause=constant_of_a_normal(float(np.log(total)), subject.features) if total > 0 else "",
         worst={},
     )
 

@@ -67,7 +67,9 @@ def round_trip(subject: Subject, rng: np.random.Generator) -> Result:
         claim=f"{back} = {of}",
         reason=f"{back} is not {of}",
         values={f"{of}[{i}] is": float(start[i]), "it comes back as": float(end[i])},
+        worst={"row": row, "feature": i},
         x=tuple(map(float, start)),
+        of=of,
         cause=region_of(wrong, np.asarray(starts[trip], dtype=np.float64)),
     )
 
