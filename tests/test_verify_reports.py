@@ -232,6 +232,18 @@ def test_a_stranger_is_told_what_is_wrong(fault):
         assert jargon not in text
 
 
+def test_a_picture_shows_the_claim_that_failed_however_small_the_difference():
+    report = check_flow(Theirs("leak"), checks=["dependency", "log_det"], level="quick")
+    panels = {ax.get_title(): ax for ax in report.plot().axes}
+    assert "1 wrong dependency of u" in panels
+    panel = panels["log_det: right on the line"]
+    assert panel.get_ylabel() == "is, less what it should be"
+    drawn = np.abs(panel.lines[-1].get_ydata())
+    assert report["log_det"].measured in drawn and drawn.max() > 1e-5
+    large = check_flow(Theirs("sign"), checks=["log_det"], level="quick").plot()
+    assert large.axes[0].get_ylabel() == "is"
+
+
 def test_a_sound_flow_of_somebody_else_passes():
     assert check_flow(Theirs(), level="quick").ok
 

@@ -32,6 +32,9 @@ MARKED = 40
 MOST = 6
 """So many panels fit beside each other."""
 
+VISIBLE = 0.02
+"""A difference of less than this part of the picture is not seen in it."""
+
 LANES, HEIGHT = 8, 0.5
 """At most so many histograms; how high density 1 is drawn, where lanes are 1 apart."""
 
@@ -81,14 +84,24 @@ def _usual(report: Report) -> list[tuple[Callable, dict]]:
 
 
 def _claim(ax: Axes, evidence: dict) -> None:
-    """Draw what is claimed against what is so: on the diagonal if it is right."""
+    """Draw what is claimed against what is so: on the diagonal if it is right.
+
+    Differences that nobody would see there are drawn themselves.
+    """
     true, claimed = np.asarray(evidence["true"]), np.asarray(evidence["claimed"])
-    both = np.concatenate([true, claimed])
-    both = both[np.isfinite(both)]
-    ends = [both.min(), both.max()] if len(both) else [0, 1]
-    ax.plot(ends, ends, color=GREY, linewidth=1)
-    ax.plot(true, claimed, "o", color=RED, markersize=4)
-    ax.set(title=f"{evidence['name']}: right on the line", xlabel="should be", ylabel="is")
+    seen = np.isfinite(true) & np.isfinite(claimed)
+    true, claimed = true[seen], claimed[seen]
+    ends = [min(true.min(), claimed.min()), max(true.max(), claimed.max())] if len(true) else [0, 1]
+    small = len(true) and np.abs(claimed - true).max() < VISIBLE * (ends[1] - ends[0])
+    if small:
+        ax.axhline(0, color=GREY, linewidth=1)
+        ax.plot(true, claimed - true, "o", color=RED, markersize=4)
+        ax.set(title=f"{evidence['name']}: right on the line", ylabel="is, less what it should be")
+    else:
+        ax.plot(ends, ends, color=GREY, linewidth=1)
+        ax.plot(true, claimed, "o", color=RED, markersize=4)
+        ax.set(title=f"{evidence['name']}: right on the line", ylabel="is")
+    ax.set_xlabel("should be")
 
 
 def _dependencies(ax: Axes, evidence: dict) -> None:
@@ -96,11 +109,19 @@ def _dependencies(ax: Axes, evidence: dict) -> None:
     may, wrong = np.asarray(evidence["may"]), np.argwhere(evidence["dependencies"])
     ax.imshow(may, cmap="Greys", vmin=0, vmax=3)
     ax.plot(wrong[:, 1], wrong[:, 0], "s", color=RED, markerfacecolor="none", markersize=9)
+    _count_in_whole_numbers(ax)
+    what = "dependency" if len(wrong) == 1 else "dependencies"
     ax.set(
-        title=f"{len(wrong)} wrong dependencies of {evidence['of']}",
+        title=f"{len(wrong)} wrong {what} of {evidence['of']}",
         xlabel="context, then x",
         ylabel=evidence["of"],
     )
+
+
+def _count_in_whole_numbers(ax: Axes) -> None:
+    """Mark features by their numbers."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.get_major_locator().set_params(integer=True)
 
 
 def _noise(ax: Axes, evidence: dict) -> None:
@@ -125,6 +146,7 @@ def _jacobian(ax: Axes, evidence: dict) -> None:
         ax.plot(columns, rows, "x", color=GREY, markersize=4)
     wrong = np.argwhere((J != 0) & ~allowed) if allowed is not None else np.empty((0, 2))
     ax.plot(wrong[:, 1], wrong[:, 0], "s", color=RED, markerfacecolor="none", markersize=9)
+    _count_in_whole_numbers(ax)
     ax.set(
         title="log₁₀ |∂u/∂x|" + (f", {len(wrong)} forbidden" if len(wrong) else ""),
         xlabel="x",
@@ -140,6 +162,7 @@ def _round_trip(ax: Axes, evidence: dict) -> None:
     error = np.asarray(evidence["round_trip"])
     floor = 1e-17
     ax.bar(np.arange(len(error)), np.maximum(error, floor), color=BLUE, bottom=0)
+    ax.set_xticks(np.arange(len(error))[:: 1 + len(error) // 10])
     ax.set_yscale("log")
     ax.set(
         title="largest error of a round trip",
