@@ -57,7 +57,8 @@ class Flow(pytest.Collector):
             if not isinstance(flow, OwnFlow):
                 functions_of_target(flow)
         except ValueError as error:
-            raise pytest.UsageError(f"--afnp-flow {self.name}: {error}") from None
+            said = str(error).removeprefix(f"{self.name}: ")
+            raise pytest.UsageError(f"--afnp-flow {self.name}: {said}") from None
         level, seed = self.config.getoption("--afnp-level"), self.config.getoption("--afnp-seed")
         for case in cases({self.name: lambda: flow}, level=level, seed=seed):
             yield Check.from_parent(self, name=case.check, case=case)
