@@ -161,6 +161,8 @@ def test_the_table_counts_the_lines():
     for number, short, long in COUNTS:
         assert int(short) == lines(TASKS[int(number)]), number
         assert int(long) == lines(BY_HAND[int(number)]), number
+    now, before = (sum(int(row[k]) for row in COUNTS) for k in (1, 2))
+    assert f"Together {now} lines, and {before}." in PAGE
 
 
 @pytest.mark.slow
