@@ -120,8 +120,10 @@ def _dependencies(ax: Axes, evidence: dict) -> None:
 
 def _count_in_whole_numbers(ax: Axes) -> None:
     """Mark features by their numbers."""
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _noise(ax: Axes, evidence: dict) -> None:
