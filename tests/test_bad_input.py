@@ -429,7 +429,7 @@ BUILD = [
     (dict(context=-1), "^context: expected an integer of at least 0, got -1$"),
     (dict(hidden=(6, 0)), r"^hidden: expected an integer of at least 1, got 0$"),
     (dict(hidden=(6, 6), residual=True), "residual=True needs an odd number of equal widths"),
-    (dict(activation="gelu"), r"^activation: expected one of 'relu', 'tanh', got 'gelu'$"),
+    (dict(activation="gelu"), r"^activation: expected one of .*'relu', 'tanh', got 'gelu'$"),
     (dict(univariate="cubic"), r"^univariate: expected one of .*'affine'.*, got 'cubic'$"),
     (
         dict(order="sideways"),

@@ -258,7 +258,7 @@ BAD = [
     (dict(context=-1), "^context: expected an integer of at least 0, got -1$"),
     (dict(hidden=(0,)), "^hidden: expected an integer of at least 1, got 0$"),
     (dict(hidden=6), "^hidden: expected a sequence of widths, got 6$"),
-    (dict(activation="swish"), "^activation: expected one of 'relu', 'tanh', got 'swish'$"),
+    (dict(activation="swish"), "^activation: expected one of .*'relu', 'tanh', got 'swish'$"),
     (dict(hidden=(4, 4), residual=True), "^hidden: residual=True needs an odd number"),
     (dict(dtype=np.int64), "^dtype: expected float32 or float64, got int64$"),
     (dict(base=Logistic(2)), "^base: expected 3 features, got 2$"),
