@@ -157,7 +157,8 @@ def test_the_package_never_imports_its_visitors():
 
 
 SHARED = tuple(
-    f"figures.{room}" for room in "common recipes building thumbnails bench papers".split()
+    f"figures.{room}"
+    for room in "bench building common papers recipes simulators thumbnails".split()
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp.verify import c2st, calibration
+from afnp.verify import best_accuracy, c2st, calibration
 from afnp.verify.two_sample import c2st_p_value
 
 
@@ -172,6 +172,29 @@ def test_accuracy_is_what_theory_says():
     assert abs(same - 0.5) < 0.05 and c2st_p_value(same, 1000) > 1e-3
     assert c2st(a, b) == same != c2st(a, b, seed=2)
     assert c2st(1e6 * a + 1e7, 1e6 * b + 1e7) == pytest.approx(same, abs=0.02)
+
+
+@pytest.mark.parametrize("constant", [0.0, -300.0, 40.0])
+def test_the_best_classifier_needs_no_network_and_no_constant(constant):
+    """Normals of other width: it says which side of a radius, P(|z| < r) against P(|2 z| < r)."""
+    a, b = np.random.default_rng(0).standard_normal((2, 100_000)) * [[1], [2]]
+
+    def ratio(x):
+        return -x * x / 2 + x * x / 8 + constant
+
+    r = math.sqrt(8 * math.log(2) / 3)
+    expected = (math.erf(r / math.sqrt(2)) + 1 - math.erf(r / math.sqrt(8))) / 2
+    assert best_accuracy(ratio(a), ratio(b)) == pytest.approx(expected, abs=0.005)
+    assert best_accuracy(ratio(a), ratio(a[::-1])) == pytest.approx(0.5, abs=0.005)
+
+
+def test_the_best_classifier_knows_where_one_has_no_density():
+    inside, outside = np.zeros(100), np.full(100, -np.inf)
+    assert best_accuracy(inside, outside) == best_accuracy(-outside, outside) == 1
+    half = np.where(np.arange(100) < 50, 0, -np.inf)  # q reaches twice as far as p
+    assert best_accuracy(inside, half) == 0.75
+    with pytest.raises(ValueError, match="at_samples: expected as many"):
+        best_accuracy(inside, inside[:50])
 
 
 @pytest.mark.slow

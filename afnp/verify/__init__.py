@@ -12,7 +12,7 @@ from afnp.verify.report import Report
 from afnp.verify.results import Result
 from afnp.verify.runner import check_flow
 from afnp.verify.subject import Subject
-from afnp.verify.two_sample import c2st
+from afnp.verify.two_sample import best_accuracy, c2st
 
 __all__ = [
     "CHECKS",
@@ -25,6 +25,7 @@ __all__ = [
     "Result",
     "Subject",
     "adapt",
+    "best_accuracy",
     "c2st",
     "calibration",
     "cases",

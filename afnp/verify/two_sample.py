@@ -7,6 +7,9 @@ Lopez-Paz and Oquab (arXiv 1610.06545); network, folds and standardisation are t
 benchmark of simulation-based inference (arXiv 2101.04653), so that numbers can be compared with its
 tables. The network needs scikit-learn, the extra ``data``; nothing else here does.
 
+Where both densities are known, q exactly and p up to a constant, the best classifier is known too
+(:func:`best_accuracy`), and no network has to be trained: no classifier comes above it.
+
 Letters: M rows of each set, D features, TV the total variation distance.
 """
 
@@ -18,13 +21,16 @@ import numpy as np
 
 from afnp.inputs import check_rows, integer
 
-__all__ = ["c2st", "c2st_p_value"]
+__all__ = ["best_accuracy", "c2st", "c2st_p_value"]
 
 WIDTH = 10
 """Hidden units for each feature, in each of two layers."""
 
 LONGEST = 10_000
 """Epochs at most; training ends before, when the loss no longer falls."""
+
+HALVINGS = 60
+"""Of the interval in which a constant lies: to rounding."""
 
 
 def c2st(reference, samples, seed: int = 1, folds: int = 5) -> float:
@@ -34,7 +40,9 @@ def c2st(reference, samples, seed: int = 1, folds: int = 5) -> float:
               \tfrac12: \text{told apart no better than by a coin}
 
     Two layers of 10 D rectified units, trained by Adam, on ``folds`` - 1 of the folds each time,
-    after both sets have been standardised by mean and standard deviation of the reference.
+    after both sets have been standardised by mean and standard deviation of the reference; in
+    single precision, as in the benchmark. 10,000 rows take seconds for two features, and minutes
+    for ten.
 
     Parameters
     ----------
@@ -75,9 +83,9 @@ def c2st(reference, samples, seed: int = 1, folds: int = 5) -> float:
     mean, scale = a.mean(axis=0), a.std(axis=0, ddof=1)
     if not scale.all():
         raise ValueError(f"reference: feature {int(np.argmin(scale))} is constant")
-    rows = np.concatenate([(a - mean) / scale, (b - mean) / scale])
+    rows = (np.concatenate([a, b]) - mean) / scale
     labels = np.repeat([0, 1], len(a))
-    return _accuracy(rows, labels, seed, folds)
+    return _accuracy(rows.astype(np.float32), labels, seed, folds)
 
 
 def _accuracy(rows: np.ndarray, labels: np.ndarray, seed: int, folds: int) -> float:
@@ -117,3 +125,59 @@ def c2st_p_value(accuracy: float, rows: int) -> float:
     (0.5, True)
     """
     return math.erfc(2 * (accuracy - 0.5) * math.sqrt(rows)) / 2
+
+
+def best_accuracy(at_reference, at_samples) -> float:
+    r"""Return the accuracy of the best classifier between p and q, from the ratios of densities.
+
+    .. math:: \frac1{2 M} \Big(\#\{x \sim p : l(x) > c\} + \#\{x \sim q : l(x) < c\}\Big),
+              \qquad l = \log \frac{\tilde p}{q}, \quad \tilde p = e^c p
+
+    The constant is found from the samples, as the intercept of logistic regression (the optimal
+    bridge of Meng and Wong, Statistica Sinica 6, 1996):
+
+    .. math:: \sum_{x \sim p} \sigma(c - l(x)) = \sum_{x \sim q} \sigma(l(x) - c)
+
+    Expect a standard error of at most :math:`1 / \sqrt{8 M}`.
+
+    Parameters
+    ----------
+    at_reference, at_samples : (M,) arrays
+        l in nats, at M rows of p and at M rows of q; infinite where one of the two has no density.
+
+    Raises
+    ------
+    ValueError
+        If the two are not of one length, or something is nan.
+
+    Examples
+    --------
+    Two normals, 2 apart, the first times 1000: the best accuracy is Phi(1) = 0.841.
+
+    >>> rng = np.random.default_rng(0)
+    >>> ratio = lambda x: (x - 2) ** 2 / 2 - x**2 / 2 + np.log(1000)
+    >>> a, b = rng.standard_normal((2, 10_000))
+    >>> abs(best_accuracy(ratio(a), ratio(b + 2)) - 0.841) < 0.01
+    True
+    """
+    p, q = np.asarray(at_reference, dtype=float), np.asarray(at_samples, dtype=float)
+    if p.ndim != 1 or p.shape != q.shape or not len(p) or np.isnan([p, q]).any():
+        raise ValueError(
+            f"at_samples: expected as many numbers as at_reference, none nan, got shapes {q.shape} "
+            f"and {p.shape}"
+        )
+    both = np.concatenate([p, q])
+    finite = both[np.isfinite(both)]
+    if not len(finite):
+        return float(np.mean(p > 0) + np.mean(q < 0)) / 2
+    low, high = finite.min() - 50.0, finite.max() + 50.0
+    for _ in range(HALVINGS):
+        c = (low + high) / 2
+        rises = _sigmoid(c - p).sum() > _sigmoid(q - c).sum()
+        low, high = (low, c) if rises else (c, high)
+    right = [np.mean(p > c) + np.mean(p == c) / 2, np.mean(q < c) + np.mean(q == c) / 2]
+    return float(np.mean(right))
+
+
+def _sigmoid(t: np.ndarray) -> np.ndarray:
+    return (1 + np.tanh(t / 2)) / 2
