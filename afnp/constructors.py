@@ -111,7 +111,8 @@ def maf(
     seed : int
         For initial parameters and random orders.
     dtype : float64 or float32
-    activation : {"relu", "tanh"}
+    activation : {"relu", "tanh", "elu"}
+        The third runs in NumPy alone.
     residual : bool
         Residual blocks of two layers (an odd number of equal widths).
     preprocess : sequence of transforms, or "standard"

@@ -46,6 +46,7 @@ STEPS = {
         affine(D, H, C, **PLAIN),
     ],
     "maf, residual tanh, context": lambda: [affine(D, H, C, activation=torch.tanh)],
+    "maf, elu, context": lambda: [affine(D, H, C, activation=torch.nn.functional.elu)],
     "maf, random masks": lambda: [affine(D, H, use_residual_blocks=False, random_mask=True)],
     "maf, narrow": lambda: [affine(D, 3), transforms.ReversePermutation(D), affine(D, 3)],
     "nsf": lambda: [spline(D, H, **LINEAR), transforms.ReversePermutation(D)],
@@ -245,8 +246,8 @@ REFUSED = {
         "transform 1, transform 0: cannot import a Sigmoid",
     ),
     "activation": (
-        lambda: [affine(D, H, activation=torch.nn.functional.elu)],
-        "cannot import a network with the activation elu",
+        lambda: [affine(D, H, activation=torch.nn.functional.silu)],
+        "cannot import a network with the activation silu",
     ),
     "batch norm": (
         lambda: [affine(D, H, C, use_batch_norm=True)],

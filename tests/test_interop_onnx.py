@@ -31,6 +31,7 @@ FLOWS = {
     "maf, between": lambda: afnp.maf(D, transforms=2, between=("batchnorm", "lu"), **SHAPE),
     "maf, exp": lambda: afnp.maf(D, transforms=2, options={"scale": "exp"}, **SHAPE),
     "maf, softplus": lambda: afnp.maf(D, transforms=2, options={"scale": "softplus"}, **SHAPE),
+    "maf, elu": lambda: afnp.maf(D, transforms=2, activation="elu", **SHAPE),
     "iaf": lambda: afnp.iaf(D, transforms=2, **SHAPE),
     "iaf, sigmoid": lambda: afnp.iaf(D, transforms=2, options={"scale": "sigmoid"}, **SHAPE),
     "realnvp": lambda: afnp.realnvp(D, transforms=4, context=2, **SHAPE),

@@ -67,7 +67,7 @@ def mine(tmp_path, monkeypatch):
         wider=lambda: zuko.flows.MAF(5),
         line=lambda: torch.nn.Linear(2, 2),
         array=lambda: np.ones(2),
-        softly=lambda: make(activation=torch.nn.ELU),
+        softly=lambda: make(activation=torch.nn.SiLU),
         number=3,
     )
     monkeypatch.setitem(sys.modules, "mine", module)
@@ -129,7 +129,7 @@ REFUSED = {
         "mine:line",
         "--from: expected one of zuko, sbi, nflows, normflows, f",
     ),
-    "no known part": ("f.pt", "mine:softly", "transform 0: cannot import a network with ELU"),
+    "no known part": ("f.pt", "mine:softly", "transform 0: cannot import a network with SiLU"),
 }
 
 

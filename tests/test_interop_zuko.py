@@ -72,6 +72,8 @@ FLOWS = {
     "maf, context": lambda: zuko.flows.MAF(4, 3, transforms=2, **SMALL),
     "maf, random orders": lambda: zuko.flows.MAF(5, transforms=3, randperm=True, **SMALL),
     "maf, tanh": lambda: zuko.flows.MAF(4, transforms=2, activation=torch.nn.Tanh, **SMALL),
+    "maf, elu": lambda: zuko.flows.MAF(4, 2, transforms=2, activation=torch.nn.ELU, **SMALL),
+    "nsf, elu, coupling": lambda: zuko.flows.NICE(4, 2, activation=torch.nn.ELU, **SMALL),
     "maf, narrow": lambda: zuko.flows.MAF(6, transforms=1, hidden_features=(3,)),
     "maf, linear": lambda: zuko.flows.MAF(3, transforms=1, hidden_features=()),
     "maf, residual": lambda: zuko.flows.MAF(
@@ -234,8 +236,8 @@ REFUSED = {
     "another flow": (lambda: zuko.flows.NAF(4), "transform 0: cannot import the univariate MNN"),
     "a univariate": (lambda: zuko.flows.BPF(3), "transform 0: cannot import the univariate Boun"),
     "activation": (
-        lambda: zuko.flows.MAF(3, activation=torch.nn.ELU),
-        "transform 0: cannot import a network with ELU",
+        lambda: zuko.flows.MAF(3, activation=torch.nn.SiLU),
+        "transform 0: cannot import a network with SiLU",
     ),
     "residual, tanh": (
         lambda: zuko.flows.MAF(3, residual=True, activation=torch.nn.Tanh, hidden_features=(4,)),
@@ -293,6 +295,7 @@ OURS = {
         **kw,
     ),
     "linear": lambda **kw: afnp.maf(3, hidden=(), transforms=2, **kw),
+    "elu": lambda **kw: afnp.maf(3, hidden=(8,), activation="elu", **kw),
     "shifts": lambda **kw: afnp.maf(3, hidden=(8,), transforms=2, univariate="additive", **kw),
     "iaf": lambda **kw: afnp.iaf(3, hidden=(8,), transforms=2, **kw),
     "clipped": lambda **kw: afnp.maf(3, hidden=(8,), univariate="clipped_affine", **kw),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import complex_step, norm_error
 
+import afnp
 from afnp.networks import MaskedMLP, layers, masks
 from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout
@@ -130,7 +131,12 @@ def check_that_masked_weights_are_never_read(garbage):
 
 
 @pytest.mark.parametrize(
-    "name, truth", [("relu", lambda z: z * (z > 0)), ("tanh", lambda z: np.sinh(z) / np.cosh(z))]
+    "name, truth",
+    [
+        ("relu", lambda z: z * (z > 0)),
+        ("tanh", lambda z: np.sinh(z) / np.cosh(z)),
+        ("elu", lambda z: np.where(z > 0, z, np.exp(z) - 1)),
+    ],
 )
 def test_activations_and_their_derivatives_on_both_sides(name, truth):
     z, d_a = (
@@ -139,7 +145,7 @@ def test_activations_and_their_derivatives_on_both_sides(name, truth):
     )
     phi = ACTIVATIONS[name]
     a = phi.forward(z)
-    np.testing.assert_allclose(a, truth(z), rtol=1e-14)
+    np.testing.assert_allclose(a, truth(z), rtol=1e-12)
     derivative = np.diag(complex_step(phi.forward, z))
     np.testing.assert_allclose(phi.backward(a, d_a), d_a * derivative, rtol=1e-14)
 
@@ -154,6 +160,7 @@ def test_activations_far_out_are_finite():
     far = np.array([-1e300, -800.0, 0.0, 800.0, 1e300])
     assert ACTIVATIONS["tanh"].forward(far).tolist() == [-1, -1, 0, 1, 1]
     assert ACTIVATIONS["relu"].forward(far).tolist() == [0, 0, 0, 800, 1e300]
+    assert ACTIVATIONS["elu"].forward(far).tolist() == [-1, -1, 0, 800, 1e300]
 
 
 # The masked network
@@ -291,3 +298,13 @@ def test_initial_rows_have_the_stated_variance():
 def test_networks_that_make_no_sense_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         MaskedMLP(**{"features": 3, "numbers": 2, "hidden": (4,), **change})
+
+
+@pytest.mark.parametrize("make", [afnp.maf, afnp.realnvp, afnp.iaf])
+def test_networks_of_elu_are_sound_and_run_in_numpy(make):
+    flow = make(3, (8, 8), 2, activation="elu", context=1)
+    report = afnp.verify.check_flow(flow, level="quick")
+    assert report.ok, f"\n{report}"
+    assert flow.plan("auto", 10**6).engine == "numpy"
+    with pytest.raises(ValueError, match="no compiled code for layer 0, .* of 'elu' and Affine"):
+        flow.log_prob(np.zeros((1, 3)), [[0.0]], backend="numba")

@@ -88,12 +88,19 @@ def uncompiled(layers: Sequence[Transform]) -> str:
     Nothing if there is none.
     """
     found = [
-        f"layer {k}, {type(layer).__name__} with {type(layer.conditioner).__name__} and "
+        f"layer {k}, {type(layer).__name__} with {_said(layer.conditioner)} and "
         f"{type(layer.univariate).__name__}"
         for k, layer in enumerate(layers)
         if layer.conditioner is not None and not _known(layer)
     ]
     return ", ".join(found)
+
+
+def _said(network: Any) -> str:
+    """Return a network's kind, and its activation where that is not compiled."""
+    kind = type(network).__name__
+    other = isinstance(network, (MaskedMLP, MLP)) and network.activation not in causal_conv.KINDS
+    return f"{kind} of {network.activation!r}" if other else kind
 
 
 def _known(layer: Transform) -> bool:
@@ -106,6 +113,8 @@ def _known(layer: Transform) -> bool:
     inner: Any = layer.transform if isinstance(layer, Inverse) else layer
     walks = type(inner.conditioner) is not CausalConv or inner.config()["order"] in WAYS
     if type(inner.conditioner) not in networks or not walks:
+        return False
+    if inner.conditioner.activation not in causal_conv.KINDS:
         return False
     if type(inner.univariate) is not UNIVARIATES.get(inner.name):
         return False
@@ -484,6 +493,8 @@ def gpu_step(layer: Transform, p: Views):
     if type(layer) is Autoregressive and isinstance(layer.conditioner, MaskedMLP):
         if layer.conditioner.linear_end:
             raise ValueError("backend: 'cuda' has no network with linear_end; 'auto' has")
+        if layer.conditioner.activation not in causal_conv.KINDS:
+            raise ValueError(f"backend: 'cuda' has no {_said(layer.conditioner)}; 'auto' has")
         bound = _bound_on_gpu(layer)
         plan = cuda_staircase.device_plan(layer.conditioner)
         return cuda_staircase.StaircaseStep(p.flat, plan, bound, layer.order)

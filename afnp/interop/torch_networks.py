@@ -21,6 +21,7 @@ import numpy as np
 
 from afnp.interop.doors import Step, in_evaluation
 from afnp.networks import AddedMLP, GatedMaskedMLP, MaskedMLP, Network
+from afnp.networks.layers import ACTIVATIONS
 from afnp.transforms import ActNorm, Autoregressive, Coupling, LULinear
 from afnp.univariate import RationalQuadratic
 
@@ -131,7 +132,7 @@ def spline_of(theirs: Any, width: int | None, where: str, bins: int | None = Non
 def activation(function: Any, where: str) -> str:
     """Return the name of an activation, a function or a module."""
     name = getattr(function, "__name__", named(function)).lower()
-    if name not in ("relu", "tanh"):
+    if name not in ACTIVATIONS or getattr(function, "alpha", 1.0) != 1:
         raise ValueError(f"{where}: cannot import a network with the activation {name}")
     return name
 

@@ -48,7 +48,7 @@ __all__ = [
     "to_zuko",
 ]
 
-ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh"}
+ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu"}
 
 
 def from_zuko(flow: Any, prove: bool = True) -> Flow:
@@ -59,8 +59,8 @@ def from_zuko(flow: Any, prove: bool = True) -> Flow:
     flow : zuko.flows.MAF, NSF, NCSF, NICE, RealNVP, or another zuko.lazy.Flow
         Of masked, coupling and elementwise transforms with affine maps, shifts or splines; of
         permutations, rotations, LU-parameterised and elementwise affine maps between them; in any
-        order, with any number of passes, with or without context; of activations ReLU and Tanh,
-        and residual networks of ReLU.
+        order, with any number of passes, with or without context; of activations ReLU, Tanh and
+        ELU, and residual networks of ReLU.
     prove : bool
         Compare log-densities and samples of 64 rows with zuko's.
 
@@ -266,7 +266,7 @@ def _parts(parts: list, kind: str, where: str) -> tuple[list[Linear], str]:
         name = type(part).__name__
         if name == kind:
             linears.append(_linear(part))
-        elif name in ACTIVATIONS:
+        elif name in ACTIVATIONS and vars(part).get("alpha", 1.0) == 1:
             activations.add(ACTIVATIONS[name])
         else:
             raise ValueError(f"{where}: cannot import a network with {name}")
@@ -452,7 +452,8 @@ def _exported_network(layer: Autoregressive, p: Any, units: tuple, where: str) -
     D, C, K = net.features, net.context, net.numbers
     if D == 1:
         raise ValueError(f"{where}: cannot export a network of one feature")
-    activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[net.activation]
+    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+    activation = getattr(torch.nn, names[net.activation])
     transform = zuko.flows.MaskedAutoregressiveTransform(
         D,
         C,

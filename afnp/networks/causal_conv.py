@@ -70,7 +70,7 @@ class CausalConv(Network):
         How far back the second tap of each layer reaches.
     context : int
         C: each row's context enters all layers at every step, the first too.
-    activation : {"gated", "relu", "tanh"}
+    activation : {"gated", "relu", "tanh", "elu"}
     periodic : bool
         Features are angles, given as cosine and sine.
 

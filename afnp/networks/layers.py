@@ -92,4 +92,9 @@ ACTIVATIONS = {
     "relu": Activation(lambda z: np.maximum(z, 0), lambda a, d_a: d_a * (a > 0)),
     # d tanh(z)/dz = 1 - tanh(z)²
     "tanh": Activation(np.tanh, lambda a, d_a: d_a * (1 - a * a)),
+    # elu(z) = z where z > 0, else e^z - 1;   d_z = d_a (1 + min(a, 0))
+    "elu": Activation(
+        lambda z: np.maximum(z, 0) + np.expm1(np.minimum(z, 0)),
+        lambda a, d_a: d_a * (1 + np.minimum(a, 0)),
+    ),
 }

@@ -47,7 +47,8 @@ class Feedforward(Network):
     hidden : sequence of int
     context : int
         C.
-    activation : {"relu", "tanh"}
+    activation : {"relu", "tanh", "elu"}
+        The third runs in NumPy alone.
     residual : bool
         Close a residual block at every second hidden layer after the first.
     embed : embedding
@@ -263,7 +264,8 @@ class MaskedMLP(Feedforward):
         Widths of the hidden layers; none makes the conditioner linear.
     context : int
         C.
-    activation : {"relu", "tanh"}
+    activation : {"relu", "tanh", "elu"}
+        The third runs in NumPy alone.
     residual : bool
         Close a residual block at every second hidden layer after the first: an odd number of equal
         widths.
