@@ -447,6 +447,21 @@ def lit(page):
 
 
 @pytest.mark.browser
+def test_the_whole_network_is_seen_on_a_telephone(taught, browser, tmp_path):
+    """From x to the x that is made, without pushing, in letters that can be read."""
+    (tmp_path / "page.html").write_text(taught[1], encoding="utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.evaluate("document.querySelector('.net').scrollWidth") <= 390
+    circles = [c.bounding_box() for c in page.locator(".net .unit circle").all()]
+    assert min(box["x"] for box in circles) >= 0
+    assert max(box["x"] + box["width"] for box in circles) <= 390
+    numbers = page.locator(".net .unit text").all()
+    assert min(number.bounding_box()["height"] for number in numbers) >= 9
+    page.close()
+
+
+@pytest.mark.browser
 def test_numbers_light_up_in_the_order_of_degrees(shown):
     _, page = shown
     page.locator("[data-act=start]").click()

@@ -103,6 +103,9 @@ function element(parent, tag, className = "", text = "") {
 
 const shown = (value, digits = 2) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
 
+const added = (values) => values.map((value, k) =>
+  k ? (value < 0 ? " − " : " + ") + shown(Math.abs(value)) : shown(value)).join("");
+
 function panel(parent, title) {
   const section = element(parent, "section");
   element(section, "h3", "", title);
@@ -116,10 +119,13 @@ function svg(parent, width, height, label) {
 }
 
 function network(parent, model) {
-  const picture = svg(parent, 620, 330, "the network, its known numbers lit");
+  const narrow = window.innerWidth < 480;  /* a telephone: columns closer, so that all are seen */
+  const picture = svg(parent, narrow ? 430 : 620, 330, "the network, its known numbers lit");
   const H = model.degrees.length;
   const place = (n, k) => 22 + (k + 0.5) * 290 / n;
-  const X = { x: 50, hidden: 215, out: 390, u: 480, made: 575 };
+  const X = narrow
+    ? { x: 24, hidden: 130, out: 240, u: 332, made: 404 }
+    : { x: 50, hidden: 215, out: 390, u: 480, made: 575 };
   const lines = [];
   model.masks[0].forEach((row, r) => row.forEach((on, k) => {
     if (on) lines.push({ from: ["x", k], to: ["hidden", r],
@@ -329,7 +335,7 @@ function start(root, model) {
     }));
     const part = (values) => values.slice(0, known).reduce((p, q) => p + q, 0);
     determinant.textContent = known
-      ? `log|det| so far = ${result.alpha.slice(0, known).map((v) => shown(v)).join(" + ")} = ${shown(part(result.alpha), 3)}`
+      ? `log|det| so far = ${added(result.alpha.slice(0, known))} = ${shown(part(result.alpha), 3)}`
       : "A row appears with each x.";
     const visible = known >= 2;
     point.setAttribute("visibility", visible ? "visible" : "hidden");
@@ -337,7 +343,7 @@ function start(root, model) {
     point.setAttribute("cy", 220 * (range.x2[1] - result.x[1]) / (range.x2[1] - range.x2[0]));
     sum.textContent = known
       ? `log p(x${known > 1 ? `₁ … x${SUBSCRIPT[known - 1]}` : "₁"}) = `
-        + `${result.terms.slice(0, known).map((v) => shown(v)).join(" + ")} = ${shown(part(result.terms), 3)} nats`
+        + `${added(result.terms.slice(0, known))} = ${shown(part(result.terms), 3)} nats`
       : "The colour is p(x₁, x₂): two factors of the chain rule.";
     sum.dataset.logp = part(result.terms);
   }
