@@ -97,11 +97,9 @@ def _run(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        message = (
-            f"{error.filename}: {error.strerror}"
-            if error.filename and error.strerror
-            else str(error)
-        )
+        message = str(error)
+        if error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}"
     except (ValueError, ImportError) as error:
         message = str(error)
     except FloatingPointError as error:

@@ -22,7 +22,7 @@ constructor   transform                               density             sampli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from afnp.transforms import (
     masked,
     split_of,
 )
+from afnp.transforms.autoregressive import checked_options
 from afnp.transforms.support import of_angles
 
 __all__ = [
@@ -169,11 +170,12 @@ def maf(
     >>> flow.cost.total.generate.depth
     3
     """
-    return _autoregressive(
-        masked,
+    return _stack(
+        _in_orders,
         features,
         transforms,
-        order,
+        kind=masked,
+        order=order,
         hidden=hidden,
         univariate=univariate,
         options=options,
@@ -225,7 +227,9 @@ def iaf(
     >>> iaf(3, hidden=(8,), transforms=2).layers[0].cost.generate
     Work(passes=1, depth=1, multiply_adds=36)
     """
-    return _autoregressive(_inverse, features, transforms, order, hidden=hidden, **kwargs)
+    return _stack(
+        _in_orders, features, transforms, kind=_inverse, order=order, hidden=hidden, **kwargs
+    )
 
 
 def realnvp(
@@ -251,7 +255,7 @@ def realnvp(
     >>> [layer.passing.astype(int).tolist() for layer in flow.layers]
     [[1, 0, 1, 0], [0, 1, 0, 1]]
     """
-    return _couplings(features, transforms, split, hidden=hidden, **kwargs)
+    return _stack(_couplings, features, transforms, split=split, hidden=hidden, **kwargs)
 
 
 def nice(
@@ -274,9 +278,8 @@ def nice(
     array([0., 0.])
     """
     last = [ActNorm(integer("features", features, least=1))]
-    return _couplings(
-        features, transforms, split, hidden=hidden, univariate="additive", last=last, **kwargs
-    )
+    kwargs |= {"hidden": hidden, "univariate": "additive", "last": last}
+    return _stack(_couplings, features, transforms, split=split, **kwargs)
 
 
 def nsf(
@@ -317,17 +320,16 @@ def nsf(
         )
     flag("coupling", coupling)
     flag("circular", circular)
-    _check_options(kwargs.get("options"))
     shape = {"bins": bins} if bound is None else {"bins": bins, "bound": bound}
-    kwargs["options"] = shape | (kwargs.get("options") or {})
+    kwargs["options"] = shape | checked_options(kwargs.get("options"))
     kwargs |= {"hidden": hidden, "univariate": "circular_spline" if circular else "spline"}
     if circular:
         _check_torus(kwargs, bound)
     if coupling and kwargs.pop("structure", None) is not None:
         raise ValueError("structure: couplings have none; expected coupling=False")
     if coupling:
-        return _couplings(features, transforms, **kwargs)
-    return _autoregressive(masked, features, transforms, **kwargs)
+        return _stack(_couplings, features, transforms, **kwargs)
+    return _stack(_in_orders, features, transforms, kind=masked, **kwargs)
 
 
 def maf_mog(
@@ -364,46 +366,73 @@ def maf_mog(
     ['affine', 'affine', 'gaussian_mixture']
     """
     mixture = {"univariate": "gaussian_mixture", "options": {"components": components}}
-    return _autoregressive(
-        masked, features, transforms, order, hidden=hidden, last=mixture, **kwargs
-    )
+    kwargs |= {"order": order, "hidden": hidden, "end": mixture}
+    return _stack(_in_orders, features, transforms, kind=masked, **kwargs)
 
 
 # ---- what they share -----------------------------------------------------------------------------
 
 
-def _autoregressive(
-    kind,
+def _stack(
+    build: Callable,
     features: int,
     transforms: int,
-    order="reverse",
     context: int = 0,
     seed: int = 0,
-    last=None,
+    dtype=np.float64,
+    preprocess: Sequence | str = (),
+    between: str | Sequence[str] = (),
+    base=None,
+    last: Sequence = (),
     structure=None,
-    **kwargs,
+    **of_transforms,
 ) -> Flow:
-    """Stack transforms of a kind in their orders; ``last`` changes the arguments of one more."""
-    features, context, transforms, rng = _numbers(features, context, transforms, seed)
-    of_flow, of_layer = _apart(kwargs)
+    """Return the flow of the transforms that ``build`` lists, with all that stands around them.
+
+    ``build(transforms, rng, features=, context=, **of_transforms)`` draws random orders from rng;
+    ``last`` are layers closest to the noise. Angles get noise on the torus.
+    """
+    features = integer("features", features, least=1)
+    context = integer("context", context, least=0)
+    transforms = integer("transforms", transforms, least=1)
+    rng = np.random.default_rng([integer("seed", seed, least=0), 1])
     if structure is not None:
-        _check_structured(kind, order)
-    layers = [
-        kind(
-            features=features,
-            context=context,
-            **{"order": _order_of_transform(order, k, features, rng)}
-            if structure is None
-            else {"structure": structure},
-            **of_layer | (last if last and k == transforms else {}),
+        of_transforms["structure"] = structure
+    layers = build(transforms, rng, features=features, context=context, **of_transforms)
+    names = _names_between(between)
+    fixed = _fixed_layers(preprocess, features)
+    if not (base is None or isinstance(base, Base)):
+        raise ValueError(
+            f"base: expected a distribution of afnp.bases, such as StandardNormal({features}), "
+            f"got {base!r}"
         )
-        for k in range(transforms + bool(last))
-    ]
-    flow = _flow(layers, rng, context=context, seed=seed, **of_flow)
+    if base is None and any(map(of_angles, layers)):
+        base = UniformTorus(features)
+    stacked = layers[:1]
+    for layer in layers[1:]:
+        stacked += [*(BETWEEN[name](features, rng) for name in names), layer]
+    flow = Flow([*fixed, *stacked, *last], context, dtype, seed, base)
     if structure is not None:
         _check_nothing_mixes(flow)
         flow.columns = names_of(structure)
     return flow
+
+
+def _in_orders(
+    transforms: int, rng, kind: Callable, order="reverse", end=None, structure=None, **options
+) -> list:
+    """Return transforms of a kind in their orders; ``end`` changes the options of one more."""
+    if structure is not None:
+        _check_structured(kind, order)
+    layers = []
+    for k in range(transforms + bool(end)):
+        if structure is None:
+            place = {"order": _order_of_transform(order, k, options["features"], rng)}
+        else:
+            place = {"structure": structure}
+        changed = end if end and k == transforms else {}
+        layers.append(kind(**place, **options | changed))
+    return layers
 
 
 def _check_structured(kind, order) -> None:
@@ -434,94 +463,43 @@ def _inverse(**options) -> Inverse:
 
 
 def _couplings(
-    features: int,
     transforms: int,
+    rng,
+    features: int,
     split: str | Sequence[bool] | np.ndarray = "alternating",
-    context: int = 0,
-    seed: int = 0,
-    last: Sequence = (),
-    **kwargs,
-) -> Flow:
-    """Stack couplings whose blocks change places; ``last`` are layers closest to the noise."""
-    features, context, transforms, rng = _numbers(features, context, transforms, seed)
-    of_flow, of_layer = _apart(kwargs)
+    **options,
+) -> list:
+    """Return couplings whose blocks change places from one to the next."""
     layers: list = []
     for k in range(transforms):
-        chosen = (
-            split_of(layers[-1].passing, features, swapped=True)
-            if k % 2
-            else split_of(split, features, rng)
-        )
-        layers.append(Coupling(features, split=chosen, context=context, **of_layer))
-    return _flow(layers, rng, last, context=context, seed=seed, **of_flow)
+        if k % 2:
+            passing = split_of(layers[-1].passing, features, swapped=True)
+        else:
+            passing = split_of(split, features, rng)
+        layers.append(Coupling(features, split=passing, **options))
+    return layers
 
 
-def _numbers(features, context, transforms, seed) -> tuple:
-    """Return D, C and the number of transforms, checked, and the generator of random orders."""
-    return (
-        integer("features", features, least=1),
-        integer("context", context, least=0),
-        integer("transforms", transforms, least=1),
-        np.random.default_rng([integer("seed", seed, least=0), 1]),
-    )
+def _convolutions(
+    transforms: int, rng, features: int, layers: int, cycle: int, order: str, **options
+) -> list:
+    """Return transforms of dilated convolutions, forth and back."""
+    layers, cycle = integer("layers", layers, least=0), integer("cycle", cycle, least=1)
+    choose("order", order, ("reverse", "natural"))
+    options["dilations"] = [2 ** (l % cycle) for l in range(layers)]
+    return [
+        convolutional(features, reverse=order == "reverse" and k % 2 == 1, **options)
+        for k in range(transforms)
+    ]
 
 
 def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) -> np.ndarray:
     """Return the generation order of transform k."""
-    if isinstance(order, str) and order in ("natural", "random"):
+    named = isinstance(order, str)
+    if named and order in ("natural", "random"):
         return masks.order_of(order, features, rng)
-    first = masks.order_of(
-        "natural" if isinstance(order, str) and order == "reverse" else order, features
-    )
+    first = masks.order_of("natural" if named and order == "reverse" else order, features)
     return first[::-1] if k % 2 else first
-
-
-def _apart(kwargs: dict) -> tuple[dict, dict]:
-    """Part keyword arguments into those of the flow and those of its transforms."""
-    of_flow = {
-        name: kwargs[name] for name in ("dtype", "preprocess", "between", "base") if name in kwargs
-    }
-    of_layer = {name: value for name, value in kwargs.items() if name not in of_flow}
-    if "residual" in of_layer:
-        flag("residual", of_layer["residual"])
-    _check_options(of_layer.get("options"))
-    return of_flow, of_layer
-
-
-def _check_options(options) -> None:
-    if not (options is None or isinstance(options, Mapping)):
-        raise ValueError(
-            "options: expected a dict of the univariate's keyword arguments, such as "
-            f'{{"bins": 16}}, got {options!r}'
-        )
-
-
-def _flow(
-    layers: list,
-    rng,
-    last: Sequence = (),
-    preprocess: Sequence | str = (),
-    between=(),
-    base=None,
-    **kwargs,
-) -> Flow:
-    """Put together what comes before, between and after the transforms.
-
-    Angles get noise on the torus.
-    """
-    names, features = _names_between(between), layers[0].features
-    preprocess = _fixed_layers(preprocess, features)
-    if not (base is None or isinstance(base, Base)):
-        raise ValueError(
-            f"base: expected a distribution of afnp.bases, such as StandardNormal({features}), "
-            f"got {base!r}"
-        )
-    stacked = layers[:1]
-    for layer in layers[1:]:
-        stacked += [*(BETWEEN[name](features, rng) for name in names), layer]
-    if base is None and any(map(of_angles, layers)):
-        base = UniformTorus(features)
-    return Flow([*preprocess, *stacked, *last], base=base, **kwargs)
 
 
 def _names_between(between) -> list[str]:
@@ -596,7 +574,7 @@ def tarflow(
     [[0, 1, 2, 3], [3, 2, 1, 0]]
     """
     kwargs |= {"patch": patch, "width": width, "heads": heads, "blocks": blocks}
-    return _autoregressive(attentive, features, transforms, order, **kwargs)
+    return _stack(_in_orders, features, transforms, kind=attentive, order=order, **kwargs)
 
 
 def wavenet_flow(
@@ -640,17 +618,5 @@ def wavenet_flow(
     >>> flow.theta.size == longer.theta.size, flow.layers[0].conditioner.receptive_field
     (True, 16)
     """
-    features, context, transforms, rng = _numbers(features, context, transforms, seed)
-    layers, cycle = integer("layers", layers, least=0), integer("cycle", cycle, least=1)
-    choose("order", order, ("reverse", "natural"))
-    of_flow, of_layer = _apart(kwargs)
-    of_layer |= {
-        "channels": channels,
-        "dilations": [2 ** (l % cycle) for l in range(layers)],
-        "context": context,
-    }
-    stack: list = [
-        convolutional(features, reverse=order == "reverse" and k % 2 == 1, **of_layer)
-        for k in range(transforms)
-    ]
-    return _flow(stack, rng, context=context, seed=seed, **of_flow)
+    kwargs |= {"channels": channels, "layers": layers, "cycle": cycle, "order": order}
+    return _stack(_convolutions, features, transforms, context=context, seed=seed, **kwargs)

@@ -4,9 +4,9 @@ r"""Flows: transforms in a row, a base distribution at the end, and the exact li
           \frac{\partial x^{(k+1)}}{\partial x^{(k)}}\right|, \qquad x^{(0)} = x, \quad x^{(T)} = u
 
 ``flow.layers`` runs from the data to the noise: ``normalize`` goes through it as listed,
-``generate`` from its end. Everything public checks its input; everything with an underscore trusts
-it, is dtype-generic, and also takes complex numbers, which is how :mod:`afnp.verify` differentiates
-it.
+``generate`` from its end. Everything public checks its input, but for what ends in ``_with``: that
+trusts it, is dtype-generic, and also takes complex numbers, which is how :mod:`afnp.verify`
+differentiates it.
 
 Letters: N rows, D features, C context inputs, P parameters.
 """
@@ -31,7 +31,7 @@ from afnp.inputs import (
     generator,
     integer,
 )
-from afnp.model import BACKENDS, Model, check_context
+from afnp.model import BACKENDS, QUIET, Model, check_context
 from afnp.params import Parts
 from afnp.sampling.fixed_point import FixedPoint, method_of, needs_numpy
 from afnp.transforms import TRANSFORMS, CostTable, Standardize, Transform
@@ -106,6 +106,8 @@ class Flow(Model):
         self.base = StandardNormal(self.features) if base is None else base
         if self.base.features != self.features:
             raise ValueError(f"base: expected {self.features} features, got {self.base.features}")
+        fixed = [layer.preprocesses for layer in self.layers]
+        self._front = (*fixed, False).index(False)  # they bring data into range, in float64
         self._circular = any(map(of_angles, self.layers))
         if self._circular:
             check_support(self.layers, self.base)
@@ -118,7 +120,8 @@ class Flow(Model):
         super().__init__(self.features, self.context, size, dtype, theta)
         if theta is not None:
             return
-        rng, p = np.random.default_rng(seed), self.split(self._theta)
+        rng = np.random.default_rng(seed)
+        p = self.split(self._theta)
         for layer, p_layer in zip(self.layers, p, strict=True):
             layer.initialize(p_layer, rng)
         self.base.initialize(p.base, rng)
@@ -279,7 +282,7 @@ class Flow(Model):
         """
 
         def work(p, x, context, engine) -> tuple:
-            return (self._log_prob(p, x, context, engine).astype(self.dtype, copy=False),)
+            return (self.log_prob_with(p, x, context, engine).astype(self.dtype, copy=False),)
 
         return self.streamed("evaluate", work, x, context, backend)[0]
 
@@ -340,7 +343,7 @@ class Flow(Model):
 
     def normalize(self, x, context=None, backend="auto") -> tuple[np.ndarray, np.ndarray]:
         """Map data x (N, D) to noise u (N, D); also return log|det du/dx| (N,), nats."""
-        u, log_det = self.streamed("evaluate", self._evaluate, x, context, backend)
+        u, log_det = self.streamed("evaluate", self.normalize_with, x, context, backend)
         return u, log_det.astype(self.dtype, copy=False)
 
     def generate(
@@ -431,14 +434,18 @@ class Flow(Model):
 
     # ---- trusted: dtype-generic arithmetic -------------------------------------------------------
 
-    def normalize_with(self, p: Parts, x: np.ndarray, context: np.ndarray) -> tuple:
-        """Map x (N, D) to u with parameters of any type, complex too.
+    def normalize_with(self, p: Parts, x, context, engine: str = "numpy") -> tuple:
+        """Map x (N, D) to u with parameters of any type, complex too; also log|det du/dx| (N,).
 
-        Also give log|det du/dx| (N,).
-
-        The definition in NumPy, without a check: p comes from ``split``, and context is (N, C).
+        Without a check: p comes from ``split``, and context is (N, C). In NumPy it is the
+        definition.
         """
-        return self._evaluate(p, x, context)
+        context = self._in_its_units(context, p)
+        log_det = 0
+        for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
+            x, log_det_stage = stage.evaluate(p_stage, self._cast(p, x, k), context)
+            log_det = log_det + log_det_stage
+        return x, log_det
 
     def generate_with(
         self, p: Parts, u: np.ndarray, context: np.ndarray, method="substitution"
@@ -456,7 +463,9 @@ class Flow(Model):
 
         Without a check. Of compiled code, "numba", inverse layers make use.
         """
-        context, log_det, caches = self._in_its_units(context, p), 0, []
+        context = self._in_its_units(context, p)
+        log_det = 0
+        caches = []
         layers = self._generators(engine)
         for k in reversed(range(len(self.layers))):
             if k == self._front - 1 and u.dtype == np.float32:
@@ -480,9 +489,10 @@ class Flow(Model):
             d_x = layer.generate_backward(p[k], cache, d_x, d_log_det.astype(d_x.dtype), g[k])
         return d_x
 
-    def log_prob_with(self, p: Parts, x: np.ndarray, context: np.ndarray) -> np.ndarray:
+    def log_prob_with(self, p: Parts, x, context, engine: str = "numpy") -> np.ndarray:
         """Return log p (N,) with parameters of any type, complex too."""
-        return self._log_prob(p, x, context)
+        u, log_det = self.normalize_with(p, x, context, engine)
+        return self.base.log_prob(p.base, u) + log_det
 
     def split(self, theta: np.ndarray) -> Parts:
         """Return each layer's named views of a vector like ``theta``, and ``.base``, the base's."""
@@ -514,12 +524,6 @@ class Flow(Model):
         from afnp.compiled.stages import generators_of
 
         return generators_of(self.layers)
-
-    @functools.cached_property
-    def _front(self) -> int:
-        """How many layers, the first ones, bring data into range: they work in float64."""
-        fixed = [layer.preprocesses for layer in self.layers]
-        return (*fixed, False).index(False)
 
     def _stages(self, p: Parts, engine: str) -> list[tuple]:
         """Return what runs in turn on an engine, each with its parameters."""
@@ -555,14 +559,6 @@ class Flow(Model):
             caches.append(cache)
         return x, log_det, caches
 
-    def _evaluate(self, p: Parts, x, context, engine: str = "numpy") -> tuple:
-        context = self._in_its_units(context, p)
-        log_det = 0
-        for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
-            x, log_det_stage = stage.evaluate(p_stage, self._cast(p, x, k), context)
-            log_det = log_det + log_det_stage
-        return x, log_det
-
     def _generate(self, p: Parts, u, context, method="substitution", engine="numpy") -> tuple:
         """Map u to x; also give log|det| and, of each stage, what an iteration took."""
         front, log_det, counts = self._front, 0, []
@@ -584,17 +580,13 @@ class Flow(Model):
             log_det = log_det + log_det_layer
         return u, log_det, counts
 
-    def _log_prob(self, p: Parts, x, context, engine: str = "numpy") -> np.ndarray:
-        u, log_det = self._evaluate(p, x, context, engine)
-        return self.base.log_prob(p.base, u) + log_det
-
     def add_gradient(self, p: Parts, x, context, g: Parts, engine="numpy", weights=None, kept=None):
         """Add the gradient of the mean of -w log p into g; return log p (N,)."""
         u, log_det, caches = self._normalize(p, x, context, engine, training=kept is not None)
         d_log_det = np.full(len(x), -1 / len(x), dtype=u.dtype)
         if weights is not None:
             d_log_det *= weights
-        for layer, p_layer, cache, _, _ in self._backward(p, u, caches, d_log_det, g, engine):
+        for layer, p_layer, cache, _ in self._backward(p, u, caches, d_log_det, g, engine):
             if kept is not None and layer.takes_statistics:
                 kept.append((layer, p_layer, cache))
         return self.base.log_prob(p.base, u) + log_det
@@ -602,37 +594,44 @@ class Flow(Model):
     def _backward(self, p: Parts, u, caches: list, d_log_prob, g: Parts, engine: str) -> Iterator:
         """Go back from the noise to the data, adding the gradient from d_log_prob (N,) into g.
 
-        Yield each stage, its parameters and cache, and the gradients by its output and its input.
+        Yield each stage, its parameters and cache, and the gradient by its input.
         """
-        d_u = self.base.backward(p.base, u, d_log_prob, g.base)
+        d_x = self.base.backward(p.base, u, d_log_prob, g.base)
         stages = zip(self._stages(p, engine), self._stages(g, engine), caches, strict=True)
         for (stage, p_stage), (_, g_stage), cache in reversed(list(stages)):
-            d_x = stage.backward(p_stage, cache, d_u, d_log_prob, g_stage)
-            yield stage, p_stage, cache, d_u, d_x
-            d_u = d_x
+            d_x = stage.backward(p_stage, cache, d_x, d_log_prob, g_stage)
+            yield stage, p_stage, cache, d_x
 
     def _score(self, p: Parts, x, context, engine: str, by_context: bool) -> np.ndarray:
         """Return the gradient of log p by x, (N, D), or by the context, (N, C)."""
         if not len(x):
             return np.zeros((0, self.context if by_context else self.features), self.dtype)
         u, log_det, caches = self._normalize(p, x, context, engine)
-        g, ones = self.split(np.zeros_like(p.flat)), np.ones(len(x), u.dtype)
-        score = np.zeros((len(x), self.context if by_context else self.features))
-        for stage, p_stage, cache, d_u, d_x in self._backward(p, u, caches, ones, g, engine):
-            if not by_context:
+        g = self.split(np.zeros_like(p.flat))
+        ones = np.ones(len(x), u.dtype)
+        if by_context:
+            score = self._backward_context(p, u, caches, ones, g)
+        else:
+            for *_, d_x in self._backward(p, u, caches, ones, g, engine):
                 score = d_x
-            elif stage.context:
-                score += stage.backward_context(p_stage, cache, d_u, ones)
-        if by_context and self._context_scale is not None:
-            score /= self._context_scale[1]
         score = np.array(score, dtype=self.dtype)
         score[np.isneginf(log_det)] = 0
         return score
 
+    def _backward_context(self, p: Parts, u, caches: list, d_log_prob, g: Parts) -> np.ndarray:
+        """Do as ``_backward`` does, in NumPy; return the gradient by the context, (N, C)."""
+        d_x = self.base.backward(p.base, u, d_log_prob, g.base)
+        total = np.zeros((len(u), self.context))
+        for k in reversed(range(len(self.layers))):
+            layer, cache = self.layers[k], caches[k]
+            d_x, d_context = layer.backward_context(p[k], cache, d_x, d_log_prob, g[k])
+            total += d_context
+        return total if self._context_scale is None else total / self._context_scale[1]
+
     def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
         """Let layers that start from data (ActNorm, BatchNorm) take checked rows' statistics."""
         context = self._in_its_units(context, self.own)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        with np.errstate(**QUIET):
             for k, (layer, p_layer) in enumerate(zip(self.layers, self.own, strict=True)):
                 x = self._cast(self.own, x, k)
                 layer.start_from_data(p_layer, x)

@@ -133,7 +133,8 @@ def marginal(flow: Flow, features: int) -> Flow:
     >>> first.features, bool(np.allclose(first.sample(4, rng=0).std(), 1, atol=0.5))
     (2, True)
     """
-    order, k = shared_order(flow), integer("features", features, least=1)
+    order = shared_order(flow)
+    k = integer("features", features, least=1)
     if k > flow.features:
         raise ValueError(f"features: expected at most {flow.features}, got {k}")
     if type(flow.base) not in BASES:

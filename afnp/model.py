@@ -26,7 +26,7 @@ from afnp.compiled.threads import in_threads, row_blocks
 from afnp.inputs import check_rows, choose
 from afnp.params import Parameters
 
-__all__ = ["BACKENDS", "BatchGradient", "Model", "Plan", "check_context", "refuse_nan"]
+__all__ = ["BACKENDS", "QUIET", "BatchGradient", "Model", "Plan", "check_context", "refuse_nan"]
 
 BACKENDS = ("auto", "numpy", "numba", "cuda")
 """Who may do the arithmetic. "auto" takes compiled code where it pays: from ``COMPILED_FROM`` on,
@@ -47,6 +47,9 @@ BATCH_NUMBERS = 2**23
 """Long inputs are streamed in batches of about this many activations, so that memory stays
 bounded."""
 
+QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
+"""For ``numpy.errstate``: what overflows on the way is seen in the result."""
+
 _unusable: list[str] = []
 """Why compiled code is not used in this process, once that is known."""
 
@@ -61,11 +64,11 @@ class Plan(NamedTuple):
     chosen: bool
     """Whether "auto" has chosen, so that NumPy may take over from an engine that fails."""
 
-    def run(self, work: Callable[[slice], Any]) -> list:
-        """Return ``work`` of each block, in order."""
+    def run(self, work: Callable[[slice, str], Any]) -> list:
+        """Return ``work(rows, engine)`` of each block, in order."""
         if self.engine == "numba":
-            return in_threads(work, self.blocks)
-        return [work(rows) for rows in self.blocks]
+            return in_threads(lambda rows: work(rows, self.engine), self.blocks)
+        return [work(rows, self.engine) for rows in self.blocks]
 
 
 class Model:
@@ -269,19 +272,14 @@ class Model:
 
         Where "auto" chose and compiled code fails, NumPy takes over.
         """
-
-        def quietly(rows: slice) -> Any:
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                return work(rows, plan.engine)
-
         try:
-            results = plan.run(quietly)
+            results = plan.run(work)
         except Exception as error:
             if plan.engine != "numba" or not plan.chosen:
                 raise
             _give_up(error)
             plan = Plan("numpy", self.cut(n, "numpy", gradient), chosen=True)
-            return plan, plan.run(quietly)
+            return plan, plan.run(work)
         if plan.engine == "numba" and task:
             from afnp.compiled import engine
 
@@ -302,7 +300,8 @@ class Model:
             plan = plan._replace(blocks=_shorter(plan.blocks, most, len(x)))
 
         def work(rows: slice, engine: str) -> tuple:
-            return function(self.own, x[rows], context[rows], engine)
+            with np.errstate(**QUIET):
+                return function(self.own, x[rows], context[rows], engine)
 
         _, parts = self.attempt(plan, len(x), task, work)
         results = [
@@ -349,7 +348,7 @@ class Model:
 
         def is_finite(low: int, high: int) -> bool:
             g = self.split(np.zeros_like(self._theta))
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            with np.errstate(**QUIET):
                 part = (high - low) / len(x)
                 self.add_gradient(self.own, x[low:high], context[low:high], g, weights=part)
             return bool(np.isfinite(g.flat).all())
@@ -412,7 +411,8 @@ class BatchGradient:
 
         def work(rows: slice, engine: str) -> np.ndarray:
             grad[:] = 0
-            return model.add_gradient(model.own, x, context, self.g, engine, weights, kept)
+            with np.errstate(**QUIET):
+                return model.add_gradient(model.own, x, context, self.g, engine, weights, kept)
 
         self.plan, (log_prob,) = model.attempt(plan, n, self.task, work, gradient=True)
         return log_prob, grad, math.sqrt(self._square(grad))

@@ -83,6 +83,7 @@ def imports(source, package=()):
 
 
 MODULES = {name_of(path): path for path in FILES}
+PACKAGE = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 
 
 def module_behind(imported):
@@ -261,12 +262,16 @@ def private(name):
     return name.startswith("_") and not name.startswith("__")
 
 
-def test_no_private_name_is_imported_from_another_file():
-    for path in EVERYTHING:
+def private_imports(paths):
+    """Private names that files import from others."""
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                names = [alias.name for alias in node.names]
-                assert not [name for name in names if private(name)], path
+                yield from (f"{path}: {alias.name}" for alias in node.names if private(alias.name))
+
+
+def test_no_private_name_is_imported_from_another_file():
+    assert not list(private_imports(EVERYTHING))
 
 
 FOREIGN = (
@@ -276,14 +281,18 @@ FOREIGN = (
 """Who meets objects of other libraries, or systems with other functions than this one."""
 
 
-def test_nothing_asks_our_own_objects_what_they_can_do():
-    """By ``hasattr``, or by ``getattr`` with a default."""
+def probes(foreign):
+    """Questions what an object can do, by ``hasattr`` or by ``getattr`` with a default."""
     for path in FILES:
-        if not path.relative_to(ROOT).as_posix().startswith(FOREIGN):
+        if path.relative_to(ROOT).as_posix().startswith(FOREIGN) == foreign:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                    probe = (node.func.id, len(node.args)) in (("hasattr", 2), ("getattr", 3))
-                    assert not probe, f"{path}, line {node.lineno}: {ast.unparse(node)}"
+                    if (node.func.id, len(node.args)) in (("hasattr", 2), ("getattr", 3)):
+                        yield f"{path}, line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_nothing_asks_our_own_objects_what_they_can_do():
+    assert not list(probes(foreign=False))
 
 
 class Signature:
@@ -385,17 +394,15 @@ def g(z):
     return 0
 """
     assert list(never_read({"a": source})) == ["a: Sub.own never reads q", "a: .g never reads z"]
-    package = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}
-    assert len(found := list(never_read(package))) <= 10, "\n".join(found)
+    assert len(found := list(never_read(PACKAGE))) <= 10, "\n".join(found)
 
 
 # The path of a student
 
 
-def test_a_small_flow_in_numpy_is_a_short_read():
-    """Files and functions that are entered to build a MAF, and for a density and a sample of it."""
+def entered_by(work):
+    """Files and functions of the package that a piece of work enters."""
     package, entered = str(ROOT / "afnp"), set()
-    maf, rng = afnp.maf, np.random.default_rng(0)
 
     def note(frame, event, _):
         code = frame.f_code
@@ -405,10 +412,129 @@ def test_a_small_flow_in_numpy_is_a_short_read():
 
     sys.setprofile(note)
     try:
-        flow = maf(3, hidden=(16,), transforms=2)
-        flow.log_prob(np.zeros((4, 3)), backend="numpy")
-        flow.sample(5, rng, backend="numpy")
+        work()
     finally:
         sys.setprofile(None)
-    assert 20 < len(entered) <= 105
-    assert len({file for file, _, _ in entered}) <= 15
+    return len({file for file, _, _ in entered}), len(entered)
+
+
+def student_path():
+    """What a student reads: to build a MAF, for a density and a sample; and the arithmetic alone.
+
+    That is what checks, blocks of rows, engines and parameters stand around.
+    """
+    maf, rng = afnp.maf, np.random.default_rng(0)
+    flow = maf(3, hidden=(16,), transforms=2)
+    x, none = np.zeros((4, 3)), np.zeros((4, 0))
+
+    def arithmetic():
+        flow.log_prob_with(p, x, none)
+        flow.generate_with(p, x, none)
+
+    def public():
+        flow = maf(3, hidden=(16,), transforms=2)
+        flow.log_prob(x, backend="numpy")
+        flow.sample(5, rng, backend="numpy")
+
+    p = flow.own
+    return entered_by(public), entered_by(arithmetic)
+
+
+def test_a_small_flow_in_numpy_is_a_short_read():
+    (files, functions), (inner_files, inner_functions) = student_path()
+    assert files <= 14 and 20 < functions <= 93
+    assert inner_files <= 9 and 10 < inner_functions <= 30
+
+
+# The house in numbers: python tests/test_house.py
+
+
+def code_lines(source):
+    """The lines of a source that run, without indentation, comments and docstrings."""
+    tree, silent = ast.parse(source), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            for line in node.body:
+                if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
+                    silent.update(range(line.lineno, line.end_lineno + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    stripped = [line.strip() for number, line in lines if number not in silent]
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def functions_with(test):
+    """Functions of the package in which a node passes a test."""
+    for path, source in PACKAGE.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and any(test(part) for part in ast.walk(node)):
+                yield f"{path}: {node.name}"
+
+
+def chooses_numba(node):
+    """Whether a function answers that compiled code shall work."""
+    if not isinstance(node, ast.Return) or node.value is None:
+        return False
+    constants = [part for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
+    compares = any(isinstance(part, ast.Compare) for part in ast.walk(node.value))
+    return not compares and "numba" in [constant.value for constant in constants]
+
+
+def calls(name):
+    """A test whether a node calls a method of that name."""
+    return lambda node: (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == name
+    )
+
+
+def walks_forward(node):
+    """Whether a loop over groups of features runs a whole network for each."""
+    loops = isinstance(node, ast.For) and ast.unparse(node.iter).endswith(".groups")
+    return loops and any(calls("forward")(part) for part in ast.walk(node))
+
+
+def numbers():
+    """The house in numbers, by what is counted."""
+    lines = {path: len(source.splitlines()) for path, source in PACKAGE.items()}
+    code = [line for source in PACKAGE.values() for line in code_lines(source)]
+    core = [str(path.relative_to(ROOT)) for path in MATHEMATICS if "compiled" not in path.parts]
+    between = {(unit(module), unit(known)) for module, those in GRAPH.items() for known in those}
+    public, arithmetic = student_path()
+    return {
+        "lines of afnp/": sum(lines.values()),
+        "lines of the NumPy core": sum(lines[path] for path in core),
+        "rooms": len(FLOORS),
+        "imports between rooms": sum(one != other for one, other in between),
+        "functions that choose the engine": list(functions_with(chooses_numba)),
+        "loops of substitution": list(functions_with(calls("advance"))),
+        "loops of D passes": list(functions_with(walks_forward)),
+        "parameters never read": len(list(never_read(PACKAGE))),
+        "private names across files": len(list(private_imports(FILES))),
+        "probes of our own objects": len(list(probes(foreign=False))),
+        "probes of other people's objects and systems": len(list(probes(foreign=True))),
+        "characters a code line": round(sum(map(len, code)) / len(code), 1),
+        "lines over 100 columns": sum(
+            len(line) > 100 for source in PACKAGE.values() for line in source.splitlines()
+        ),
+        "files and functions of a student's path": public,
+        "those of its arithmetic": arithmetic,
+    }
+
+
+def test_the_house_in_numbers():
+    found = numbers()
+    assert found["functions that choose the engine"] == ["afnp/model.py: _best"]
+    assert found["loops of substitution"] == ["afnp/sampling/substitution.py: substitution"]
+    assert found["loops of D passes"] == ["afnp/sampling/substitution.py: naive"]
+    assert found["lines over 100 columns"] == 0
+    assert found["characters a code line"] <= 38.5
+    assert code_lines('"""A."""\n\n# b\ndef f():\n    """C."""\n    return 1\n') == [
+        "def f():",
+        "return 1",
+    ]
+
+
+if __name__ == "__main__":
+    for what, value in numbers().items():
+        print(f"{what:46s} {value}")

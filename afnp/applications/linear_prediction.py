@@ -208,7 +208,8 @@ class LinearPredictor:
 
     def errors(self, x) -> np.ndarray:
         """Return e_t = x_t minus its prediction from the t < P or P samples before it, (T,)."""
-        y, (ladder, _) = _series(x) - self.mean, self.ladder()
+        y = _series(x) - self.mean
+        ladder, _ = self.ladder()
         e = filter_rows(y[None], self.coefficients)[0]
         for t in range(min(self.order, len(y))):
             e[t] = y[t] - ladder[t] @ y[:t][::-1]
@@ -216,13 +217,16 @@ class LinearPredictor:
 
     def log_prob(self, x) -> np.ndarray:
         """Return log p(x_t | all before) of each sample of x (T,), nats, (T,)."""
-        e, (_, variances) = self.errors(x), self.ladder()
+        e = self.errors(x)
+        _, variances = self.ladder()
         return _log_normal(e, variances[np.minimum(np.arange(len(e)), self.order)])
 
     def sample(self, n: int, rng=0) -> np.ndarray:
         """Draw a path (n,), stationary from its first sample, from a seed or a Generator."""
-        n, (ladder, variances) = integer("n", n, least=0), self.ladder()
-        y, z = np.zeros(n), generator("rng", rng).standard_normal(n)
+        n = integer("n", n, least=0)
+        ladder, variances = self.ladder()
+        y = np.zeros(n)
+        z = generator("rng", rng).standard_normal(n)
         for t in range(n):
             p = min(t, self.order)
             y[t] = ladder[p] @ y[t - p : t][::-1] + np.sqrt(variances[p]) * z[t]

@@ -68,7 +68,9 @@ def compiled(layer: Any):
         return CompiledInverse(layer)
     if type(layer.conditioner) is AddedMLP:
         return CompiledAdded(layer)
-    return CompiledConvolution(layer) if _convolves(layer) else _stack([layer])
+    if _convolves(layer):
+        return CompiledConvolution(layer)
+    return _stack([layer])
 
 
 def generators_of(layers: Sequence[Transform]) -> list:
@@ -401,11 +403,9 @@ class CompiledConvolution(Stage):
 
         Both ways share it.
         """
-        return (
-            {("walk", *_key(self.layer, "", n, dtype))}
-            if task in ("evaluate", "generate")
-            else set()
-        )
+        if task not in ("evaluate", "generate"):
+            return set()
+        return {("walk", *_key(self.layer, "", n, dtype))}
 
     def _walk(
         self, p: Views, rows: np.ndarray, context: np.ndarray, sampling: bool = False

@@ -100,7 +100,8 @@ def encode(signal: NDArray[Any], rate: int) -> bytes:
     b'RIFF'
     """
     if np.asarray(signal).dtype != np.int16 or np.ndim(signal) != 1:
-        shape, dtype = np.shape(signal), np.asarray(signal).dtype
+        shape = np.shape(signal)
+        dtype = np.asarray(signal).dtype
         raise ValueError(
             f"signal: expected one channel (T,) of int16, got shape {shape}, {dtype}; see to_steps"
         )

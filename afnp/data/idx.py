@@ -155,7 +155,8 @@ def idx_folder(
             f"{folder}: expected images of one size, got {images.shape[1:]} for training, "
             f"{test_images.shape[1:]} for test"
         )
-    (height, width), cut = images.shape[1:], len(images) - len(images) // 6
+    height, width = images.shape[1:]
+    cut = len(images) - len(images) // 6
     x, test = (
         dequantize(pixels.reshape(len(pixels), -1), 256, rng) for pixels in (images, test_images)
     )

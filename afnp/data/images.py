@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from .dataset import Dataset, dequantize, extra, generator, one_hot, pixel_names, random_split
 
 SIDE = 8
-REGION, STEP = (
-    64,
-    4,
-)  # pixels: squares that belong to one part only, and from one of their patches to the next
+# pixels: squares that belong to one part only, and from one of their patches to the next
+REGION, STEP = 64, 4
 LUMA = (0.2125, 0.7154, 0.0721)  # ITU-R BT.709, to three places
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket")
 RIGHTS = (
@@ -46,7 +44,8 @@ def image_set(
     """
     rng = generator(seed)
     train, val, test = random_split(len(pixels), *sizes, rng)
-    x, side = dequantize(pixels, levels, rng), math.isqrt(pixels.shape[1])
+    x = dequantize(pixels, levels, rng)
+    side = math.isqrt(pixels.shape[1])
     data = Dataset(
         name, x[train], x[val], x[test], *about, columns=pixel_names(side, side), levels=levels
     )
@@ -169,15 +168,16 @@ def patches_63(seed: int = 0) -> Dataset:
     Whole regions of 64 x 64 pixels are dealt to train, validation and test, so that no pixel is in
     two parts; within a region, patches overlap. Rows lie region by region, 225 of each.
     """
-    photos, rng = extra("skimage.data", "patches_63"), generator(seed)
+    photos = extra("skimage.data", "patches_63")
+    rng = generator(seed)
     squares = np.concatenate([regions(grey(getattr(photos, name)())) for name in PHOTOS])
     parts = random_split(len(squares), len(squares) // 10, len(squares) // 10, rng)
-    train, val, test = (
-        without_mean(
-            dequantize(np.concatenate([windows(s) for s in squares[part]]), 256, rng) / 256
-        )
-        for part in parts
-    )
+
+    def patches(part: np.ndarray) -> np.ndarray:
+        levels = np.concatenate([windows(square) for square in squares[part]])
+        return without_mean(dequantize(levels, 256, rng) / 256)
+
+    train, val, test = map(patches, parts)
     return Dataset(
         "patches_63",
         train,

@@ -177,7 +177,8 @@ def speech(seed: int = 0) -> Dataset:
     Dataset('speech', train (1598, 64), val (177, 64), test (747, 64), levels=None)
     """
     rng = generator(seed)
-    (first, _), (second, _) = speech_waveform("train"), speech_waveform("test")
+    first, _ = speech_waveform("train")
+    second, _ = speech_waveform("test")
     x, test = windows(first, rng), windows(second, rng)
     cut = len(x) - len(x) // 10
     return Dataset(

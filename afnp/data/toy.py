@@ -90,7 +90,8 @@ def fejer(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     >>> bool(abs(w @ t**10 - 1 / 11) < 1e-15)
     True
     """
-    theta, j = (np.arange(n) + 0.5) * np.pi / n, np.arange(1, n // 2 + 1)
+    theta = (np.arange(n) + 0.5) * np.pi / n
+    j = np.arange(1, n // 2 + 1)
     w = (1 - 2 * (np.cos(2 * theta[:, None] * j) / (4 * j**2 - 1)).sum(axis=1)) / n
     return (1 - np.cos(theta)) / 2, w
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from afnp.discrete.conditionals import Conditionals
-from afnp.inputs import check_rows, choose, flag, integer
+from afnp.inputs import check_rows, choose, integer
 from afnp.model import Model, check_context
 from afnp.networks.masked_mlp import dense_size
 from afnp.params import Views
@@ -22,11 +22,7 @@ METHODS = ("substitution", "naive")
 def network(features, levels, without, hidden, context, activation, residual) -> Conditionals:
     """Build the network of checked numbers, leaving ``without`` indicators of each feature out."""
     features, levels = integer("features", features, least=1), integer("levels", levels, least=2)
-    options = {
-        "context": integer("context", context, least=0),
-        "activation": activation,
-        "residual": flag("residual", residual),
-    }
+    options = {"context": context, "activation": activation, "residual": residual}
     return Conditionals(features, levels, levels - without, hidden, **options)
 
 
@@ -118,7 +114,8 @@ class DiscreteModel(Model):
         n = integer("n", n, least=0)
         context = check_context(context, self.context, n, self.dtype)
         rng = np.random.default_rng(rng)
-        p, x = self.own, np.empty((n, self.features), dtype=np.intp)
+        p = self.own
+        x = np.empty((n, self.features), dtype=np.intp)
         for rows in self.plan("auto", n).blocks:
             with np.errstate(over="ignore", invalid="ignore"):
                 x[rows], log_prob = self._sample(p, len(x[rows]), context[rows], rng, method)

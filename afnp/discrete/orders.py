@@ -180,7 +180,8 @@ class OrderEnsemble(DiscreteModel):
     def _sample(self, p, n, context, rng, method):
         m = rng.integers(len(self.orders), size=n)
         v = rng.random((n, self.features), dtype=p.flat.dtype)
-        x, log_prob = np.empty((n, self.features), dtype=np.intp), np.empty_like(v, shape=n)
+        x = np.empty((n, self.features), dtype=np.intp)
+        log_prob = np.empty_like(v, shape=n)
         for k in np.unique(m):
             order, rows = self.orders[k], np.flatnonzero(m == k)
             drawn, log_prob[rows] = self.net.generate(

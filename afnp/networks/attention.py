@@ -144,7 +144,8 @@ class CausalAttention:
     def __init__(self, name: str, width: int, heads: int):
         self.heads, self.size = heads, width // heads
         self.scale = self.size**-0.5
-        self.W, self.out = f"W_qkv{name}", linear(f"_heads{name}", width, width)
+        self.W = f"W_qkv{name}"
+        self.out = linear(f"_heads{name}", width, width)
         self.shapes = {self.W: (3 * width, width)} | self.out.shapes
 
     def _parts(self, p: dict, x: np.ndarray, T: int) -> np.ndarray:

@@ -125,8 +125,8 @@ class Network:
         """Add the parameters' gradients into g; return d_x (N, D)."""
         raise NotImplementedError
 
-    def backward_context(self, p: Views, cache: Any, d_h: np.ndarray) -> np.ndarray:
-        """Return the gradient by the context, d_context (N, C)."""
+    def backward_context(self, p: Views, cache: Any, d_h: np.ndarray, g: Views) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C)."""
         raise ValueError(f"of: a {type(self).__name__} has no derivative by its context here")
 
     def jacobian(
@@ -138,9 +138,11 @@ class Network:
 
         By ``backward``, a row of it for each i; a bounded number of them at once.
         """
-        (N, D), T = x.shape, np.empty((*x.shape, x.shape[1]), slope.dtype)
+        N, D = x.shape
+        T = np.empty((*x.shape, x.shape[1]), slope.dtype)
         unused = self.layout.views(np.zeros(self.layout.size, slope.dtype))
-        of_feature, many = np.eye(D)[..., None], max(1, JACOBIAN_NUMBERS // (D * self.activations))
+        of_feature = np.eye(D)[..., None]
+        many = max(1, JACOBIAN_NUMBERS // (D * self.activations))
         for start in range(0, N, many):
             rows = slice(start, start + many)
             repeated = [np.repeat(array[rows], D, axis=0) for array in (context, x)]

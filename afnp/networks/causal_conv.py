@@ -101,11 +101,10 @@ class CausalConv(Network):
         if not isinstance(dilations, Iterable) or isinstance(dilations, str):
             raise ValueError(f"dilations: expected a sequence of integers, got {dilations!r}")
         choose("activation", activation, ("gated", *sorted(ACTIVATIONS)))
-        self.features, self.numbers = integer("features", features, least=1), numbers
-        self.context, self.channels = (
-            integer("context", context, least=0),
-            integer("channels", channels, least=1),
-        )
+        self.features = integer("features", features, least=1)
+        self.numbers = numbers
+        self.context = integer("context", context, least=0)
+        self.channels = integer("channels", channels, least=1)
         self.dilations = tuple(integer("dilations", d, least=1) for d in dilations)
         farthest = max(self.features, FARTHEST)
         if max(self.dilations, default=1) > farthest:
@@ -113,7 +112,8 @@ class CausalConv(Network):
                 f"dilations: expected at most {farthest}, the number of features or {FARTHEST}, "
                 f"got {max(self.dilations)}"
             )
-        self.activation, self.embed = activation, embedding(periodic)
+        self.activation = activation
+        self.embed = embedding(periodic)
         self.periodic = bool(periodic)
         C, K, I, R, L = self.context, numbers, self.embedding, self.channels, len(self.dilations)
         G = self.gates = 2 * R if activation == "gated" else R
@@ -168,9 +168,8 @@ class CausalConv(Network):
         sums = {0}
         for d in self.dilations:
             sums |= {total + d for total in sums if total + d < self.features}
-        return np.array(
-            sorted(1 + total for total in sums if 1 + total < self.features), dtype=np.int64
-        )
+        distances = sorted(1 + total for total in sums if 1 + total < self.features)
+        return np.array(distances, dtype=np.int64)
 
     def lost_dependencies(self) -> tuple[int, int]:
         """Return how many pairs (t, j < t) are legal, and how many the receptive field loses."""
@@ -188,12 +187,9 @@ class CausalConv(Network):
         D, R, G = self.features, self.channels, self.gates
         taps = sum(D + max(0, D - d) for d in self.dilations)
         once = self.context * (R + G * len(self.dilations))
-        return (
-            once
-            + (D - 1) * R * self.embed.width
-            + taps * G * R
-            + D * R * (R * len(self.dilations) + self.numbers)
-        )
+        embedding = (D - 1) * R * self.embed.width
+        mixing = D * R * (R * len(self.dilations) + self.numbers)
+        return once + embedding + taps * G * R + mixing
 
     def initialize(
         self, p: dict, rng: np.random.Generator, gain: float = 1.0, last: float = 0.01
@@ -217,9 +213,8 @@ class CausalConv(Network):
             "U": max(1, self.context),
         }
         for name, fan in (fans | {"S": R * L, "H": R}).items():
-            p[name][:] = (
-                rng.standard_normal(p[name].shape) * (last if name == "H" else gain) / np.sqrt(fan)
-            )
+            size = last if name == "H" else gain
+            p[name][:] = rng.standard_normal(p[name].shape) * size / np.sqrt(fan)
         for name in ("e", "b", "s", "h"):
             p[name][:] = 0.0
 
@@ -237,7 +232,8 @@ class CausalConv(Network):
         if self.activation != "gated":
             y = ACTIVATIONS[self.activation].forward(z)
             return y, (y,)
-        f, g = np.tanh(z[..., : self.channels]), (1 + np.tanh(z[..., self.channels :] / 2)) / 2
+        f = np.tanh(z[..., : self.channels])
+        g = (1 + np.tanh(z[..., self.channels :] / 2)) / 2
         return f * g, (f, g)
 
     def _gate_backward(self, cache: tuple, d_y: np.ndarray) -> np.ndarray:
@@ -267,7 +263,8 @@ class CausalConv(Network):
         A list of ``caches`` gets what ``backward`` needs: each layer's input and gate, and the last
         a.
         """
-        T, (e, b) = x.shape[1], self.biases(p, context)
+        T = x.shape[1]
+        e, b = self.biases(p, context)
         past = np.concatenate([tails[0], x], axis=1)
         tails[0] = past[:, T:].copy()
         a = past[:, :T] @ p["E"].T + e[:, None]
@@ -303,16 +300,16 @@ class CausalConv(Network):
 
     def backward(self, p: dict, cache: list, d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_x (N, D)."""
-        x, (d_a, _) = cache[1], self._backward_steps(p, cache, d_h, g)
+        return self.backward_context(p, cache, d_h, g)[0]
+
+    def backward_context(self, p: dict, cache: list, d_h: np.ndarray, g: dict) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C)."""
+        x = cache[1]
+        d_a, d_context = self._backward_steps(p, cache, d_h, g)
         d_x = np.zeros_like(x)
         d_x[:, :-1] = d_a[:, 1:] @ p["E"]
         flat = len(x), self.features * self.embed.width
-        return self.embed.backward(x.reshape(flat), d_x.reshape(flat))
-
-    def backward_context(self, p: dict, cache: list, d_h: np.ndarray) -> np.ndarray:
-        """Return the gradient by the context, d_context (N, C)."""
-        g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
-        return self._backward_steps(p, cache, d_h, g)[1]
+        return self.embed.backward(x.reshape(flat), d_x.reshape(flat)), d_context
 
     def _backward_steps(self, p: dict, cache: list, d_h: np.ndarray, g: dict) -> tuple:
         """Add the parameters' gradients into g.
@@ -322,7 +319,8 @@ class CausalConv(Network):
         context, x, *layers, a = cache
         g["H"] += _outer(d_h, a)
         g["h"] += d_h.sum(axis=(0, 1))
-        d_a, d_context = d_h @ p["H"], np.zeros((len(x), self.context), d_h.dtype)
+        d_a = d_h @ p["H"]
+        d_context = np.zeros((len(x), self.context), d_h.dtype)
         for l in reversed(range(len(layers))):
             d_a, d_bias = self._layer_backward(p, l, layers[l], d_a, g)
             g["U"][l] += d_bias.T @ context
@@ -338,7 +336,8 @@ class CausalConv(Network):
 
         Return d_a (N, D, R) of its input, and d_z summed over the steps, (N, G).
         """
-        (a, y, gate), d = cache, self.dilations[l]
+        a, y, gate = cache
+        d = self.dilations[l]
         g["S"][l] += _outer(d_out, y)
         g["s"][l] += d_out.sum(axis=(0, 1))
         d_z = self._gate_backward(gate, d_out @ p["S"][l])
@@ -354,7 +353,8 @@ class CausalConv(Network):
 
     def init_state(self, p: dict, context: np.ndarray) -> Rings:
         """Return empty rings for the rows of a context (N, C)."""
-        shape, dtype = (len(context), self.channels), np.result_type(context, p["E"])
+        shape = (len(context), self.channels)
+        dtype = np.result_type(context, p["E"])
         rings = [np.zeros((d, *shape), dtype=dtype) for d in self.dilations]
         return Rings(rings, *self.biases(p, context))
 

@@ -33,7 +33,7 @@ from afnp.sampling.blocks import Whole
 from afnp.sampling.substitution import State, state_of, substitute_back
 from afnp.univariate.stable import softplus
 
-__all__ = ["AddedMLP", "Conditioned", "GatedMLP", "GatedMaskedMLP"]
+__all__ = ["AddedMLP", "Conditioned", "Gated", "GatedMLP", "GatedMaskedMLP"]
 
 
 class Kept(NamedTuple):
@@ -48,14 +48,6 @@ class Kept(NamedTuple):
     context: np.ndarray
 
 
-class Waiting(NamedTuple):
-    """What ``advance`` keeps: see :class:`afnp.sampling.substitution.State`."""
-
-    state: State
-    entered: dict[int, np.ndarray]
-    """(J, N) what is added to a layer, or multiplies it."""
-
-
 class Conditioned(Feedforward):
     """Masked layers with a context beside them; see the module's formulas.
 
@@ -68,7 +60,7 @@ class Conditioned(Feedforward):
     reads : bool
         Whether it is an input of the first layer, too.
     degrees : list of arrays
-        Of the inputs, of the units of each hidden layer, and of the outputs, sorted each.
+        Of the inputs, and of the units of each hidden layer, sorted each.
     """
 
     def __init__(
@@ -90,7 +82,7 @@ class Conditioned(Feedforward):
         self.ways, self.reads = ways, reads
         beside: dict[str, tuple[int, ...]] = {}
         for l in ways:
-            J = len(degrees[l + 1])
+            J = len(self.degrees[l + 1])
             beside |= {f"V{l}": (J, context), f"v{l}": (J,)}
         self.layout = Layout({**self.layout.shapes, **beside})
 
@@ -142,18 +134,13 @@ class Conditioned(Feedforward):
         .. math:: d_V = d_e^\top c, \qquad d_v = \sum_n d_e, \qquad
                   d_e = d_z,\; d_z \phi'(e) \;\text{or}\; d_z\, y\, \sigma (1 - \sigma)
         """
-        return self._back(p, cache, d_h, g)[0]
+        return self.backward_context(p, cache, d_h, g)[0]
 
-    def backward_context(self, p: dict, cache: Kept, d_h: np.ndarray) -> np.ndarray:
-        r"""Return the gradient by the context (N, C): :math:`d_c = \sum_l d_e^{(l)} V^{(l)}`.
+    def backward_context(self, p: dict, cache: Kept, d_h: np.ndarray, g: dict) -> tuple:
+        r"""Do as ``backward`` does; also give :math:`d_c = \sum_l d_e^{(l)} V^{(l)}`, (N, C).
 
         And that of the network's inputs, where the context is one.
         """
-        g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
-        return self._back(p, cache, d_h, g)[1]
-
-    def _back(self, p: dict, cache: Kept, d_h: np.ndarray, g: dict) -> tuple:
-        """Add the parameters' gradients into g; return d_x (N, D) and d_context (N, C)."""
         d_z = d_h.reshape(len(d_h), -1)
         d_context = np.zeros((len(d_h), self.context), d_z.dtype)
         carried: dict[int, np.ndarray] = {}
@@ -190,20 +177,16 @@ class Conditioned(Feedforward):
 
     # ---- sampling: each unit once, when its degree is known --------------------------------------
 
-    def init_state(self, p: dict, context: np.ndarray) -> Waiting:
+    def init_state(self, p: dict, context: np.ndarray) -> State:
         """Return room for all units of the rows of a context (N, C), one row a unit."""
-        kind = np.result_type(context, *p.values())
-        state = state_of(self.staircases(p), self._inputs(context).astype(kind, copy=False))
-        return Waiting(state, {l: e.T for l, e in self.entered(p, context).items()})
-
-    def advance(self, p: dict, state: Waiting, group: slice, known) -> np.ndarray:
-        """Return h (N, 1, K) of one feature, with the units that ``known`` (N, 1) completes."""
+        entered = {l: e.T for l, e in self.entered(p, context).items()}
 
         def meet(l: int, rows: slice, y: np.ndarray) -> np.ndarray:
-            e = state.entered.get(l)
-            return self._meet(l, y, None if e is None else e[rows])
+            return self._meet(l, y, entered[l][rows]) if l in entered else y
 
-        return self.advanced(state.state, group, known, meet)
+        kind = np.result_type(context, *p.values())
+        inputs = self._inputs(context).astype(kind, copy=False)
+        return state_of(self.staircases(p), inputs, meet)
 
     def jacobian(
         self, p: Views, context: np.ndarray, x: np.ndarray, slope: np.ndarray
@@ -220,7 +203,8 @@ class Conditioned(Feedforward):
 
     def solve_backward(self, p: dict, cache: Kept, slope, offset, d_x: np.ndarray) -> np.ndarray:
         """Return the d_u (N, D) from which a transform's ``backward`` makes d_x, (N, D)."""
-        phi, C = ACTIVATIONS[self.activation].backward, self.context if self.reads else 0
+        phi = ACTIVATIONS[self.activation].backward
+        C = self.context if self.reads else 0
         gates = {l: e.T for l, e in cache.entered.items() if self.ways[l] == "gate"}
         return substitute_back(
             self.staircases(p), phi, cache.a, slope, offset, d_x, C, self.embed.backward, gates
@@ -262,22 +246,9 @@ class AddedMLP(Conditioned):
         widths = widths_of(hidden)
         units, self.own_degrees = _units(degrees, widths, features, context)
         ways = dict.fromkeys(_added_to(widths, residual), "added") | {0: "activated"}
-        all_degrees = [
-            masks.degrees_of_inputs(features),
-            *units,
-            np.repeat(np.arange(1, features + 1), numbers),
-        ]
+        known = [masks.degrees_of_inputs(features), *units]
         super().__init__(
-            features,
-            numbers,
-            widths,
-            context,
-            activation,
-            residual,
-            ways,
-            False,
-            all_degrees,
-            linear_end,
+            features, numbers, widths, context, activation, residual, ways, False, known, linear_end
         )
 
     @classmethod
@@ -289,7 +260,21 @@ class AddedMLP(Conditioned):
         return dense_size(D, widths, D * config["numbers"]) + beside
 
 
-class GatedMaskedMLP(Conditioned):
+class Gated(Conditioned):
+    """Residual layers whose blocks are closed by gates of the context: what both below share."""
+
+    def __init__(self, features, numbers, widths, context, activation, degrees, linear_end):
+        ways = dict.fromkeys(_closing(widths), "gate")
+        super().__init__(
+            features, numbers, widths, context, activation, True, ways, True, degrees, linear_end
+        )
+
+    def config(self) -> dict:
+        """Return the keyword arguments that rebuild this network."""
+        return {name: value for name, value in super().config().items() if name != "residual"}
+
+
+class GatedMaskedMLP(Gated):
     """Masked residual network whose blocks are closed by gates of the context.
 
     Parameters
@@ -318,39 +303,19 @@ class GatedMaskedMLP(Conditioned):
         features, context = integer("features", features, 1), integer("context", context, 1)
         widths = widths_of(hidden)
         units, self.own_degrees = _units(degrees, widths, features, context)
-        ways = dict.fromkeys(range(2, len(widths), 2), "gate")
-        all_degrees = [
-            masks.degrees_of_inputs(features, context),
-            *units,
-            np.repeat(np.arange(1, features + 1), numbers),
-        ]
-        super().__init__(
-            features,
-            numbers,
-            widths,
-            context,
-            activation,
-            True,
-            ways,
-            True,
-            all_degrees,
-            linear_end,
-        )
-
-    def config(self) -> dict:
-        """Return the keyword arguments that rebuild this network."""
-        return {name: value for name, value in super().config().items() if name != "residual"}
+        known = [masks.degrees_of_inputs(features, context), *units]
+        super().__init__(features, numbers, widths, context, activation, known, linear_end)
 
     @classmethod
     def count(cls, config: dict) -> int:
         """Return how many parameters ``from_config(config)`` has, from integers alone."""
         D, C = (integer(name, config[name], least=1) for name in ("features", "context"))
         widths = widths_of(config["hidden"])
-        beside = _beside(widths, C, range(2, len(widths), 2))
+        beside = _beside(widths, C, _closing(widths))
         return dense_size(C + D, widths, D * config["numbers"]) + beside
 
 
-class GatedMLP(Conditioned):
+class GatedMLP(Gated):
     """Dense residual network of a coupling whose blocks are closed by gates of the context.
 
     Parameters
@@ -378,35 +343,23 @@ class GatedMLP(Conditioned):
         activation: str = "relu",
         linear_end: bool = False,
     ):
-        self.inputs, context = inputs, integer("context", context, 1)
+        self.inputs = inputs
+        context = integer("context", context, 1)
         widths = widths_of(hidden)
         known = [np.zeros(width, dtype=np.int64) for width in (context + inputs, *widths)]
-        all_degrees = [*known, np.repeat(np.arange(1, features + 1), numbers)]
-        ways = dict.fromkeys(range(2, len(widths), 2), "gate")
-        super().__init__(
-            features,
-            numbers,
-            widths,
-            context,
-            activation,
-            True,
-            ways,
-            True,
-            all_degrees,
-            linear_end,
-        )
+        super().__init__(features, numbers, widths, context, activation, known, linear_end)
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
-        config = {name: value for name, value in super().config().items() if name != "residual"}
-        return {**config, "inputs": self.inputs}
+        return {**super().config(), "inputs": self.inputs}
 
     @classmethod
     def count(cls, config: dict) -> int:
         """Return how many parameters ``from_config(config)`` has, from integers alone."""
-        C, widths = integer("context", config["context"], least=1), widths_of(config["hidden"])
+        C = integer("context", config["context"], least=1)
+        widths = widths_of(config["hidden"])
         outputs = config["features"] * config["numbers"]
-        beside = _beside(widths, C, range(2, len(widths), 2))
+        beside = _beside(widths, C, _closing(widths))
         return dense_size(C + config["inputs"], widths, outputs) + beside
 
 
@@ -415,6 +368,11 @@ def _units(degrees, widths: tuple[int, ...], features: int, context: int) -> tup
     if degrees is None:
         return [masks.degrees_of_hidden(width, features, context) for width in widths], False
     return checked_degrees(degrees, widths, features), True
+
+
+def _closing(widths: Sequence[int]) -> range:
+    """Return the layers that close residual blocks, and have a gate."""
+    return range(2, len(widths), 2)
 
 
 def _added_to(widths: Sequence[int], residual: bool) -> list[int]:

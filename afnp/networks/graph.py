@@ -96,7 +96,8 @@ def names_of(structure) -> tuple[str, ...] | None:
     frame = frame_of(structure)
     if frame is None:
         return None
-    columns, index = frame_names(frame), tuple(map(str, frame.index))
+    columns = frame_names(frame)
+    index = tuple(map(str, frame.index))
     if index != columns:
         raise ValueError(f"structure: expected rows named like the columns {columns}, got {index}")
     return columns

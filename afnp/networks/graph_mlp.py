@@ -33,10 +33,8 @@ import numpy as np
 from afnp.inputs import integer
 from afnp.networks.features import embedding
 from afnp.networks.graph import ROWS, follow
-from afnp.networks.layers import ACTIVATIONS
-from afnp.networks.masked_mlp import Feedforward, dense_size, widths_of
-from afnp.sampling.blocks import Staircases
-from afnp.sampling.substitution import State, state_of
+from afnp.networks.masked_mlp import Feedforward, widths_of
+from afnp.sampling.substitution import Staircase
 
 __all__ = ["GraphMLP"]
 
@@ -95,14 +93,15 @@ class GraphMLP(Feedforward):
         features = integer("features", features, least=1)
         context = integer("context", context, least=0)
         self.adjacency = _checked_parents(parents, features)
-        self.periodic, widths, embed = bool(periodic), widths_of(hidden), embedding(periodic)
+        self.periodic = bool(periodic)
+        widths = widths_of(hidden)
+        embed = embedding(periodic)
         sets = _labels(self.adjacency, context)
         self.labels = [sets[np.arange(width) * len(sets) // width] for width in widths]
         inputs = np.repeat(np.arange(1, features + 1), embed.width)
         degrees = [
             np.concatenate([np.zeros(context, dtype=np.int64), inputs]),
             *(_degrees(labels) for labels in self.labels),
-            np.repeat(np.arange(1, features + 1), numbers),
         ]
         super().__init__(features, numbers, widths, context, activation, residual, embed, degrees)
         self._masks = self._masks_of()
@@ -112,14 +111,6 @@ class GraphMLP(Feedforward):
         """Return the keyword arguments that rebuild this network."""
         parents = [np.flatnonzero(row).tolist() for row in self.adjacency]
         return {**super().config(), "parents": parents, "periodic": self.periodic}
-
-    @classmethod
-    def count(cls, config: dict) -> int:
-        """Return how many parameters ``from_config(config)`` has, from integers alone."""
-        D = integer("features", config["features"], least=1)
-        C = integer("context", config["context"], least=0)
-        K = integer("numbers", config["numbers"], least=1)
-        return dense_size(C + (2 if config["periodic"] else 1) * D, config["hidden"], D * K)
 
     # ---- the masks -------------------------------------------------------------------------------
 
@@ -185,32 +176,17 @@ class GraphMLP(Feedforward):
         """Map (N, C) and (N, D) to h (N, D, K); the cache holds every layer's inputs."""
         return super().forward(self.only(p), context, x)
 
-    def backward(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict) -> np.ndarray:
-        """Add the parameters' gradients into g; return d_x (N, D)."""
+    def backward_context(self, p: dict, cache: Any, d_h: np.ndarray, g: dict) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C)."""
         under = {name: np.zeros_like(values) for name, values in g.items()}
-        d_x = super().backward(self.only(p), cache, d_h, under)
+        both = super().backward_context(self.only(p), cache, d_h, under)
         for name, values in self.only(under).items():
             g[name] += values
-        return d_x
+        return both
 
-    def backward_context(self, p: dict, cache: list[np.ndarray], d_h: np.ndarray) -> np.ndarray:
-        """Return the gradient by the context, d_context (N, C)."""
-        return super().backward_context(self.only(p), cache, d_h)
-
-    # ---- level by level --------------------------------------------------------------------------
-
-    def init_state(self, p: dict, context: np.ndarray) -> State:
-        """Return room for all units of the rows of a context (N, C), one row a unit."""
-        return state_of(self.staircases(self.only(p)), context)
-
-    def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
-        """Return h (N, P, K) of a level, from units whose sets the level ``known`` completes."""
-        return self.advanced(state, group, known)
-
-    def solver(self, p: dict, context: np.ndarray) -> Staircases:
-        """Return the network as iterations run it, block by block of features."""
-        phi = ACTIVATIONS[self.activation].forward
-        return Staircases(self.staircases(self.only(p)), phi, self.embed, context)
+    def staircases(self, p: dict) -> list[Staircase]:
+        """Return the layers as the substitution kernels take them, without what is masked."""
+        return super().staircases(self.only(p))
 
 
 def _checked_parents(parents: Any, features: int) -> np.ndarray:

@@ -17,19 +17,19 @@ feature.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from afnp.inputs import choose, integer
+from afnp.inputs import choose, flag, integer
 from afnp.networks import masks
 from afnp.networks.base import Network
 from afnp.networks.features import Level, embedding
 from afnp.networks.layers import ACTIVATIONS, MaskedLinear
 from afnp.params import Layout, Views
-from afnp.sampling.blocks import Staircases
+from afnp.sampling.blocks import Staircases, Whole
 from afnp.sampling.substitution import Staircase, State, advance, state_of, substitute_back
 
 __all__ = ["Feedforward", "MaskedMLP", "checked_degrees", "dense_size", "widths_of"]
@@ -54,7 +54,7 @@ class Feedforward(Network):
     embed : embedding
         How features enter; see :mod:`afnp.networks.features`.
     degrees : list of arrays
-        Of the inputs, of the units of each hidden layer, and of the outputs, sorted each.
+        Of the inputs, and of the units of each hidden layer, sorted each.
     linear_end : bool
         The last hidden layer enters the outputs without activation.
     """
@@ -75,8 +75,10 @@ class Feedforward(Network):
         linear_end=False,
     ):
         self.features, self.numbers, self.context = features, numbers, context
-        self.hidden, self.activation, self.residual = hidden, activation, residual
-        self.embed, self.degrees = embed, degrees
+        self.hidden, self.activation = hidden, activation
+        self.residual = flag("residual", residual)
+        self.embed = embed
+        self.degrees = [*degrees, np.repeat(np.arange(1, features + 1), numbers)]
         choose("activation", activation, sorted(ACTIVATIONS))
         if residual and (len(hidden) % 2 == 0 or len(set(hidden)) > 1):
             raise ValueError(
@@ -88,11 +90,11 @@ class Feedforward(Network):
         self.bare = [self.linear_end and l == last - 1 for l in range(last + 1)]
         self.linears = [
             MaskedLinear(masks.prefixes(rows, columns, strict=l == last), len(columns), name=str(l))
-            for l, (columns, rows) in enumerate(pairwise(degrees))
+            for l, (columns, rows) in enumerate(pairwise(self.degrees))
         ]
         self.skips = [residual and l % 2 == 0 and 0 < l < last for l in range(last + 1)]
         first_rows = np.arange(features + 1)
-        self.starts = [np.searchsorted(hidden, first_rows) for hidden in degrees[1:-1]]
+        self.starts = [np.searchsorted(units, first_rows) for units in degrees[1:]]
         self.starts.append(first_rows * numbers)
         self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
 
@@ -109,6 +111,14 @@ class Feedforward(Network):
             **degrees,
             **({"linear_end": True} if self.linear_end else {}),
         }
+
+    @classmethod
+    def count(cls, config: dict) -> int:
+        """Return how many parameters ``from_config(config)`` has, from integers alone."""
+        D = integer("features", config["features"], least=1)
+        C = integer("context", config["context"], least=0)
+        K = integer("numbers", config["numbers"], least=1)
+        return dense_size(C + (2 if config["periodic"] else 1) * D, config["hidden"], D * K)
 
     @property
     def cost(self) -> int:
@@ -134,12 +144,10 @@ class Feedforward(Network):
         overfitted later.
         """
         for l, linear in enumerate(self.linears):
-            W, mask = p[linear.W], self.mask(l)
-            scale = (
-                gain
-                * np.sqrt(2.0 / np.maximum(mask.sum(axis=1), 1))
-                * (last if linear is self.linears[-1] else 1.0)
-            )
+            W = p[linear.W]
+            mask = self.mask(l)
+            size = last if linear is self.linears[-1] else 1.0
+            scale = gain * np.sqrt(2.0 / np.maximum(mask.sum(axis=1), 1)) * size
             W[:] = rng.standard_normal(W.shape) * scale[:, None] * mask
             p[linear.b][:] = 0.0
 
@@ -157,18 +165,10 @@ class Feedforward(Network):
 
     def backward(self, p: dict, cache: Any, d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_x (N, D)."""
-        d_inputs = self._backward_inputs(p, cache, d_h, g)
-        return self.embed.backward(cache[0][:, self.context :], d_inputs[:, self.context :])
+        return self.backward_context(p, cache, d_h, g)[0]
 
-    def backward_context(self, p: dict, cache: Any, d_h: np.ndarray) -> np.ndarray:
-        """Return the gradient by the context, d_context (N, C)."""
-        g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
-        return self._backward_inputs(p, cache, d_h, g)[:, : self.context]
-
-    def _backward_inputs(
-        self, p: dict, cache: list[np.ndarray], d_h: np.ndarray, g: dict
-    ) -> np.ndarray:
-        """Add the parameters' gradients into g; return that of the inputs, (N, C + E D)."""
+    def backward_context(self, p: dict, cache: Any, d_h: np.ndarray, g: dict) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C)."""
         phi = ACTIVATIONS[self.activation]
         d_z = d_h.reshape(len(d_h), -1)
         carried: dict[int, np.ndarray] = {}
@@ -180,7 +180,8 @@ class Feedforward(Network):
             d_a = self.linears[l].backward(p, cache[l], d_z, g)
             if l:
                 d_z = d_a if self.bare[l - 1] else phi.backward(cache[l], d_a)
-        return d_a
+        C = self.context
+        return self.embed.backward(cache[0][:, C:], d_a[:, C:]), d_a[:, :C]
 
     def jacobian(
         self, p: Views, context: np.ndarray, x: np.ndarray, slope: np.ndarray
@@ -190,8 +191,10 @@ class Feedforward(Network):
         Layer by layer from the outputs, D rows of a product a sample; no parameter's gradient.
         """
         _, a = self.forward(p, context, x)
-        (N, D, K), last = slope.shape, len(self.linears) - 1
-        phi, W = ACTIVATIONS[self.activation].backward, self.weights(p)
+        N, D, K = slope.shape
+        last = len(self.linears) - 1
+        phi = ACTIVATIONS[self.activation].backward
+        W = self.weights(p)
         d_a = np.einsum("nik,ikc->nic", slope, W[last].reshape(D, K, -1), optimize=True)
         carried: dict[int, np.ndarray] = {}
         for l in reversed(range(last)):
@@ -218,20 +221,26 @@ class Feedforward(Network):
             )
         ]
 
-    def advanced(
-        self, state: State, group: slice, known: np.ndarray | None, meet: Callable | None = None
-    ) -> np.ndarray:
-        """Return h (N, P, K) of a group, from the units that ``known`` (N, Q) completes.
+    # ---- sampling: each unit once, when its degree is known --------------------------------------
 
-        ``meet`` as in :func:`afnp.sampling.substitution.advance`.
-        """
+    def init_state(self, p: dict, context: np.ndarray) -> State:
+        """Return room for all units of the rows of a context (N, C), one row a unit."""
+        return state_of(self.staircases(p), context)
+
+    def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
+        """Return h (N, P, K) of a group, from the units that ``known`` (N, Q) completes."""
         since, E = -1, self.embed.width
         if known is not None:
             since = group.start - known.shape[1]
             at = len(state.a[0]) - E * (self.features - since)
             state.a[0][at : at + E * known.shape[1]] = self.embed.forward(known).T
-        h = advance(state, ACTIVATIONS[self.activation].forward, since, group, meet)
+        h = advance(state, ACTIVATIONS[self.activation].forward, since, group)
         return h.reshape(len(h), group.stop - group.start, self.numbers)
+
+    def solver(self, p: dict, context: np.ndarray) -> Staircases | Whole:
+        """Return the network as iterations run it, block by block of features."""
+        phi = ACTIVATIONS[self.activation].forward
+        return Staircases(self.staircases(p), phi, self.embed, context)
 
 
 def widths_of(hidden) -> tuple[int, ...]:
@@ -314,32 +323,22 @@ class MaskedMLP(Feedforward):
         context = integer("context", context, least=0)
         widths = widths_of(hidden)
         embed = levels or embedding(periodic)
-        self.periodic, self.own_degrees = bool(periodic), degrees is not None
+        self.periodic = bool(periodic)
+        self.own_degrees = degrees is not None
         inputs = masks.degrees_of_inputs(features, context)
         units = [masks.degrees_of_hidden(width, features, context) for width in widths]
         if degrees is not None:
             units = checked_degrees(degrees, widths, features)
-        all_degrees = [
-            np.repeat(inputs, np.where(inputs > 0, embed.width, 1)),
-            *units,
-            np.repeat(np.arange(1, features + 1), numbers),
-        ]
+        given = np.repeat(inputs, np.where(inputs > 0, embed.width, 1))
+        known = [given, *units]
         super().__init__(
-            features, numbers, widths, context, activation, residual, embed, all_degrees, linear_end
+            features, numbers, widths, context, activation, residual, embed, known, linear_end
         )
         self._warn_of_lost_dependencies()
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
         return {**super().config(), "periodic": self.periodic}
-
-    @classmethod
-    def count(cls, config: dict) -> int:
-        """Return how many parameters ``from_config(config)`` has, from integers alone."""
-        D = integer("features", config["features"], least=1)
-        C = integer("context", config["context"], least=0)
-        K = integer("numbers", config["numbers"], least=1)
-        return dense_size(C + (2 if config["periodic"] else 1) * D, config["hidden"], D * K)
 
     def _warn_of_lost_dependencies(self) -> None:
         staircases = [linear.prefix for linear in self.linears]
@@ -353,21 +352,6 @@ class MaskedMLP(Feedforward):
                 f"impossible; every width of at least {needed} keeps them all",
                 stacklevel=3,
             )
-
-    # ---- sampling: each unit once, when its degree is known --------------------------------------
-
-    def init_state(self, p: dict, context: np.ndarray) -> State:
-        """Return room for all units of the rows of a context (N, C), one row a unit."""
-        return state_of(self.staircases(p), context)
-
-    def advance(self, p: dict, state: State, group: slice, known: np.ndarray | None) -> np.ndarray:
-        """Return h (N, 1, K) of one feature, from the units that ``known`` (N, 1) completes."""
-        return self.advanced(state, group, known)
-
-    def solver(self, p: dict, context: np.ndarray) -> Staircases:
-        """Return the network as iterations run it, block by block of features."""
-        phi = ACTIVATIONS[self.activation].forward
-        return Staircases(self.staircases(p), phi, self.embed, context)
 
     def solve_backward(self, p: dict, cache, slope, offset, d_x: np.ndarray) -> np.ndarray:
         """Return the d_u (N, D) of which a transform's ``backward`` makes d_x, last to first."""

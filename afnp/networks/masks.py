@@ -240,7 +240,8 @@ def panels(prefix: np.ndarray, height: int) -> list[Panel]:
     result = []
     for first in range(0, len(prefix), height):
         used = prefix[first : first + height]
-        tread, riser = int(used[0]) if first else 0, int(used[-1])
+        tread = int(used[0]) if first else 0
+        riser = int(used[-1])
         beyond = ~mask(used - tread, riser - tread)
         if not beyond.any():  # W itself will do
             tread, beyond = riser, beyond[:, :0]

@@ -65,12 +65,8 @@ class MLP(Feedforward):
     ):
         widths, embed = widths_of(hidden), embedding(periodic)
         self.inputs, self.periodic = inputs, bool(periodic)
-        known = np.zeros(context + embed.width * inputs, dtype=np.int64)
-        degrees = [
-            known,
-            *(np.zeros(width, dtype=np.int64) for width in widths),
-            np.repeat(np.arange(1, features + 1), numbers),
-        ]
+        given = context + embed.width * inputs
+        degrees = [np.zeros(width, dtype=np.int64) for width in (given, *widths)]
         super().__init__(
             features, numbers, widths, context, activation, residual, embed, degrees, linear_end
         )

@@ -51,10 +51,8 @@ class Block:
     def __init__(self, name: str, width: int, heads: int):
         self.norms = LayerNorm(f"{name}a", width), LayerNorm(f"{name}b", width)
         self.attention = CausalAttention(name, width, heads)
-        self.up, self.down = (
-            linear(f"_up{name}", width, EXPANSION * width),
-            linear(f"_down{name}", EXPANSION * width, width),
-        )
+        self.up = linear(f"_up{name}", width, EXPANSION * width)
+        self.down = linear(f"_down{name}", EXPANSION * width, width)
         parts = (*self.norms, self.attention, self.up, self.down)
         self.shapes = {k: v for part in parts for k, v in part.shapes.items()}
 
@@ -137,25 +135,20 @@ class CausalTransformer(Network):
         periodic: bool = False,
     ):
         self.features, self.numbers, self.context = features, numbers, context
-        self.patch, self.width = (
-            integer("patch", patch, least=1),
-            integer("width", width, least=LEAST_WIDTH),
-        )
-        self.heads, layers = (
-            integer("heads", heads, least=1),
-            integer("blocks", blocks, least=1),
-        )
+        self.patch = integer("patch", patch, least=1)
+        self.width = integer("width", width, least=LEAST_WIDTH)
+        self.heads = integer("heads", heads, least=1)
+        layers = integer("blocks", blocks, least=1)
         self._check()
-        self.tokens, self.embed = features // self.patch, embedding(periodic)
+        self.tokens = features // self.patch
+        self.embed = embedding(periodic)
         self.periodic = bool(periodic)
         self.size = self.embed.width * self.patch  # inputs a token
         self.start = linear("_start", context, self.width)
         self.token = linear("_embed", self.size, self.width)
         self.blocks = [Block(str(b), self.width, self.heads) for b in range(layers)]
-        self.norm, self.out = (
-            LayerNorm("", self.width),
-            linear("_out", self.width, self.patch * numbers),
-        )
+        self.norm = LayerNorm("", self.width)
+        self.out = linear("_out", self.width, self.patch * numbers)
         shapes = self.start.shapes | self.token.shapes | {"places": (self.tokens, self.width)}
         parts: tuple = (*self.blocks, self.norm, self.out)
         self.layout = Layout(shapes | {k: v for part in parts for k, v in part.shapes.items()})
@@ -218,9 +211,8 @@ class CausalTransformer(Network):
         """
         for name, values in p.items():
             if name.startswith("W"):
-                values[:] = (
-                    gain / np.sqrt(max(values.shape[1], 1)) * rng.standard_normal(values.shape)
-                )
+                scale = gain / np.sqrt(max(values.shape[1], 1))
+                values[:] = scale * rng.standard_normal(values.shape)
             else:
                 values[:] = name.startswith("gamma")
         p["places"][:] = 0.5 * rng.standard_normal(p["places"].shape)
@@ -241,36 +233,30 @@ class CausalTransformer(Network):
         first = self.start.forward(p, context)[:, None]
         rest = self.token.forward(p, self._cut(inputs)).reshape(N, T - 1, M)
         z = np.concatenate([first, rest], axis=1)
-        z, caches = z + p["places"], []
+        z = z + p["places"]
+        caches = []
         for block in self.blocks:
             z, cache = block.forward(p, z)
             caches.append(cache)
         n, norm = self.norm.forward(p, z)
         rows = n.reshape(N * T, M)
-        return self.out.forward(p, rows).reshape(N, self.features, self.numbers), (
-            context,
-            inputs,
-            caches,
-            norm,
-            rows,
-        )
+        h = self.out.forward(p, rows).reshape(N, self.features, self.numbers)
+        return h, (context, inputs, caches, norm, rows)
 
     def backward(self, p: dict, cache: tuple, d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the parameters' gradients into g; return d_x (N, D)."""
+        return self.backward_context(p, cache, d_h, g)[0]
+
+    def backward_context(self, p: dict, cache: tuple, d_h: np.ndarray, g: dict) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C)."""
         context, inputs = cache[:2]
         N, T, M = len(inputs), self.tokens, self.width
         d_z = self._backward_places(p, cache, d_h, g)
-        self.start.backward(p, context, d_z[:, 0], g)
+        d_context = self.start.backward(p, context, d_z[:, 0], g)
         d_tokens = self.token.backward(p, self._cut(inputs), d_z[:, 1:].reshape(-1, M), g)
         d_inputs = np.zeros((N, self.embed.width * self.features), dtype=d_tokens.dtype)
         d_inputs[:, : (T - 1) * self.size] = d_tokens.reshape(N, (T - 1) * self.size)
-        return self.embed.backward(inputs, d_inputs)
-
-    def backward_context(self, p: dict, cache: tuple, d_h: np.ndarray) -> np.ndarray:
-        """Return the gradient by the context, d_context (N, C)."""
-        g = self.layout.views(np.zeros(self.layout.size, d_h.dtype))
-        d_z = self._backward_places(p, cache, d_h, g)
-        return self.start.backward(p, cache[0], d_z[:, 0], g)
+        return self.embed.backward(inputs, d_inputs), d_context
 
     def _backward_places(self, p: dict, cache: tuple, d_h: np.ndarray, g: dict) -> np.ndarray:
         """Add the gradients of all but the two embeddings into g; return d_z of places."""
@@ -288,12 +274,14 @@ class CausalTransformer(Network):
 
         2 N T M numbers a block.
         """
-        N, dtype = len(context), np.result_type(context, p["places"])
+        N = len(context)
+        dtype = np.result_type(context, p["places"])
         return context, [block.attention.memory(N, self.tokens, dtype) for block in self.blocks]
 
     def advance(self, p: dict, state: tuple, group: slice, known: np.ndarray | None) -> np.ndarray:
         """Return h (N, P, K) of a token, from the one before it (N, P), or from the context."""
-        (context, memory), t = state, group.start // self.patch
+        context, memory = state
+        t = group.start // self.patch
         if known is None:
             z = self.start.forward(p, context)
         else:
@@ -313,8 +301,7 @@ class CausalTransformer(Network):
     @property
     def cost(self) -> int:
         """Multiply-adds a row of one pass, without those above the triangles of attention."""
-        T, (start, token, out) = (
-            self.tokens,
-            (int(m.prefix.sum()) for m in (self.start, self.token, self.out)),
-        )
-        return start + (T - 1) * token + sum(block.work(T) for block in self.blocks) + T * out
+        T = self.tokens
+        start, token, out = (int(m.prefix.sum()) for m in (self.start, self.token, self.out))
+        blocks = sum(block.work(T) for block in self.blocks)
+        return start + (T - 1) * token + blocks + T * out

@@ -70,16 +70,19 @@ class State(NamedTuple):
     """(J_l, N) pre-activations."""
     a: list[np.ndarray]
     """(I_l, N) what each layer is given."""
+    meet: Callable[[int, slice, np.ndarray], np.ndarray] | None = None
+    """Maps (l, rows, W a + b) to the pre-activations of a layer's rows, where more comes to them
+    than the formula says."""
 
 
-def state_of(layers: list[Staircase], context: np.ndarray) -> State:
+def state_of(layers: list[Staircase], context: np.ndarray, meet: Callable | None = None) -> State:
     """Return a masked network's state for the rows of a context (N, C), before x_1 is known."""
     N, C = context.shape
     kind = np.result_type(context, layers[0].W)
     z = [np.empty((len(layer.b), N), dtype=kind) for layer in layers]
     a = [np.empty((layer.W.shape[1], N), dtype=kind) for layer in layers]
     a[0][:C] = context.T
-    return State(layers, z, a)
+    return State(layers, z, a, meet)
 
 
 def advance(
@@ -87,15 +90,13 @@ def advance(
     activation: Callable[[np.ndarray], np.ndarray],
     since: int,
     group: slice,
-    meet: Callable[[int, slice, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Evaluate the units that the features before a group make known; return its h (N, P K).
 
     Units of degrees ``since`` + 1 to i, where the group begins at feature i: those up to ``since``
-    were evaluated before (none were: -1). ``meet(l, rows, W a + b)`` gives the pre-activations of a
-    layer's rows where more comes to them than the formula says.
+    were evaluated before (none were: -1).
     """
-    layers, z, a = state
+    layers, z, a, meet = state
     i, last = group.start, len(layers) - 1
     for l, (W, b, prefix, start, skip, bare) in enumerate(layers):
         hidden = l < last
@@ -213,7 +214,8 @@ def substitute_back(
     -------
     d_u : (N, D) array
     """
-    (N, D), last = target.shape, len(layers) - 1
+    N, D = target.shape
+    last = len(layers) - 1
     kind = np.result_type(target, slope[1], offset[1])
     C = context
     E = (cache[0].shape[1] - context) // D

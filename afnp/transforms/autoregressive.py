@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,20 +45,39 @@ from afnp.transforms.base import Transform
 from afnp.transforms.cost import Cost, Work
 from afnp.univariate import UNIVARIATES
 
-__all__ = ["Autoregressive", "attentive", "convolutional", "masked", "name_of", "univariate_of"]
+__all__ = [
+    "Autoregressive",
+    "attentive",
+    "checked_options",
+    "convolutional",
+    "masked",
+    "name_of",
+    "univariate_of",
+]
+
+
+def checked_options(options) -> dict:
+    """Return keyword arguments of a univariate, none where there are none, or say what is wrong."""
+    if not (options is None or isinstance(options, Mapping)):
+        raise ValueError(
+            "options: expected a dict of the univariate's keyword arguments, such as "
+            f'{{"bins": 16}}, got {options!r}'
+        )
+    return dict(options or {})
 
 
 def univariate_of(univariate: Any, options: dict | None = None):
     """Return a univariate by its name and options, or an object of a registered class as it is."""
+    options = checked_options(options)
     if type(univariate) in UNIVARIATES.values():
         if options:
             raise ValueError(f"options: go with a name, got {univariate!r} and {options!r}")
         return univariate
     choose("univariate", univariate, sorted(UNIVARIATES))
     known = sorted(inspect.signature(UNIVARIATES[univariate]).parameters)
-    for option in options or {}:
+    for option in options:
         choose(f"options of {univariate!r}", option, known)
-    return UNIVARIATES[univariate](**(options or {}))
+    return UNIVARIATES[univariate](**options)
 
 
 def name_of(univariate) -> str:
@@ -110,7 +129,8 @@ class Autoregressive(Transform):
                 f"conditioner: expected {univariate.numbers} params a feature for "
                 f"{type(univariate).__name__}, got {conditioner.numbers}"
             )
-        self.periodic, self.name = univariate.periodic, name_of(univariate)
+        self.periodic = univariate.periodic
+        self.name = name_of(univariate)
         if (conditioner.embed.width == 2) != self.periodic:
             raise ValueError(
                 f"conditioner: expected periodic={self.periodic} for {type(univariate).__name__}"
@@ -170,7 +190,8 @@ class Autoregressive(Transform):
 
         Back the same work in steps, or a pass a step.
         """
-        depth, work = self.conditioner.depth, Work(1, 1, self.conditioner.cost)
+        depth = self.conditioner.depth
+        work = Work(1, 1, self.conditioner.cost)
         return Cost(work, work._replace(depth=depth), work.repeated(depth))
 
     # ---- density ---------------------------------------------------------------------------------
@@ -205,13 +226,14 @@ class Autoregressive(Transform):
         return d_x[:, self.rank]
 
     def backward_context(
-        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
-    ) -> np.ndarray:
-        """Return the gradient of ``normalize`` by the context, (N, C)."""
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C)."""
         conditioner_cache, univariate_cache = cache
         d_u, d_log = d_u[:, self.order], d_log_det[:, None]
-        d_h, _ = self.univariate.backward(univariate_cache, d_u, d_log)
-        return self.conditioner.backward_context(p, conditioner_cache, d_h)
+        d_h, d_x = self.univariate.backward(univariate_cache, d_u, d_log)
+        through, d_context = self.conditioner.backward_context(p, conditioner_cache, d_h, g)
+        return (d_x + through)[:, self.rank], d_context
 
     def solve_backward(self, p: Views, cache, d_x: np.ndarray, d_log_det: np.ndarray) -> np.ndarray:
         """Return the d_u (N, D) from which ``backward`` makes d_x, by reverse substitution."""

@@ -171,10 +171,12 @@ class Transform:
     # ---- the derivative by the context -----------------------------------------------------------
 
     def backward_context(
-        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
-    ) -> np.ndarray:
-        """Return the gradient of ``normalize`` by the context, (N, C), where there is one."""
-        raise ValueError(f"of: a {type(self).__name__} has no derivative by its context here")
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C), or 0."""
+        if self.context:
+            raise ValueError(f"of: a {type(self).__name__} has no derivative by its context here")
+        return self.backward(p, cache, d_u, d_log_det, g), 0
 
     def sampler(self, method) -> Callable:
         """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|.

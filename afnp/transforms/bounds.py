@@ -60,20 +60,16 @@ class Bounds(Transform):
                 f"low and high: expected two sequences of one length, got {len(low)} and "
                 f"{len(high)}"
             )
-        self.low, self.high = (
-            [end if end is None else real(f"{name}[{i}]", end) for i, end in enumerate(ends)]
-            for name, ends in (("low", low), ("high", high))
-        )
+        self.low = _ends("low", low)
+        self.high = _ends("high", high)
         for i, (left, right) in enumerate(zip(self.low, self.high, strict=True)):
             if left is not None and right is not None and not left < right:
                 raise ValueError(f"feature {i}: expected low < high, got {left} and {right}")
         self.features = len(self.low)
         is_low = np.array([end is not None for end in self.low])
         is_high = np.array([end is not None for end in self.high])
-        self._above, self._below = (
-            np.flatnonzero(is_low & ~is_high),
-            np.flatnonzero(is_high & ~is_low),
-        )
+        self._above = np.flatnonzero(is_low & ~is_high)
+        self._below = np.flatnonzero(is_high & ~is_low)
         self._between = np.flatnonzero(is_low & is_high)
         self._left = np.array([0.0 if end is None else end for end in self.low])
         self._right = np.array([0.0 if end is None else end for end in self.high])
@@ -120,10 +116,8 @@ class Bounds(Transform):
         v = y[:, i]
         positive = v.real > 0
         e = np.exp(np.where(positive, -v, v))  # cannot overflow
-        near, far = (
-            1 / (1 + e),
-            e / (1 + e),
-        )  # shares of the width, to the further end and the nearer
+        # shares of the width, to the further end and the nearer
+        near, far = 1 / (1 + e), e / (1 + e)
         width = right[i] - left[i]
         x[:, i] = np.where(positive, right[i] - width * far, left[i] + width * far)
         log_det = log_det + (np.log(width) + np.log(near) + np.log(far)).sum(axis=1)
@@ -203,3 +197,8 @@ def layer_of(bounds, features: int, columns: Sequence[str] | None) -> Bounds:
         return Bounds([low for low, _ in pairs], [high for _, high in pairs])
     except ValueError as error:
         raise ValueError(f"bounds: {error}") from None
+
+
+def _ends(name: str, ends: Sequence) -> list[float | None]:
+    """Return the ends of each feature's interval, None where there is none."""
+    return [None if end is None else real(f"{name}[{i}]", end) for i, end in enumerate(ends)]

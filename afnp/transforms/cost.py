@@ -100,13 +100,12 @@ class CostTable:
 
     def __repr__(self) -> str:
         head = ("transform", "normalize (data to noise)", "generate (noise to data)")
-        rows = [
-            (name, str(p.normalize), str(p.generate))
-            for name, p in (*self.rows, ("flow", self.total))
-        ]
-        widths = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
-        lines = [
-            "".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *rows)
-        ]
+        rows = [head]
+        for name, cost in (*self.rows, ("flow", self.total)):
+            rows.append((name, str(cost.normalize), str(cost.generate)))
+        widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+        lines = []
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("".join(cells).rstrip())
         return "\n".join([*lines, f"naive loop instead of substitution: {self.total.naive}"])

@@ -70,11 +70,10 @@ def split_of(
     >>> split_of("half", 5, swapped=True)
     array([False, False, False,  True,  True])
     """
-    passing = (
-        _named_split(split, features, rng)
-        if isinstance(split, str)
-        else _explicit_split(split, features)
-    )
+    if isinstance(split, str):
+        passing = _named_split(split, features, rng)
+    else:
+        passing = _explicit_split(split, features)
     if swapped and features > 1:
         passing = ~passing
     if passing.all():
@@ -151,13 +150,12 @@ class Coupling(Transform):
         gated: bool = False,
         linear_end: bool = False,
     ):
-        self.features, self.context = (
-            integer("features", features, least=1),
-            integer("context", context, least=0),
-        )
+        self.features = integer("features", features, least=1)
+        self.context = integer("context", context, least=0)
         self.passing = split_of(split, self.features)
         self.A, self.B = np.flatnonzero(self.passing), np.flatnonzero(~self.passing)
-        self.order, self.fixed = np.concatenate([self.A, self.B]), len(self.A)
+        self.order = np.concatenate([self.A, self.B])
+        self.fixed = len(self.A)
         self.univariate = univariate_of(univariate, options)
         self.name = name_of(self.univariate)
         self.periodic = self.univariate.periodic
@@ -165,11 +163,11 @@ class Coupling(Transform):
         size = len(self.B), self.univariate.numbers, hidden, len(self.A), self.context, activation
         if self.gated and self.periodic:
             raise ValueError("gated: expected a univariate that is not periodic")
-        self.conditioner: MLP | GatedMLP = (
-            GatedMLP(*size, linear_end)
-            if self.gated
-            else MLP(*size, residual, self.periodic, linear_end)
-        )
+        self.conditioner: MLP | GatedMLP
+        if self.gated:
+            self.conditioner = GatedMLP(*size, linear_end)
+        else:
+            self.conditioner = MLP(*size, residual, self.periodic, linear_end)
         self.layout = self.conditioner.layout
 
     @classmethod
@@ -288,9 +286,12 @@ class Coupling(Transform):
         return d_u
 
     def backward_context(
-        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
-    ) -> np.ndarray:
-        """Return the gradient of ``normalize`` by the context, (N, C)."""
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, (N, C)."""
         conditioner_cache, univariate_cache = cache
-        d_h, _ = self.univariate.backward(univariate_cache, d_u[:, self.B], d_log_det[:, None])
-        return self.conditioner.backward_context(p, conditioner_cache, d_h)
+        d_h, d_B = self.univariate.backward(univariate_cache, d_u[:, self.B], d_log_det[:, None])
+        d_x = self._put(d_u, d_B)
+        through, d_context = self.conditioner.backward_context(p, conditioner_cache, d_h, g)
+        d_x[:, self.A] += through
+        return d_x, d_context

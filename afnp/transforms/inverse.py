@@ -69,11 +69,9 @@ class Inverse(Transform):
             raise ValueError(f"transform: expected an Autoregressive with a MaskedMLP, got {got}")
         self.transform, self.layout, self.name = inner, inner.layout, inner.name
         self.features, self.context, self.periodic = inner.features, inner.context, inner.periodic
-        self.order, self.conditioner, self.univariate = (
-            inner.order,
-            inner.conditioner,
-            inner.univariate,
-        )
+        self.order = inner.order
+        self.conditioner = inner.conditioner
+        self.univariate = inner.univariate
 
     @classmethod
     def count(cls, config: dict) -> int:
@@ -119,10 +117,14 @@ class Inverse(Transform):
         self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
     ) -> np.ndarray:
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
-        inner = self.transform.normalize(p, *cache)[2]
-        d_x = -self.transform.solve_backward(p, inner, -d_u, -d_log_det)
+        inner, d_x = self._solve_backward(p, cache, d_u, d_log_det)
         self.transform.backward(p, inner, -d_x, -d_log_det, g)
         return d_x
+
+    def _solve_backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray) -> tuple:
+        """Return the cache of the transform inside, and d_x (N, D)."""
+        inner = self.transform.normalize(p, *cache)[2]
+        return inner, -self.transform.solve_backward(p, inner, -d_u, -d_log_det)
 
     def generate_keeping(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
         """Do as ``generate`` does, in one pass; also give the cache of ``generate_backward``."""
@@ -138,9 +140,8 @@ class Inverse(Transform):
         return self.transform.backward(p, cache, d_x, d_log_det, g)
 
     def backward_context(
-        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray
-    ) -> np.ndarray:
-        """Return the gradient of ``normalize`` by the context, (N, C), as that of any parameter."""
-        inner = self.transform.normalize(p, *cache)[2]
-        d_x = -self.transform.solve_backward(p, inner, -d_u, -d_log_det)
-        return self.transform.backward_context(p, inner, -d_x, -d_log_det)
+        self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views
+    ) -> tuple:
+        """Do as ``backward`` does; also give the gradient by the context, as of any parameter."""
+        inner, d_x = self._solve_backward(p, cache, d_u, d_log_det)
+        return d_x, self.transform.backward_context(p, inner, -d_x, -d_log_det, g)[1]

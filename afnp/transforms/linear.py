@@ -118,7 +118,8 @@ class LULinear(Transform):
         if self.signs.shape != (D,) or not np.isin(self.signs, (-1, 1)).all():
             raise ValueError(f"signs: expected {D} numbers 1 or -1, got {signs!r}")
         self.rank = np.argsort(self.order)
-        self.below, self.above = np.tril_indices(D, -1), np.triu_indices(D, 1)
+        self.below = np.tril_indices(D, -1)
+        self.above = np.triu_indices(D, 1)
         self.layout = Layout({"L": (len(self.below[0]),), "N": (len(self.above[0]),), "s": (D,)})
         self._first = {name: np.zeros(shape) for name, shape in self.layout.shapes.items()}
 
@@ -207,7 +208,8 @@ class LULinear(Transform):
         .. math:: d_L = d_{P^\top u}^\top y, \qquad d_U = d_y^\top x, \qquad
                   d_{s_i} = (d_U)_{ii}\, \sigma_i e^{s_i} + \sum_n d_{\log\det}
         """
-        (x, y), (L, U) = cache, self._triangles(p)
+        x, y = cache
+        L, U = self._triangles(p)
         d_z = d_u[:, self.rank]
         d_y = d_z @ L
         d_U = d_y.T @ x

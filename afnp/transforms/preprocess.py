@@ -117,7 +117,8 @@ class Standardize(Transform):
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), **waiting}
 
     def _constants(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        m, s = self.mean.astype(x.real.dtype), self.std.astype(x.real.dtype)
+        m = self.mean.astype(x.real.dtype)
+        s = self.std.astype(x.real.dtype)
         return m, s, np.full(len(x), np.log(self.std).sum(), dtype=x.dtype)
 
     def normalize(self, p, x, context):

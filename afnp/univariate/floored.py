@@ -55,7 +55,8 @@ class FlooredAffine:
 
     def __init__(self, scale: str = "softplus", floor: float = 1e-3):
         choose("scale", scale, tuple(FLOORED))
-        self.scale, self.floor = scale, real("floor", floor, 0.0, 1.0, "[)")
+        self.scale = scale
+        self.floor = real("floor", floor, 0.0, 1.0, "[)")
 
     def config(self) -> dict:
         """Return what rebuilds this object."""

@@ -87,7 +87,8 @@ def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarra
     x = np.asarray(x)
     h = float(np.cbrt(np.finfo(x.dtype).eps)) if h is None else h
     step = (h * np.maximum(1, np.abs(x)))[:, :, None] * np.eye(x.shape[1])
-    up, down = (x[:, None, :] + step).astype(x.dtype), (x[:, None, :] - step).astype(x.dtype)
+    up = (x[:, None, :] + step).astype(x.dtype)
+    down = (x[:, None, :] - step).astype(x.dtype)
     # what was really moved, after rounding
     width = np.einsum("njj->nj", up.astype(np.float64) - down)
     return (_columns(f, up).astype(np.float64) - _columns(f, down)) / width[:, None, :]

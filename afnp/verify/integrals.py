@@ -178,7 +178,8 @@ def _refined(
     m = (a + b) / 2
     first, second = np.split(log_density(np.hstack([(a + m) / 2, (m + b) / 2]), lines), 2, axis=1)
     low, high = np.stack([a, m, p, first, q]), np.stack([m, b, q, second, r])
-    before, top = top, np.maximum(top, np.maximum(first, second).max(axis=1))
+    before = top
+    top = np.maximum(top, np.maximum(first, second).max(axis=1))
     change = np.abs(_integrals(low, top) + _integrals(high, top) - _integrals(old, top)) / 2
     doubt = doubt * np.exp(before - top)[:, None]
     np.put_along_axis(doubt, worst, change, axis=1)
@@ -266,13 +267,15 @@ def marginal(subject: Subject, seen: np.ndarray, context: np.ndarray, i: int) ->
         Samples at the context (1, C).
     """
     order = np.argsort(seen[:, i])
-    mine, others = seen[order, i].astype(np.float64), seen[order, 1 - i]
+    mine = seen[order, i].astype(np.float64)
+    others = seen[order, 1 - i]
 
     def log_marginal(t: np.ndarray, lines: np.ndarray) -> np.ndarray:
         start = np.searchsorted(mine, t.ravel()) - NEIGHBOURS // 2
         near = np.clip(start, 0, len(mine) - NEIGHBOURS)[:, None] + np.arange(NEIGHBOURS)
         rows = np.zeros((t.size, 2), dtype=subject.dtype)
-        rows[:, i], rows[:, 1 - i] = t.ravel(), others[near[:, 0]]
+        rows[:, i] = t.ravel()
+        rows[:, 1 - i] = others[near[:, 0]]
         log_density = density_along(subject, rows, np.repeat(context, t.size, axis=0), 1 - i)
         nodes = first_nodes(subject, others[near], others, REACHES[0])
         found = along_lines(log_density, nodes, nodes[:, 0], subject.level.refinements // 2)

@@ -42,13 +42,18 @@ def _callers(subject: Subject, x: np.ndarray, c: np.ndarray) -> np.ndarray:
     return J.astype(np.float64)
 
 
+def _scales(J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest entry of each row of J (N, D, D), and then of each column."""
+    r = np.abs(J).max(axis=2, keepdims=True)
+    return r, np.abs(J / r).max(axis=1, keepdims=True)
+
+
 def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return log|det J| (N,), and how far it may be off.
 
     Rows and columns are scaled to 1 before LU.
     """
-    r = np.abs(J).max(axis=2, keepdims=True)
-    s = np.abs(J / r).max(axis=1, keepdims=True)
+    r, s = _scales(J)
     scaled = J / r / s
     if not np.isfinite(scaled).all():
         raise Finding("the Jacobian du/dx has entries that are not finite, or is zero")
@@ -65,30 +70,24 @@ def measured_jacobian(
     if generates:
         everywhere = np.zeros(subject.features), np.ones(subject.features)
         return _by_differences(subject, subject.generate, x, c, everywhere)
-    count = subject.tolerance.count if subject.features <= 64 else 2
+    tolerance = subject.tolerance
+    count = tolerance.count if subject.features <= 64 else 2
     if subject.analytic:
-        J = _analytic(subject.tolerance.reference.normalize, x, c)
-        moves = [
-            _analytic(perturbed.normalize, x, c) - J
-            for perturbed in subject.tolerance.perturbed(rng, count)
-        ]
-        eps = np.finfo(np.float64).eps
-        return J, subject.tolerance.safety * eps * (
-            np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J)
-        )
-    if subject.jacobian:
+        J = _analytic(tolerance.reference.normalize, x, c)
+        nearby = tolerance.perturbed(rng, count)
+        moved = [_analytic(perturbed.normalize, x, c) for perturbed in nearby]
+        eps = float(np.finfo(np.float64).eps)
+    elif subject.jacobian:
         J = _callers(subject, x, c)
-        moves = [
-            _callers(subject, perturb(x, rng, subject.tolerance.delta), c) - J for _ in range(count)
-        ]
-        scale = subject.tolerance.safety * subject.tolerance.eps
-        return J, scale * (
-            np.sqrt(np.mean(np.square(moves), axis=0)) / subject.tolerance.delta + np.abs(J)
-        )
-    middle, width = subject.points.units
-    if subject.points.data is not None:  # data may end at 0: steps are shorter than a row is away
-        middle, width = x, np.where(x == 0, width, np.minimum(width, np.abs(x)))
-    return _by_differences(subject, subject.normalize, x, c, (middle, width))
+        moved = [_callers(subject, perturb(x, rng, tolerance.delta), c) for _ in range(count)]
+        eps = tolerance.eps
+    else:
+        middle, width = subject.points.units
+        if subject.points.data is not None:  # data may end at 0: no step is longer than |x|
+            middle, width = x, np.where(x == 0, width, np.minimum(width, np.abs(x)))
+        return _by_differences(subject, subject.normalize, x, c, (middle, width))
+    size = np.sqrt(np.mean(np.square(np.asarray(moved) - J), axis=0))
+    return J, tolerance.safety * eps * (size / tolerance.delta + np.abs(J))
 
 
 def _by_differences(
@@ -115,8 +114,7 @@ def _by_differences(
 
 def invertible(J: np.ndarray) -> np.ndarray:
     """Return which Jacobians (N, D, D), scaled to 1, keep their rank under rounding, (N,) bool."""
-    r = np.abs(J).max(axis=2, keepdims=True)
-    s = np.abs(J / r).max(axis=1, keepdims=True)
+    r, s = _scales(J)
     sizes = np.linalg.svd(J / r / s, compute_uv=False)
     return sizes[:, -1] > J.shape[1] * np.finfo(np.float64).eps * sizes[:, 0]
 

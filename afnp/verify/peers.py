@@ -186,7 +186,8 @@ def _stirred(flow):
     """Return a torch module in float64 with its parameters moved."""
     import torch
 
-    flow, generator = flow.eval(), torch.Generator().manual_seed(0)
+    flow = flow.eval()
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += STIR * torch.randn(
@@ -200,7 +201,9 @@ def _flowjax(kind: str):
         from flowjax import bijections, distributions, flows
         from jax import random
 
-        base, key, cond = distributions.StandardNormal((D,)), random.key(0), C or None
+        base = distributions.StandardNormal((D,))
+        key = random.key(0)
+        cond = C or None
         spline = bijections.RationalQuadraticSpline(knots=8, interval=3)
         transformer = {"transformer": spline} if kind == "spline" else {}
         if T > 1:
@@ -225,7 +228,8 @@ def _flowjax_premade(kind: str, **options: Any):
         from flowjax import distributions, flows
         from jax import random
 
-        base, make = distributions.StandardNormal((D,)), getattr(flows, kind)
+        base = distributions.StandardNormal((D,))
+        make = getattr(flows, kind)
         sizes = {"cond_dim": C or None, "flow_layers": T}
         return _stirred_jax(make(random.key(0), base_dist=base, **sizes, **options))
 

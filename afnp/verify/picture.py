@@ -106,7 +106,8 @@ def _claim(ax: Axes, evidence: dict) -> None:
 
 def _dependencies(ax: Axes, evidence: dict) -> None:
     """Draw who may depend on whom, and mark the pairs that are wrong."""
-    may, wrong = np.asarray(evidence["may"]), np.argwhere(evidence["dependencies"])
+    may = np.asarray(evidence["may"])
+    wrong = np.argwhere(evidence["dependencies"])
     ax.imshow(may, cmap="Greys", vmin=0, vmax=3)
     ax.plot(wrong[:, 1], wrong[:, 0], "s", color=RED, markerfacecolor="none", markersize=9)
     _count_in_whole_numbers(ax)
@@ -138,7 +139,8 @@ def _noise(ax: Axes, evidence: dict) -> None:
 
 def _jacobian(ax: Axes, evidence: dict) -> None:
     """Draw log10 |du_i/dx_j|; crosses stand where nothing may be."""
-    J, allowed = np.asarray(evidence["jacobian"]), evidence.get("allowed")
+    J = np.asarray(evidence["jacobian"])
+    allowed = evidence.get("allowed")
     with np.errstate(divide="ignore"):
         size = np.where(J > 0, np.log10(J), np.nan)
     image = ax.imshow(size, cmap="cividis")

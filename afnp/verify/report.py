@@ -227,15 +227,13 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
-        head = "".join(
-            f"<th>{h}</th>" for h in ("", "check", "status", "error", "allowed", "time", "note")
-        )
-        body = "".join(
-            f'<tr style="background:{COLOURS[result.status]};color:black">'
-            + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row)
-            + "</tr>"
-            for result, row in zip(self.results, self._rows(), strict=True)
-        )
+        titles = ("", "check", "status", "error", "allowed", "time", "note")
+        head = "".join(f"<th>{title}</th>" for title in titles)
+        body = ""
+        for result, row in zip(self.results, self._rows(), strict=True):
+            cells = [f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row]
+            colour = f"background:{COLOURS[result.status]};color:black"
+            body += f'<tr style="{colour}">{"".join(cells)}</tr>'
         caption = html.escape(
             " | ".join(filter(None, [self.subject, *self.summary().splitlines()]))
         )

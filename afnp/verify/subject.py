@@ -86,7 +86,9 @@ class Subject:
     backends: Sequence[str] = ()
 
     def __init__(self, features: int, context: int, dtype, flow: Flow | None, level: Level):
-        self.features, self.context, self.dtype = int(features), int(context), np.dtype(dtype)
+        self.features = int(features)
+        self.context = int(context)
+        self.dtype = np.dtype(dtype)
         self.flow, self.level, self.plain = flow, level, self
         self.normalizers, self.generators = {}, {}
         self.points = Points(self)
@@ -137,7 +139,8 @@ class Subject:
             n, rng=rng, context=optional(c), backend=usual
         )
         normal = isinstance(flow.base, StandardNormal)
-        subject.analytic, subject.base = analytic, standard_normal if normal else base
+        subject.analytic = analytic
+        subject.base = standard_normal if normal else base
         subject.allowed = subject.must = dependencies_of(flow)
         on_circle = isinstance(flow.base, UniformTorus)
         subject.periodic = on_circle or any(layer.periodic for layer in flow.layers)
@@ -257,11 +260,9 @@ class Subject:
         """Say how derivatives are taken."""
         if self.analytic is not None:
             return "derivatives by complex step"
-        return (
-            "derivatives by the caller's jacobian"
-            if self.jacobian
-            else "derivatives by central differences"
-        )
+        if self.jacobian:
+            return "derivatives by the caller's jacobian"
+        return "derivatives by central differences"
 
     def disguised(self, rng: np.random.Generator) -> Subject:
         """Return the same subject with every function of rows called in disguise.

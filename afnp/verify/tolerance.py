@@ -193,7 +193,9 @@ def flow_arithmetic(
     parameters = functools.cache(lambda generates: flow.split(moved(theta)))
 
     def through(steps, x, c):
-        x, c, log_det = x.astype(np.complex128 if np.iscomplexobj(x) else dtype), c.astype(dtype), 0
+        x = x.astype(np.complex128 if np.iscomplexobj(x) else dtype)
+        c = c.astype(dtype)
+        log_det = 0
         for step, p in steps:
             safe_point()
             x, more = step(p, moved(x), c)[:2]
@@ -253,10 +255,8 @@ def perturbed_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]
 
         def __array_function__(self, func, types, args, kwargs):
             result = super().__array_function__(func, types, args, kwargs)
-            return (
-                result.view(Perturbed)
-                if type(result) is np.ndarray and result.dtype.kind == "f"
-                else result
-            )
+            if type(result) is np.ndarray and result.dtype.kind == "f":
+                return result.view(Perturbed)
+            return result
 
     return Perturbed

@@ -156,7 +156,8 @@ def layer_views(
         samplers.append(layer.sampler("naive"))
     for sampler in samplers:
         yield View(k, "x", _joint(functools.partial(sampler, p), C), inverse, must, noise)
-    inner, rows = inner_transform(layer), noise if isinstance(layer, Inverse) else data
+    inner = inner_transform(layer)
+    rows = noise if isinstance(layer, Inverse) else data
     if isinstance(inner, Autoregressive):
         strict = legal & ~np.hstack([np.zeros((D, C), bool), np.eye(D, dtype=bool)])
         K = inner.univariate.numbers

@@ -70,11 +70,9 @@ class Gaussian(NamedTuple):
 
 def of(kind: type, components: int, bound: float):
     """Return the named tuple of a mixture, whose components start evenly spread over [-2, 2]."""
-    return (
-        kind(components, bound, -2.0, 4 / (components - 1))
-        if components > 1
-        else kind(1, bound, 0.0, 0.0)
-    )
+    if components == 1:
+        return kind(1, bound, 0.0, 0.0)
+    return kind(components, bound, -2.0, 4 / (components - 1))
 
 
 @jit

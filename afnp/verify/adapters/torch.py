@@ -114,7 +114,8 @@ def zuko_flow(flow: Any, features: int | None, context: int | None) -> dict[str,
             "flow: expected zuko's lazy flow, which can be copied, "
             "got the distribution that it makes"
         )
-    module, context = tensors.module, _context_of(flow) if context is None else context
+    module = tensors.module
+    context = _context_of(flow) if context is None else context
 
     def distribution(c):
         return module(*c)

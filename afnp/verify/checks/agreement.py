@@ -146,11 +146,9 @@ def _lost(subject: Subject, rng: np.random.Generator, x: np.ndarray, c: np.ndarr
     lost = np.asarray(subject.log_prob(x, c)) == -np.inf  # type: ignore[misc]
     if not lost.any():
         return lost
-    images = (
-        np.zeros(0)
-        if subject.generate is None
-        else subject.generate(*subject.points.noise(rng, len(x), (1.0,)))[0]
-    )
+    images = np.zeros(0)
+    if subject.generate is not None:
+        images = subject.generate(*subject.points.noise(rng, len(x), (1.0,)))[0]
     if not len(images) or not np.isneginf(subject.log_prob(images, c)).any():  # type: ignore[misc]
         raise Finding(f"sample draws {lost.sum()} rows that have no density, as log_prob says")
     if lost.mean() > 0.01:

@@ -74,7 +74,8 @@ def batch_independence(subject: Subject, rng: np.random.Generator) -> Result:
 def _beside_others(subject: Subject, call: Call, other: tuple, row: int) -> tuple[np.ndarray, ...]:
     """Return what a function gives for one row of a call, beside other rows than the call has."""
     function, x, c = call
-    rows, context = other[1 if generates(subject, function) else 0].copy(), other[2].copy()
+    rows = other[1 if generates(subject, function) else 0].copy()
+    context = other[2].copy()
     rows[row], context[row] = x[row], c[row]
     return copies(a[row] for a in answers(function, rows, context))
 

@@ -337,7 +337,8 @@ def _wrong(univariate, h: np.ndarray) -> list[str]:
     sizes = np.array([0.0, *SIZES, B, *beside])
     t = np.unique(np.concatenate([-sizes, sizes]).astype(h.dtype))
     t = t[(t >= support[0]) & (t < support[1])]
-    x, params = np.tile(t, len(h)), np.repeat(h, len(t), axis=0)
+    x = np.tile(t, len(h))
+    params = np.repeat(h, len(t), axis=0)
     problems = []
     u, log_derivative = univariate.normalize(params, x)[:2]
     back, log_back = univariate.generate(params, x)
@@ -372,7 +373,8 @@ def _wrong_slopes(univariate, params: np.ndarray, x: np.ndarray, claimed: np.nda
 
 def _wrong_ends(univariate, h: np.ndarray) -> list[str]:
     """Say whether a spline keeps ±B, to the last bit, and the slope 1 there, from both sides."""
-    B, eps = h.dtype.type(univariate.bound), float(np.finfo(h.dtype).eps)
+    B = h.dtype.type(univariate.bound)
+    eps = float(np.finfo(h.dtype).eps)
     problems = []
     for end in (-B, B):
         x = np.full(len(h), end, dtype=h.dtype)

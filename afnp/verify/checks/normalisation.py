@@ -66,7 +66,9 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     before = extrapolated = np.nan
     for mesh in _affordable(subject):
         now = _integral(subject, mesh, box, context)
-        last, extrapolated, before = extrapolated, (4 * now - before) / 3, now
+        last = extrapolated
+        extrapolated = (4 * now - before) / 3
+        before = now
         change = abs(extrapolated - last) / max(1.0, abs(extrapolated))
         if change < ERROR / 25:
             why = "25 times the last refinement; corners in the density"
@@ -155,12 +157,10 @@ def _by_lines(
     seen = seen[np.isfinite(seen).all(axis=1)]
     totals, errors = [], []
     for i in range(subject.features):
-        plane = subject.features == 2
-        log_density = (
-            marginal(subject, seen, context, i)
-            if plane
-            else density_along(subject, seen[:1], context, 0)
-        )
+        if subject.features == 2:
+            log_density = marginal(subject, seen, context, i)
+        else:
+            log_density = density_along(subject, seen[:1], context, 0)
         own = np.quantile(seen[:, [i]].astype(np.float64), np.linspace(0, 1, 33), axis=0).T
         nodes = first_nodes(subject, own, seen[:, i], REACHES[0])[0]
         _, total, error = distribution(log_density, nodes, subject.level.refinements // 2)
@@ -174,7 +174,8 @@ def _integral(subject: Subject, mesh: int, box: tuple, context: np.ndarray) -> f
     D = subject.features
     axes = [np.linspace(low, high, mesh + 1) for low, high in zip(*box, strict=True)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    u, c = grid.reshape(-1, D).astype(subject.dtype), np.repeat(context, (mesh + 1) ** D, axis=0)
+    u = grid.reshape(-1, D).astype(subject.dtype)
+    c = np.repeat(context, (mesh + 1) ** D, axis=0)
     x = np.asarray(subject.generate(u, c)[0])  # type: ignore[misc]
     log_p = np.asarray(subject.log_prob(x, c), dtype=np.float64)  # type: ignore[misc]
     p = np.exp(log_p).reshape(grid.shape[:-1])

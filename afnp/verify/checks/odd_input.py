@@ -39,7 +39,8 @@ def odd_input(subject: Subject, rng: np.random.Generator) -> Result:
     problems: list[str] = []
     notes: list[str] = []
     for function, x, c in functions_of(subject, rng, batch_size(rng)):
-        row, columns = int(rng.integers(len(x))), [("feature", k) for k in range(x.shape[1])]
+        row = int(rng.integers(len(x)))
+        columns = [("feature", k) for k in range(x.shape[1])]
         columns = [columns[k] for k in rng.permutation(len(columns))[:4]]
         columns += [("context", k) for k in range(c.shape[1])][:2]
         for kind, column in columns:

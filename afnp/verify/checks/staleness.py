@@ -74,10 +74,12 @@ def _against_explicit(subject: Subject, calls: list[Call], rng) -> Iterator[tupl
             known[back] = _explicit(subject, back, x, c, rng)
         expected, tolerance = known[back]
         if function.scores:
-            given, columns = answers(function, x, c)[0][:, None], slice(-1, None)
+            given = answers(function, x, c)[0][:, None]
+            columns = slice(-1, None)
         else:
             y, log_det = answers(function, x, c)
-            given, columns = np.hstack([y.astype(np.float64), log_det[:, None]]), slice(None, -1)
+            given = np.hstack([y.astype(np.float64), log_det[:, None]])
+            columns = slice(None, -1)
         error = np.abs(given - expected[:, columns])
         if not function.scores:
             gap = subject.difference(given[:, :-1], expected[:, : subject.features])

@@ -79,7 +79,8 @@ def _determinant(
         underflow = np.isneginf(logs).any(axis=1) & (claimed < UNDERFLOW)
         error = np.where(underflow, 0.0, np.abs(logs.sum(axis=1) - claimed))
         return error, SAFETY * eps * (np.sqrt(D) + np.abs(logs).sum(axis=1))
-    exact, condition = np.linalg.slogdet(J)[1], np.linalg.cond(J)
+    exact = np.linalg.slogdet(J)[1]
+    condition = np.linalg.cond(J)
     return np.abs(exact - claimed), SAFETY * eps * D * (condition + np.abs(exact))
 
 

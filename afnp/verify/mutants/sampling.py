@@ -63,7 +63,9 @@ def log_prob_of_the_mean_feature(flow):
 
     Right as bits per dimension, wrong as a density.
     """
-    replace(flow, "_log_prob")(lambda log_prob, *arguments: log_prob(*arguments) / flow.features)
+    replace(flow, "log_prob_with")(
+        lambda log_prob, *arguments: log_prob(*arguments) / flow.features
+    )
 
 
 @mutant("plane", kills="normalisation")
@@ -71,10 +73,10 @@ def log_det_subtracted(flow):
     """The likelihood subtracts its log-determinant: that of the other direction."""
 
     def log_prob(p, x, context, backend="numpy"):
-        u, log_det = flow._evaluate(p, x, context, backend)
+        u, log_det = flow.normalize_with(p, x, context, backend)
         return flow.base.log_prob(p.base, u) - log_det
 
-    flow._log_prob = log_prob
+    flow.log_prob_with = log_prob
 
 
 @mutant("plane", kills="normalisation")
@@ -82,15 +84,17 @@ def log_det_forgotten(flow):
     """The likelihood is the base's alone."""
 
     def log_prob(p, x, context, backend="numpy"):
-        return flow.base.log_prob(p.base, flow._evaluate(p, x, context, backend)[0])
+        return flow.base.log_prob(p.base, flow.normalize_with(p, x, context, backend)[0])
 
-    flow._log_prob = log_prob
+    flow.log_prob_with = log_prob
 
 
 @mutant("plane", kills="normalisation")
 def dequantisation_constant_added(flow):
     """The constant log 256 is added once too often: a likelihood in another data's units."""
-    replace(flow, "_log_prob")(lambda log_prob, *arguments: log_prob(*arguments) + math.log(256))
+    replace(flow, "log_prob_with")(
+        lambda log_prob, *arguments: log_prob(*arguments) + math.log(256)
+    )
 
 
 # ---- the sampler ---------------------------------------------------------------------------------

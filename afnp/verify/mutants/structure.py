@@ -229,7 +229,7 @@ def context_counted_as_a_feature(flow):
         u, log_det, caches = normalize(p, x, context, *way, **options)
         return u, log_det + 0.1 * context.sum(axis=1), caches
 
-    @replace(flow, "_evaluate")
+    @replace(flow, "normalize_with")
     def evaluate(evaluate, p, x, context, *way):
         u, log_det = evaluate(p, x, context, *way)
         return u, log_det + 0.1 * context.sum(axis=1)
