@@ -241,4 +241,5 @@ def _log_gamma_step(a: float) -> float:
     """
     if a < 100:
         return math.lgamma(a + 0.5) - math.lgamma(a)
-    return 0.5 * math.log(a) - 1 / (8 * a) + 1 / (192 * a**3) - 1 / (640 * a**5)
+    r = 1 / a
+    return 0.5 * math.log(a) - r / 8 + r**3 / 192 - r**5 / 640

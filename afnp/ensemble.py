@@ -18,8 +18,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from afnp.flow import Flow
-from afnp.inputs import check_rows, generator, integer
+from afnp.flow import Flow, sample_each
+from afnp.inputs import check_rows, flag, generator, integer
 from afnp.univariate.stable import logsumexp
 
 __all__ = ["FlowEnsemble"]
@@ -141,7 +141,9 @@ class FlowEnsemble:
 
     # ---- samples ---------------------------------------------------------------------------------
 
-    def sample(self, n, rng=0, context=None, method="substitution", backend="auto") -> np.ndarray:
+    def sample(
+        self, n, rng=0, context=None, method="substitution", backend="auto", each=False
+    ) -> np.ndarray:
         """Draw n rows, (n, D), each from a member drawn for it; see :meth:`afnp.Flow.sample`.
 
         Parameters
@@ -151,8 +153,12 @@ class FlowEnsemble:
         context : (n, C) or (1, C) array, optional
         method, backend : str
             As for :meth:`afnp.Flow.generate`.
+        each : bool
+            Draw n rows for each of the M rows of the context: the result is (M, n, D).
         """
         n, rng = integer("n", n, least=0), generator("rng", rng)
+        if flag("each", each):
+            return sample_each(self, n, rng, context, method, backend)
         if self.context and context is not None:
             columns = self.context_columns
             context = check_rows(context, self.context, np.float64, "context", columns)
@@ -160,7 +166,7 @@ class FlowEnsemble:
                 raise ValueError(f"context: expected {n} rows (or 1), got {len(context)}")
             context = np.broadcast_to(context, (n, self.context))
         member = rng.integers(len(self.flows), size=n)
-        x = np.empty((n, self.features), self.dtype)
+        x = np.empty((n, self.features), np.result_type(*(flow.data_dtype for flow in self.flows)))
         for m, flow in enumerate(self.flows):
             rows = np.flatnonzero(member == m)
             given = None if context is None else context[rows]

@@ -210,6 +210,14 @@ class Flow(Model):
         """Whether ``standardize_context`` has been told what to do."""
         return self._context_scale is not None
 
+    @property
+    def data_dtype(self) -> np.dtype:
+        """The type of rows of data: float64 where constants of the data come off first.
+
+        Seconds since 1970 have no digits to lose before their mean is subtracted.
+        """
+        return np.dtype(np.float64) if self._front else self.dtype
+
     def _in_its_units(self, context: np.ndarray, p: Parts) -> np.ndarray:
         """Return the context (N, C) as networks with parameters p take it."""
         if self._context_scale is None:
@@ -418,11 +426,7 @@ class Flow(Model):
         """
         n, rng = integer("n", n, least=0), generator("rng", rng)
         if flag("each", each):
-            if not self.context:
-                raise ValueError("each: needs a context, and this flow takes none")
-            many = check_rows(context, self.context, np.float64, "context", self.context_columns)
-            x = self.sample(n * len(many), rng, np.repeat(many, n, axis=0), method, backend)
-            return x.reshape(len(many), n, self.features)
+            return sample_each(self, n, rng, context, method, backend)
         try:
             u = self.base.sample(self.own.base, n, rng, self.dtype)
         except (MemoryError, OverflowError, ValueError):
@@ -665,15 +669,14 @@ class Flow(Model):
     def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
         """Return x (N, D) and the context (N, C), or raise a ValueError that says what is wrong.
 
-        In the flow's type; data that are preprocessed in float64, for seconds since 1970 have no
-        digits to lose before their mean is subtracted.
+        In the flow's type; data in ``data_dtype``.
         """
-        dtype = np.float64 if self._front and name != "u" else self.dtype
+        dtype = self.dtype if name == "u" else self.data_dtype
         x = check_rows(x, self.features, dtype, name, None if name == "u" else self.columns)
         if self._circular:
             check_angles(x, name)
         # units of a context are taken off in float64
-        dtype = self.dtype if self._context_scale is None else np.float64
+        dtype = self.dtype if self._context_scale is None else np.dtype(np.float64)
         return x, check_context(context, self.context, len(x), dtype, self.context_columns)
 
 
@@ -686,6 +689,15 @@ def _summary(name: str, config: dict) -> str:
         elif value and not (isinstance(value, list) and len(value) > 6):
             facts.append(f"{key}={value}")
     return f"{name}({', '.join(facts)})"
+
+
+def sample_each(model, n: int, rng, context, method: str, backend: str) -> np.ndarray:
+    """Draw n rows for each of the M rows of the context: (M, n, D), from a flow or several."""
+    if not model.context:
+        raise ValueError("each: needs a context, and this flow takes none")
+    many = check_rows(context, model.context, np.float64, "context", model.context_columns)
+    x = model.sample(n * len(many), rng, np.repeat(many, n, axis=0), method, backend)
+    return x.reshape(len(many), n, model.features)
 
 
 def _parts_of(config: dict) -> list[tuple]:

@@ -60,11 +60,11 @@ def sample_paths(flow: Flow, history, steps: int, paths: int = 100, rng=0) -> np
     """
     W = _window(flow)
     S, M = integer("steps", steps, least=1), integer("paths", paths, least=1)
-    known = check_rows(history, None, flow.dtype, "history")
+    known = check_rows(history, None, np.float64, "history")  # the flow says what it rounds
     if known.shape[1] < W:
         raise ValueError(f"history: the flow's window is {W} values long, got {known.shape[1]}")
     rng = generator("rng", rng)
-    line = np.empty((len(known) * M, W + S), dtype=flow.dtype)
+    line = np.empty((len(known) * M, W + S))
     line[:, :W] = np.repeat(known[:, -W:], M, axis=0)
     for k in range(S):
         line[:, W + k] = flow.sample(len(line), rng, context=line[:, k : W + k])[:, 0]

@@ -140,9 +140,9 @@ def sample(flow: Flow, n: int, chunks: int = 100_000, seed: int = 0, context=Non
         rows,
         function=_Sampler(seed),
         flow=dask.delayed(flow),
-        dtype=flow.dtype,
+        dtype=flow.data_dtype,
         chunks=(rows.chunks[0], (flow.features,)),
-        meta=np.empty((0, 0), dtype=flow.dtype),
+        meta=np.empty((0, 0), dtype=flow.data_dtype),
     )
 
 

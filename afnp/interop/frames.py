@@ -28,5 +28,5 @@ def to_frame(flow: Flow, x) -> pd.DataFrame:
     0  0.126 -0.132
     1  0.640  0.106
     """
-    rows = check_rows(x, flow.features, flow.dtype, "x", flow.columns)
+    rows = check_rows(x, flow.features, flow.data_dtype, "x", flow.columns)
     return pd.DataFrame(rows, columns=flow.columns)

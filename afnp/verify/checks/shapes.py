@@ -39,11 +39,9 @@ def _types(subject: Subject, name: str) -> tuple[np.dtype, np.dtype]:
 
     A flow whose first layers bring data into range keeps data in float64.
     """
-    flow = subject.flow
-    prepared = flow is not None and flow.layers and flow.layers[0].preprocesses
-    if prepared and not name.startswith("normalize"):
-        return np.dtype(np.float64), subject.dtype
-    return subject.dtype, subject.dtype
+    if subject.flow is None or name.startswith("normalize"):
+        return subject.dtype, subject.dtype
+    return subject.flow.data_dtype, subject.dtype
 
 
 def _wrong_answer(
