@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="folder of a full data set, for the figure outliers",
+        help="folder of a full data set, for the figures outliers and posteriors",
     )
     add(
         "--gallery",

@@ -1,0 +1,116 @@
+"""Posteriors from simulations: the record that the page shows, and how it is made."""
+
+import bz2
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from figures.simulators import OBSERVATIONS, TASKS, open_references  # noqa: E402
+
+posteriors = import_module("figures.37_posteriors")
+
+
+def written(folder, name, samples=7):
+    """Files as they lie in sbibm, with known numbers."""
+    task = TASKS[name]
+    for k in range(1, OBSERVATIONS + 1):
+        home = folder / "sbibm" / "tasks" / (task.folder or name) / "files" / f"num_observation_{k}"
+        home.mkdir(parents=True, exist_ok=True)
+        theta = np.random.default_rng(k).random((samples, task.parameters)) / 10 + 0.1
+        (home / task.file).write_bytes(table(np.full((1, task.outputs), float(k))))
+        (home / "true_parameters.csv").write_bytes(table(theta[:1]))
+        exact = bz2.compress(table(theta))
+        (home / "reference_posterior_samples.csv.bz2").write_bytes(exact)
+    return folder
+
+
+def table(rows):
+    lines = [",".join(f"c{i}" for i in range(rows.shape[1]))]
+    lines += [",".join(map(repr, row.tolist())) for row in rows]
+    return "\n".join(lines).encode()
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """References, a record and a cache of their own, and a classifier that tells who asked it."""
+    asked = []
+    monkeypatch.setattr(posteriors, "RECORD", tmp_path / "posteriors.json")
+    monkeypatch.setattr(posteriors.common, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(posteriors, "c2st", lambda a, b: asked.append(a) or 0.5 + len(asked) / 100)
+    return written(tmp_path, "two_moons", samples=200), asked
+
+
+CHOSEN = {"tasks": ["two_moons"], "simulations": [1_000]}
+
+
+def test_a_row_is_measured_and_the_figure_draws_it(stand_in):
+    folder, asked = stand_in
+    found = posteriors.data(True, folder, **CHOSEN)
+    (row,) = found["record"]["rows"]
+    assert (np.array(asked) == open_references(folder, "two_moons").samples).all()
+    assert row["c2st"] == pytest.approx(np.arange(0.51, 0.601, 0.01))
+    assert len(row["best"]) == 10 and all(0.49 < accuracy <= 1 for accuracy in row["best"])
+    assert found["numbers"]["best"]["1000"]["two_moons"] == pytest.approx(np.mean(row["best"]))
+    assert found["numbers"]["measured"] == {"1000": 1, "10000": 0, "100000": 0}
+    assert 0 <= row["fresh"]["p_value"] <= 1
+    posteriors.draw(found).draw_without_rendering()
+    assert not posteriors.RECORD.exists()  # quick ones are not kept
+
+
+def test_a_row_goes_on_where_it_was_interrupted(stand_in):
+    folder, asked = stand_in
+    none = posteriors.data(True, folder, **CHOSEN, networks=0)["record"]
+    assert not asked and "not run" in posteriors.markdown(none)
+    posteriors.keep(none)
+    few = posteriors.data(True, folder, **CHOSEN, networks=3)["record"]
+    posteriors.keep(few)
+    assert (
+        "(3 of 10)" in posteriors.markdown(few)
+        and few["rows"][0]["best"] == none["rows"][0]["best"]
+    )
+    again = posteriors.data(True, folder, **CHOSEN)["record"]["rows"][0]
+    assert again["c2st"][:3] == few["rows"][0]["c2st"] and len(again["c2st"]) == 10
+    assert len(asked) == 10
+    posteriors.keep({"rows": [again]})
+    posteriors.data(True, folder, **CHOSEN)
+    assert len(asked) == 10  # nothing is measured twice
+    posteriors.draw(posteriors.data()).draw_without_rendering()
+
+
+@pytest.mark.parametrize(("shift", "accuracy"), [(0.0, 0.5), (0.1, 0.7603)])
+def test_the_best_classifier_is_asked_of_the_exact_posterior(shift, accuracy):
+    """Of the linear Gaussian, Normal(x / 2, 0.05): Phi(|shift| / (2 sqrt(0.05)))."""
+
+    class Shifted:
+        def log_prob(self, theta, x):
+            return -np.square(theta - x / 2 - shift).sum(axis=1) / 0.1
+
+    rng = np.random.default_rng(0)
+    x = np.full((1, 10), 0.3)
+    exact, samples = 0.15 + np.sqrt(0.05) * rng.standard_normal((2, 10_000, 10))
+    found = posteriors.best(TASKS["gaussian_linear"], Shifted(), exact, samples + shift, x)
+    assert found == pytest.approx(accuracy, abs=0.015)
+
+
+def test_missed_rows_say_so():
+    row = {"task": "sir", "simulations": 10_000, "best": [0.67, 0.69] * 5, "c2st": []}
+    assert posteriors.markdown({"rows": [row]}).count("missed") == 0
+    row["best"] = [0.681, 0.701] * 5
+    said = posteriors.markdown({"rows": [row]})
+    assert "| 0.680 | 0.691 ± 0.007 | not run | missed |" in said
+    assert posteriors.summary({"rows": [row]})["reached"]["10000"] == 0
+    row["c2st"] = [0.6] * 9
+    assert "missed" in posteriors.markdown({"rows": [row]})  # not by nine of ten
+    row["c2st"] = [0.6] * 10
+    assert "missed" not in posteriors.markdown({"rows": [row]})
+
+
+def test_the_page_shows_the_record():
+    page = (ROOT / "figures" / "README.md").read_text(encoding="utf-8")
+    assert posteriors.known()["rows"] and posteriors.markdown(posteriors.known()) in page
