@@ -616,7 +616,7 @@ def test_two_mpis_that_do_not_know_each_other(no_launcher, monkeypatch):
 
         @staticmethod
         def Get_library_version():
-            return "Some MPI v1, of some house"
+            return "Some MPI v1 of some house"
 
     class package:
         pass

@@ -9,7 +9,8 @@ The rows of all ranks, numbered in the ranks' order, are cut into S shards. S is
 the number of ranks divides, so that each rank holds whole shards. Sums over shards go along one
 binary tree. K ranks sum the subtrees that are theirs, and then the upper log K levels: rank q gets
 the q-th part of everybody's sum, adds these up along the tree, and gives the result to all. One
-rank, or four, round in the same places.
+rank, or four, round in the same places; where NumPy multiplies matrices, that needs as many threads
+of its BLAS on each (``OPENBLAS_NUM_THREADS=1``), for these too decide where it rounds.
 
 No rank waits for one that has failed. Ranks meet in :meth:`Ranks.gather` alone, and a rank that
 fails joins the next meeting with its error, whichever that is; the others raise it too.
@@ -44,8 +45,9 @@ FAILURES = (ValueError, FloatingPointError, KeyboardInterrupt, MemoryError, OSEr
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
+    ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"),
 )
-"""Where Open MPI's mpirun, and that of MPICH and its kin, tell a process who it is."""
+"""Where Open MPI's mpirun, that of MPICH and its kin, and srun tell a process who it is."""
 
 
 def added(parts: np.ndarray) -> np.ndarray:
@@ -280,7 +282,7 @@ def world():
     if size != place[1]:
         raise ValueError(
             f"mpirun has started {place[1]} ranks, and mpi4py knows of {size}: they are of "
-            f"different MPIs; mpi4py's is {MPI.Get_library_version().split(',')[0]}"
+            f"different MPIs; mpi4py's is {' '.join(MPI.Get_library_version().split()[:3])}"
         )
     return MPI.COMM_WORLD
 
