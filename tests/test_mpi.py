@@ -432,6 +432,25 @@ def test_ranks_that_differ_are_refused_by_all(name):
     raised(4, fit_of(change), ValueError, message)
 
 
+def test_tables_have_one_order_of_columns():
+    """Names are read on every rank; a rank that would take columns for others is refused."""
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame(banana(), columns=["mass", "age"])
+
+    def work(comm, columns=("mass", "age")):
+        rank = Ranks(comm)
+        mine = columns if rank.rank == 1 else ("mass", "age")
+        flow = small()
+        fit(flow, table[list(mine)][rank.share(120)], comm=comm, **OPTIONS)
+        return flow.columns, flow.theta
+
+    alone = small()
+    fit(alone, banana(), shards=8, **OPTIONS)
+    for columns, theta in together(2, work):
+        assert columns == ("mass", "age") and np.array_equal(theta, alone.theta)
+    raised(2, lambda comm: work(comm, ("age", "mass")), ValueError, "flow: expected the same on")
+
+
 def test_the_message_says_whose_error_it_was():
     said = raised(4, fit_of({"epochs": -1}), ValueError, "epochs: expected")
     assert [text.startswith("rank 2: ") for text in said] == [True, True, False, True]
