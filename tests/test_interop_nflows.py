@@ -25,8 +25,8 @@ spline = transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform
 spline_coupling = transforms.PiecewiseRationalQuadraticCouplingTransform
 
 
-def residual(context=None):
-    return lambda inputs, outputs: ResidualNet(inputs, outputs, H, context_features=context)
+def residual(context=None, **options):
+    return lambda inputs, outputs: ResidualNet(inputs, outputs, H, context, **options)
 
 
 class Plain(MLP):
@@ -91,9 +91,12 @@ STEPS = {
     "batch norm, context": lambda: [affine(D, H, C, use_batch_norm=True, **PLAIN)],
     "batch norm in a coupling": lambda: [
         transforms.AffineCouplingTransform(
-            MASK, lambda i, o: ResidualNet(i, o, H, use_batch_norm=True, activation=torch.tanh)
+            MASK, residual(use_batch_norm=True, activation=torch.tanh)
         ),
-        spline_coupling(OTHER, lambda i, o: ResidualNet(i, o, H, use_batch_norm=True), **LINEAR),
+        spline_coupling(OTHER, residual(use_batch_norm=True), **LINEAR),
+    ],
+    "batch norm in a coupling, context": lambda: [
+        spline_coupling(MASK, residual(C, use_batch_norm=True), **LINEAR)
     ],
     "normalisations": lambda: [
         transforms.PointwiseAffineTransform(1.5, torch.arange(1.0, D + 1)),
@@ -251,7 +254,7 @@ REFUSED = {
     ),
     "batch norm": (
         lambda: [affine(D, H, C, use_batch_norm=True)],
-        "cannot import a network with BatchNorm1d in residual blocks with context",
+        "cannot import a MADE with BatchNorm1d in residual blocks with context",
     ),
     "blocks": (lambda: [affine(D, H, num_blocks=0)], "cannot import a network without blocks"),
     "unconditional": (

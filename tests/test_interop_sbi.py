@@ -56,10 +56,16 @@ def test_an_imported_estimator_is_the_same_density(name, z):
     assert ours.context_is_scaled == (z != "none") and ours.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ["maf", "nsf"])
-def test_those_of_nflows_too(name):
+@pytest.mark.parametrize("options", [{}, {"use_batch_norm": True, "dropout_probability": 0.2}])
+@pytest.mark.parametrize("name", ["maf", "maf_rqs", "nsf"])
+def test_those_of_nflows_too(name, options):
+    """BatchNorm inside the networks, as it has come in training, and dropout, which is over."""
     pytest.importorskip("nflows", reason="SBI WAS NOT TESTED WITH NFLOWS: pip install nflows")
-    estimator = made(name)
+    estimator = made(name, **options)
+    for part in estimator.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.running_mean += 0.3 * torch.randn_like(part.running_mean)
+            part.running_var += torch.rand_like(part.running_var)
     ours = from_sbi(estimator)
     theta, x = rows(n=20)
     with torch.no_grad():

@@ -189,6 +189,8 @@ def test_frames_have_gaps_by_name():
     got = log_prob(flow, table)
     assert got[0] == flow.log_prob([[1.0, 0.0, 0.5]])[0]
     assert got[1] == marginal(flow, 2).log_prob([[2.0, 0.1]])[0]
+    found = estimate(flow, table)
+    assert np.abs(found.log_prob - got).max() < 0.1 and found.standard_error[0] == 0
     assert marginal(flow, 2).columns == ("a", "b")
 
 

@@ -140,10 +140,6 @@ def activation(function: Any, where: str) -> str:
 def _check_blocks(blocks: Any, where: str) -> None:
     if not len(blocks):
         raise ValueError(f"{where}: cannot import a network without blocks")
-    if _normalized(blocks) and "context_layer" in dict(blocks[0].named_children()):
-        raise ValueError(
-            f"{where}: cannot import a network with BatchNorm1d in residual blocks with context"
-        )
 
 
 # ---- BatchNorm inside networks: in evaluation a scale and a shift --------------------------------
@@ -232,6 +228,10 @@ def masked(made: Any, read: Read, where: str, activated: bool) -> tuple[Autoregr
     if not residual:
         weights[1:-1] = map(_feedforward, made.blocks, weights[1:-1])
     elif _normalized(made.blocks):
+        if "context_layer" in parts:
+            raise ValueError(
+                f"{where}: cannot import a MADE with BatchNorm1d in residual blocks with context"
+            )
         weights = _widened(made.blocks, weights)
         degrees = [np.tile(units, 1 + len(made.blocks)) for units in degrees]
     ours = [np.argsort(units, kind="stable") for units in degrees]
@@ -341,7 +341,7 @@ def coupling(theirs: Any, read: Read, where: str, dense: Callable) -> tuple[Coup
     layer, arrays = dense_coupling(passing, weights, read, C, phi, residual=True)
     if C:
         for k, block in enumerate(net.blocks):
-            rows = np.arange(len(weights[0][0]))
+            rows = np.arange(len(weights[0][0])) % net.hidden_features  # widened: over again
             arrays |= _beside(2 * k + 2, block.context_layer, rows)
     return layer, arrays
 
