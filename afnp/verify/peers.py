@@ -5,16 +5,19 @@ r"""Flows that nobody here wrote: the kit on zuko, nflows, normflows, flowjax an
 Each flow is built as its library's documentation has it, in float64, and its parameters are moved
 away from their start, which hides most defects. One transform alone is held to its order; where
 several are stacked, everything may depend on everything. ``python -m afnp.verify.mutants --peers``
-writes the table (extra ``bench``).
+writes the record and the
+table (extra ``bench``).
 
 Letters: D features, C context inputs, H hidden units, T transforms.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,10 +31,10 @@ from afnp.verify.adapters import adapt
 from afnp.verify.report import Report
 from afnp.verify.runner import check_flow
 
-__all__ = ["PEERS", "Peer", "check_peer", "write"]
+__all__ = ["PEERS", "Peer", "check_peer", "read", "run", "table", "write"]
 
-PATH = Path(__file__).with_name("PEERS.md")
-"""Where the table is kept."""
+PATH, RECORD = (Path(__file__).with_name(name) for name in ("PEERS.md", "peers.json"))
+"""Where the table is kept, and what it is made of."""
 
 FILED = "\n## Findings to be filed\n"
 """Where the part begins that people write."""
@@ -44,7 +47,14 @@ STIR = 0.3
 TIME_LIMIT = 1200.0
 """Seconds a check: some invert by D network passes."""
 
-PACKAGES = ("zuko", "nflows", "normflows", "flowjax", "pyro-ppl", "torch", "jax")
+PACKAGES = {
+    "zuko": ("zuko", "torch"),
+    "nflows": ("nflows", "torch"),
+    "normflows": ("normflows", "torch"),
+    "flowjax": ("flowjax", "jax"),
+    "pyro": ("pyro-ppl", "torch"),
+}
+"""Whose releases are named, by library."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,12 @@ class Peer:
     transforms: int = 1
     ordered: bool = False
 
-    def __str__(self) -> str:
-        """Say what flow it is."""
+    @property
+    def name(self) -> str:
+        """Say what flow it is, and whose."""
         sizes = f"D = {self.features}, H = {self.hidden}, T = {self.transforms}"
-        return f"{self.kind}, {sizes}" + (f", C = {self.context}" if self.context else "")
+        with_context = f", C = {self.context}" if self.context else ""
+        return f"{self.library}: {self.kind}, {sizes}{with_context}"
 
 
 # ---- their flows ---------------------------------------------------------------------------------
@@ -125,6 +137,19 @@ def _nflows_spline(transforms, D, C, H, k):
     return transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
         D, H, context_features=C, num_bins=8, tails="linear", tail_bound=3.0
     )
+
+
+def _nflows_quadratic(transforms, D, C, H, k):
+    return transforms.MaskedPiecewiseQuadraticAutoregressiveTransform(
+        D, H, context_features=C, num_bins=8, tails="linear", tail_bound=3.0
+    )
+
+
+def _nflows_linear(kind: str, **options: Any):
+    def step(transforms, D, C, H, k):
+        return getattr(transforms, kind)(D, **options)
+
+    return step
 
 
 def _nflows_coupling(transforms, D, C, H, k):
@@ -251,8 +276,8 @@ def _stirred_jax(flow):
     return equinox.combine(moved, rest)
 
 
-def _pyro(step: Callable):
-    """Return what builds flows of Pyro's transforms, which go from noise to data."""
+def _pyro(step: Callable, back: bool = True):
+    """Return what builds flows of Pyro's transforms, there, and back if they can."""
 
     def build(D: int, C: int, H: int, T: int) -> dict[str, Any]:
         from afnp.verify.adapters.torch import Tensors
@@ -273,13 +298,14 @@ def _pyro(step: Callable):
         def normalize(x):
             return run(x, steps[::-1], there=False)
 
-        return {
-            "normalize": tensors.function(normalize),
-            "generate": tensors.function(lambda u: run(u, steps, there=True)),
-            "jacobian": tensors.jacobian(normalize),
-            "features": D,
-            "dtype": np.float64,
-        }
+        generate = tensors.function(lambda u: run(u, steps, there=True))
+        functions = {"generate": generate, "features": D, "dtype": np.float64}
+        if back:
+            functions |= {
+                "normalize": tensors.function(normalize),
+                "jacobian": tensors.jacobian(normalize),
+            }
+        return functions
 
     return build
 
@@ -307,6 +333,24 @@ def _pyro_spline(D, H):
     params = [8, 8, 7, 8]
     net = AutoRegressiveNN(D, [H, H], param_dims=params, permutation=torch.arange(D))
     return transforms.SplineAutoregressive(D, net, count_bins=8, bound=3.0)
+
+
+def _pyro_neural(D, H):
+    from pyro.distributions import transforms
+
+    return transforms.neural_autoregressive(D, [H, H], width=8)
+
+
+def _pyro_block(D, H):
+    from pyro.distributions import transforms
+
+    return transforms.block_autoregressive(D, hidden_factors=[4, 4])
+
+
+def _pyro_polynomial(D, H):
+    from pyro.distributions import transforms
+
+    return transforms.polynomial(D, [H, H])
 
 
 def _pyro_coupling(D, H):
@@ -361,6 +405,7 @@ PEERS = [
     *_row(
         "flowjax", _flowjax("affine"), _flowjax("spline"), ("affine coupling", _flowjax("coupling"))
     ),
+    Peer("zuko", "NICE", _zuko("NICE"), transforms=4),
     Peer("zuko", "neural (NAF)", _zuko_neural("NAF"), features=3, ordered=True),
     Peer("zuko", "neural (NAF)", _zuko_neural("NAF"), features=3, context=2, ordered=True),
     Peer("zuko", "neural (UNAF)", _zuko_neural("UNAF"), features=3, ordered=True),
@@ -370,10 +415,20 @@ PEERS = [
     Peer("zuko", "sum of squares (SOSPF)", _zuko("SOSPF"), features=3, context=2, transforms=2),
     Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2),
     Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2, context=1),
+    Peer(
+        "nflows",
+        "quadratic spline",
+        _nflows(_nflows_quadratic),
+        features=3,
+        ordered=True,
+    ),
+    Peer("nflows", "LU", _nflows(_nflows_linear("LULinear")), transforms=2),
+    Peer("nflows", "QR", _nflows(_nflows_linear("QRLinear", num_householder=2)), transforms=2),
+    Peer("nflows", "SVD", _nflows(_nflows_linear("SVDLinear", num_householder=2)), transforms=2),
     Peer("normflows", "residual", _normflows(_normflows_residual), features=3, transforms=2),
     Peer("normflows", "Glow for vectors", _normflows(_normflows_glow), transforms=6),
     Peer("normflows", "Glow for vectors", _normflows(_normflows_glow), features=5, transforms=6),
-    Peer("flowjax", "block neural", _flowjax_premade(BLOCK), features=3, ordered=True),
+    Peer("flowjax", "block neural", _flowjax_premade(BLOCK), features=3),
     Peer("flowjax", "block neural", _flowjax_premade(BLOCK), features=3, context=2, transforms=2),
     Peer("flowjax", "triangular spline", _flowjax_premade(TRIANGULAR), transforms=3),
     Peer("flowjax", "triangular spline", _flowjax_premade(TRIANGULAR), context=2, transforms=3),
@@ -387,11 +442,17 @@ PEERS = [
         "pyro", "Householder", _pyro(_pyro_linear("householder", count_transforms=2)), transforms=2
     ),
     Peer("pyro", "matrix exponential", _pyro(_pyro_linear("matrix_exponential"))),
+    Peer("pyro", "neural autoregressive, there", _pyro(_pyro_neural, back=False)),
+    Peer("pyro", "block autoregressive, there", _pyro(_pyro_block, back=False)),
+    Peer("pyro", "polynomial, there", _pyro(_pyro_polynomial, back=False)),
+    Peer("pyro", "planar, there", _pyro(_pyro_linear("planar"), back=False), transforms=2),
+    Peer("pyro", "radial, there", _pyro(_pyro_linear("radial"), back=False), transforms=2),
+    Peer("pyro", "Sylvester, there", _pyro(_pyro_linear("sylvester"), back=False), transforms=2),
 ]
 """What is checked, library by library."""
 
 
-# ---- the table -----------------------------------------------------------------------------------
+# ---- the record ----------------------------------------------------------------------------------
 
 
 def check_peer(peer: Peer, level: str = "quick", checks=None) -> Report:
@@ -423,55 +484,110 @@ def _float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def write(path: str | os.PathLike = PATH, level: str = "quick", peers=tuple(PEERS)) -> None:
-    """Check every flow and write the table, above the findings that were written by hand."""
-    reports = [(peer, check_peer(peer, level)) for peer in bar(peers, desc="flows", unit="flow")]
-    there = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
-    _, mark, findings = there.partition(FILED)
-    Path(path).write_text(_markdown(reports, level) + mark + findings, encoding="utf-8")
+def read(path: str | os.PathLike = RECORD) -> dict[str, dict]:
+    """Return what was found of each flow, by its library and name; nothing without a record."""
+    if not Path(path).exists():
+        return {}
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def _markdown(reports: list[tuple[Peer, Report]], level: str) -> str:
-    """Return the table of flows, and the list of findings."""
-    packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    lines = [
-        "# The checks on flows of other libraries",
-        "",
-        f"Written by `python -m afnp.verify.mutants --peers` at level `{level}`: {packages}.",
-        "Float64; parameters moved away from their start by normal noise of standard deviation "
-        f"{STIR}. D features, H hidden units, T transforms, C context inputs.",
-        "",
-        "| library | flow | passed | failed | not run |",
-        "|---|---|---:|---|---:|",
-    ]
-    for peer, report in reports:
-        failed = ", ".join(report.failed) or "none"
-        lines.append(
-            f"| {peer.library} | {peer} | {len(report.passed)} | {failed} | {len(report.not_run)} |"
-        )
-    lines += ["", "## What the failed checks say", ""]
-    lines += ["A dependency also counts as dead if a ReLU was off wherever the check looked.", ""]
-    for peer, report in reports:
-        for name in report.failed:
-            lines.append(f"- {peer.library}, {peer}: **{name}**: {_said(report[name])}")
-    lines += ["", "## What passed, but should be known", ""]
-    for (library, note), kinds in _notes(reports).items():
-        lines.append(f"- {library}: {note} ({len(kinds)} of its flows)")
-    return "\n".join(lines) + "\n"
+def run(
+    again: str = "",
+    path: str | os.PathLike = RECORD,
+    peers: Sequence[Peer] = tuple(PEERS),
+    progress: bool = True,
+) -> None:
+    """Check every flow that the record lacks, or whose name contains ``again``; write both files.
+
+    Every answer is kept at once: an interrupted run takes up where it ended.
+    """
+    known = read(path)
+    wanted = [peer for peer in peers if peer.name not in known or (again and again in peer.name)]
+    for peer in bar(wanted, desc="flows", unit="flow", show=progress):
+        known[peer.name] = _entry(peer, check_peer(peer))
+        ordered = {peer.name: known[peer.name] for peer in peers if peer.name in known}
+        lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in ordered.items()]
+        Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write(read(path), Path(path).with_name(PATH.name), peers)
 
 
-def _notes(reports: list[tuple[Peer, Report]]) -> dict[tuple[str, str], list[str]]:
-    """Return what checks noted, by library, with the flows it was noted of."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for peer, report in reports:
-        for note in dict.fromkeys(note for result in report.results for note in result.notes):
-            found.setdefault((peer.library, note), []).append(str(peer))
-    return found
+def _entry(peer: Peer, report: Report) -> dict[str, Any]:
+    """Return what the record keeps of a report, and of which releases it speaks."""
+    notes = [note for result in report.results for note in result.notes]
+    late = [name for name in report.failed if report[name].reason.startswith("gave no answer")]
+    return {
+        "releases": {package: version(package) for package in PACKAGES[peer.library]},
+        "passed": report.passed,
+        "failed": {name: _said(report[name]) for name in report.failed if name not in late},
+        "late": late,
+        "not_run": report.not_run,
+        "notes": sorted(set(notes)),
+    }
 
 
 def _said(result) -> str:
     """Return a result's reason in one line, or its numbers; of several like problems the first."""
     first, *others = " ".join(result.reason.split()).split("; ")
-    if first:
-        return first + (f" (and {len(others)} more)" if others else "")
-    return f"error {result.measured:.1e} where {result.tolerance:.1e} is allowed"
+    more = f" (and {len(others)} more)" if others else ""
+    if not result.tolerance:  # nothing was measured
+        return first + more
+    numbers = f"error {result.measured:.1e} where {result.tolerance:.1e} is allowed"
+    return f"{first}{more}: {numbers}" if first else numbers
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def write(
+    record: dict[str, dict],
+    path: str | os.PathLike = PATH,
+    peers: Sequence[Peer] = tuple(PEERS),
+) -> None:
+    """Write the table of a record, above the findings that were written by hand."""
+    there = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+    _, mark, findings = there.partition(FILED)
+    Path(path).write_text(table(record, peers) + mark + findings, encoding="utf-8")
+
+
+def table(record: dict[str, dict], peers: Sequence[Peer] = tuple(PEERS)) -> str:
+    """Return the table of flows, and the lists of what was found, in Markdown."""
+    missing = [peer.name for peer in peers if peer.name not in record]
+    releases = sorted({pair for entry in record.values() for pair in entry["releases"].items()})
+    lines = [
+        "# The checks on flows of other libraries",
+        "",
+        "Written by `python -m afnp.verify.mutants --peers` at level `quick`: "
+        + ", ".join(" ".join(pair) for pair in releases)
+        + ".",
+        "Float64; parameters moved away from their start by normal noise of standard deviation "
+        f"{STIR}. D features, H hidden units, T transforms, C context inputs.",
+        "",
+        f"A check may take {TIME_LIMIT:.0f} s; one that gave no answer by then is named as such.",
+        "",
+        "| library | flow | passed | failed | no answer | not run |",
+        "|---|---|---:|---|---|---:|",
+    ]
+    for name, entry in record.items():
+        library, flow = name.split(": ", 1)
+        failed, late = (", ".join(entry[key]) or "none" for key in ("failed", "late"))
+        passed, not_run = (len(entry[key]) for key in ("passed", "not_run"))
+        lines.append(f"| {library} | {flow} | {passed} | {failed} | {late} | {not_run} |")
+    if missing:
+        lines += ["", "Not run yet: " + "; ".join(missing) + "."]
+    lines += ["", "## What the failed checks say", ""]
+    lines += ["A dependency also counts as dead if a ReLU was off wherever the check looked.", ""]
+    for name, entry in record.items():
+        lines += [f"- {name}: **{check}**: {said}" for check, said in entry["failed"].items()]
+    lines += ["", "## What passed, but should be known", ""]
+    lines += [
+        f"- {library}: {note} ({count} of its flows)"
+        for (library, note), count in _noted(record).items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _noted(record: dict[str, dict]) -> Counter[tuple[str, str]]:
+    """Return what checks noted, by library, and of how many of its flows."""
+    return Counter(
+        (name.split(": ", 1)[0], note) for name, entry in record.items() for note in entry["notes"]
+    )

@@ -1,8 +1,8 @@
 """Measure the checks: ``python -m afnp.verify.mutants``.
 
-``--matrix`` runs the levels on every mutant, ``--false-alarms 1000`` on as many random clean flows;
-both take up where they were interrupted. ``--peers`` runs the checks on released flows of other
-libraries (extra ``bench``). Without any of them, what was measured is printed.
+``--matrix`` runs the levels on every mutant, ``--false-alarms 1000`` on as many random clean flows,
+``--peers`` on released flows of other libraries (extra ``bench``); all take up where they were
+interrupted. Without any of them, what was measured is printed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.false_alarms:
         ways = {"path": options.path, "plain": options.plain}
         matrix.alarms(options.false_alarms, options.seed, options.level, **ways)
-    if options.peers:
+    if options.peers is not None:
         from afnp.verify import peers
 
-        peers.write()
+        peers.run(options.peers)
     return show(matrix.read(options.path))
 
 
@@ -57,7 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--level", choices=LEVELS, default="full", help="of the clean flows' checks"
     )
-    parser.add_argument("--peers", action="store_true", help="check the flows of other libraries")
+    parser.add_argument(
+        "--peers",
+        nargs="?",
+        const="",
+        metavar="AGAIN",
+        help="check other libraries' flows that the record lacks, or whose name contains AGAIN",
+    )
     parser.add_argument("--path", default=matrix.PATH, help="of the record")
     return parser
 
