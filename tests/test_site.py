@@ -201,6 +201,13 @@ def test_every_public_name_is_described_once():
     }
 
 
+def test_the_index_says_more_of_a_module_than_its_name():
+    assert reference.first_line("afnp.ensemble").startswith("Ensembles: several flows as one")
+    for unit in reference.units():
+        said = reference.first_line(unit)
+        assert len(said.split()) >= 3, f"{unit}: {said}"
+
+
 def test_constants_are_described_by_the_string_below_them():
     assert reference.documentation("afnp.univariate", "UNIVARIATES").startswith("By the name")
     assert reference.definer("afnp.verify", "LEVELS") == "afnp.verify.levels"

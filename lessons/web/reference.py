@@ -125,9 +125,7 @@ def write(folder: Path) -> list[str]:
     names = "".join(_row("afnp", name, f"afnp.{name}") for name in public("afnp"))
     first = f".. list-table::\n   :class: names\n\n{names}"
     groups = "\n".join(
-        _title(heading, "-")
-        + "\n"
-        + "\n".join(f":doc:`{u}`\n   {_first_line(u)}\n" for u in inside)
+        _title(heading, "-") + "\n" + "\n".join(f":doc:`{u}`\n   {first_line(u)}\n" for u in inside)
         for heading, inside in grouped(set(units()) - {"afnp"}).items()
         if inside
     )
@@ -206,9 +204,10 @@ def documentation(module: str, name: str) -> str:
     return ""
 
 
-def _first_line(module: str) -> str:
+def first_line(module: str) -> str:
+    """Return the first line of a module's docstring, without the name that it may begin with."""
     text = inspect.getdoc(importlib.import_module(module)) or ""
-    return text.split("\n")[0].partition(": ")[2 if module == "afnp" else 0] or text.split("\n")[0]
+    return text.split("\n")[0].removeprefix(f"{module}: ")
 
 
 def _title(text: str, line: str) -> str:
