@@ -1,10 +1,12 @@
-"""Run the benchmark as ``python -m figures.bench``, that of imported flows with ``imported``."""
+"""Run the benchmark as ``python -m figures.bench``; those of imported flows by their names."""
 
 import sys
 
-from figures.bench import command, imported
+from figures.bench import command, imported, posteriors
+
+OTHERS = {"imported": imported.main, "posteriors": posteriors.main}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["imported"]:
-        sys.exit(imported.main(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in OTHERS:
+        sys.exit(OTHERS[sys.argv[1]](sys.argv[2:]))
     sys.exit(command.main())
