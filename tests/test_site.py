@@ -818,6 +818,21 @@ def test_every_page_fits_a_telephone_and_has_its_pictures(site, visit):
 
 
 @needs_sphinx
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "path", ["README", "figures/index", "lessons/02_from_conditionals_to_a_flow"]
+)
+def test_dark_pages_have_no_white_pictures(site, browser, path):
+    page = browser.new_page(color_scheme="dark")
+    page.goto((site / f"{path}.html").as_uri())
+    shown = page.locator("article img").evaluate_all(
+        "all => all.map(i => getComputedStyle(i).filter)"
+    )
+    page.close()
+    assert shown and all("invert" in filter for filter in shown)
+
+
+@needs_sphinx
 @pytest.mark.lessons
 def test_the_gallery_shows_every_figure(site):
     drawn = re.findall(

@@ -22,6 +22,7 @@ extensions = [
 exclude_patterns = ["lessons/exercises", "lessons/solutions", "lessons/download"]
 default_role = "py:obj"
 highlight_language = "none"
+pygments_dark_style = "monokai"
 
 # Maths: drawn by the browser from MathML, with a font that lies beside the pages.
 html_math_renderer = "mathml"
