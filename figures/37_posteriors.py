@@ -21,7 +21,7 @@ fresh simulations.
 
 ``python -m figures posteriors --data DIR`` measures what the record ``posteriors.json`` lacks and
 writes it there, observation by observation; DIR holds PyPI's ``sbibm`` 1.1.0, as a wheel or
-unpacked. First come all best accuracies, in half an hour; then the networks, in hours. It may be
+unpacked. First come all best accuracies, then the networks, which take hours. It may be
 interrupted at any time. Without ``--data`` the record is drawn.
 
 Letters: N simulations, D parameters theta, C numbers x of a simulation, M members of an ensemble.
