@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from figures.simulators import OBSERVATIONS, TASKS, open_references  # noqa: E402
 
-posteriors = import_module("figures.37_posteriors")
+posteriors = import_module("figures.38_posteriors")
 
 
 def written(folder, name, samples=7):
