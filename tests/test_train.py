@@ -510,6 +510,12 @@ def test_rows_of_weight_zero_change_nothing(name, batch_size):
     assert np.array_equal(theta, without) and losses(history) == losses(expected)
 
 
+@pytest.mark.parametrize("x", [5, None, "abc", [[1.0, 2.0], [3.0]], [1.0, 2.0]])
+def test_weights_of_what_is_no_table_blame_the_table(x):
+    with pytest.raises(ValueError, match="^x_train: "):
+        afnp.fit(afnp.maf(2, hidden=(4,), transforms=1), x, weights=[1.0], progress=False)
+
+
 @pytest.mark.parametrize("name", WEIGHED)
 def test_equal_weights_are_none(name):
     every = np.arange(120)

@@ -23,7 +23,7 @@ from afnp.advice import warn_of
 from afnp.atomic import check_regular, locked, path_of
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
-from afnp.inputs import flag, integer, plain_array, real
+from afnp.inputs import flag, frame_of, integer, plain_array, real
 from afnp.model import BatchGradient, check_context
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
@@ -368,11 +368,22 @@ class _Given(NamedTuple):
     weights: Any
     numbers: np.ndarray | None = None
 
+    @property
+    def length(self) -> int:
+        """Return the number of rows, N, of what is a table at all."""
+        frame = frame_of(self.x)
+        x = plain_array(self.x, self.name) if frame is None else frame
+        if x.ndim != 2:
+            raise ValueError(
+                f"{self.name}: expected a two-dimensional array (N, D), got shape {x.shape}"
+            )
+        return len(x)
+
     def checked(self, ranks: Ranks) -> np.ndarray | None:
         """Return weights as float64 (N,), or raise a ValueError that names the row."""
         if self.weights is None:
             return None
-        name, w, n = self.weights_name, plain_array(self.weights, self.weights_name), len(self.x)
+        name, w, n = self.weights_name, plain_array(self.weights, self.weights_name), self.length
         if w.dtype.kind not in "fiub" or w.shape != (n,):
             raise ValueError(f"{name}: expected {n} numbers, got shape {w.shape} of {w.dtype}")
         w = w.astype(np.float64)
