@@ -1255,6 +1255,7 @@ REFUSED = {
     "callbacks that are none": ({"callbacks": 3}, "callbacks: expected a sequence of callables"),
     "a callback that is none": ({"callbacks": [3]}, "callbacks: expected a sequence of callables"),
     "a layer that is not there": ({"freeze": [2]}, "freeze: expected numbers of 2 layers, got 2"),
+    "all layers": ({"freeze": [0, 1]}, "freeze: expected at least one parameter to train"),
     "a layer by name": ({"freeze": "first"}, "freeze: expected a sequence of integers"),
     "a layer in part": ({"freeze": [0.5]}, "freeze: expected an integer"),
     "a layer of a model without": (

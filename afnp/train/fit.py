@@ -335,7 +335,11 @@ def _layers_to_freeze(flow: Flow, freeze) -> list[int]:
     for k in numbers:
         if not -count <= k < count:
             raise ValueError(f"freeze: expected numbers of {count} layers, got {k}")
-    return sorted({k % count for k in numbers})
+    layers = sorted({k % count for k in numbers})
+    kept = sum(flow.layers[k].layout.size for k in layers)
+    if kept and kept == flow.theta.size:
+        raise ValueError(f"freeze: expected at least one parameter to train, got none of {kept}")
+    return layers
 
 
 def _slices(flow: Flow, layers: list[int]) -> list[slice]:
