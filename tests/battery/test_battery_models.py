@@ -26,7 +26,7 @@ SECONDS, MEMORY = 5.0, 50e6
 KINDS = {**TRANSFORMS, **NETWORKS, **BASES, **UNIVARIATES}
 """What a model file can name."""
 
-NEVER = {"Feedforward", "Conditioned", "MLP", "GatedMLP", "Conditionals"}
+NEVER = {"Feedforward", "Conditioned", "Gated", "MLP", "GatedMLP", "Conditionals"}
 """Networks that files do not name: others are made of them."""
 
 
