@@ -73,6 +73,9 @@ def test_the_claims_are_the_numbers():
     assert good["part_of_z"] == pytest.approx(1, abs=5 * good["log_z_standard_error"])
     assert stuck["part_of_z"] == pytest.approx(0.5, abs=0.03)
     assert stuck["effective_fraction"] > 0.5 and good["effective_fraction"] > 0.3
+    torsions = numbers["torsions"]
+    assert torsions["log_z"] == pytest.approx(0, abs=5 * torsions["log_z_standard_error"] + 0.01)
+    assert torsions["effective_fraction"] > 0.8
     log_z = [said["log_z"] for said in numbers["field"].values()]
     error = max(said["log_z_standard_error"] for said in numbers["field"].values())
     assert np.ptp(log_z) < 8 * error
