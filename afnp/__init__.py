@@ -13,8 +13,9 @@ from types import ModuleType
 from afnp.constructors import iaf, made, maf, maf_mog, nice, nsf, realnvp, tarflow, wavenet_flow
 from afnp.discrete import DiscreteMADE, OrderEnsemble
 from afnp.ensemble import FlowEnsemble
-from afnp.files import ModelFileError, load, save
+from afnp.files import ModelFileError
 from afnp.flow import Flow
+from afnp.interop.formats import load, save
 from afnp.train import fit, fit_energy
 from afnp.transforms.preprocess import preprocessing
 

@@ -28,10 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
-from afnp import __version__, constructors, data, files, rows, train
+from afnp import __version__, constructors, data, rows, train
 from afnp.atomic import check_regular, write_bytes
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
+from afnp.interop import formats
 from afnp.train import ranks
 from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
@@ -188,7 +189,7 @@ def fit(args: argparse.Namespace) -> int:
     )
     if not all_ranks.first:
         return 130 if history.stopped == "interrupted" else 0
-    files.save(flow, args.output)
+    formats.save(flow, args.output)
     count = len(history.train_loss)
     epochs = f"{count} epoch" if count == 1 else f"{count} epochs"
     if history.stopped == "interrupted":
@@ -236,7 +237,7 @@ def score(args: argparse.Namespace) -> int:
     if args.output:
         _check_output(args.output, args.force, rows.WRITTEN)
         _refuse_same(args.output, args.model, args.data, folder=args.data_folder)
-    flow = files.load(args.model)
+    flow = formats.load(args.model)
     part = rows.for_flow(flow, args.data, args.data_folder, args.key)
     log_prob = flow.log_prob(part.x, part.context)
     if args.output:
@@ -251,7 +252,7 @@ def sample(args: argparse.Namespace) -> int:
     """Draw rows and write them to a file."""
     _check_output(args.output, args.force, rows.WRITTEN)
     _refuse_same(args.output, args.model)
-    flow = files.load(args.model)
+    flow = formats.load(args.model)
     x = flow.sample(args.rows, args.seed, rows.context_of(flow, args.context))
     rows.write(args.output, x, flow.columns)
     print(f"wrote {len(x):,} x {x.shape[1]} to {args.output}", file=_beside(args.output))
@@ -264,7 +265,7 @@ def plot(args: argparse.Namespace) -> int:
 
     _check_output(args.output, args.force, (".png", ".pdf", ".svg"))
     _refuse_same(args.output, args.model, args.data, folder=args.data_folder)
-    flow = files.load(args.model)
+    flow = formats.load(args.model)
     part = None
     if args.data is not None:
         part = rows.for_flow(flow, args.data, args.data_folder, args.key)
@@ -315,7 +316,7 @@ def _checked(args: argparse.Namespace) -> Report:
             raise ValueError(
                 f"{args.target}: a model file knows its features and context; leave the options out"
             )
-        return check_flow(files.load(args.target), **options)
+        return check_flow(formats.load(args.target), **options)
     known = {"features": args.features, "context": args.context}
     options |= {name: value for name, value in known.items() if value is not None}
     return check_flow(build(found_object(args.target)), **options)
@@ -328,7 +329,7 @@ def import_flow(args: argparse.Namespace) -> int:
     _check_output(args.output, args.force)
     _refuse_same(args.output, args.theirs)
     flow = import_file(args.theirs, args.maker, args.library)
-    files.save(flow, args.output)
+    formats.save(flow, args.output)
     print(f"{args.theirs}: {flow.features} features, context of {flow.context}, {flow.dtype}")
     print(f"wrote {args.output}")
     return 0

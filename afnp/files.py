@@ -41,7 +41,7 @@ from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.inputs import integer
 
-__all__ = ["MOST_FREE", "ModelFileError", "build", "load", "read", "save", "write"]
+__all__ = ["MOST_FREE", "ModelFileError", "build", "load", "opened", "read", "save", "write"]
 
 MAGIC = b"afnp\r\n\x1a\n"
 VERSION = 2
@@ -121,7 +121,7 @@ def read(path: str | bytes | os.PathLike, kind: str) -> tuple[dict, dict[str, np
         If it cannot be opened or read.
     """
     name = path_of(path)
-    with named_errors(name), _opened(name) as (file, size):
+    with named_errors(name), opened(name) as (file, size):
         start = file.read(16)
         if len(start) < 16 or start[:8] != MAGIC:
             other = name.endswith(".safetensors")
@@ -161,7 +161,7 @@ def read(path: str | bytes | os.PathLike, kind: str) -> tuple[dict, dict[str, np
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[BufferedReader, int]]:
+def opened(name: str) -> Iterator[tuple[BufferedReader, int]]:
     """Open a regular file, and only that: a pipe would wait for a writer, for ever."""
     _refuse_special(name, os.stat(name).st_mode)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

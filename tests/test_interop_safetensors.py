@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ pytest.importorskip("safetensors", reason="SAFETENSORS IS MISSING: pip install '
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
+from afnp import cli as command
+from afnp import files
+from afnp.files import ModelFileError
 from afnp.interop import safetensors as door
 
 FLOWS = {
@@ -116,10 +121,38 @@ def test_arrays_in_fortrans_order_are_written_as_they_are(tmp_path, monkeypatch)
     assert (door.load(tmp_path / "f.safetensors").theta == flow.theta).all()
 
 
-def test_afnps_own_files_do_not_take_its_name(tmp_path):
+def test_the_name_says_the_format(tmp_path):
     flow, path = FLOWS["maf"](), tmp_path / "f.safetensors"
+    afnp.save(flow, path)
+    assert set(load_file(path)) == set(flow.parameters)
+    assert (afnp.load(bytes(path)).theta == flow.theta).all()
     with pytest.raises(ValueError, match=r"afnp\.interop\.safetensors\.save writes such files"):
-        afnp.save(flow, path)
-    door.save(flow, path)
-    with pytest.raises(ValueError, match=r"afnp\.interop\.safetensors\.load reads such files"):
+        files.save(flow, path)
+    with pytest.raises(ModelFileError, match=r"afnp\.interop\.safetensors\.load reads such files"):
+        files.load(path)
+
+
+def test_flows_alone_come_in_it_and_from_files_alone(tmp_path):
+    path = tmp_path / "f.safetensors"
+    with pytest.raises(ValueError, match="flow: expected a Flow, got DiscreteMADE"):
+        afnp.save(afnp.DiscreteMADE(2, hidden=(4,)), path)
+    assert not path.exists()
+    with pytest.raises(FileNotFoundError, match="f.safetensors"):
         afnp.load(path)
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match="expected a regular file"):
+        afnp.load(path)
+
+
+def test_the_command_line_takes_it(tmp_path):
+    path = tmp_path / "f.safetensors"
+    assert command.main(["fit", "two_moons", "-o", str(path), "--epochs", "1"]) == 0
+    assert command.main(["sample", str(path), "-n", "3", "-o", str(tmp_path / "s.csv")]) == 0
+    assert len((tmp_path / "s.csv").read_text().splitlines()) >= 3
+
+
+def test_without_the_extra_its_name_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.delitem(sys.modules, "afnp.interop.safetensors")
+    with pytest.raises(ImportError, match=r"pip install 'afnp\[safetensors\]'"):
+        afnp.save(FLOWS["maf"](), tmp_path / "f.safetensors")

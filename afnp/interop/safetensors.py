@@ -13,14 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 
-from afnp.atomic import write_bytes
-from afnp.files import MOST_FREE, ModelFileError, build
+from afnp.atomic import named_errors, path_of, write_bytes
+from afnp.files import MOST_FREE, ModelFileError, build, opened
 from afnp.flow import Flow
 
 __all__ = ["load", "save"]
@@ -32,7 +31,7 @@ def save(flow: Flow, path: str | os.PathLike) -> None:
     Raises
     ------
     ValueError
-        If the flow could not be loaded again.
+        If it is no flow, or could not be loaded again.
 
     Examples
     --------
@@ -44,6 +43,8 @@ def save(flow: Flow, path: str | os.PathLike) -> None:
     >>> bool((again.theta == flow.theta).all())
     True
     """
+    if not isinstance(flow, Flow):
+        raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
     build(flow.config(), flow.theta, 0)
     named = {name: np.ascontiguousarray(a) for name, a in flow.parameters.items()}
     text = json.dumps(flow.config(), allow_nan=False)
@@ -57,9 +58,11 @@ def load(path: str | os.PathLike) -> Flow:
     Raises
     ------
     ModelFileError
-        If the file is not one: no safetensors, not of an afnp flow, or altered.
+        If the file is not one: no safetensors, not of an afnp flow, altered, or no regular file.
     """
-    content = Path(path).read_bytes()
+    name = path_of(path)
+    with named_errors(name), opened(name) as (file, _):
+        content = file.read()
     try:
         metadata, names = _header(content)
         arrays = parse(content)
@@ -73,7 +76,7 @@ def load(path: str | os.PathLike) -> Flow:
         if _digest(metadata["afnp"], flow.theta) != metadata["sha256"]:
             raise ValueError("the checksum does not match the contents")
     except Exception as error:  # whatever a header provokes is a fault of the file
-        raise ModelFileError(f"{path}: not a flow that afnp wrote: {error}") from error
+        raise ModelFileError(f"{name}: not a flow that afnp wrote: {error}") from error
     return flow
 
 
