@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +24,7 @@ __all__ = [
     "frame_names",
     "frame_values",
     "generator",
+    "in_order",
     "integer",
     "permutation",
     "plain_array",
@@ -176,7 +177,20 @@ def check_names(name: str, names, width: int) -> tuple[str, ...] | None:
 
 def _by_name(frame, columns: Sequence[str], name: str):
     """Return the DataFrame's columns in the order of their known names."""
-    found = list(frame_names(frame))
+    row = set(map(str, frame.index)) == set(columns)
+    hint = "; a single row is a table too: table.iloc[[0]]" if row else ""
+    return frame.iloc[:, in_order(frame_names(frame), columns, name, hint)]
+
+
+def in_order(given: Iterable, columns: Sequence[str], name: str, hint: str = "") -> list[int]:
+    """Return the places of known columns among those that are given, or say which are others.
+
+    Examples
+    --------
+    >>> in_order(["b", "a"], ["a", "b"], "x")
+    [1, 0]
+    """
+    found = list(map(str, given))
     missing = [column for column in columns if column not in found]
     others = [column for column in found if column not in columns]
     if missing or others or len(found) != len(columns):
@@ -185,13 +199,11 @@ def _by_name(frame, columns: Sequence[str], name: str):
             for what, some in (("lacks", missing), ("has also", others))
             if some
         ]
-        row = set(map(str, frame.index)) == set(columns)
-        hint = "; a single row is a table too: table.iloc[[0]]" if row else ""
         raise ValueError(
             f"{name}: expected the columns {', '.join(map(repr, columns))}; "
             f"the table {' and '.join(said) or 'has one of them twice'}{hint}"
         )
-    return frame.iloc[:, [found.index(column) for column in columns]]
+    return [found.index(column) for column in columns]
 
 
 # ---- arrays of any shape -------------------------------------------------------------------------

@@ -237,17 +237,18 @@ def sample_given(flow: Flow, n: int, given, rng=0, context=None) -> np.ndarray:
     ((5, 3), [0.5, 0.5, 0.5, 0.5, 0.5])
     """
     n, rng = integer("n", n, least=0), generator("rng", rng)
-    given = check_rows(given, None, np.float64, "given")
+    order, k = shared_order(flow), check_rows(given, None, np.float64, "given").shape[1]
+    first = marginal(flow, k) if k else None
+    given = check_rows(given, k, np.float64, "given", None if first is None else first.columns)
     if len(given) not in (1, n):
         raise ValueError(f"given: expected {n} rows (or 1), got {len(given)}")
-    order, k = shared_order(flow), given.shape[1]
     context = check_context(context, flow.context, n, np.float64, flow.context_columns)
     context = context if flow.context else None
     given = np.broadcast_to(given, (n, k))
     u = flow.base.sample(flow.own.base, n, rng, flow.dtype)
-    if not k:
+    if first is None:
         return flow.generate(u, context)[0]
-    first, kept = marginal(flow, k), np.sort(order[:k])
+    kept = np.sort(order[:k])
     u[:, kept], log_det = first.normalize(given, context)
     nowhere = np.isneginf(log_det)
     if nowhere.any():

@@ -158,3 +158,58 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bits(tmp_path):
     with dask.config.set(scheduler="synchronous"):
         here = doors.log_prob(flow, doors.sample(flow, 4000, chunks=1300, seed=3))[::1000].compute()
     assert len(spread) == n // 1000 and (spread[: len(here)] == here).all()
+
+
+# ---- names and places ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def named():
+    """A flow that knows the names of its columns, frames of data and contexts, and their rows."""
+    pd = pytest.importorskip("pandas", reason="PANDAS IS MISSING: pip install '.[dask]'")
+    rng = np.random.default_rng(5)
+    x = pd.DataFrame(rng.standard_normal((2500, 3)) + [0, 10, 20], columns=list("abc"))
+    c = pd.DataFrame(rng.standard_normal((2500, 2)), columns=list("pq"))
+    flow = afnp.maf(3, hidden=(8,), transforms=2, context=2, preprocess="standard")
+    afnp.fit(flow, x, context=c, epochs=1, progress=False)
+    return flow, x, c
+
+
+def frame(table):
+    import dask.dataframe as dd
+
+    return dd.from_pandas(table, npartitions=3)
+
+
+def test_columns_are_found_by_name(named):
+    flow, x, c = named
+    turned = frame(x[["c", "a", "b"]]), frame(c[["q", "p"]])
+    np.testing.assert_allclose(
+        doors.log_prob(flow, *turned).compute(), flow.log_prob(x, c), rtol=1e-10
+    )
+    few = frame(c[["q", "p"]])
+    drawn = [doors.sample(flow, len(c), seed=1, context=some) for some in (frame(c), few)]
+    assert (drawn[0] == drawn[1]).all().compute()
+
+
+def test_other_columns_are_refused_by_name(named):
+    flow, x, c = named
+    with pytest.raises(ValueError, match="x: expected the columns .* lacks 'a' and has also 'z'"):
+        doors.log_prob(flow, frame(x.rename(columns={"a": "z"})), frame(c))
+    with pytest.raises(ValueError, match="context: expected the columns .* lacks 'q'"):
+        doors.sample(flow, len(c), context=frame(c.rename(columns={"q": "z"})))
+
+
+@pytest.mark.parametrize("chunks", [2500, 900])
+def test_a_value_that_is_missing_is_found_by_its_row(named, chunks):
+    flow, x, c = named
+    rows = x.to_numpy().copy()
+    rows[2321, 1] = np.nan
+    arrays = lazy(rows, chunks), lazy(c.to_numpy(), chunks)
+    with pytest.raises(ValueError, match="x: row 2321, column 1 is nan"):
+        doors.log_prob(flow, *arrays).compute()
+
+
+def test_what_is_no_flow_is_refused():
+    with pytest.raises(ValueError, match="flow: expected a Flow, got int"):
+        doors.log_prob(3, lazy(np.zeros((5, 3)), 5))

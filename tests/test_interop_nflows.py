@@ -291,3 +291,9 @@ def test_a_difference_is_refused_with_its_row(monkeypatch):
     monkeypatch.setattr(type(theirs._transform), "inverse", lambda self, u, context: (u + 1, 0 * u))
     with pytest.raises(ArithmeticError, match="samples: row .* in nflows: they part"):
         from_nflows(theirs)
+
+
+@pytest.mark.parametrize("other", [None, torch.nn.Linear(2, 2)])
+def test_what_is_no_flow_of_theirs_is_refused(other):
+    with pytest.raises(ValueError, match="flow: expected a Flow of nflows, got "):
+        from_nflows(other)

@@ -180,3 +180,18 @@ def test_other_bases_are_refused_by_name():
     base = normflows.distributions.GaussianMixture(2, D)
     with pytest.raises(ValueError, match="q0: cannot import a GaussianMixture"):
         from_normflows(normflows.NormalizingFlow(base, FLOWS["maf"]()))
+
+
+def test_what_has_not_seen_data_is_named_and_left_as_it_was():
+    base = normflows.distributions.DiagGaussian(D, trainable=False)
+    theirs = normflows.NormalizingFlow(base, [flows.ActNorm(D)])
+    before = {name: value.clone() for name, value in theirs.state_dict().items()}
+    with pytest.raises(ValueError, match="flow 0, ActNorm: has not seen data yet"):
+        from_normflows(theirs)
+    assert all((value == before[name]).all() for name, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("other", [None, torch.nn.Linear(2, 2)])
+def test_what_is_no_flow_of_theirs_is_refused(other):
+    with pytest.raises(ValueError, match="flow: expected a NormalizingFlow of normflows, got "):
+        from_normflows(other)

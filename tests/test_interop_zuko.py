@@ -362,3 +362,9 @@ def test_what_cannot_go_out_is_named(case):
     make, message = NOT_EXPORTED[case]
     with pytest.raises(ValueError, match=message):
         to_zuko(make())
+
+
+@pytest.mark.parametrize("other", [None, torch.nn.Linear(2, 2)])
+def test_what_is_no_flow_of_theirs_is_refused(other):
+    with pytest.raises(ValueError, match="flow: expected a Flow of zuko, got "):
+        from_zuko(other)

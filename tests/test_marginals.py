@@ -449,3 +449,15 @@ def test_proposals_that_do_not_fit_are_refused(case):
         estimate(mixed("maf", 3), [[0.0, 0.0, np.nan]], draws=1)
     with pytest.raises(ValueError, match="flow: expected a Flow, got DiscreteMADE"):
         estimate(afnp.DiscreteMADE(3), [[0.0, 0.0, np.nan]])
+
+
+def test_what_is_given_is_found_by_name():
+    pd = pytest.importorskip("pandas", reason="PANDAS IS MISSING: pip install '.[data]'")
+    x = pd.DataFrame(np.random.default_rng(0).standard_normal((300, 3)), columns=list("abc"))
+    flow = afnp.maf(3, (8,), 2, order="natural")
+    afnp.fit(flow, x, epochs=1, progress=False)
+    given = x[["a", "b"]].iloc[:5]
+    drawn = sample_given(flow, 5, given[["b", "a"]], rng=1)
+    np.testing.assert_array_equal(drawn, sample_given(flow, 5, given.to_numpy(), rng=1))
+    with pytest.raises(ValueError, match="given: expected the columns 'a', 'b'; the table lacks"):
+        sample_given(flow, 5, x[["c", "b"]].iloc[:5])

@@ -14,14 +14,14 @@ Letters: N rows, D features, C context inputs, B rows a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import dask
 import dask.array as da
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.inputs import integer
+from afnp.inputs import in_order, integer
 
 __all__ = ["BATCH", "log_prob", "normalize", "sample", "score"]
 
@@ -132,7 +132,7 @@ def sample(flow: Flow, n: int, chunks: int = 100_000, seed: int = 0, context=Non
     if context is None:
         rows = da.zeros((n, 0), chunks=(chunks, 0), dtype=flow.dtype)
     else:
-        rows = _table(context, flow.context, "context")
+        rows = _table(context, flow.context, "context", flow.context_columns)
         if len(rows) != n:
             raise ValueError(f"context: expected {n} rows, got {len(rows)}")
     return da.map_blocks(
@@ -140,6 +140,7 @@ def sample(flow: Flow, n: int, chunks: int = 100_000, seed: int = 0, context=Non
         rows,
         function=_Sampler(seed),
         flow=dask.delayed(flow),
+        names=("context",),
         dtype=flow.data_dtype,
         chunks=(rows.chunks[0], (flow.features,)),
         meta=np.empty((0, 0), dtype=flow.data_dtype),
@@ -149,9 +150,17 @@ def sample(flow: Flow, n: int, chunks: int = 100_000, seed: int = 0, context=Non
 # ---- what workers do -----------------------------------------------------------------------------
 
 
-def _on_rows(*arrays: np.ndarray, function: Callable, flow: Flow, block_info=None) -> np.ndarray:
+def _on_rows(
+    *arrays: np.ndarray,
+    function: Callable,
+    flow: Flow,
+    names: Sequence[str] = ("x", "context"),
+    block_info=None,
+) -> np.ndarray:
     """Apply a function to a chunk, in batches of B rows that are laid out by the rows' numbers."""
     start, stop = block_info[0]["array-location"][0]
+    for name, a in zip(names, arrays, strict=False):
+        _check_finite(a, start, name)
     if start == stop:
         return function(flow, 0, *(np.zeros((BATCH, *a.shape[1:])) for a in arrays))[:0]
     first, last = start // BATCH, -(-stop // BATCH)
@@ -164,6 +173,17 @@ def _on_rows(*arrays: np.ndarray, function: Callable, flow: Flow, block_info=Non
         for k in range(last - first)
     ]
     return np.concatenate(results)[before : before + stop - start]
+
+
+def _check_finite(a: np.ndarray, start: int, name: str) -> None:
+    """Refuse values that are not finite, by the row's number in the whole array."""
+    bad = np.argwhere(~np.isfinite(a) if a.dtype.kind == "f" else np.zeros(a.shape, bool))
+    if len(bad):
+        row, column = bad[0]
+        raise ValueError(
+            f"{name}: row {start + row}, column {column} is {a[row, column]}; every value must be "
+            "finite, none missing"
+        )
 
 
 def _log_prob(flow: Flow, batch: int, x, context=None) -> np.ndarray:
@@ -196,22 +216,30 @@ class _Sampler:
 
 def _tables(flow: Flow, x, context) -> list[da.Array]:
     """Return x, and the context where there is one, as arrays of equal chunks of rows."""
-    x = _table(x, flow.features, "x")
+    if not isinstance(flow, Flow):
+        raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
+    x = _table(x, flow.features, "x", flow.columns)
     if (context is None) != (flow.context == 0):
         raise ValueError(f"context: expected {flow.context or 'no'} columns")
     if context is None:
         return [x]
-    context = _table(context, flow.context, "context")
+    context = _table(context, flow.context, "context", flow.context_columns)
     if len(context) != len(x):
         raise ValueError(f"context: expected {len(x)} rows, got {len(context)}")
     return [x, context.rechunk({0: x.chunks[0]})]
 
 
-def _table(table, width: int, name: str) -> da.Array:
-    """Return a dask array (N, width) whose chunks hold whole rows, of known number."""
+def _table(table, width: int, name: str, columns: Sequence[str] | None) -> da.Array:
+    """Return a dask array (N, width) whose chunks hold whole rows, of known number.
+
+    The columns of a DataFrame are put into the order of their known names, if there are any.
+    """
     if not dask.is_dask_collection(table):
         raise ValueError(f"{name}: expected a dask array or DataFrame, got {type(table).__name__}")
     if not isinstance(table, da.Array):
+        if columns is not None:
+            places = in_order(table.columns, columns, name)
+            table = table[[table.columns[place] for place in places]]
         table = table.to_dask_array(lengths=True)
     if table.ndim != 2 or table.shape[1] != width:
         raise ValueError(f"{name}: expected {width} columns, got shape {table.shape}")

@@ -13,10 +13,28 @@ from afnp.bases import Base
 from afnp.flow import Flow
 from afnp.transforms import ActNorm, Autoregressive, Inverse, Permutation, Standardize, Transform
 
-__all__ = ["Step", "assembled", "in_evaluation", "turned_around"]
+__all__ = ["Step", "assembled", "expect", "in_evaluation", "turned_around"]
 
 Step = tuple[Transform, dict[str, np.ndarray]]
 """A layer, and its arrays by name."""
+
+
+def expect(flow: Any, library: str, kind: str) -> None:
+    """Refuse what is no flow of a library: none of its classes has that name.
+
+    Examples
+    --------
+    >>> expect(3, "zuko", "Flow")
+    Traceback (most recent call last):
+        ...
+    ValueError: flow: expected a Flow of zuko, got int
+    """
+    known = any(
+        (base.__module__.split(".")[0], base.__name__) == (library, kind)
+        for base in type(flow).__mro__
+    )
+    if not known:
+        raise ValueError(f"flow: expected a {kind} of {library}, got {type(flow).__name__}")
 
 
 def assembled(steps: Sequence[Step], dtype: np.dtype, noise: type[Base] | None = None) -> Flow:

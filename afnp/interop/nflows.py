@@ -42,7 +42,7 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
-from afnp.interop.doors import Step, assembled, in_evaluation, turned_around
+from afnp.interop.doors import Step, assembled, expect, in_evaluation, turned_around
 from afnp.interop.proof import prove as compare
 from afnp.interop.torch_networks import Read, array, named, spline_of
 from afnp.transforms import ActNorm, BatchNorm, Permutation, Standardize
@@ -69,6 +69,7 @@ def from_nflows(flow: Any, prove: bool = True) -> Flow:
     ArithmeticError
         If the two compute something else.
     """
+    expect(flow, "nflows", "Flow")
     embedding = named(flow._embedding_net)
     if embedding != "Identity":
         raise ValueError(f"embedding_net: cannot import a {embedding}; embed contexts beforehand")

@@ -36,7 +36,7 @@ import numpy as np
 
 from afnp.flow import Flow
 from afnp.interop import torch_networks
-from afnp.interop.doors import Step, assembled, in_evaluation, turned_around
+from afnp.interop.doors import Step, assembled, expect, in_evaluation, turned_around
 from afnp.interop.proof import prove as compare
 from afnp.interop.torch_networks import Read, array, lu_layers, named, spline_of
 from afnp.transforms import ActNorm, Coupling, Inverse, Permutation
@@ -62,6 +62,7 @@ def from_normflows(flow: Any, prove: bool = True) -> Flow:
     ArithmeticError
         If the two compute something else.
     """
+    expect(flow, "normflows", "NormalizingFlow")
     base = flow.q0
     if named(base) != "DiagGaussian":
         raise ValueError(f"q0: cannot import a {named(base)}")
@@ -239,9 +240,15 @@ def _composite(theirs: Any, D: int, where: str) -> list[Step]:
     return [step for part in reversed(theirs._flows) for step in _steps(part, D, where)]
 
 
-def _act_norm(theirs: Any, D: int, where: str) -> list[Step]:
+def _constants(theirs: Any, D: int, where: str) -> list[Step]:
     s, t = array(theirs.s).reshape(-1), array(theirs.t).reshape(-1)
     return [(ActNorm(D), {"m": t, "s": s})]
+
+
+def _act_norm(theirs: Any, D: int, where: str) -> list[Step]:
+    if not array(theirs.data_dep_init_done).all():
+        raise ValueError(f"{where}: has not seen data yet; give its flow a batch of them first")
+    return _constants(theirs, D, where)
 
 
 STEPS: dict[str, Callable[[Any, int, str], list[Step]]] = {
@@ -256,7 +263,7 @@ STEPS: dict[str, Callable[[Any, int, str], list[Step]]] = {
     "Permute": _permute,
     "LULinearPermute": _lu_permute,
     "ActNorm": _act_norm,
-    "AffineConstFlow": _act_norm,
+    "AffineConstFlow": _constants,
 }
 """What becomes of each flow."""
 

@@ -67,6 +67,8 @@ def to_onnx(flow: Flow, path: str | os.PathLike, prove: bool = True) -> tuple[Pa
     ...     [path.name for path in to_onnx(afnp.made(2, hidden=(4,)), folder + "/f.onnx")]
     ['f.density.onnx', 'f.sampler.onnx']
     """
+    if not isinstance(flow, Flow):
+        raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
     models = {"density": density_model(flow), "sampler": sampler_model(flow)}
     if prove:
         _prove(flow, models)

@@ -25,7 +25,7 @@ import numpy as np
 from afnp.bases import Base, StandardNormal, UniformTorus
 from afnp.flow import Flow
 from afnp.interop import proof
-from afnp.interop.doors import Step, assembled
+from afnp.interop.doors import Step, assembled, expect
 from afnp.interop.sorting import Linear, Network, generation_order, masked_layer
 from afnp.networks import MaskedMLP, masks
 from afnp.transforms import (
@@ -71,6 +71,7 @@ def from_zuko(flow: Any, prove: bool = True) -> Flow:
     ArithmeticError
         If the two compute something else.
     """
+    expect(flow, "zuko", "Flow")
     ours = read(flow)
     if prove:
         proof.prove(ours, *functions(flow), "zuko")
