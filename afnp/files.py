@@ -300,6 +300,8 @@ def build(config: dict, theta: np.ndarray, free: int) -> Any:
     model: Any = MODELS[config["type"]] if "type" in config else Flow
     if len(config.get("layers", ())) > MOST_LAYERS:
         raise ValueError(f"expected at most {MOST_LAYERS} layers, got {len(config['layers'])}")
+    if integer("context", config.get("context", 0), least=0) > MOST_FREE:  # a layer may not take it
+        raise ValueError(f"context: expected at most {MOST_FREE} columns, got {config['context']}")
     counts = model.counts(config)
     if theta.shape != (sum(counts),):
         raise ValueError(f"{sum(counts)} parameters do not go with theta of {theta.shape}")

