@@ -68,6 +68,7 @@ def mine(tmp_path, monkeypatch):
         line=lambda: torch.nn.Linear(2, 2),
         array=lambda: np.ones(2),
         softly=lambda: make(activation=torch.nn.SiLU),
+        needy=lambda width: make(),
         number=3,
     )
     monkeypatch.setitem(sys.modules, "mine", module)
@@ -76,6 +77,11 @@ def mine(tmp_path, monkeypatch):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "line.pt")
     torch.save({"epoch": 3}, tmp_path / "number.pt")
     (tmp_path / "text.pt").write_text("no torch file")
+    (tmp_path / "table.pt").write_text("e,f\n1,2\n")
+    spoiled = flow.state_dict() | {
+        name: v * np.nan for name, v in list(flow.state_dict().items())[-1:]
+    }
+    torch.save(spoiled, tmp_path / "nan.pt")
     return flow
 
 
@@ -120,6 +126,9 @@ REFUSED = {
     "other parameters": ("f.pt", "mine:wider", "f.pt: does not fit what mine:wider makes;"),
     "no parameters": ("number.pt", "mine:make", "number.pt: expected tensors by name, as"),
     "no torch file": ("text.pt", "mine:make", "text.pt: expected tensors by name, as"),
+    "a table": ("table.pt", "mine:make", "table.pt: expected tensors by name, as"),
+    "gaps": ("nan.pt", "mine:make", "nan.pt: "),
+    "a maker that wants more": ("f.pt", "mine:needy", "mine:needy: expected a function without"),
     "no file": ("missing.pt", "mine:make", "missing.pt: No such file"),
     "no maker": ("f.pt", "mine:nobody", "mine:nobody: mine has no 'nobody'"),
     "no function": ("f.pt", "mine:number", "mine:number: expected a function that makes"),
@@ -161,3 +170,15 @@ def test_one_that_differs_is_not_written(cli, mine, tmp_path, monkeypatch):
     code, out, err = cli("import", "f.pt", "--maker", "mine:make", "-o", "m.afnp")
     assert (code, out) == (2, "") and "they part by" in err
     assert not (tmp_path / "m.afnp").exists()
+
+
+def test_the_wrong_library_is_told(cli, mine, tmp_path):
+    pytest.importorskip("nflows", reason="IMPORT WAS NOT TESTED: pip install nflows")
+    command = ("import", "f.pt", "--maker", "mine:make", "-o", "m.afnp", "--from", "nflows")
+    code, out, err = cli(*command)
+    assert (code, out) == (2, "") and "flow: expected a Flow of nflows, got Mine" in err
+
+
+def test_gaps_are_found_by_name(cli, mine, tmp_path):
+    err = cli("import", "nan.pt", "--maker", "mine:make", "-o", "m.afnp")[2]
+    assert f"{list(mine.state_dict())[-1]} has values that are not finite" in err

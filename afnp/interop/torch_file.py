@@ -9,7 +9,6 @@ which takes tensors alone. What these are the parameters of, a function of yours
 from __future__ import annotations
 
 import importlib
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def _state_of(path: Path) -> dict:
     with path.open("rb") as file:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever bytes of another kind provoke
             reason = str(error).split("\n")[0]
             raise ValueError(
                 f"{path}: expected tensors by name, as torch.save(module.state_dict(), path) "
@@ -81,12 +80,18 @@ def _state_of(path: Path) -> dict:
             f"{path}: expected tensors by name, as torch.save(module.state_dict(), path) writes "
             f"them, got a {type(state).__name__}"
         )
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: {name} has values that are not finite")
     return dict(state)
 
 
 def _made(make: Callable, maker: str) -> Any:
     """Return the module that a function makes."""
-    module = make()
+    try:
+        module = make()
+    except TypeError as error:
+        raise ValueError(f"{maker}: expected a function without arguments; {error}") from error
     if not isinstance(module, _torch().nn.Module):
         raise ValueError(f"{maker}: expected a torch module, got a {type(module).__name__}")
     return module
