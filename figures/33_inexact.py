@@ -255,11 +255,11 @@ def _drawn(nats: list[float]) -> np.ndarray:
 
 LABELS = {
     ("masked", "substitution"): (0, 11),
-    ("attention", "substitution"): (16, 11),
+    ("attention", "substitution"): (-6, 11),
     ("convolution", "substitution"): (0, 11),
     ("masked", "jacobi"): (-6, 9),
     ("masked", "gauss_seidel"): (34, 4),
-    ("attention", "gauss_seidel"): (30, 12),
+    ("attention", "gauss_seidel"): (42, 12),
     ("convolution", "jacobi"): (-18, 9),
     ("convolution", "gauss_seidel"): (42, -3),
 }
