@@ -1,6 +1,5 @@
 """Posteriors from simulations: the record that the page shows, and how it is made."""
 
-import bz2
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -11,29 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from figures.simulators import OBSERVATIONS, TASKS, open_references  # noqa: E402
+from references import written  # noqa: E402
+
+from figures.simulators import TASKS, open_references  # noqa: E402
 
 posteriors = import_module("figures.38_posteriors")
-
-
-def written(folder, name, samples=7):
-    """Files as they lie in sbibm, with known numbers."""
-    task = TASKS[name]
-    for k in range(1, OBSERVATIONS + 1):
-        home = folder / "sbibm" / "tasks" / (task.folder or name) / "files" / f"num_observation_{k}"
-        home.mkdir(parents=True, exist_ok=True)
-        theta = np.random.default_rng(k).random((samples, task.parameters)) / 10 + 0.1
-        (home / task.file).write_bytes(table(np.full((1, task.outputs), float(k))))
-        (home / "true_parameters.csv").write_bytes(table(theta[:1]))
-        exact = bz2.compress(table(theta))
-        (home / "reference_posterior_samples.csv.bz2").write_bytes(exact)
-    return folder
-
-
-def table(rows):
-    lines = [",".join(f"c{i}" for i in range(rows.shape[1]))]
-    lines += [",".join(map(repr, row.tolist())) for row in rows]
-    return "\n".join(lines).encode()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Eight simulators against mathematics, and their references as sbibm's wheel holds them."""
 
-import bz2
 import math
 import sys
 import zipfile
@@ -12,8 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from references import written  # noqa: E402
+
 from figures import simulators  # noqa: E402
-from figures.simulators import OBSERVATIONS, TASKS, design, open_references  # noqa: E402
+from figures.simulators import TASKS, design, open_references  # noqa: E402
 
 N = 40_000
 
@@ -189,26 +190,6 @@ def test_what_is_kept_of_spikes_is_sufficient():
 
 
 # ---- references ----------------------------------------------------------------------------------
-
-
-def written(folder, name, samples=7):
-    """Files as they lie in sbibm, with known numbers."""
-    task = TASKS[name]
-    for k in range(1, OBSERVATIONS + 1):
-        home = folder / "sbibm" / "tasks" / (task.folder or name) / "files" / f"num_observation_{k}"
-        home.mkdir(parents=True, exist_ok=True)
-        theta = np.random.default_rng(k).random((samples, task.parameters)) / 10 + 0.1
-        (home / task.file).write_bytes(table(np.full((1, task.outputs), float(k))))
-        (home / "true_parameters.csv").write_bytes(table(theta[:1]))
-        exact = bz2.compress(table(theta))
-        (home / "reference_posterior_samples.csv.bz2").write_bytes(exact)
-    return folder
-
-
-def table(rows):
-    lines = [",".join(f"c{i}" for i in range(rows.shape[1]))]
-    lines += [",".join(map(repr, row.tolist())) for row in rows]
-    return "\n".join(lines).encode()
 
 
 @pytest.mark.parametrize("name", ["two_moons", "bernoulli_glm_raw"])
