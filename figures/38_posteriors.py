@@ -351,9 +351,9 @@ def _facts(record: dict) -> str:
     members = {row["simulations"]: row["recipe"]["members"] for row in record["rows"]}
     flows = ", ".join(f"{m} flows at {N:,}" for N, m in sorted(members.items()))
     networks = sum(len(row["c2st"]) for row in record["rows"])
+    crosses = f"Red crosses: {networks} networks trained on samples. " if networks else ""
     return (
         "Grey squares: published C2ST of NPE with one flow (arXiv 2101.04653). Blue circles: what "
         "no classifier comes above for ours, mean of ten observations (strokes).\n"
-        f"Red crosses: {networks} networks that were trained on samples. Mixtures of spline "
-        f"flows: {flows}."
+        f"{crosses}Mixtures of spline flows: {flows}."
     )
