@@ -107,8 +107,11 @@ def _links_back(app, page, template, context, doctree):
     module = page.removeprefix("_modules/").replace("/", ".")
 
     def mended(link):
-        place = next((name for name in _addresses(link[2], module) if name in described), None)
-        return f'{link[1]}#{described[place].node_id}"' if place else link[0]
+        names = (name for name in _addresses(link[2], module) if name in described)
+        places = (described[name] for name in names)
+        linked = Path(link[1]).stem
+        place = next((place for place in places if Path(place.docname).name == linked), None)
+        return f'{link[1]}#{place.node_id}"' if place else link[0]
 
     context["body"] = re.sub(r'(href="[^"#]*)#(afnp[\w.]*)"', mended, context["body"])
 
