@@ -164,6 +164,25 @@ def summary(record: dict) -> dict:
     return found
 
 
+def counted(record: dict) -> dict[str, str]:
+    """Return what the page counts: rows that reach what was published, with defects, not run."""
+    reach, defects, missing = [], [], []
+    for N in SIMULATIONS:
+        rows = [row for row in record["rows"] if row["simulations"] == N]
+        lacking = len(TASKS) - len(rows)
+        if rows:
+            failed = sum(bool(row["fresh"]["failed"]) for row in rows)
+            reach.append(f"{N:,}: {sum(map(reached, rows))} of {len(rows)}")
+            defects.append(f"{failed} of {len(rows)} at {N:,}")
+        if lacking:
+            missing.append(f"{lacking} {'task' if lacking == 1 else 'tasks'} at {N:,}")
+    return {
+        "reached": f"by simulations: {'; '.join(reach)}",
+        "defects": f"found defects of {'; '.join(defects)} simulations",
+        "missing": f"Not run yet: {', '.join(missing)} simulations." if missing else "",
+    }
+
+
 def sentence(row: dict) -> str:
     """Say in a line what a row found."""
     said = (

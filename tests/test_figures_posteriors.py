@@ -92,6 +92,29 @@ def test_missed_rows_say_so():
     assert "missed" not in posteriors.markdown({"rows": [row]})
 
 
+def row_at(N, best, failed=()):
+    fresh = {"failed": list(failed)}
+    return {"task": "sir", "simulations": N, "best": [best] * 10, "c2st": [], "fresh": fresh}
+
+
+def test_rows_are_counted():
+    rows = [row_at(1_000, 0.8, ["x0"]), row_at(10_000, 0.9), row_at(10_000, 0.6, ["density"])]
+    assert posteriors.counted({"rows": rows}) == {
+        "reached": "by simulations: 1,000: 1 of 1; 10,000: 1 of 2",
+        "defects": "found defects of 1 of 1 at 1,000; 1 of 2 at 10,000 simulations",
+        "missing": "Not run yet: 7 tasks at 1,000, 6 tasks at 10,000, 8 tasks at 100,000 "
+        "simulations.",
+    }
+    whole = [row_at(N, 0.6) for N in posteriors.SIMULATIONS for _ in TASKS]
+    assert posteriors.counted({"rows": whole})["missing"] == ""
+    one_lacks = posteriors.counted({"rows": whole[:-1]})["missing"]
+    assert one_lacks == "Not run yet: 1 task at 100,000 simulations."
+
+
 def test_the_page_shows_the_record():
     page = (ROOT / "figures" / "README.md").read_text(encoding="utf-8")
-    assert posteriors.known()["rows"] and posteriors.markdown(posteriors.known()) in page
+    record = posteriors.known()
+    assert record["rows"] and posteriors.markdown(record) in page
+    words = " ".join(page.split())
+    for said in posteriors.counted(record).values():
+        assert said in words
