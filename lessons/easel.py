@@ -16,6 +16,7 @@ import io
 import itertools
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,10 +138,12 @@ def _recorded(draw: Callable[..., Figure], ranges: dict, folder: Path) -> str:
     places = thinned({name: positions(given) for name, given in ranges.items()}, ranges)
     folder.mkdir(parents=True, exist_ok=True)
     names = []
-    for values in itertools.product(*places.values()):
-        picture = _picture(draw, dict(zip(places, values, strict=True)), "webp")
-        names.append(f"{hashlib.sha256(picture).hexdigest()[:20]}.webp")
-        (folder / names[-1]).write_bytes(picture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # a reader may turn to any position
+        for values in itertools.product(*places.values()):
+            picture = _picture(draw, dict(zip(places, values, strict=True)), "webp")
+            names.append(f"{hashlib.sha256(picture).hexdigest()[:20]}.webp")
+            (folder / names[-1]).write_bytes(picture)
     controls = [
         {
             "name": name.replace("_", " "),

@@ -531,6 +531,19 @@ def test_dragging_the_noise_moves_the_sample_and_the_point(shown):
 # ---- pictures that move --------------------------------------------------------------------------
 
 
+def test_no_position_of_a_picture_warns(tmp_path, monkeypatch):
+    monkeypatch.setenv("AFNP_RECORD", str(tmp_path))
+
+    def draw(power):
+        figure, ax = easel.plt.subplots(figsize=(1, 1))
+        ax.plot(np.log(np.array([0.1]) ** power))
+        return figure
+
+    easel.play(draw, power=(1, 3, 1, 1))
+    with pytest.raises(RuntimeWarning, match="divide by zero"):
+        easel.play(draw, power=(100, 500, 100, 100))
+
+
 @pytest.fixture
 def moving(browser, tmp_path, monkeypatch):
     """A recorded picture on a page of its own: a bar as long as the slider says, red or blue."""
