@@ -397,9 +397,16 @@ def to_zuko(flow: Flow, prove: bool = True) -> Any:
         If a part of the flow cannot be exported: it is named.
     ArithmeticError
         If the two compute something else.
+    ImportError
+        If zuko or torch is not installed.
     """
-    import torch
-    import zuko
+    try:
+        import torch
+        import zuko
+    except ModuleNotFoundError as missing:
+        raise ImportError(
+            f"to_zuko needs {missing.name}, which is not installed: pip install 'afnp[zuko]'"
+        ) from missing
 
     if type(flow.base) is not StandardNormal:
         raise ValueError(f"base: cannot export a {type(flow.base).__name__}")

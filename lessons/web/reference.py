@@ -97,10 +97,18 @@ def homes() -> dict[str, str]:
 
 
 def public(module: str) -> list[str]:
-    """Return the names in a module's ``__all__`` that are not modules themselves."""
+    """Return the names in a module's ``__all__`` that are there and are not modules themselves."""
     loaded = importlib.import_module(module)
     names = [] if module in COMMANDS else getattr(loaded, "__all__", [])
-    return [name for name in names if not isinstance(getattr(loaded, name), ModuleType)]
+    return [name for name in names if is_described(loaded, name)]
+
+
+def is_described(loaded: ModuleType, name: str) -> bool:
+    """Return whether a name is no module, and needs nothing that is not installed here."""
+    try:
+        return not isinstance(getattr(loaded, name), ModuleType)
+    except ImportError:
+        return False
 
 
 def definer(module: str, name: str) -> str:
@@ -112,7 +120,8 @@ def definer(module: str, name: str) -> str:
             start = above.split(".")[: len(above.split(".")) - node.level + 1]
             source = ".".join([*(start if node.level else []), *filter(None, [node.module])])
             return definer(source, name)
-    return module
+    # a module that finds a name elsewhere when it is asked has none in itself
+    return module if name in vars(loaded) else getattr(loaded, name).__module__
 
 
 def write(folder: Path) -> list[str]:
