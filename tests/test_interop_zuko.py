@@ -322,9 +322,12 @@ def test_an_exported_flow_is_the_same_flow(case, context):
             ours.log_prob(x, c), given.log_prob(torch.from_numpy(x)).numpy(), rtol=1e-9, atol=1e-9
         )
     assert "MaskedAutoregressiveTransform" in repr(theirs)
-    if case.startswith("clipped"):
-        again = from_zuko(theirs)
-        np.testing.assert_allclose(again.log_prob(x, c), ours.log_prob(x, c), rtol=1e-9)
+    again = from_zuko(theirs)
+    np.testing.assert_allclose(again.log_prob(x, c), ours.log_prob(x, c), rtol=1e-12, atol=1e-12)
+    if not context:  # whose units are now in the weights
+        unmasked = np.where(again.theta == 0, 0, ours.theta)
+        np.testing.assert_allclose(again.theta, unmasked, rtol=1e-12)
+        assert (again.theta != 0).mean() > 0.3
 
 
 def test_an_exported_flow_can_be_trained_and_is_float32_where_ours_is():

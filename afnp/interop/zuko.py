@@ -347,6 +347,8 @@ def _univariate(transform: Any, where: str) -> tuple[Any, np.ndarray]:
     options: dict = {}
     if isinstance(maker, functools.partial):
         maker, options = maker.func, maker.keywords
+    if maker is shift_and_scale:  # written by to_zuko
+        return Affine(**options), np.ones(2)
     named = isinstance(maker, (type, types.FunctionType))
     name = maker.__name__ if named else type(maker).__name__
     slope = options.get("slope", 1e-3)
