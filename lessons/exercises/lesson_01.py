@@ -61,7 +61,7 @@ EXERCISES = [
         because="Every row sums to one: given x_1, it is a distribution over x_2.",
     ),
     Exercise(
-        "underflow",
+        "thousand",
         answer="b",
         prediction=True,
         hints=(

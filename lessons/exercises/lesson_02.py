@@ -93,7 +93,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        "shear",
+        "two_points",
         answer="c",
         prediction=True,
         hints=(

@@ -108,7 +108,7 @@ EXERCISES = [
         because="Every layer that you will ever differentiate is a variation of these three lines.",
     ),
     Exercise(
-        "nothing_left",
+        "tiny_step",
         answer="a",
         prediction=True,
         hints=(

@@ -55,7 +55,7 @@ _B = _A + _rng.normal(0.2, 0.5, 50)
 
 EXERCISES = [
     Exercise(
-        "still_normal",
+        "same_order",
         answer="a",
         prediction=True,
         hints=(

@@ -74,7 +74,7 @@ _F = np.concatenate([[0.004, 0.03, 0.97, 0.999], np.linspace(0.11, 0.93, 30)])
 
 EXERCISES = [
     Exercise(
-        "deaf",
+        "listeners",
         answer=(2, 3, 4),
         any_length=True,
         prediction=True,

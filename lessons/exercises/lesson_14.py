@@ -103,7 +103,7 @@ EXERCISES = [
         tolerance=1e-8,
     ),
     Exercise(
-        "invisible",
+        "which_part",
         answer="c",
         prediction=True,
         hints=(

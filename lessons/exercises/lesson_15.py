@@ -181,7 +181,7 @@ EXERCISES = [
         because="The density side is complete.",
     ),
     Exercise(
-        "both",
+        "wrong_mask",
         answer="c",
         prediction=True,
         hints=(

@@ -15,7 +15,7 @@ def row_log_prob(conditionals, x):
     return sum(np.log(p[tuple(x[: r + 1])]) for r, p in enumerate(conditionals))
 
 
-# %% underflow
+# %% thousand
 prediction = "b"  # 0.3 ** 1000 is about 1e-523, and the smallest positive float64 is about 5e-324
 
 # %% level

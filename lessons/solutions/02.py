@@ -23,7 +23,7 @@ def normalize(x):
     return np.stack([x1, (x2 - 0.6 * x1**2) * np.exp(-0.4 * x1)], axis=1)
 
 
-# %% shear
+# %% two_points
 prediction = "c"  # the determinant of a triangular matrix does not look off its diagonal
 
 

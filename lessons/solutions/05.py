@@ -9,7 +9,7 @@ def backward_linear(x, W, M, d_y):
     return M * (d_y.T @ x), d_y.sum(axis=0), d_y @ (M * W)
 
 
-# %% nothing_left
+# %% tiny_step
 prediction = "a"  # 1 + 1e-30 is 1 in float64, and f(1) - f(1) is 0
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# %% still_normal
+# %% same_order
 prediction = "a"  # in the natural order, all layers shift and scale x_1 by constants
 
 

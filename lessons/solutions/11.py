@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-# %% deaf
+# %% listeners
 prediction = (
     2,
     3,

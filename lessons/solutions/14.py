@@ -14,7 +14,7 @@ def total(log_prob, B, n):
     return np.exp(log_prob(pairs)).sum() * (2 * B / n) ** 2
 
 
-# %% invisible
+# %% which_part
 prediction = "c"  # the map is right, and -a - b = 0 just as a + b = 0
 
 

@@ -25,7 +25,7 @@ def normalize(x, conditionals):
     return (x - mu) * np.exp(-alpha), -alpha.sum(axis=1)
 
 
-# %% both
+# %% wrong_mask
 prediction = "c"  # the diagonal is no longer exp(-alpha), and mu_i needs units that are not there
 
 
