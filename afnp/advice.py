@@ -73,14 +73,15 @@ class _Names:
     def __init__(self, columns: Sequence[str] | None):
         self.columns = columns
 
-    def __call__(self, which) -> str:
-        """Name some columns, the first three in full."""
+    def __call__(self, which, does: str = "", do: str = "") -> str:
+        """Name some columns, the first three in full, and say what one does or several do."""
         which = [int(i) for i in which]
         shown = [
             f"{i}" if self.columns is None else f"{i} ({self.columns[i]!r})" for i in which[:3]
         ]
         more = f" and {len(which) - 3} more" if len(which) > 3 else ""
-        return f"feature{'s' if len(which) > 1 else ''} {', '.join(shown)}{more}"
+        words = ("feature", does) if len(which) == 1 else ("features", do)
+        return f"{words[0]} {', '.join(shown)}{more} {words[1]}".rstrip()
 
 
 def _of_values(x: np.ndarray, named: _Names) -> Iterator[str]:
@@ -90,8 +91,8 @@ def _of_values(x: np.ndarray, named: _Names) -> Iterator[str]:
     constant = np.flatnonzero((x == x[0]).all(axis=0))
     if constant.size:
         yield (
-            f"x_train: {named(constant)} never changes: its likelihood grows without end; leave it "
-            "out"
+            f"x_train: {named(constant, 'never changes', 'never change')}: the likelihood grows "
+            f"without end; leave {'it' if constant.size == 1 else 'them'} out"
         )
     if len(x) < FEW:
         return
@@ -101,25 +102,24 @@ def _of_values(x: np.ndarray, named: _Names) -> Iterator[str]:
     index = np.flatnonzero(whole & (distinct == len(x)) & _evenly_spread(x))
     if index.size:
         yield (
-            f"x_train: {named(index)} counts up in whole numbers, each of them once: is it an "
-            "index "
-            "of the rows? If so, leave it out"
+            f"x_train: {named(index, 'counts', 'count')} up in whole numbers, each of them once: "
+            "is it an index of the rows? If so, leave it out"
         )
     counts = np.flatnonzero(whole & varied & (distinct <= len(x) / 2))
     if counts.size:
         yield (
-            f"x_train: {named(counts)} holds whole numbers: a continuous density can put a spike "
-            "on "
-            "each, and its likelihood says nothing then; spread grey levels or counts over [k, k + "
-            "1) "
-            "with afnp.data.dequantize and preprocessing(x, levels=...), or fit a DiscreteMADE"
+            f"x_train: {named(counts, 'holds', 'hold')} whole numbers: a continuous density can "
+            "put a spike on each, and its likelihood says nothing then; spread grey levels or "
+            "counts over [k, k + 1) with afnp.data.dequantize and preprocessing(x, levels=...), or "
+            "fit a DiscreteMADE"
         )
     few = np.flatnonzero(~whole & varied & (distinct <= len(x) / FEW))
     if few.size:
+        count = distinct[few].max()
         yield (
-            f"x_train: {named(few)} takes {distinct[few[0]]} different values in {len(x)} rows: a "
-            "continuous density can put a spike on each, and its likelihood says nothing then; if "
-            "they are steps of a scale, spread them over the steps with uniform noise"
+            f"x_train: {named(few, 'takes', 'take at most')} {count} different values in {len(x)} "
+            "rows: a continuous density can put a spike on each, and its likelihood says nothing "
+            "then; if they are steps of a scale, spread them over the steps with uniform noise"
         )
 
 
@@ -190,11 +190,10 @@ def _of_scale(flow: Flow, x: np.ndarray, context: np.ndarray, named: _Names) -> 
         if lost.size:
             share = 100 * outside[lost].max()
             yield (
-                f"x_train: {named(lost)} lies outside [-{bound:g}, {bound:g}] in up to {share:.0f} "
-                "% "
-                f"of the rows, where the splines of layer {k} are straight lines that learn "
-                "nothing; "
-                "scale the data with preprocess=afnp.preprocessing(x_train), or raise bound"
+                f"x_train: {named(lost, 'lies', 'lie')} outside [-{bound:g}, {bound:g}] in up to "
+                f"{share:.0f} % of the rows, where the splines of layer {k} are straight lines "
+                "that learn nothing; scale the data with preprocess=afnp.preprocessing(x_train), "
+                "or raise bound"
             )
             return
     low, median, high = np.quantile(y, [0.16, 0.5, 0.84], axis=0)
@@ -206,17 +205,17 @@ def _of_scale(flow: Flow, x: np.ndarray, context: np.ndarray, named: _Names) -> 
         i = crushed[0]
         furthest = x[np.argmax(np.abs(y[:, i] - median[i])), i]
         yield (
-            f"x_train: {named(crushed)} has a few values far out, such as {furthest:.4g}, which "
-            "set the scale for all others; leave them out, or take a base with heavy tails "
-            "(afnp.bases.StudentT) and a scale of your own"
+            f"x_train: {named(crushed, 'has', 'have')} a few values far out, such as "
+            f"{furthest:.4g}, which set the scale for all others; leave them out, or take a base "
+            "with heavy tails (afnp.bases.StudentT) and a scale of your own"
         )
         return
     if unscaled.size:
         i = unscaled[0]
         yield (
-            f"x_train: {named(unscaled)} reaches the first network unscaled (feature {i}: median "
-            f"{median[i]:.4g}, spread {half[i]:.3g}), and training may fail or crawl; scale "
-            "the data inside the flow, with preprocess=afnp.preprocessing(x_train)"
+            f"x_train: {named(unscaled, 'reaches', 'reach')} the first network unscaled (feature "
+            f"{i}: median {median[i]:.4g}, spread {half[i]:.3g}), and training may fail or "
+            "crawl; scale the data inside the flow, with preprocess=afnp.preprocessing(x_train)"
         )
 
 

@@ -38,11 +38,11 @@ FINDINGS = {
     "counts": (with_column(COUNTS), "feature 3 holds whole numbers.*dequantize.*DiscreteMADE"),
     "grey levels": (
         RNG.integers(0, 256, (500, 4)),
-        "features 0, 1, 2 and 1 more holds whole numbers",
+        "features 0, 1, 2 and 1 more hold whole numbers",
     ),
     "grey levels in [0, 1]": (
         RNG.integers(0, 17, (500, 2)) / 16,
-        "takes 17 different values in 500 rows.*uniform noise",
+        "features 0, 1 take at most 17 different values in 500 rows.*uniform noise",
     ),
     "copies": (np.repeat(NORMAL[:100], 5, axis=0), "400 of 500 rows repeat another one exactly"),
     "a sum": (
