@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -35,6 +36,7 @@ from afnp.model import BACKENDS, QUIET, Model, check_context
 from afnp.params import Parts
 from afnp.sampling.fixed_point import FixedPoint, method_of, needs_numpy
 from afnp.transforms import TRANSFORMS, CostTable, Standardize, Transform
+from afnp.transforms.prefix import INDEPENDENT, INSTEAD, cut, shared_order
 from afnp.transforms.preprocess import mean_and_std
 from afnp.transforms.support import check_support, of_angles
 
@@ -277,17 +279,40 @@ class Flow(Model):
 
     # ---- public: checked input -------------------------------------------------------------------
 
-    def log_prob(self, x, context=None, backend="auto") -> np.ndarray:
-        """Return the log-density of each row of x (N, D), in nats, (N,); -inf outside the support.
+    def log_prob(self, x, context=None, backend="auto", features=None) -> np.ndarray:
+        r"""Return the log-density of each row of x (N, D), in nats, (N,); -inf outside the support.
+
+        .. math:: \log p(x_1, \dots, x_k) \quad\text{where } k \text{ features are asked for}
+
+        Parameters
+        ----------
+        x : (N, D) array, or (N, k)
+        context : (N, C) or (1, C) array, optional
+        backend : {"auto", "numpy", "numba"}
+        features : int, optional
+            k: x holds the first k columns alone, and the density is their marginal, exact and
+            cheaper than that of all. For flows whose layers all read those columns first, as
+            ``order="natural"`` has it.
 
         Raises
         ------
         ValueError
             If x or the context has the wrong shape, kind, or a value that is not finite (names row
-            and feature).
+            and feature); if the first features have no exact marginal (names the layer, and what
+            else there is).
         FloatingPointError
             If a result is not a number (names the row).
+
+        Examples
+        --------
+        >>> import afnp
+        >>> flow = afnp.maf(3, hidden=(8,), transforms=2, order="natural")
+        >>> x = flow.sample(4, rng=1)
+        >>> (flow.log_prob(x).shape, flow.log_prob(x[:, :2], features=2).shape)
+        ((4,), (4,))
         """
+        if features is not None:
+            return first_columns(self, features).log_prob(x, context, backend)
 
         def work(p, x, context, engine) -> tuple:
             return (self.log_prob_with(p, x, context, engine).astype(self.dtype, copy=False),)
@@ -400,8 +425,45 @@ class Flow(Model):
         backend = "numpy" if needs_numpy(method) else backend
         return tuple(self.streamed("iterate", work, u, context, backend, name="u"))
 
+    def marginal(self, features: int) -> Flow:
+        """Return the first k features of the order as a flow of their own, with copied parameters.
+
+        As :func:`afnp.marginals.marginal`, which says more.
+
+        Examples
+        --------
+        >>> import afnp
+        >>> afnp.maf(3, hidden=(8,), transforms=2, order="natural").marginal(2).features
+        2
+        """
+        order = shared_order(self.layers)
+        k = integer("features", features, least=1)
+        if k > self.features:
+            raise ValueError(f"features: expected at most {self.features}, got {k}")
+        if type(self.base) not in INDEPENDENT:
+            kind = type(self.base).__name__
+            raise ValueError(f"flow: a {kind} as base has no marginal here; {INSTEAD}")
+        kept = np.sort(order[:k])
+        layers, values = cut(self.layers, self.own, kept)
+        config = self.config()
+        config["layers"] = [{"type": type(layer).__name__, **layer.config()} for layer in layers]
+        config["base"] = {**config["base"], "features": k}
+        if self.columns is not None:
+            config["columns"] = [self.columns[i] for i in kept]
+        theta = np.concatenate([np.zeros(0, self.dtype), *values])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # said when the layers were built
+            return Flow.from_config(config, theta)
+
     def sample(
-        self, n, rng=0, context=None, method="substitution", backend="auto", each=False
+        self,
+        n,
+        rng=0,
+        context=None,
+        method="substitution",
+        backend="auto",
+        each=False,
+        given=None,
     ) -> np.ndarray:
         """Draw n rows, (n, D), from a seed or a ``numpy.random.Generator``.
 
@@ -413,6 +475,10 @@ class Flow(Model):
             One row a sample, or one for all of them.
         each : bool
             Draw n rows for each of the M rows of the context: the result is (M, n, D).
+        given : (n, k) or (1, k) array, optional
+            The first k columns, given; the others are drawn from their conditional distribution,
+            exactly, at the cost of ordinary samples. For flows whose layers all read those columns
+            first, as ``order="natural"`` has it.
 
         Examples
         --------
@@ -420,12 +486,19 @@ class Flow(Model):
         >>> flow = afnp.maf(2, hidden=(4,), transforms=1)
         >>> bool((flow.sample(3, rng=7) == flow.sample(3, rng=7)).all())
         True
+        >>> flow.sample(3, given=[[0.5]])[:, 0]
+        array([0.5, 0.5, 0.5])
         >>> conditional = afnp.maf(2, hidden=(4,), transforms=1, context=1)
         >>> conditional.sample(5, context=[[0.0], [1.0], [2.0]], each=True).shape
         (3, 5, 2)
         """
         n, rng = integer("n", n, least=0), generator("rng", rng)
         if flag("each", each):
+            if given is not None:
+                raise ValueError(
+                    "given: goes without each=True; repeat rows by np.repeat(given, n, axis=0), "
+                    "and contexts alike"
+                )
             return sample_each(self, n, rng, context, method, backend)
         try:
             u = self.base.sample(self.own.base, n, rng, self.dtype)
@@ -434,6 +507,10 @@ class Flow(Model):
                 f"n: {n} rows of {self.features} features do not fit into memory; draw them in "
                 "several calls, with one Generator as rng"
             ) from None
+        if given is not None:
+            k = check_rows(given, None, np.float64, "given").shape[1]
+            first = first_columns(self, k)
+            return generate_given(self, first, u, given, context, method, backend)
         return self.generate(u, context, method, backend)[0]
 
     # ---- trusted: dtype-generic arithmetic -------------------------------------------------------
@@ -698,6 +775,41 @@ def sample_each(model, n: int, rng, context, method: str, backend: str) -> np.nd
     many = check_rows(context, model.context, np.float64, "context", model.context_columns)
     x = model.sample(n * len(many), rng, np.repeat(many, n, axis=0), method, backend)
     return x.reshape(len(many), n, model.features)
+
+
+def first_columns(flow: Flow, k: int) -> Flow:
+    """Return the marginal of a flow's first k columns; its order must begin with them."""
+    first = flow.marginal(k)
+    order = shared_order(flow.layers)[: first.features]
+    if order.max() >= len(order):
+        raise ValueError(
+            f"features: the order of this flow begins with the columns {np.sort(order).tolist()}, "
+            f"not with the first {len(order)}; afnp.marginals goes by the order"
+        )
+    return first
+
+
+def generate_given(
+    flow: Flow, first: Flow, u: np.ndarray, given, context, method="substitution", backend="auto"
+) -> np.ndarray:
+    """Map noise u (N, D) to data (N, D) whose first features, of a marginal flow, are given.
+
+    Their noise is read off instead: the given rows, (N, k) or (1, k), stand in the result as they
+    are.
+    """
+    given = check_rows(given, first.features, np.float64, "given", first.columns)
+    if len(given) not in (1, len(u)):
+        raise ValueError(f"given: expected {len(u)} rows (or 1), got {len(given)}")
+    given = np.broadcast_to(given, (len(u), first.features))
+    kept = np.sort(shared_order(flow.layers)[: first.features])
+    normalizing = "auto" if backend == "cuda" else backend  # which only generates
+    u[:, kept], log_det = first.normalize(given, context, normalizing)
+    nowhere = np.isneginf(log_det)
+    if nowhere.any():
+        raise ValueError(f"given: row {int(np.argmax(nowhere))} has density zero")
+    x = flow.generate(u, context, method, backend)[0]
+    x[:, kept] = given
+    return x
 
 
 def _parts_of(config: dict) -> list[tuple]:

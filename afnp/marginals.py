@@ -8,7 +8,8 @@ If every layer reads the features in the same order, u_1, ..., u_k are functions
 alone, and the Jacobian's upper left corner is triangular too. So the first k features are a flow of
 their own: rows and columns of the weights that they need, and nothing to integrate. A sample given
 them is ordinary sampling, whose first k noises are read off instead of drawn. What is missing at
-the end of the order is marginalised by leaving it out.
+the end of the order is marginalised by leaving it out. Where the order is that of the columns,
+``flow.log_prob(x[:, :k], features=k)`` and ``flow.sample(n, given=x[:, :k])`` say the same.
 
 Flows that turn the order between layers (``order="reverse"``, the default of :func:`afnp.maf`;
 permutations; couplings) have no such marginals: there every u_i depends on all of x. They are
@@ -32,30 +33,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from afnp.bases import Logistic, StandardNormal, StudentT, UniformTorus
-from afnp.flow import Flow
+from afnp.flow import Flow, generate_given
 from afnp.inputs import check_rows, frame_of, generator, integer
 from afnp.model import check_context
-from afnp.networks import CausalConv, CausalTransformer, MaskedMLP, Network
-from afnp.params import Views
-from afnp.transforms import (
-    ActNorm,
-    Autoregressive,
-    BatchNorm,
-    Bounds,
-    Dequantize,
-    Inverse,
-    LinearPrediction,
-    Logit,
-    Permutation,
-    Standardize,
-    Transform,
-)
+from afnp.transforms import prefix
 from afnp.univariate.stable import logsumexp
 
 __all__ = [
@@ -67,9 +52,6 @@ __all__ = [
     "sample_given",
     "shared_order",
 ]
-
-BASES = (StandardNormal, Logistic, StudentT, UniformTorus)
-"""Of independent features, so that some of them are a base as well."""
 
 
 def shared_order(flow: Flow) -> np.ndarray:
@@ -85,26 +67,13 @@ def shared_order(flow: Flow) -> np.ndarray:
     >>> import afnp
     >>> shared_order(afnp.maf(3, hidden=(8,), transforms=2, order="natural"))
     array([0, 1, 2])
-    >>> shared_order(afnp.maf(3, hidden=(8,), transforms=2))
+    >>> shared_order(afnp.maf(3, hidden=(8,), transforms=2))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     ValueError: flow: expected layers of one order, [0, 1, 2], but layer 1 (Autoregressive) lets \
-feature 0 depend on feature 1; build it with order="natural"
+feature 0 depend on feature 1; ...
     """
-    if not isinstance(flow, Flow):
-        raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
-    orders = [layer.order for layer in flow.layers if isinstance(layer, (Autoregressive, Inverse))]
-    order = orders[0] if orders else np.arange(flow.features)
-    for number, layer in enumerate(flow.layers):
-        later = np.triu(layer.allowed()[np.ix_(order, order)], 1)
-        if later.any():
-            i, j = order[np.argwhere(later)[0]]
-            raise ValueError(
-                f"flow: expected layers of one order, {order.tolist()}, but layer {number} "
-                f"({type(layer).__name__}) lets feature {i} depend on feature {j}; build it with "
-                'order="natural"'
-            )
-    return order
+    return prefix.shared_order(_checked(flow).layers)
 
 
 def marginal(flow: Flow, features: int) -> Flow:
@@ -133,28 +102,7 @@ def marginal(flow: Flow, features: int) -> Flow:
     >>> first.features, bool(np.allclose(first.sample(4, rng=0).std(), 1, atol=0.5))
     (2, True)
     """
-    order = shared_order(flow)
-    k = integer("features", features, least=1)
-    if k > flow.features:
-        raise ValueError(f"features: expected at most {flow.features}, got {k}")
-    if type(flow.base) not in BASES:
-        raise ValueError(f"flow: a {type(flow.base).__name__} as base has no marginal here")
-    kept = np.sort(order[:k])
-    parts = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what was lost, is; it was said before
-        for number, (layer, p) in enumerate(zip(flow.layers, flow.own, strict=True)):
-            parts.append(_cut(number, layer, p, kept))
-    config = flow.config()
-    config["layers"] = [{"type": type(layer).__name__, **layer.config()} for layer, _ in parts]
-    config["base"] = {**config["base"], "features": k}
-    if flow.columns is not None:
-        config["columns"] = [flow.columns[i] for i in kept]
-    arrays = [values.reshape(-1) for _, values_of in parts for values in values_of]
-    theta = np.concatenate(arrays) if arrays else np.zeros(0, flow.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return Flow.from_config(config, theta)
+    return _checked(flow).marginal(features)
 
 
 def log_prob(flow: Flow, x, context=None) -> np.ndarray:
@@ -237,25 +185,18 @@ def sample_given(flow: Flow, n: int, given, rng=0, context=None) -> np.ndarray:
     ((5, 3), [0.5, 0.5, 0.5, 0.5, 0.5])
     """
     n, rng = integer("n", n, least=0), generator("rng", rng)
-    order, k = shared_order(flow), check_rows(given, None, np.float64, "given").shape[1]
-    first = marginal(flow, k) if k else None
-    given = check_rows(given, k, np.float64, "given", None if first is None else first.columns)
-    if len(given) not in (1, n):
-        raise ValueError(f"given: expected {n} rows (or 1), got {len(given)}")
-    context = check_context(context, flow.context, n, np.float64, flow.context_columns)
-    context = context if flow.context else None
-    given = np.broadcast_to(given, (n, k))
+    k = check_rows(given, None, np.float64, "given").shape[1]
+    if not k:
+        return _checked(flow).sample(n, rng, context)
+    first = marginal(flow, k)
     u = flow.base.sample(flow.own.base, n, rng, flow.dtype)
-    if first is None:
-        return flow.generate(u, context)[0]
-    kept = np.sort(order[:k])
-    u[:, kept], log_det = first.normalize(given, context)
-    nowhere = np.isneginf(log_det)
-    if nowhere.any():
-        raise ValueError(f"given: row {int(np.argmax(nowhere))} has density zero")
-    x, _ = flow.generate(u, context)
-    x[:, kept] = given
-    return x
+    return generate_given(flow, first, u, given, context)
+
+
+def _checked(flow) -> Flow:
+    if not isinstance(flow, Flow):
+        raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
+    return flow
 
 
 # ---- importance sampling -------------------------------------------------------------------------
@@ -350,9 +291,7 @@ def estimate(
     >>> history = afnp.fit(q, drawn[:, [1]], context=drawn[:, [0, 2]], epochs=2, progress=False)
     >>> better = estimate(flow, [[0.3, np.nan, 0.1]], proposal=q)
     """
-    if not isinstance(flow, Flow):
-        raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
-    x, S = _with_gaps(flow, x), integer("draws", draws, least=2)
+    x, S = _with_gaps(_checked(flow), x), integer("draws", draws, least=2)
     rng = generator("rng", rng)
     context = check_context(context, flow.context, len(x), np.float64, flow.context_columns)
     missing = np.isnan(x)
@@ -576,81 +515,3 @@ def _count_known(x: np.ndarray, order: np.ndarray) -> np.ndarray:
             "be marginalised exactly; afnp.marginals.estimate takes any gaps"
         )
     return known
-
-
-# ---- layers of fewer features --------------------------------------------------------------------
-
-
-def _cut(number: int, layer: Transform, p: Views, kept: np.ndarray) -> tuple[Any, list]:
-    """Return a layer for the kept features (k,), and its parameters in their order."""
-    if isinstance(layer, Inverse):
-        inside, values = _cut(number, layer.transform, p, kept)
-        return Inverse(inside), values
-    if isinstance(layer, Autoregressive):
-        cut = _NETWORKS.get(type(layer.conditioner))
-        if cut is not None and type(layer) is Autoregressive:
-            network, values = cut(layer.conditioner, p, len(kept))
-            order = np.searchsorted(kept, layer.order[: len(kept)])
-            return Autoregressive(network, layer.univariate, order), values
-    elif type(layer) in _ELEMENTWISE:
-        return _ELEMENTWISE[type(layer)](layer, kept), [values[kept] for values in p.values()]
-    named = type(layer).__name__
-    if layer.conditioner is not None:
-        named += f" with a {type(layer.conditioner).__name__}"
-    raise ValueError(f"flow: layer {number} ({named}) has no marginal here")
-
-
-_ELEMENTWISE: dict[type, Callable] = {
-    Standardize: lambda layer, kept: Standardize(layer.mean[kept], layer.std[kept]),
-    Dequantize: lambda layer, kept: Dequantize(len(kept), layer.levels),
-    Logit: lambda layer, kept: Logit(len(kept), layer.alpha),
-    Bounds: lambda layer, kept: Bounds([layer.low[i] for i in kept], [layer.high[i] for i in kept]),
-    ActNorm: lambda layer, kept: ActNorm(len(kept)),
-    BatchNorm: lambda layer, kept: BatchNorm(len(kept), layer.momentum, layer.epsilon),
-    Permutation: lambda layer, kept: Permutation(np.arange(len(kept))),
-    LinearPrediction: lambda layer, kept: LinearPrediction(
-        len(kept), layer.coefficients, layer.scale, layer.mean
-    ),
-}
-"""Layers whose parameters, if any, have a number a feature. A permutation that keeps an order is
-none, and a filter keeps the natural one alone."""
-
-
-def _cut_masked(net: MaskedMLP, p: Views, k: int) -> tuple[Network, list]:
-    """Return MADE's network for the first k features: units of degree below k, rows and columns.
-
-    One unit stays in a layer that would have none: it depends on known features, and nobody on it.
-    """
-    units = net.degrees[1:-1]
-    widths = [max(1, int(np.searchsorted(degrees, k - 1, side="right"))) for degrees in units]
-    if net.residual:
-        widths = [max(widths)] * len(widths)
-    degrees = [np.minimum(d[:width], k) for d, width in zip(units, widths, strict=True)]
-    inputs = net.context + net.embed.width * k
-    config = {**net.config(), "features": k, "hidden": widths, "degrees": degrees}
-    rows, columns = [*widths, net.numbers * k], [inputs, *widths]
-    values = []
-    for linear, J, I in zip(net.linears, rows, columns, strict=True):
-        values += [p[linear.W][:J, :I], p[linear.b][:J]]
-    return MaskedMLP.from_config(config), values
-
-
-def _cut_attention(net: CausalTransformer, p: Views, k: int) -> tuple[Network, list]:
-    """Return a causal transformer for the first tokens: fewer places, and all else as it is."""
-    if k % net.patch:
-        raise ValueError(f"features: expected whole tokens of {net.patch} features, got {k}")
-    values = [part[: k // net.patch] if name == "places" else part for name, part in p.items()]
-    return CausalTransformer.from_config({**net.config(), "features": k}), values
-
-
-def _cut_convolution(net: CausalConv, p: Views, k: int) -> tuple[Network, list]:
-    """Return the same convolutions for fewer steps."""
-    return CausalConv.from_config({**net.config(), "features": k}), list(p.values())
-
-
-_NETWORKS: dict[type, Callable] = {
-    MaskedMLP: _cut_masked,
-    CausalTransformer: _cut_attention,
-    CausalConv: _cut_convolution,
-}
-"""Networks whose first outputs are a network of the same kind."""

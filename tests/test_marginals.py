@@ -461,3 +461,92 @@ def test_what_is_given_is_found_by_name():
     np.testing.assert_array_equal(drawn, sample_given(flow, 5, given.to_numpy(), rng=1))
     with pytest.raises(ValueError, match="given: expected the columns 'a', 'b'; the table lacks"):
         sample_given(flow, 5, x[["c", "b"]].iloc[:5])
+
+
+# ---- the flow's own spelling ---------------------------------------------------------------------
+
+columns_first = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "turned"])
+
+
+@columns_first
+@pytest.mark.parametrize("context", [0, 2])
+def test_a_flow_scores_its_first_columns(kind, context):
+    flow = living(kind, context=context)
+    given = np.array([[0.4, -0.7]]) if context else None
+    x = flow.sample(6, 1, given)
+    for k in (1, 2, D):
+        found = flow.log_prob(x[:, :k], given, features=k)
+        assert (found == marginal(flow, k).log_prob(x[:, :k], given)).all()
+    assert found == pytest.approx(flow.log_prob(x, given), rel=1e-12)
+
+
+@columns_first
+def test_a_flow_samples_given_its_first_columns(kind):
+    flow = living(kind)
+    first = flow.sample(5, 2)[:, :2]
+    drawn = flow.sample(5, 3, given=first)
+    assert (drawn[:, :2] == first).all()
+    assert (drawn == sample_given(flow, 5, first, rng=3)).all()
+    drawn_freely = flow.normalize(flow.sample(5, 3))[0]
+    assert norm_error(flow.normalize(drawn)[0][:, 2], drawn_freely[:, 2]) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["substitution", "naive", "jacobi"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_is_given_goes_with_any_engine_and_method(method, backend):
+    flow = living("maf", context=2)
+    options = {"rng": 0, "context": [[1.0, -1.0]], "given": [[0.3]]}
+    expected = flow.sample(4, **options, backend="numpy")
+    if (method, backend) == ("naive", "numba"):
+        with pytest.raises(ValueError, match="backend: .*naive"):
+            flow.sample(4, **options, method=method, backend=backend)
+        return
+    got = flow.sample(4, **options, method=method, backend=backend)
+    assert norm_error(got, expected) < 1e-9 and (got[:, 0] == 0.3).all()
+
+
+def test_first_columns_are_found_by_name():
+    pd = pytest.importorskip("pandas")
+    flow = living("maf")
+    flow.columns = ["a", "b", "c"]
+    x = flow.sample(3, 1)
+    frame = pd.DataFrame(x[:, [1, 0]], columns=["b", "a"])
+    assert (flow.log_prob(frame, features=2) == flow.log_prob(x[:, :2], features=2)).all()
+    assert (flow.sample(3, given=frame)[:, :2] == x[:, :2]).all()
+    with pytest.raises(ValueError, match="columns"):
+        flow.sample(3, given=frame.rename(columns={"a": "z"}))
+
+
+ASKED_AMISS = {
+    "wide": (lambda f: f.log_prob(np.zeros((2, 3)), features=2), "x: expected .*2.*, got .*3"),
+    "too many": (lambda f: f.log_prob(np.zeros((2, 4)), features=4), "features: expected at most"),
+    "none": (lambda f: f.log_prob(np.zeros((2, 0)), features=0), "features: expected"),
+    "half": (lambda f: f.log_prob(np.zeros((2, 1)), features=1.5), "features: expected"),
+    "rows": (lambda f: f.sample(3, given=np.zeros((2, 1))), "given: expected 3 rows .or 1., got 2"),
+    "each": (lambda f: f.sample(3, given=[[0.0]], each=True), "given: goes without each=True"),
+    "gap": (lambda f: f.sample(1, given=[[np.nan]]), "given: row 0, feature 0 is nan"),
+}
+
+
+@pytest.mark.parametrize("case", ASKED_AMISS)
+def test_first_columns_that_make_no_sense_are_refused(case):
+    ask, message = ASKED_AMISS[case]
+    with pytest.raises(ValueError, match=message):
+        ask(living("maf"))
+
+
+def test_where_there_is_no_exact_answer_another_way_is_named_that_works():
+    """The order of columns is not the flow's; the layers turn it; the noise is not independent."""
+    with pytest.raises(ValueError, match=r"begins with the columns \[0, 2\], not with the first 2"):
+        living("turned").log_prob(np.zeros((1, 2)), features=2)
+    with pytest.raises(ValueError, match="begins with"):
+        living("turned").sample(2, given=[[0.0, 1.0]])
+    for flow in (afnp.maf(3, (8,), 2), afnp.realnvp(3, (8,))):
+        with pytest.raises(ValueError, match='order="natural", and afnp.marginals.estimate'):
+            flow.log_prob([[0.0]], features=1)
+        with pytest.raises(ValueError, match='order="natural", and afnp.marginals.estimate'):
+            flow.sample(2, given=[[0.0]])
+        assert np.isfinite(estimate(flow, [[0.0, np.nan, np.nan]]).log_prob).all()
+    for build in (afnp.made, afnp.maf, afnp.iaf, afnp.nsf, afnp.maf_mog):
+        kin = build(3, hidden=(8,), order="natural")
+        assert kin.sample(2, given=[[0.0]]).shape == (2, 3)
