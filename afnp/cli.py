@@ -431,12 +431,14 @@ def _build(args: argparse.Namespace, found: rows.Rows) -> Flow:
         context=0 if train_rows.context is None else train_rows.context.shape[1],
         seed=args.seed,
         dtype=args.dtype,
-        preprocess=preprocessing(train_rows.x, levels=found.levels, bounds=bounds),
+        preprocess=preprocessing(
+            train_rows.x, levels=found.levels, bounds=bounds, weights=train_rows.weights
+        ),
         **options,
     )
     flow.columns, flow.context_columns = found.columns, found.context_columns
     if train_rows.context is not None:
-        flow.standardize_context(train_rows.context)
+        flow.standardize_context(train_rows.context, train_rows.weights)
     return flow
 
 

@@ -31,6 +31,7 @@ from afnp.inputs import (
     frame_of,
     generator,
     integer,
+    some_weights,
 )
 from afnp.model import BACKENDS, QUIET, Model, check_context
 from afnp.params import Parts
@@ -155,13 +156,14 @@ class Flow(Model):
             if frame is not None and self._columns[attribute] is None:
                 setattr(self, attribute, frame_names(frame))
 
-    def standardize_context(self, context) -> None:
+    def standardize_context(self, context, weights=None) -> None:
         r"""Let networks depend on the context in units of its spread, in model files too.
 
         .. math:: c \leftarrow (c - m) / s
 
-        m and s are mean and standard deviation of the rows (N, C) given here; a column that never
-        changes keeps its scale. Everything public still takes contexts as they are.
+        m and s are mean and standard deviation of the rows (N, C) given here, weighted by w (N,); a
+        column that never changes keeps its scale. Everything public still takes contexts as they
+        are.
 
         Examples
         --------
@@ -174,7 +176,8 @@ class Flow(Model):
         c = check_rows(context, self.context, np.float64, "context", self.context_columns)
         if not c.size:
             raise ValueError("context: expected at least one row of at least one column, got none")
-        self._context_scale = mean_and_std(c)
+        w = None if weights is None else some_weights(weights, len(c))
+        self._context_scale = mean_and_std(c, w)
 
     def take_scales(
         self, x, context=None, weights=None, name: str = "x", moments: Callable = mean_and_std
@@ -193,9 +196,9 @@ class Flow(Model):
         >>> flow.layers[0].mean, flow.context_is_scaled
         (array([2000000.]), True)
         """
-        front = self.layers[: self._front]
-        if not any(isinstance(layer, Standardize) and layer.waiting for layer in front):
+        if not self._waits:
             return
+        front = self.layers[: self._front]
         rows = check_rows(x, self.features, np.float64, name, self.columns)
         c = check_context(context, self.context, len(rows), np.float64, self.context_columns)
         if not len(rows):
@@ -206,6 +209,12 @@ class Flow(Model):
             rows = layer.normalize(p, rows, c)[0]
         if self.context and not self.context_is_scaled:
             self._context_scale = moments(c, weights)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether ``take_scales`` has something to take."""
+        front = self.layers[: self._front]
+        return any(isinstance(layer, Standardize) and layer.waiting for layer in front)
 
     @property
     def context_is_scaled(self) -> bool:
@@ -222,11 +231,12 @@ class Flow(Model):
 
     def _in_its_units(self, context: np.ndarray, p: Parts) -> np.ndarray:
         """Return the context (N, C) as networks with parameters p take it."""
-        if self._context_scale is None:
+        if self._context_scale is not None:
+            mean, std = self._context_scale
+            context = (context - mean) / std
+        if np.iscomplexobj(context):
             return context
-        mean, std = self._context_scale
-        scaled = (context - mean) / std
-        return scaled if np.iscomplexobj(scaled) else scaled.astype(p.flat.real.dtype, copy=False)
+        return context.astype(p.flat.real.dtype, copy=False)
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -629,13 +639,16 @@ class Flow(Model):
         return x.astype(np.float32) if ready else x
 
     def _normalize(
-        self, p: Parts, x, context, engine: str = "numpy", training: bool = False
+        self, p: Parts, x, context, engine: str = "numpy", training: bool = False, weights=None
     ) -> tuple:
         log_det, caches = 0, []
         context = self._in_its_units(context, p)
         for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
-            normalize = stage.normalize_training if training else stage.normalize
-            x, log_det_stage, cache = normalize(p_stage, self._cast(p, x, k), context)
+            x = self._cast(p, x, k)
+            if training:
+                x, log_det_stage, cache = stage.normalize_training(p_stage, x, context, weights)
+            else:
+                x, log_det_stage, cache = stage.normalize(p_stage, x, context)
             log_det = log_det + log_det_stage
             caches.append(cache)
         return x, log_det, caches
@@ -663,7 +676,7 @@ class Flow(Model):
 
     def add_gradient(self, p: Parts, x, context, g: Parts, engine="numpy", weights=None, kept=None):
         """Add the gradient of the mean of -w log p into g; return log p (N,)."""
-        u, log_det, caches = self._normalize(p, x, context, engine, training=kept is not None)
+        u, log_det, caches = self._normalize(p, x, context, engine, kept is not None, weights)
         d_log_det = np.full(len(x), -1 / len(x), dtype=u.dtype)
         if weights is not None:
             d_log_det *= weights
@@ -709,14 +722,22 @@ class Flow(Model):
             total += d_context
         return total if self._context_scale is None else total / self._context_scale[1]
 
-    def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
-        """Let layers that start from data (ActNorm, BatchNorm) take checked rows' statistics."""
+    def start_from_data(
+        self, x: np.ndarray, context: np.ndarray, average: Callable, blocks: Sequence[slice]
+    ) -> None:
+        """Let layers that start from data (ActNorm, BatchNorm) take checked rows' statistics.
+
+        ``average`` gives means over rows; those of one of the ``blocks`` go through layers at once.
+        """
+        stack = list(zip(self.layers, self.own, strict=True))
+        waiting = [k for k, (layer, p) in enumerate(stack) if layer.waits(p)]
         context = self._in_its_units(context, self.own)
         with np.errstate(**QUIET):
-            for k, (layer, p_layer) in enumerate(zip(self.layers, self.own, strict=True)):
+            for k, (layer, p) in enumerate(stack[: max(waiting, default=-1) + 1]):
                 x = self._cast(self.own, x, k)
-                layer.start_from_data(p_layer, x)
-                x = layer.evaluate(p_layer, x, context)[0]
+                layer.start_from_data(p, x, average)
+                if k < waiting[-1]:
+                    x = np.concatenate([layer.evaluate(p, x[b], context[b])[0] for b in blocks])
 
     # ---- what the plan asks ----------------------------------------------------------------------
 
@@ -752,8 +773,8 @@ class Flow(Model):
         x = check_rows(x, self.features, dtype, name, None if name == "u" else self.columns)
         if self._circular:
             check_angles(x, name)
-        # units of a context are taken off in float64
-        dtype = self.dtype if self._context_scale is None else np.dtype(np.float64)
+        scaled = self.context and (self._context_scale is not None or self._waits)
+        dtype = np.dtype(np.float64) if scaled else self.dtype  # units come off in float64
         return x, check_context(context, self.context, len(x), dtype, self.context_columns)
 
 
@@ -761,8 +782,9 @@ def _summary(name: str, config: dict) -> str:
     """Return a class's name and its arguments, without zeros and long lists; those within too."""
     facts = []
     for key, value in config.items():
-        if isinstance(value, dict):
-            facts.append(_summary(value["type"], {k: v for k, v in value.items() if k != "type"}))
+        if value and isinstance(value, dict):
+            within = {k: v for k, v in value.items() if k != "type"}
+            facts.append(_summary(value.get("type", key), within))
         elif value and not (isinstance(value, list) and len(value) > 6):
             facts.append(f"{key}={value}")
     return f"{name}({', '.join(facts)})"

@@ -17,6 +17,7 @@ __all__ = [
     "check_angles",
     "check_names",
     "check_rows",
+    "check_weights",
     "choose",
     "finite_array",
     "flag",
@@ -31,6 +32,7 @@ __all__ = [
     "probabilities",
     "real",
     "require",
+    "some_weights",
     "symmetric",
 ]
 
@@ -77,6 +79,36 @@ def check_rows(
             f"finite{kind}{hint}"
         )
     return x
+
+
+def check_weights(weights, n: int, name: str) -> np.ndarray:
+    """Return what n rows weigh as finite float64 (N,) of at least 0, or raise a ValueError.
+
+    Examples
+    --------
+    >>> check_weights([1, -1], 2, "weights")
+    Traceback (most recent call last):
+        ...
+    ValueError: weights: row 1: expected a finite number of at least 0, got -1.0
+    """
+    w = plain_array(weights, name)
+    if w.dtype.kind not in "fiub" or w.shape != (n,):
+        raise ValueError(f"{name}: expected {n} numbers, got shape {w.shape} of {w.dtype}")
+    w = w.astype(np.float64)
+    bad = np.flatnonzero(~((w >= 0) & (w < math.inf)))
+    if bad.size:
+        raise ValueError(
+            f"{name}: row {bad[0]}: expected a finite number of at least 0, got {w[bad[0]]}"
+        )
+    return w
+
+
+def some_weights(weights, n: int, name: str = "weights") -> np.ndarray:
+    """Return what ``check_weights`` does, or raise a ValueError where all of them are 0."""
+    w = check_weights(weights, n, name)
+    if not w.any():
+        raise ValueError(f"{name}: expected at least one above 0, got {n} zeros")
+    return w
 
 
 def plain_array(x, name: str) -> np.ndarray:

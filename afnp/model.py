@@ -17,7 +17,7 @@ import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,10 +180,13 @@ class Model:
         """Return rows x (N, D) and their contexts (N, C), or raise a ValueError."""
         raise NotImplementedError
 
-    def start_from_data(self, x: np.ndarray, context: np.ndarray) -> None:
+    def start_from_data(
+        self, x: np.ndarray, context: np.ndarray, average: Callable, blocks: Sequence[slice]
+    ) -> None:
         """Let parameters that begin as statistics of the data take those of checked rows.
 
-        None do.
+        None do. ``average`` gives means over rows; those of one of the ``blocks`` go through layers
+        together.
         """
 
     def add_gradient(self, p, x, context, g, engine="numpy", weights=None, kept=None) -> np.ndarray:
@@ -404,7 +407,7 @@ class BatchGradient:
         """
         model, n = self.model, len(x)
         self.kept.clear()
-        self.share = n / self.rows
+        self.share = (n if weights is None else float(weights.sum())) / self.rows
         plan = self.plan._replace(blocks=model.cut(n, self.plan.engine, gradient=True))
         kept = self.kept if self.training else None
         grad = self.g.flat

@@ -675,6 +675,12 @@ def test_repr_says_what_the_flow_is():
     assert [line.split()[-1] for line in text.splitlines()[2:]] == [str(P), str(P), str(2 * P)]
 
 
+@pytest.mark.parametrize("make", [afnp.iaf, afnp.nice, afnp.realnvp, afnp.nsf, afnp.maf_mog])
+def test_every_family_has_a_repr(make):
+    flow = make(3, transforms=2)
+    assert len(repr(flow).splitlines()) == len(flow.layers) + 2
+
+
 def test_repr_of_a_wide_flow_stays_narrow():
     wide = afnp.maf(
         784, (783,), 1, order="random", preprocess=[Standardize(np.zeros(784), np.ones(784))]

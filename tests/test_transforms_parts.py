@@ -273,29 +273,32 @@ def batchnorms():
     return flow, layers
 
 
-def through(flow, layers, theta, x):
+def through(flow, layers, theta, x, w=None):
     """The training pass of a stack."""
     log_det, caches, none = 0, [], np.empty((len(x), 0), x.dtype)
     for layer, p in zip(layers, flow.split(theta), strict=True):
-        x, more, cache = layer.normalize_training(p, x, none)
+        x, more, cache = layer.normalize_training(p, x, none, w)
         log_det = log_det + more
         caches.append(cache)
     return x, log_det, caches
 
 
+@pytest.mark.parametrize("weighed", [False, True], ids=["plain", "weights"])
 @pytest.mark.parametrize("n", [2, 7])
-def test_gradients_run_through_the_statistics_of_the_batch(n):
+def test_gradients_run_through_the_statistics_of_the_batch(n, weighed):
     """The mean log-likelihood of a batch in training, against complex steps through everything,
     statistics too."""
     flow, layers = batchnorms()
-    x = 2 + 3 * rows(4, n)
+    x, w, weights = 2 + 3 * rows(4, n), np.ones(n), None
+    if weighed:
+        w = weights = np.random.default_rng(1).uniform(0.2, 2, n)
 
     def loss(x, theta):
-        u, log_det, _ = through(flow, layers, theta, x)
-        return (0.5 * (u * u).sum(axis=1) - log_det).mean()
+        u, log_det, _ = through(flow, layers, theta, x, weights)
+        return (w * (0.5 * (u * u).sum(axis=1) - log_det)).mean()
 
-    u, _, caches = through(flow, layers, flow.theta, x)
-    d_x, d_log_det, grad = u / n, np.full(n, -1 / n), np.zeros_like(flow.theta)
+    u, _, caches = through(flow, layers, flow.theta, x, weights)
+    d_x, d_log_det, grad = w[:, None] * u / n, -w / n, np.zeros_like(flow.theta)
     parts = zip(layers, flow.split(flow.theta), caches, flow.split(grad), strict=True)
     for layer, p, cache, g in reversed(list(parts)):
         d_x = layer.backward(p, cache, d_x, d_log_det, g)

@@ -172,7 +172,7 @@ class Stage:
         """Return what identifies the compiled code that a task needs for n rows."""
         raise NotImplementedError
 
-    def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+    def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray, weights) -> tuple:
         """Do as ``normalize`` does."""
         return self.normalize(p, x, context)
 

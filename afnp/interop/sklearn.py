@@ -64,8 +64,6 @@ class _Trained(BaseEstimator):
             preprocess=[Standardize(*mean_and_std(rows[:, : x.shape[1]], w))],
             **(self.options or {}),
         )
-        if sample_weight is None and any(layer.takes_statistics for layer in flow.layers):
-            rows, w = np.column_stack(both), None  # statistics of a batch know no weights
         counts = slice(None) if sample_weight is None else _weights_of(sample_weight, len(x)) > 0
         warn_of(flow, x[counts], context[counts])
         x, context = np.split(rows, [x.shape[1]], axis=1)

@@ -14,7 +14,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +22,8 @@ from afnp.advice import warn_of
 from afnp.atomic import check_regular, locked, path_of
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
-from afnp.inputs import flag, frame_of, integer, plain_array, real
-from afnp.model import BatchGradient, check_context
+from afnp.inputs import check_weights, flag, integer, real
+from afnp.model import BatchGradient
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History, Run
@@ -40,12 +39,8 @@ from afnp.train.loop import (
     schedule_name,
 )
 from afnp.train.ranks import Ranks
-from afnp.transforms.preprocess import mean_and_std
 
 __all__ = ["Epoch", "fit"]
-
-FIRST_LOOK = 1024
-"""Rows from which layers that start from statistics take them."""
 
 
 def fit(
@@ -82,7 +77,8 @@ def fit(
     returned. Before the first epoch ends there is no result, and KeyboardInterrupt is raised.
 
     Training goes on from the parameters that the flow has: fit it again for more epochs or with new
-    rows. Layers that start from statistics of the rows do so only while they are untouched.
+    rows. Layers that start from statistics of the rows, by their weights, do so only while they are
+    untouched.
 
     Parameters
     ----------
@@ -177,28 +173,17 @@ def fit(
                 raise ValueError(f"{name}: needs validation rows, got x_val=None")
         if isinstance(flow, Flow):
             flow.take_columns(x_train, context)
-        train = _Given("x_train", x_train, context, "weights", weights)
-        val = (
-            None
-            if x_val is None
-            else _Given("x_val", x_val, context_val, "weights_val", weights_val)
-        )
+        optional = {"weights": weights, "x_val": x_val, "weights_val": weights_val}
         if comm is not None:
-            _check_alike(ranks, flow, recipe, train, val, checkpoint)
-            train, val = train.dealt(ranks, flow), None if val is None else val.dealt(ranks, flow)
+            _check_alike(ranks, flow, recipe, {**optional, "checkpoint": checkpoint})
+        train, val = _Rows(flow, ranks, "x_train", x_train, context, weights), None
+        if x_val is not None:
+            val = _Rows(flow, ranks, "x_val", x_val, context_val, weights_val)
         if isinstance(flow, Flow):
-            moments = mean_and_std
-            if ranks.shards > 1:
-                moments = functools.partial(
-                    mean_and_std, average=ranks.average, largest=ranks.largest
-                )
-            flow.take_scales(train.x, train.context, train.checked(ranks), "x_train", moments)
-        data = _Data(
-            ranks,
-            _Rows(flow, ranks, train),
-            None if val is None else _Rows(flow, ranks, val),
-        )
-        _check_statistics(flow, weights, ranks)
+            c = train.c if flow.context else None
+            flow.take_scales(train.x, c, train.w, "x_train", ranks.moments)
+        data = _Data(ranks, train, val)
+        _check_statistics(flow, ranks)
         path = None if checkpoint is None else path_of(checkpoint, "checkpoint")
         if ranks.first:
             _check_checkpoint(path, resume)
@@ -247,7 +232,8 @@ def _train(
         rng.bit_generator.state = run.rng_state
         adam.t = run.adam_t
     else:
-        flow.start_from_data(*data.first_look(recipe["seed"]))
+        average = functools.partial(ranks.average, axis=0, weights=train.w)
+        flow.start_from_data(train.x, train.c, average, train.pieces(flow))
         if ranks.first:
             warn_of(flow, train.x, train.c)
         best[:] = flow.theta
@@ -362,88 +348,39 @@ def _check_checkpoint(path: str | None, resume: bool) -> None:
         raise ValueError(f"checkpoint: expected a file in a folder that exists, got {path}")
 
 
-class _Given(NamedTuple):
-    """Rows as they were given; the names of two arguments, and the rows' numbers over all ranks."""
-
-    name: str
-    x: Any
-    context: Any
-    weights_name: str
-    weights: Any
-    numbers: np.ndarray | None = None
-
-    @property
-    def length(self) -> int:
-        """Return the number of rows, N, of what is a table at all."""
-        frame = frame_of(self.x)
-        x = plain_array(self.x, self.name) if frame is None else frame
-        if x.ndim != 2:
-            raise ValueError(
-                f"{self.name}: expected a two-dimensional array (N, D), got shape {x.shape}"
-            )
-        return len(x)
-
-    def checked(self, ranks: Ranks) -> np.ndarray | None:
-        """Return weights as float64 (N,), or raise a ValueError that names the row."""
-        if self.weights is None:
-            return None
-        name, w, n = self.weights_name, plain_array(self.weights, self.weights_name), self.length
-        if w.dtype.kind not in "fiub" or w.shape != (n,):
-            raise ValueError(f"{name}: expected {n} numbers, got shape {w.shape} of {w.dtype}")
-        w = w.astype(np.float64)
-        bad = np.flatnonzero(~((w >= 0) & (w < math.inf)))
-        if bad.size:
-            raise ValueError(
-                f"{name}: row {bad[0]}: expected a finite number of at least 0, got {w[bad[0]]}"
-            )
-        largest = ranks.largest(w, axis=0)
-        if not largest:
-            raise ValueError(f"{name}: expected at least one above 0, got {n} zeros")
-        return w / largest  # so that no sum overflows
-
-    def dealt(self, ranks: Ranks, flow: Flow) -> _Given:
-        """Return the rows of a rank's shards, without those that weigh nothing."""
-        x, _ = flow.check(self.x, self.context, self.name)
-        names = flow.context_columns if isinstance(flow, Flow) else None
-        c = check_context(self.context, flow.context, len(x), np.float64, names)
-        w = self.checked(ranks)
-        start, _ = ranks.start_and_count(len(x))
-        arrays = [x, c, start + np.arange(len(x))]
-        if w is not None:
-            arrays = [a[w > 0] for a in (*arrays, w)]
-        x, c, numbers, *weights = ranks.deal(arrays)
-        context = c if flow.context else None
-        return _Given(
-            self.name, x, context, self.weights_name, weights[0] if weights else None, numbers
-        )
-
-
 class _Rows:
     """Checked rows x, contexts c, weights w of mean 1, none of them 0; and where shards lie.
 
-    They are those that this rank holds; their number, N, is that of all ranks.
+    They are those that this rank holds after they were dealt; their number, N, is that of all
+    ranks.
     """
 
-    def __init__(self, flow: Flow, ranks: Ranks, given: _Given):
-        self.name, self.ranks = given.name, ranks
-        self.x, self.c = flow.check(given.x, given.context, given.name)
-        self.numbers = np.arange(len(self.x)) if given.numbers is None else given.numbers
-        if ranks.size == 1 and not len(self.x):
-            hint = "" if self.name == "x_train" else "; without validation, leave it out"
-            raise ValueError(f"{self.name}: expected at least one row, got none{hint}")
-        w = given.checked(ranks)
-        if w is not None:
-            self.numbers, self.x, self.c, w = (a[w > 0] for a in (self.numbers, self.x, self.c, w))
+    def __init__(self, flow: Flow, ranks: Ranks, name: str, x, context, weights):
+        self.name, self.ranks = name, ranks
+        x, c = flow.check(x, context, name)
+        if ranks.size == 1 and not len(x):
+            hint = "" if name == "x_train" else "; without validation, leave it out"
+            raise ValueError(f"{name}: expected at least one row, got none{hint}")
+        start, _ = ranks.start_and_count(len(x))
+        arrays = [x, c, start + np.arange(len(x))]
+        if weights is not None:
+            said = "weights" if name == "x_train" else "weights_val"
+            w = check_weights(weights, len(x), said)
+            largest = ranks.largest(w, axis=0)
+            if not largest:
+                raise ValueError(f"{said}: expected at least one above 0, got {len(x)} zeros")
+            arrays = [a[w > 0] for a in (*arrays, w / largest)]  # so that no sum overflows
+        self.x, self.c, self.numbers, *others = ranks.deal(arrays)
         self.start, self.total = ranks.start_and_count(len(self.x))
         if self.total < ranks.shards:
             raise ValueError(
-                f"{self.name}: expected at least {ranks.shards} rows, one a shard, got {self.total}"
+                f"{name}: expected at least {ranks.shards} rows, one a shard, got {self.total}"
             )
         self.blocks = ranks.blocks(len(self.x))
         self.w = None
-        if w is not None:
-            mean = ranks.total([w[block].sum() for block in self.blocks]) / self.total
-            self.w = (w / mean).astype(flow.dtype)
+        if weights is not None:
+            total = ranks.total([others[0][block].sum() for block in self.blocks])
+            self.w = others[0] / (total / self.total)
 
     def __len__(self) -> int:
         return self.total
@@ -467,14 +404,13 @@ class _Rows:
             w = share * (np.ones(len(rows)) if w is None else w)
         return self.x[rows], self.c[rows], w
 
-    def taken(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return x and c of some rows of all ranks, on all ranks."""
-        held = np.flatnonzero((rows >= self.start) & (rows < self.start + len(self.x)))
-        own = rows[held] - self.start
-        found = self.ranks.gather((held, self.x[own], self.c[own]))
-        held, x, c = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        order = np.argsort(held)
-        return x[order], c[order]
+    def pieces(self, flow: Flow) -> list[slice]:
+        """Return the shards of this rank, cut so that what layers hold stays in bounds."""
+        return [
+            slice(block.start + part.start, min(block.start + part.stop, block.stop))
+            for block in self.blocks
+            for part in flow.cut(block.stop - block.start, "numpy")
+        ]
 
     def loss(self, flow: Flow, epoch: int) -> float:
         """Return the mean negative log-likelihood after an epoch, nats."""
@@ -508,39 +444,24 @@ def _fingerprint(a: np.ndarray) -> list[int]:
     return [*a.shape, zlib.crc32(np.ascontiguousarray(a).tobytes())]
 
 
-def _check_alike(
-    ranks: Ranks, flow: Flow, recipe: dict, train: _Given, val: _Given | None, checkpoint
-) -> None:
+def _check_alike(ranks: Ranks, flow: Flow, recipe: dict, optional: dict) -> None:
     """Raise a ValueError on all ranks unless they do the same thing with different rows."""
-    given = {
-        "weights": train.weights,
-        "x_val": val,
-        "weights_val": None if val is None else val.weights,
-        "checkpoint": checkpoint,
-    }
     ranks.agree(
         {
             "flow": flow.config(),
             "flow.theta": zlib.crc32(flow.theta.tobytes()),
             **recipe,
-            **{name: "None" if value is None else "some" for name, value in given.items()},
+            **{name: "None" if value is None else "some" for name, value in optional.items()},
         }
     )
 
 
-def _check_statistics(flow: Flow, weights, ranks: Ranks) -> None:
-    layers = flow.layers if isinstance(flow, Flow) else []
-    for layer in layers:
-        name = type(layer).__name__
-        if weights is not None and layer.takes_statistics:
-            raise ValueError(
-                f"weights: {name} takes statistics of rows as if all weighed the "
-                "same; expected a flow without it"
-            )
+def _check_statistics(flow: Flow, ranks: Ranks) -> None:
+    for layer in flow.layers if isinstance(flow, Flow) else []:
         if ranks.shards > 1 and layer.takes_statistics:
             raise ValueError(
-                f"shards: {name} takes statistics of a whole batch, and here it is cut into "
-                f"{ranks.shards}; expected a flow without it"
+                f"shards: {type(layer).__name__} takes statistics of a whole batch, and here it is "
+                f"cut into {ranks.shards}; expected a flow without it"
             )
 
 
@@ -554,15 +475,6 @@ class _Data:
         """Return what, with the options, must be the same for a resumed run to be the same run."""
         val = [] if self.val is None else self.val.fingerprint()
         return {"flow": flow.config(), "data": [self.train.fingerprint(), val]}
-
-    def first_look(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return some rows and contexts for statistics; weights count as chances."""
-        rng, n, w = np.random.default_rng([seed, 1]), len(self.train), self.train.w
-        rows = rng.permutation(n)[:FIRST_LOOK]
-        if w is not None:
-            chances = np.concatenate(self.ranks.gather(w)).astype(np.float64)
-            rows = rng.choice(n, FIRST_LOOK, p=chances / chances.sum())
-        return self.train.taken(rows)
 
 
 class _Gradient:

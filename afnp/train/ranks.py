@@ -30,6 +30,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from afnp.inputs import integer
+from afnp.transforms.preprocess import mean_and_std
 
 __all__ = ["SHARDS", "Ranks", "added", "launched", "world"]
 
@@ -231,6 +232,10 @@ class Ranks:
     def largest(self, x: np.ndarray, axis: int) -> np.ndarray:
         """Return the largest values over all ranks' rows, none of them below 0."""
         return np.max(self.gather(x.max(axis=axis, initial=0)), axis=0)
+
+    def moments(self, x: np.ndarray, weights: np.ndarray | None = None) -> tuple:
+        """Return mean and standard deviation (D,) of all ranks' rows, as ``mean_and_std`` does."""
+        return mean_and_std(x, weights, self.average, self.largest)
 
     def room(self, size: int, dtype) -> np.ndarray:
         """Return memory for one vector (P,) for each of this rank's shards, and some zeros."""

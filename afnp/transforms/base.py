@@ -25,7 +25,7 @@ import numpy as np
 from afnp.params import Layout, Views, register
 from afnp.transforms.cost import FREE, Cost
 
-__all__ = ["TRANSFORMS", "Transform"]
+__all__ = ["TRANSFORMS", "Transform", "mean_of_rows"]
 
 TRANSFORMS: dict[str, type[Transform]] = {}
 """Every transform by the name of its class, which is the name that model files use.
@@ -33,6 +33,11 @@ TRANSFORMS: dict[str, type[Transform]] = {}
 The first of a name keeps it: a model file shall never be rebuilt from another class. A flow of a
 transform of your own is loaded by a program that has imported the module that defines it.
 """
+
+
+def mean_of_rows(x: np.ndarray) -> np.ndarray:
+    """Return the mean (D,) of rows (N, D) that all weigh the same."""
+    return x.mean(axis=0, dtype=np.float64)
 
 
 class Transform:
@@ -188,16 +193,25 @@ class Transform:
 
     # ---- statistics of the data ------------------------------------------------------------------
 
-    def start_from_data(self, p: Views, x: np.ndarray) -> None:
-        """Let parameters that begin as statistics of the data take those of x (N, D).
+    def waits(self, p: Views) -> bool:
+        """Return whether parameters that begin as statistics of the data are still untouched.
 
         There are none.
         """
+        return False
 
-    def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+    def start_from_data(self, p: Views, x: np.ndarray, average: Callable = mean_of_rows) -> None:
+        """Let the parameters of which ``waits`` speaks take the statistics of x (N, D).
+
+        ``average`` gives means over rows, (N, D) to (D,), by what each of them weighs.
+        """
+
+    def normalize_training(
+        self, p: Views, x: np.ndarray, context: np.ndarray, weights: np.ndarray | None = None
+    ) -> tuple:
         """Do as ``normalize`` does, in a training step.
 
-        With statistics of these rows, if any are taken.
+        With statistics of these rows, weighted by w (N,), if any are taken.
         """
         return self.normalize(p, x, context)
 

@@ -25,13 +25,14 @@ Letters: N rows, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from afnp.inputs import integer
 from afnp.params import Layout, Views
-from afnp.transforms.base import Transform
+from afnp.transforms.base import Transform, mean_of_rows
 from afnp.transforms.cost import Cost, elementwise
 
 __all__ = ["ActNorm", "BatchNorm"]
@@ -70,15 +71,20 @@ class ActNorm(Transform):
         """Return 2 D, from integers alone."""
         return 2 * integer("features", config["features"], least=1)
 
-    def start_from_data(self, p: Views, x: np.ndarray) -> None:
+    def waits(self, p: Views) -> bool:
+        """Return whether m and s are untouched, exactly zero."""
+        return not (p["m"].any() or p["s"].any())
+
+    def start_from_data(self, p: Views, x: np.ndarray, average: Callable = mean_of_rows) -> None:
         """Take mean and standard deviation of x (N, D), unless something was there.
 
         Constants keep their scale.
         """
-        if p["m"].any() or p["s"].any():
-            return
-        p["m"][:], std = x.mean(axis=0), x.std(axis=0)
-        p["s"][:] = np.log(np.where(std > 1e-6 * np.abs(x).max(axis=0), std, 1.0))
+        if self.waits(p):
+            mean = average(x)
+            std = np.sqrt(average(np.square(x - mean)))
+            p["m"][:] = mean
+            p["s"][:] = np.log(np.where(std > 1e-6 * average(np.abs(x)), std, 1.0))
 
     def normalize(self, p, x, context):
         """Map x (N, D) to u; also give log|det du/dx| (N,) and the cache of ``backward``."""
@@ -157,11 +163,16 @@ class BatchNorm(Transform):
         """Return the keyword arguments that rebuild this transform."""
         return {"features": self.features, "momentum": self.momentum, "epsilon": self.epsilon}
 
-    def start_from_data(self, p: Views, x: np.ndarray) -> None:
-        """Let untouched running statistics, exactly zero, begin with those of x (N, D), N > 1."""
-        if len(x) > 1 and not (p["mean"].any() or p["w"].any()):
-            p["mean"][:] = x.mean(axis=0)
-            p["w"][:] = np.log(x.var(axis=0) + self.epsilon)
+    def waits(self, p: Views) -> bool:
+        """Return whether the running statistics are untouched, exactly zero."""
+        return not (p["mean"].any() or p["w"].any())
+
+    def start_from_data(self, p: Views, x: np.ndarray, average: Callable = mean_of_rows) -> None:
+        """Let untouched running statistics begin with those of x (N, D), N > 1."""
+        if len(x) > 1 and self.waits(p):
+            mean = average(x)
+            p["mean"][:] = mean
+            p["w"][:] = np.log(average(np.square(x - mean)) + self.epsilon)
 
     def _scaled(self, p: Views, x: np.ndarray, m: np.ndarray, w: np.ndarray) -> tuple:
         s = np.exp(-0.5 * w)
@@ -181,19 +192,23 @@ class BatchNorm(Transform):
         u, log_det, cache = self._scaled(p, x, p["mean"], p["w"])
         return u, log_det, (cache, None)
 
-    def normalize_training(self, p, x, context):
-        """Map x (N, D) to u with the statistics of x itself.
+    def normalize_training(self, p, x, context, weights=None):
+        """Map x (N, D) to u with the statistics of x itself, weighted by w (N,).
 
         One row has none, and takes the running ones.
         """
         taken = len(x) > 1
         m, w = p["mean"].copy(), p["w"].copy()
         before = m, w
+        share: np.ndarray | float = 1 / len(x)
+        if weights is not None:
+            weights = weights.astype(x.real.dtype)
+            share = (weights / weights.sum())[:, None]
         if taken:
-            m = x.mean(axis=0)
-            w = np.log(((x - m) ** 2).mean(axis=0) + self.epsilon)
+            m = np.average(x, axis=0, weights=weights)
+            w = np.log(np.average((x - m) ** 2, axis=0, weights=weights) + self.epsilon)
         u, log_det, cache = self._scaled(p, x, m, w)
-        return u, log_det, (cache, Batch(taken, m, w, *before))
+        return u, log_det, (cache, Batch(taken, share, m, w, *before))
 
     def generate(self, p, u, context):
         """Map u (N, D) back to x with the running statistics; also give log|det dx/du| (N,)."""
@@ -210,11 +225,11 @@ class BatchNorm(Transform):
             \text{evaluation:} \quad d_x = s\, d_{\hat x}, \qquad d_m = -\sum_n d_x, \qquad
             d_w = -\tfrac12 d_\gamma
 
-            \text{training:} \quad d_x = s \Big[ d_{\hat x} - \overline{d_{\hat x}}
-            - \hat x \big( \overline{d_{\hat x} \hat x} + \overline{d_{\log\det}} \big) \Big]
+            \text{training:} \quad d_{x, n} = s \Big[ d_{\hat x, n} - a_n \sum_k d_{\hat x, k}
+            - a_n \hat x_n \sum_k \big( d_{\hat x, k} \hat x_k + d_{\log\det, k} \big) \Big]
 
-        Bars are means over the rows: the gradient through m, through v, and through v in the
-        log-determinant.
+        A row's share a is 1/N, or its weight over the sum of all. The sums are the gradient through
+        m, through v, and through v in the log-determinant.
         """
         (x_hat, s, scale), batch = cache
         d_hat = d_u * scale
@@ -225,7 +240,7 @@ class BatchNorm(Transform):
             g["mean"] -= s * d_hat.sum(axis=0)
             g["w"] -= 0.5 * d_gamma
         elif batch.taken:
-            d_hat = d_hat - d_hat.mean(axis=0) - x_hat * d_gamma / len(d_u)
+            d_hat = d_hat - batch.share * (d_hat.sum(axis=0) + x_hat * d_gamma)
         return s * d_hat
 
     def update_statistics(self, p: Views, cache, share: float) -> None:
@@ -252,6 +267,8 @@ class Batch(NamedTuple):
 
     taken: bool
     """Whether these rows have statistics; one row alone has none."""
+    share: np.ndarray | float
+    """What part of them each row is, (N, 1) where they have weights."""
     mean: np.ndarray
     w: np.ndarray
     mean_before: np.ndarray

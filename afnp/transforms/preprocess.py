@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afnp.inputs import check_rows, flag, frame_names, frame_of, integer, real
+from afnp.inputs import check_rows, flag, frame_names, frame_of, integer, real, some_weights
 from afnp.transforms.base import Transform
 from afnp.transforms.bounds import Bounds, layer_of
 
@@ -97,12 +97,12 @@ class Standardize(Transform):
         self.features = integer("features", len(self.mean), least=1)
 
     @classmethod
-    def of(cls, x: np.ndarray) -> Standardize:
-        """Take mean and standard deviation of the rows of x (N, D).
+    def of(cls, x: np.ndarray, weights: np.ndarray | None = None) -> Standardize:
+        """Take mean and standard deviation of the rows of x (N, D), weighted by w (N,).
 
         Constant features keep their scale.
         """
-        return cls(*mean_and_std(x))
+        return cls(*mean_and_std(x, weights))
 
     def take(
         self, x: np.ndarray, weights: np.ndarray | None = None, moments: Callable = mean_and_std
@@ -209,7 +209,7 @@ class Logit(Transform):
 
 
 def preprocessing(
-    x: np.ndarray, levels: int | None = None, alpha: float = 1e-6, bounds=None
+    x: np.ndarray, levels: int | None = None, alpha: float = 1e-6, bounds=None, weights=None
 ) -> list[Transform]:
     """Return the usual fixed transforms for training rows x (N, D).
 
@@ -227,12 +227,14 @@ def preprocessing(
         Where features end: ``{feature: (low, high)}`` by number or name, None for no end, or D such
         pairs. They are unfolded (:class:`afnp.transforms.bounds.Bounds`), so that no sample leaves
         them, and the density outside is zero.
+    weights : (N,) array, optional
+        How much each row counts in mean and standard deviation, as for :func:`afnp.fit`.
 
     Raises
     ------
     ValueError
-        If x is not a table of finite numbers, or a value lies outside the levels or the bounds
-        (names row and feature).
+        If x is not a table of finite numbers, a value lies outside the levels or the bounds (names
+        row and feature), or a weight is negative or not finite.
 
     Examples
     --------
@@ -245,6 +247,7 @@ def preprocessing(
     x = check_rows(x, None, np.float64, "x")
     if not len(x):
         raise ValueError("x: expected at least one row, got none")
+    w = None if weights is None else some_weights(weights, len(x))
     layers: list[Transform] = []
     if bounds is not None:
         if levels is not None:
@@ -262,7 +265,7 @@ def preprocessing(
         layers = [Dequantize(x.shape[1], levels), Logit(x.shape[1], alpha)]
         for layer in layers:
             x = layer.normalize(layer.layout.views(np.empty(0)), x, np.empty((len(x), 0)))[0]
-    return [*layers, Standardize.of(x)]
+    return [*layers, Standardize.of(x, w)]
 
 
 def _unfolded(layer: Bounds, x: np.ndarray, columns) -> np.ndarray:
