@@ -37,6 +37,7 @@ from afnp.model import BACKENDS, QUIET, Model, check_context
 from afnp.params import Parts
 from afnp.sampling.fixed_point import FixedPoint, method_of, needs_numpy
 from afnp.transforms import TRANSFORMS, CostTable, Standardize, Transform
+from afnp.transforms.bounds import check_inside
 from afnp.transforms.prefix import INDEPENDENT, INSTEAD, cut, shared_order
 from afnp.transforms.preprocess import mean_and_std
 from afnp.transforms.support import check_support, of_angles
@@ -209,6 +210,18 @@ class Flow(Model):
             rows = layer.normalize(p, rows, c)[0]
         if self.context and not self.context_is_scaled:
             self._context_scale = moments(c, weights)
+
+    def check_inside(self, x: np.ndarray, name: str, numbers: np.ndarray | None = None) -> None:
+        """Raise a ValueError for the first checked row (N, D) outside what preprocessing allows.
+
+        It names the row, by ``numbers``, and the feature, its value and its ends in units of x.
+        """
+        for k, layer in enumerate(self.layers[: self._front]):
+            if layer.ends is not None:
+                low, high = layer.ends
+                for before, p in reversed(list(zip(self.layers[:k], self.own, strict=False))):
+                    (low, high), _ = before.generate(p, np.stack([low, high]), None)
+                check_inside(x, (low, high), name, self.columns, numbers)
 
     @property
     def _waits(self) -> bool:

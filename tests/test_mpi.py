@@ -457,6 +457,17 @@ def test_the_message_says_whose_error_it_was():
     assert [text.startswith("rank 2: ") for text in said] == [True, True, False, True]
 
 
+def test_a_row_outside_the_bounds_has_its_number_among_all():
+    make = MODELS["bounds, then scales"]
+    x = banana()
+    x[65, 0] = -10.0
+
+    def work(comm):
+        fit(make(), x[Ranks(comm).share(120)], comm=comm, **OPTIONS)
+
+    raised(4, work, ValueError, "x_train: row 65, feature 0: expected a value inside")
+
+
 @pytest.mark.parametrize("weights, message", [(-1, "row 3"), (math.nan, "row 3"), (0, "zeros")])
 def test_bad_weights_on_one_rank(weights, message):
     w = np.zeros(30) if weights == 0 else np.where(np.arange(30) == 3, weights, 1.0)

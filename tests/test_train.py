@@ -23,6 +23,7 @@ from afnp.files import ModelFileError, write
 from afnp.model import BatchGradient
 from afnp.train import Adam
 from afnp.transforms import Standardize
+from afnp.transforms.bounds import Bounds
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -365,12 +366,46 @@ def test_of_equals_the_first_is_best():
     )
 
 
-def test_validation_rows_outside_the_support():
+OUTSIDE = {
+    "levels": (
+        dict(levels=4),
+        r"feature 0 \('age'\): expected a value inside \(-4.00001e-06, 4\), got 9",
+    ),
+    "bounds": (dict(bounds={0: (None, 5)}), r"'age'\): expected a value inside \(-inf, 5\), got 9"),
+    "scaled bounds": (None, r"'age'\): expected a value inside \(-10, 7\), got 9"),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_rows_outside_the_bounds_are_told_before_training(name):
+    """By their numbers, and in their units; rows that weigh nothing may lie anywhere."""
+    options, message = OUTSIDE[name]
     x = np.random.default_rng(0).uniform(0, 4, (60, 2))
-    v = x[:10].copy()
-    v[3, 0] = 9
-    with pytest.raises(FloatingPointError, match="row 3 of x_val"):
-        fit(small(preprocess=afnp.preprocessing(x, levels=4)), x, v, epochs=3, progress=False)
+    layers = [Standardize([2.0, 0.0], [5.0, 1.0]), Bounds([-2.4, None], [1.0, None])]
+    if options is not None:
+        layers = afnp.preprocessing(x, **options)
+    bad, w = x.copy(), np.arange(60) % 2
+    bad[3, 0] = 9.0
+    if options is not None:
+        afnp.preprocessing(bad, weights=1 - w, **options)
+        with pytest.raises(ValueError, match="row 3, feature 0: expected "):
+            afnp.preprocessing(bad, weights=w, **options)
+
+    def flow():
+        made = small(preprocess=layers)
+        made.columns = ["age", "mass"]
+        return made
+
+    seen: list = []
+    run = dict(epochs=2, progress=False, callbacks=[seen.append])
+    for given in ({}, {"weights": w}):
+        with pytest.raises(ValueError, match=f"^x_train: row 3, .*{message}"):
+            fit(flow(), bad, x, **given, **run)
+    with pytest.raises(ValueError, match=f"^x_val: row 3, .*{message}"):
+        fit(flow(), x, bad, **run)
+    assert not seen
+    fit(flow(), bad, bad, weights=1 - w, weights_val=1 - w, **run)
+    assert len(seen) == 2
 
 
 def test_validation_that_is_not_a_number():

@@ -130,8 +130,9 @@ def fit(
     Raises
     ------
     ValueError
-        If rows or options make no sense, or differ between ranks; if the checkpoint exists and
-        ``resume`` is false, or is of another recipe.
+        If rows or options make no sense, or differ between ranks; if a row that counts lies outside
+        the flow's bounds (names row and feature); if the checkpoint exists and ``resume`` is false,
+        or is of another recipe.
     FloatingPointError
         If the loss or its gradient is not finite: names epoch, step and rows; the last good
         parameters stay.
@@ -371,6 +372,8 @@ class _Rows:
                 raise ValueError(f"{said}: expected at least one above 0, got {len(x)} zeros")
             arrays = [a[w > 0] for a in (*arrays, w / largest)]  # so that no sum overflows
         self.x, self.c, self.numbers, *others = ranks.deal(arrays)
+        if isinstance(flow, Flow):
+            flow.check_inside(self.x, name, self.numbers)
         self.start, self.total = ranks.start_and_count(len(self.x))
         if self.total < ranks.shards:
             raise ValueError(

@@ -69,6 +69,14 @@ class Transform:
     """Whether constants of the data bring data into range; in front of a flow that is done in
     float64."""
 
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Where each feature must lie, between two (D,), for its density not to be zero.
+
+        None where that is everywhere.
+        """
+        return None
+
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         register(TRANSFORMS, cls)

@@ -23,7 +23,7 @@ import numpy as np
 from afnp.inputs import real
 from afnp.transforms.base import Transform
 
-__all__ = ["Bounds", "layer_of"]
+__all__ = ["Bounds", "check_inside", "layer_of"]
 
 NO_BOUND = (None, None)
 
@@ -77,6 +77,12 @@ class Bounds(Transform):
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this transform."""
         return {"low": self.low, "high": self.high}
+
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each feature ends, low and high; infinite where it does not."""
+        low = [-math.inf if end is None else end for end in self.low]
+        return np.array(low), np.array([math.inf if end is None else end for end in self.high])
 
     def _distances(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return x - l, r - x, 1 where there is no such end or x is beyond, and rows outside."""
@@ -150,6 +156,35 @@ class Bounds(Transform):
         total = d_y * (inverse_a + inverse_b) + d_log_det[:, None] * (inverse_b - inverse_a)
         d_x[:, bounded] = total[:, bounded]
         return d_x
+
+
+def check_inside(
+    x: np.ndarray,
+    ends: tuple[np.ndarray, np.ndarray],
+    name: str,
+    columns: Sequence[str] | None = None,
+    numbers: np.ndarray | None = None,
+) -> None:
+    """Raise a ValueError for the first row of x (N, D) that is not strictly between two ends.
+
+    ``numbers`` are what the rows are called.
+
+    Examples
+    --------
+    >>> check_inside(np.array([[1.0], [-2.0]]), (np.zeros(1), np.ones(1) * 3), "x", ["mass"])
+    Traceback (most recent call last):
+        ...
+    ValueError: x: row 1, feature 0 ('mass'): expected a value inside (0, 3), got -2.0
+    """
+    low, high = ends
+    outside = np.argwhere(~((x > low) & (x < high)))
+    if len(outside):
+        row, i = outside[0]
+        named = f"{i}" if columns is None else f"{i} ({columns[i]!r})"
+        raise ValueError(
+            f"{name}: row {row if numbers is None else numbers[row]}, feature {named}: expected a "
+            f"value inside ({low[i]:g}, {high[i]:g}), got {x[row, i]}"
+        )
 
 
 def layer_of(bounds, features: int, columns: Sequence[str] | None) -> Bounds:

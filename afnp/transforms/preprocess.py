@@ -18,7 +18,7 @@ import numpy as np
 
 from afnp.inputs import check_rows, flag, frame_names, frame_of, integer, real, some_weights
 from afnp.transforms.base import Transform
-from afnp.transforms.bounds import Bounds, layer_of
+from afnp.transforms.bounds import check_inside, layer_of
 
 __all__ = ["Dequantize", "Logit", "Standardize", "mean_and_std", "preprocessing"]
 
@@ -177,6 +177,12 @@ class Logit(Transform):
         """Return the keyword arguments that rebuild this transform."""
         return {"features": self.features, "alpha": self.alpha}
 
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where s is 0, and where it is 1."""
+        beyond = np.full(self.features, self.alpha / (1 - 2 * self.alpha))
+        return -beyond, 1 + beyond
+
     def normalize(self, p, x, context):
         """Map x (N, D) to y; also give log|det dy/dx| (N,), -inf outside the support."""
         # r = 1 - s = alpha + (1 - 2 alpha)(1 - x): both ends keep their digits
@@ -247,36 +253,28 @@ def preprocessing(
     x = check_rows(x, None, np.float64, "x")
     if not len(x):
         raise ValueError("x: expected at least one row, got none")
-    w = None if weights is None else some_weights(weights, len(x))
+    w, numbers = None, np.arange(len(x))
+    if weights is not None:  # a row without weight is no row
+        w = some_weights(weights, len(x))
+        numbers = np.flatnonzero(w)
+        x, w = x[numbers], w[numbers]
     layers: list[Transform] = []
     if bounds is not None:
         if levels is not None:
             raise ValueError("bounds: levels have their own, 0 and L; expected one of the two")
         limits = layer_of(bounds, x.shape[1], columns)
         layers = [limits]
-        x = _unfolded(limits, x, columns)
+        check_inside(x, limits.ends, "bounds", columns, numbers)
+        x = limits.normalize({}, x, None)[0]
     if levels is not None:
         outside = np.argwhere((x < 0) | (x > levels))
         if outside.size:
             row, feature = outside[0]
             raise ValueError(
-                f"row {row}, feature {feature}: expected 0 <= x <= {levels}, got {x[row, feature]}"
+                f"row {numbers[row]}, feature {feature}: expected 0 <= x <= {levels}, got "
+                f"{x[row, feature]}"
             )
         layers = [Dequantize(x.shape[1], levels), Logit(x.shape[1], alpha)]
         for layer in layers:
             x = layer.normalize(layer.layout.views(np.empty(0)), x, np.empty((len(x), 0)))[0]
     return [*layers, Standardize.of(x, w)]
-
-
-def _unfolded(layer: Bounds, x: np.ndarray, columns) -> np.ndarray:
-    """Return y (N, D), or raise a ValueError for the first row that is not strictly inside."""
-    for i, (low, high) in enumerate(zip(layer.low, layer.high, strict=True)):
-        low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
-        outside = np.flatnonzero(~((x[:, i] > low) & (x[:, i] < high)))
-        if outside.size:
-            named = f"{i}" if columns is None else f"{i} ({columns[i]!r})"
-            raise ValueError(
-                f"bounds: row {outside[0]}, feature {named}: expected a value inside "
-                f"({low:g}, {high:g}), got {x[outside[0], i]}"
-            )
-    return layer.normalize({}, x, None)[0]
