@@ -764,6 +764,7 @@ class Flow(Model):
         """Numbers a row that are alive at once."""
         return max(self.features, *(layer.activations for layer in self.layers))
 
+    @functools.cached_property
     def uncompiled(self) -> str:
         """Say which layers have no compiled code; nothing if all have."""
         from afnp.compiled.stages import uncompiled

@@ -208,6 +208,7 @@ class Model:
         """Numbers a row that are alive at once, for cutting long inputs into blocks."""
         return self.features
 
+    @property
     def uncompiled(self) -> str:
         """Say what has no compiled code; nothing if all has."""
         return ""
@@ -234,7 +235,7 @@ class Model:
         engine = self._best(n, task) if chosen else backend
         if engine == "numba" and not chosen:
             _load()
-            if missing := self.uncompiled():
+            if missing := self.uncompiled:
                 raise ValueError(
                     f"backend: 'numba' has no compiled code for {missing}; "
                     "'auto' and 'numpy' run it"
@@ -249,14 +250,14 @@ class Model:
             if engine is None or not (engine.LOADED and task and n):
                 return "numpy"
             keys = self.kernels(task, n)
-            loaded = keys and engine.LOADED.issuperset(keys) and not self.uncompiled()
+            loaded = keys and engine.LOADED.issuperset(keys) and not self.uncompiled
             return "numba" if loaded else "numpy"
         try:
             _load()
         except Exception as error:
             _give_up(error)
             return "numpy"
-        return "numpy" if self.uncompiled() else "numba"
+        return "numpy" if self.uncompiled else "numba"
 
     def cut(self, n: int, engine: str, gradient: bool = False) -> list[slice]:
         """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""
@@ -463,10 +464,11 @@ def _vector(model: Model, out) -> np.ndarray:
     expected = f"out: expected a contiguous, writeable array {theta.shape} of {theta.dtype}"
     if not isinstance(out, np.ndarray):
         raise ValueError(f"{expected}, got {type(out).__name__}")
-    usable = out.flags.c_contiguous and out.flags.writeable and not np.shares_memory(out, theta)
+    shared = np.shares_memory(out, theta)
+    usable = out.flags.c_contiguous and out.flags.writeable and not shared
     if not usable or (out.shape, out.dtype) != (theta.shape, theta.dtype):
-        shared = " that shares theta's memory" if np.shares_memory(out, theta) else ""
-        raise ValueError(f"{expected}, got {out.shape} of {out.dtype}{shared}")
+        that = " that shares theta's memory" if shared else ""
+        raise ValueError(f"{expected}, got {out.shape} of {out.dtype}{that}")
     return out
 
 

@@ -122,7 +122,11 @@ class Layout:
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]):
         self.shapes = dict(shapes)
-        self.size = sum(prod(shape) for shape in self.shapes.values())
+        self.size = 0
+        self._places: list[tuple[str, slice, tuple[int, ...]]] = []
+        for name, shape in self.shapes.items():
+            start, self.size = self.size, self.size + prod(shape)
+            self._places.append((name, slice(start, self.size), shape))
 
     def views(self, theta: np.ndarray) -> Views:
         """Return each name's part of ``theta`` (P,), in its shape.
@@ -134,9 +138,7 @@ class Layout:
         """
         if theta.shape != (self.size,):
             raise ValueError(f"parameters: expected shape ({self.size},), got {theta.shape}")
-        views, start = Views(theta), 0
-        for name, shape in self.shapes.items():
-            stop = start + prod(shape)
-            views[name] = theta[start:stop].reshape(shape)
-            start = stop
+        views = Views(theta)
+        for name, place, shape in self._places:
+            views[name] = theta[place].reshape(shape)
         return views

@@ -34,7 +34,7 @@ from afnp.compiled.simd.register_tile import (
     transpose,
 )
 from afnp.compiled.staircase import product_kernel
-from afnp.compiled.threads import in_threads, workers
+from afnp.compiled.threads import in_threads, sharers
 from afnp.compiled.tiles import (
     START,
     StackPlan,
@@ -70,7 +70,7 @@ class Kept(NamedTuple):
 
 def _parts(n: int, tiles: int, parameters: int) -> list[slice]:
     """Cut tiles into one part a thread, if the work is worth it."""
-    threads = max(1, min(workers(), tiles, n * parameters // WORTH_A_THREAD))
+    threads = sharers(min(tiles, n * parameters // WORTH_A_THREAD))
     cuts = [tiles * k // threads for k in range(threads + 1)]
     return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
@@ -365,6 +365,8 @@ def _shares(stack: StackPlan, threads: int) -> list[tuple[np.ndarray, np.ndarray
     Where each begins and ends, (M, L).
     """
     M, L = stack.layers.shape
+    if threads == 1:
+        return [(np.zeros((M, L), np.int64), stack.layers["rows"].copy())]
     begins = (
         stack.layers["first"]
         + stack.layers["rows"].sum(axis=1, keepdims=True) * np.arange(M)[:, None]
@@ -425,5 +427,5 @@ def stack_backward(
             )
 
         in_threads(samples, _parts(N, stop - start, theta.size))
-        in_threads(weights, _shares(stack, len(_parts(N, workers(), theta.size))))
+        in_threads(weights, _shares(stack, sharers(N * theta.size // WORTH_A_THREAD)))
     return d_x

@@ -153,7 +153,7 @@ def _shape(layer: Any) -> tuple | None:
 def _key(layer: Conditioned, task: str, n: int, dtype: np.dtype) -> tuple:
     """Return what selects compiled code: types alone, not sizes, and the path of a few rows."""
     scale = layer.univariate.config().get("scale")
-    return task, n <= FEW, np.dtype(dtype).name, layer.name, scale
+    return task, n <= FEW, dtype, layer.name, scale
 
 
 def _tau(layer: Conditioned, dtype: np.dtype):

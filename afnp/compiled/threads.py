@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-__all__ = ["FEW", "in_threads", "row_blocks", "workers"]
+__all__ = ["FEW", "in_threads", "row_blocks", "sharers", "workers"]
 
 FEW = 8
 """So few rows have compiled code of their own (:mod:`afnp.compiled.small_batch`), whose last bits
@@ -69,6 +69,11 @@ def workers() -> int:
     return get_num_threads()
 
 
+def sharers(most: int) -> int:
+    """Return how many threads take a part of what can be cut into ``most`` parts worth a thread."""
+    return min(most, workers()) if most > 1 else 1
+
+
 def row_blocks(n: int, unit: int, most: int) -> list[slice]:
     """Cut n rows into blocks of whole units: one a thread, more if one would exceed ``most`` rows.
 
@@ -77,8 +82,8 @@ def row_blocks(n: int, unit: int, most: int) -> list[slice]:
     >>> row_blocks(5, unit=64, most=1000)
     [slice(0, 5, None)]
     """
-    units = max(1, -(-n // unit))
-    blocks = max(min(units, workers()), -(-units // max(1, most // unit)))
+    units = -(-n // unit)
+    blocks = max(sharers(units), -(-units // max(1, most // unit)))
     cuts = [*(unit * (units * k // blocks) for k in range(blocks)), n]
     if len(cuts) > 2 and n - cuts[-2] <= FEW:
         # so few rows join the block before, or they would take another path than all others

@@ -268,7 +268,7 @@ class _Buffers(threading.local):
     """A thread's working memory, by name and type."""
 
     def __init__(self):
-        self.kept: dict[str, np.ndarray] = {}
+        self.kept: dict[tuple[str, np.dtype], np.ndarray] = {}
 
 
 _buffers = _Buffers()
@@ -284,7 +284,7 @@ def working_memory(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
 
     Fresh pages cost time.
     """
-    key, size = name + dtype.name, math.prod(shape)
+    key, size = (name, dtype), math.prod(shape)
     kept = _buffers.kept
     if key not in kept or kept[key].size < size:
         kept[key] = np.empty(size, dtype=dtype)

@@ -94,8 +94,8 @@ class Feedforward(Network):
         ]
         self.skips = [residual and l % 2 == 0 and 0 < l < last for l in range(last + 1)]
         first_rows = np.arange(features + 1)
-        self.starts = [np.searchsorted(units, first_rows) for units in degrees[1:]]
-        self.starts.append(first_rows * numbers)
+        first_units = [np.searchsorted(units, first_rows) for units in degrees[1:]]
+        self.starts = [start.tolist() for start in (*first_units, first_rows * numbers)]
         self.layout = Layout({k: v for linear in self.linears for k, v in linear.shapes.items()})
 
     def config(self) -> dict:

@@ -204,10 +204,10 @@ class Staircases:
 
 
 def places(
-    starts: Sequence[np.ndarray], C: int, E: int, first: int, last: int
+    starts: Sequence[list[int]], C: int, E: int, first: int, last: int
 ) -> list[tuple[slice, slice]]:
     """Return which rows of each layer a block of features computes, and which columns are its."""
-    rows = [slice(int(start[first]), int(start[last])) for start in starts]
+    rows = [slice(start[first], start[last]) for start in starts]
     return list(zip(rows, [slice(C + E * first, C + E * last), *rows], strict=False))
 
 

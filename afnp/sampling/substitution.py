@@ -52,9 +52,9 @@ class Staircase(NamedTuple):
     """(J,) biases."""
     prefix: np.ndarray
     """(J,) how many units of the layer below each row depends on."""
-    start: np.ndarray
-    """(D + 1,) rows start[i] to start[i + 1] become known when i features are: units of degree i,
-    or the output rows of feature i."""
+    start: list[int]
+    """D + 1 of them: rows start[i] to start[i + 1] become known when i features are: units of
+    degree i, or the output rows of feature i."""
     skip: bool
     """Whether the layer adds the pre-activation of two layers below (the end of a residual
     block)."""
@@ -67,7 +67,7 @@ class State(NamedTuple):
 
     layers: list[Staircase]
     z: list[np.ndarray]
-    """(J_l, N) pre-activations."""
+    """(J_l, N) pre-activations of hidden layers."""
     a: list[np.ndarray]
     """(I_l, N) what each layer is given."""
     meet: Callable[[int, slice, np.ndarray], np.ndarray] | None = None
@@ -79,7 +79,7 @@ def state_of(layers: list[Staircase], context: np.ndarray, meet: Callable | None
     """Return a masked network's state for the rows of a context (N, C), before x_1 is known."""
     N, C = context.shape
     kind = np.result_type(context, layers[0].W)
-    z = [np.empty((len(layer.b), N), dtype=kind) for layer in layers]
+    z = [np.empty((len(layer.b), N), dtype=kind) for layer in layers[:-1]]
     a = [np.empty((layer.W.shape[1], N), dtype=kind) for layer in layers]
     a[0][:C] = context.T
     return State(layers, z, a, meet)
@@ -104,14 +104,17 @@ def advance(
         rows = slice(start[first], start[end])
         if rows.start == rows.stop:
             continue
-        known = prefix[rows.stop - 1] if hidden else prefix[rows.start]
-        y = W[rows, :known] @ a[l][:known] + b[rows, None]
-        z[l][rows] = y if meet is None else meet(l, rows, y)
+        known = int(prefix[rows.stop - 1] if hidden else prefix[rows.start])
+        y = W[rows, :known] @ a[l][:known]
+        y += b[rows, None]
+        if meet is not None:
+            y = meet(l, rows, y)
         if skip:
-            z[l][rows] += z[l - 2][rows]
+            y += z[l - 2][rows]
         if hidden:
-            a[l + 1][rows] = z[l][rows] if bare else activation(z[l][rows])
-    return z[-1][start[i] : start[group.stop]].T
+            z[l][rows] = y
+            a[l + 1][rows] = y if bare else activation(y)
+    return y.T
 
 
 # ---- the two samplers ----------------------------------------------------------------------------

@@ -285,7 +285,7 @@ class Autoregressive(Transform):
         """Return how a method of sampling maps (p, u, context) to x and log|det dx/du|."""
         if isinstance(method, FixedPoint):
             return functools.partial(self.iterate, method)
-        return {"substitution": self.generate, "naive": self.naive}[method]
+        return self.naive if method == "naive" else self.generate
 
 
 # ---- the three conditioners, from a few numbers --------------------------------------------------

@@ -28,6 +28,7 @@ shape.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -36,32 +37,34 @@ from afnp.univariate.stable import softplus
 
 __all__ = ["SCALES", "Additive", "Affine"]
 
+Slope = Callable[[], np.ndarray]
 
-def _log_softplus(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+
+def _log_softplus(z: np.ndarray) -> tuple[np.ndarray, Slope]:
     """Return log softplus(z) and its derivative; below -37, softplus(z) is e^z to rounding."""
     low = z.real < -37
     value, rise = softplus(np.where(low, np.zeros_like(z), z))
-    return np.where(low, z, np.log(value)), np.where(low, np.ones_like(z), rise / value)
+    return np.where(low, z, np.log(value)), lambda: np.where(low, np.ones_like(z), rise / value)
 
 
-def _log_sigmoid(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _log_sigmoid(z: np.ndarray) -> tuple[np.ndarray, Slope]:
     """Return log sigmoid(z) and its derivative 1 - sigmoid(z)."""
     value, rise = softplus(-z)
-    return -value, rise
+    return -value, lambda: rise
 
 
-def _tanh(a: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
+def _tanh(a: np.ndarray, bound: float) -> tuple[np.ndarray, Slope]:
     t = np.tanh(a / bound)
-    return bound * t, 1 - t * t
+    return bound * t, lambda: 1 - t * t
 
 
 SCALES = {
     "tanh": _tanh,
-    "exp": lambda a, bound: (a, np.ones_like(a)),
+    "exp": lambda a, bound: (a, lambda: np.ones_like(a)),
     "softplus": lambda a, bound: _log_softplus(a + math.log(math.e - 1)),
     "sigmoid": lambda a, bound: _log_sigmoid(a + 2),
 }
-"""Each maps a and B to alpha and d alpha / d a."""
+"""Each maps a and B to alpha, and to a function that gives d alpha / d a where it is asked for."""
 
 
 class Affine:
@@ -105,20 +108,21 @@ class Affine:
         """Return what rebuilds this object."""
         return {"bound": self.bound, "scale": self.scale}
 
-    def _shift_and_scale(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return mu, alpha and d alpha / d a.
+    def _shift_and_scale(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray, Slope]:
+        """Return mu, alpha and what gives d alpha / d a.
 
         With the scale "sigmoid" the last is also 1 - sigma.
         """
         alpha, slope = SCALES[self.scale](h[..., 1], self.bound)
-        return (slope * h[..., 0] if self.scale == "sigmoid" else h[..., 0]), alpha, slope
+        return (slope() * h[..., 0] if self.scale == "sigmoid" else h[..., 0]), alpha, slope
 
     def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
         r"""Map x to u; also give :math:`\log du/dx = -\alpha` and the cache for ``backward``."""
         mu, alpha, slope = self._shift_and_scale(h)
-        s = np.exp(-alpha)
+        log_derivative = -alpha
+        s = np.exp(log_derivative)
         u = (x - mu) * s
-        return u, -alpha, (u, s, slope, mu)
+        return u, log_derivative, (u, s, slope, mu)
 
     def generate(self, h: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         r"""Map u to x; also give :math:`\log dx/du = \alpha`."""
@@ -139,9 +143,9 @@ class Affine:
         d_x = d_u * s
         d_h = np.empty((*u.shape, 2), dtype=d_x.dtype)
         d_h[..., 0] = -d_x
-        d_h[..., 1] = (-d_u * u - d_log) * slope
+        d_h[..., 1] = (-d_u * u - d_log) * slope()
         if self.scale == "sigmoid":
-            d_h[..., 0] *= slope
+            d_h[..., 0] *= slope()
             d_h[..., 1] += d_u * mu  # sigma d_x = d_u
         return d_h, d_x
 
