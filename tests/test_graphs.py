@@ -300,7 +300,8 @@ def test_each_unit_is_evaluated_once_and_as_often_as_the_graph_is_deep(monkeypat
         before = [np.isnan(z[:, 0]) for z in state.z]
         h = advance(self, p, state, group, known)
         after = [np.isnan(z[:, 0]) for z in state.z]
-        seen.append([int((b & ~a).sum()) for b, a in zip(before, after, strict=True)])
+        hidden = [int((b & ~a).sum()) for b, a in zip(before, after, strict=True)]
+        seen.append([*hidden, h[0].size])
         return h
 
     def empty(self, p, context, init=GraphMLP.init_state):
