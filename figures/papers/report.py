@@ -35,7 +35,7 @@ def keep(table: str, name: str, found: dict) -> None:
 
 def missed(row: Row, found: dict, tolerance: float) -> bool:
     """Return whether a row is further below the paper than the tolerance."""
-    return found["test_nats"] < row.paper - tolerance
+    return row.paper is not None and found["test_nats"] < row.paper - tolerance
 
 
 def ended(found: dict) -> str:
@@ -72,7 +72,7 @@ def markdown(table: Table, rows: dict[str, dict]) -> str:
     """Return a table of the record's rows; those that it lacks are said to be not run."""
     lines = [HEADS, ("---",) * len(HEADS)]
     for name, row in table.rows.items():
-        empty = (_value(row.paper, row.spread, _digits(row)), "not run", "", "", "")
+        empty = (_paper(row), "not run", "", "", "")
         lines.append((name, *(_cells(table, row, rows[name]) if name in rows else empty)))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -86,16 +86,17 @@ def values(row: Row, found: dict) -> str:
     '0.14, 0.21'
     """
     digits = _digits(row)
-    return f"{row.paper:.{digits}f}, {found['test_nats']:.{digits}f}"
+    paper = "" if row.paper is None else f"{row.paper:.{digits}f}, "
+    return f"{paper}{found['test_nats']:.{digits}f}"
 
 
 def _cells(table: Table, row: Row, found: dict) -> tuple[str, ...]:
     digits = _digits(row)
-    difference = f"{found['test_nats'] - row.paper:+.{digits}f}"
+    difference = "" if row.paper is None else f"{found['test_nats'] - row.paper:+.{digits}f}"
     if missed(row, found, table.tolerance):
         difference += ", missed" if found["finished"] else ", missed so far"
     return (
-        _value(row.paper, row.spread, digits),
+        _paper(row),
         _value(found["test_nats"], found["two_standard_errors"], digits),
         difference,
         f"{found['processor_minutes']:.1f}",
@@ -103,9 +104,31 @@ def _cells(table: Table, row: Row, found: dict) -> tuple[str, ...]:
     )
 
 
+def averages(name: str, found: dict) -> str:
+    """Say what averages over more and more orders of one network came to.
+
+    Examples
+    --------
+    >>> averages("DNA", {"averages": {"1": -84.25, "2": -83.5}})
+    'DNA, mean over 1 to 2 orders: -84.25 (1), -83.50 (2) nats'
+    """
+    means = found["averages"]
+    said = ", ".join(f"{nats:.2f} ({orders})" for orders, nats in means.items())
+    return f"{name}, mean over 1 to {max(map(int, means))} orders: {said} nats"
+
+
 def _digits(row: Row) -> int:
-    """Return how many decimals the paper prints."""
-    return 2 if abs(row.paper) < 100 else 1
+    """Return how many decimals the paper prints; for binary sets two."""
+    return 1 if row.spread is not None and row.paper is not None and abs(row.paper) >= 100 else 2
+
+
+def _paper(row: Row) -> str:
+    if row.paper is None:
+        return "none comparable"
+    digits = _digits(row)
+    return (
+        f"{row.paper:.{digits}f}" if row.spread is None else _value(row.paper, row.spread, digits)
+    )
 
 
 def _value(nats: float, spread: float, digits: int) -> str:

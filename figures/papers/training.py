@@ -22,12 +22,14 @@ import numpy as np
 import afnp
 from afnp.atomic import write_bytes
 from afnp.data import Dataset, bits_per_dim, gaussian_log_prob
+from afnp.discrete import OrderEnsemble
+from afnp.model import Model
 from afnp.train import History
 from afnp.transforms.preprocess import Dequantize, Logit
 from figures import common
 from figures.papers.tables import Row
 
-__all__ = ["Stopwatch", "log_probs", "trained"]
+__all__ = ["Stopwatch", "averages", "log_probs", "trained"]
 
 
 class Stopwatch:
@@ -100,6 +102,7 @@ def trained(table: str, name: str, row: Row, known: Dataset, epochs: int | None 
         | {"parameters": flow.theta.size, "seed": options["seed"]}
         | {"processor_minutes": watch.seconds() / 60, "minutes": history.seconds / 60}
         | {"validation_nats": _curve(history, known)}
+        | ({"averages": averages(flow, known.test)} if isinstance(flow, OrderEnsemble) else {})
         | _where()
     )
 
@@ -114,7 +117,7 @@ def _epochs(name: str, row: Row, asked: int | None) -> int:
     return own if asked is None else min(asked, own)
 
 
-def _path(table: str, name: str, options: dict, flow: afnp.Flow, known: Dataset) -> Path:
+def _path(table: str, name: str, options: dict, flow: Model, known: Dataset) -> Path:
     """Return where a row's checkpoint lies: other data, or another recipe, has another one."""
     key = zlib.crc32(repr((len(known.train), options, flow.config())).encode())
     key = zlib.crc32(known.val.tobytes(), key)
@@ -126,7 +129,7 @@ def _path(table: str, name: str, options: dict, flow: afnp.Flow, known: Dataset)
 # ---- scores --------------------------------------------------------------------------------------
 
 
-def log_probs(flow: afnp.Flow, known: Dataset, conditional: bool) -> tuple[np.ndarray, np.ndarray]:
+def log_probs(flow: Model, known: Dataset, conditional: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return log p(z) of the test rows (N,), and log|det dz/dx| (N,)."""
     log_det = _space(known, known.test)[1]
     if not conditional:
@@ -137,6 +140,13 @@ def log_probs(flow: afnp.Flow, known: Dataset, conditional: bool) -> tuple[np.nd
         for c in classes
     ]
     return np.logaddexp.reduce(given) - math.log(len(classes)) - log_det, log_det
+
+
+def averages(model: OrderEnsemble, x: np.ndarray) -> dict[str, float]:
+    """Return mean log p of rows x (N, D), averaged over the first 1, 2, 4, ... of M orders."""
+    log_p = model.log_prob_by_order(x).astype(np.float64)
+    counts = [2**k for k in range(len(log_p).bit_length())]
+    return {str(m): float((np.logaddexp.reduce(log_p[:m]) - math.log(m)).mean()) for m in counts}
 
 
 def _gaussian(known: Dataset) -> tuple[np.ndarray, np.ndarray]:
