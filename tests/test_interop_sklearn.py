@@ -275,7 +275,27 @@ def test_several_columns_keep_their_names_and_rows():
     low, high = model.predict_interval(x)
     for table in (model.predict(x), low, high):
         assert list(table.columns) == ["r", "s"] and (table.index == x.index).all()
-    assert model.sample(x, 3).shape == (100, 3, 2)
+    drawn = model.sample(x, 3, random_state=0)
+    assert list(drawn.columns) == ["r", "s"] and (drawn.index == x.index.repeat(3)).all()
+    assert (drawn == model.sample(x, 3, random_state=0)).all(axis=None)
     with pytest.raises(ValueError, match="y: expected the columns"):
         model.log_prob(x, y[["s", "r"]])
-    assert ConditionalFlow(**SMALL).fit(x, y["r"]).predict(x).name == "r"
+    one = ConditionalFlow(**SMALL).fit(x, y["r"])
+    assert one.predict(x).name == "r"
+    drawn = one.sample(x, random_state=0)
+    assert list(drawn.columns) == ["r"] and (drawn.index == x.index).all()
+    assert one.sample(x, 0).shape == (0, 1)
+
+
+def test_samples_of_each_row_are_those_given_that_row(regression):
+    """Whether they come in a table or under names."""
+    pd = pytest.importorskip("pandas")
+    model, x, y = regression
+    at = np.array([[0.2], [1.8]])
+    drawn = model.sample(at, 5000, random_state=1)
+    assert drawn.mean(axis=1) == pytest.approx(model.predict(at), abs=0.05)
+    frame = pd.DataFrame(x, columns=["x"])
+    named = ConditionalFlow(**model.get_params()).fit(frame, pd.Series(y, name="y"))
+    where = pd.DataFrame(at, columns=["x"], index=["left", "right"])
+    table = named.sample(where, 5000, random_state=1)
+    assert table.groupby(level=0)["y"].mean().to_numpy() == pytest.approx(drawn.mean(axis=1))

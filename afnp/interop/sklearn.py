@@ -9,7 +9,8 @@ They have ``fit``, ``get_params`` and what else ``check_estimator`` asks for, so
 log-likelihoods are in nats per unit of the given features.
 
 DataFrames are taken by the names that ``fit`` saw; other names, or another order of them, are
-refused. Where names came in, names go out: samples and predictions are DataFrames again.
+refused. Where names came in, names go out: samples and predictions are DataFrames again (of y,
+under the names of y; a prediction of a Series is a Series).
 
 Equal rows are counted, not repeated, before anything else is done. So a ``sample_weight`` of whole
 numbers gives the very flow that so many equal rows give, whatever the size of a batch, a weight of
@@ -334,13 +335,19 @@ class ConditionalFlow(RegressorMixin, _Trained):
         return self.flow_.log_prob(_columns(y), self._given(X))
 
     def sample(self, X, n_samples=1, random_state=None):
-        """Draw n values of y for each row of X: (N, n) or (N, n, D)."""
+        """Draw n values of y for each row of X: (N, n) or (N, n, D).
+
+        If ``fit`` saw names of y: a DataFrame of N n rows, the n of each row of X together, under
+        its label in the index of X.
+        """
         given = self._given(self._checked(X))
         seed = check_random_state(random_state).randint(2**31 - 1)
-        y = self.flow_.sample(
-            len(given) * n_samples, rng=seed, context=np.repeat(given, n_samples, axis=0)
-        ).reshape(len(given), n_samples, -1)
-        return y[..., 0] if self.y_ndim_ == 1 else y
+        y = self.flow_.sample(n_samples, rng=seed, context=given, each=True)
+        if self.y_names_ is None:
+            return y[..., 0] if self.y_ndim_ == 1 else y
+        frame = frame_of(X)
+        index = None if frame is None else frame.index.repeat(n_samples)
+        return _framed(y.reshape(-1, y.shape[-1]), self.y_names_, index)
 
     def predict(self, X):
         """Return the mean of y given each row of X, (N,) or (N, D)."""
