@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,9 @@ ASKED = {
 
 FOREIGN = ("torch", "zuko", "nflows", "normflows", "jax", "sbi", "onnx", "sklearn", "dask")
 FOREIGN += ("pandas", "safetensors")
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def told(code):
@@ -73,3 +79,35 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(what):
 def test_what_is_no_door_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'afnp.interop' has no attribute 'from_keras'"):
         _ = afnp.interop.from_keras
+
+
+# ---- extras --------------------------------------------------------------------------------------
+
+
+def extras():
+    """What each extra of ``setup.cfg`` asks for."""
+    cfg = configparser.ConfigParser()
+    cfg.read(ROOT / "setup.cfg", encoding="utf-8")
+    return {name: set(text.split()) for name, text in cfg["options.extras_require"].items()}
+
+
+def gathered(extra):
+    """The extras that an extra consists of."""
+    (those,) = [line for line in extras()[extra] if line.startswith("afnp[")]
+    return set(those[len("afnp[") : -1].split(","))
+
+
+def test_every_door_has_an_extra_and_one_brings_them_all():
+    doors = set(afnp.interop.DOORS.values()) - {"frames"} | {"dask", "safetensors"}
+    assert doors <= set(extras())
+    assert gathered("interop") == doors
+
+
+def test_extras_that_are_named_exist():
+    cited = re.compile(r"(?:afnp|\.)\[([a-z,]+)\]'|extras? `([a-z]+)`(?:, `([a-z]+)`)?")
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "afnp").rglob("*.md")]
+    texts = [path.read_text(encoding="utf-8") for path in [*pages, *(ROOT / "afnp").rglob("*.py")]]
+    found = cited.findall("\n".join(texts))
+    named = {name for names in found for part in names if part for name in part.split(",")}
+    assert len(named) > 12 and named <= set(extras())
+    assert all(gathered(name) <= set(extras()) for name in ("interop", "test", "flows", "all"))
