@@ -26,6 +26,7 @@ CHECKED = [
     FlowDensity(**WIDE),
     FlowOutlierDetector(**WIDE),
     ConditionalFlow(**REGRESSION),
+    ConditionalFlow(),
 ]
 
 
@@ -188,7 +189,7 @@ def test_batch_normalisation_counts_repeated_rows(x):
 
 def test_what_makes_a_fit_useless_is_said(x):
     whole = np.round(x / 5)
-    with pytest.warns(afnp.advice.DataWarning, match="holds whole numbers"):
+    with pytest.warns(afnp.advice.DataWarning, match="hold whole numbers"):
         FlowDensity(**SMALL).fit(whole)
     with pytest.warns(afnp.advice.DataWarning, match="repeat another one exactly"):
         FlowDensity(**SMALL).fit(np.repeat(x, 2, axis=0))
