@@ -705,8 +705,9 @@ def visit(browser):
         )
         page.on("requestfailed", lambda r: wrong.append(r.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(path.as_uri())
-        page.wait_for_load_state("networkidle")
+        page.goto(path.as_uri())  # until all that the page names has come
+        page.evaluate("document.fonts.ready.then(() => null)")
+        page.wait_for_timeout(500)  # what a script would fetch; "networkidle" may never be said
         return page, wrong
 
     yield visit
