@@ -285,6 +285,22 @@ def test_every_letter_of_a_lesson_is_in_the_index(number):
     assert used - UNEXPLAINED <= indexed(number)
 
 
+def test_no_lesson_has_two_meanings_of_a_shared_letter():
+    """But for those that its own row explains."""
+    shared = source(HOW).split("And these belong to one lesson")[0]
+    meanings = {}
+    for row in re.findall(r"^\| (.+) \|$", shared, flags=re.M):
+        what, _, where = row.split(" | ")
+        first = re.fullmatch(r"from (\d+)", where)
+        numbers = range(int(first[1]), 16) if first else map(int, re.findall(r"\d+", where))
+        numbers = set(BY_NUMBER) if where == "all" else set(numbers)
+        bare = re.sub(r"[_^](\w|\{[^}]*\})|\([^)]*\)", "", what)
+        for letter in {letter for formula in formulas(bare) for letter in letters_of(formula)}:
+            assert not numbers & meanings.get(letter, set()), (letter, what)
+            meanings[letter] = numbers | meanings.get(letter, set())
+    assert meanings["m"] >= {2, 4} and len(meanings) > 20
+
+
 def test_words_of_the_contents_point_to_lessons():
     words = source(HOW).split("## Words")[1]
     rows = re.findall(r"^\| (.+) \| (.+) \| (\d+) \|$", words, flags=re.M)
