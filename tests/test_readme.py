@@ -57,6 +57,22 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
     assert "nats" in printed and " 0 failed" in printed
 
 
+def test_the_family_takes_what_is_said():
+    """Contexts by all of the table, and by flows what else there is."""
+    names = re.findall(r"^\| (`.+?`) \|", README.partition("## The family")[2], flags=re.MULTILINE)
+    family = re.findall(r"`(\w+)`", " ".join(names))
+    assert len(family) == 11
+    for name in family:
+        make, flow = getattr(afnp, name), name.islower()
+        options = {"hidden": (6,)} if name not in ("tarflow", "wavenet_flow") else {}
+        options |= {"between": "lu", "base": afnp.bases.StudentT(4, df=5)} if flow else {}
+        options |= (
+            {"univariate": "spline"} if flow and name not in ("nsf", "nice", "maf_mog") else {}
+        )
+        assert make(4, context=2, **options).context == 2
+    assert all(call in dir(afnp.Flow) for call in ("cost", "score"))
+
+
 def test_the_checks_of_an_external_flow_run():
     shift = afnp.made(3, hidden=(8,))
     names = {"afnp": afnp, "f": shift.normalize, "g": shift.generate, "their_flow": shift}
