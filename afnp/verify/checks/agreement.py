@@ -13,6 +13,10 @@ with Massart's constant 1990, doi 10.1214/aop/1176990746) and of its first Legen
 (Neyman's smooth test), which see a shift or a scale sooner. Both bounds hold for every number of
 samples.
 
+Where ``normalize`` is missing, so that nobody can look at the noise behind samples, a bridge from
+samples to a fitted proposal (:mod:`afnp.verify.bridge`) looks at D features at once, and sees a
+temperature of 1.05.
+
 Letters: R samples, D features, C context inputs, K nodes along a line.
 """
 
@@ -23,6 +27,7 @@ import dataclasses
 import numpy as np
 
 from afnp.verify.atoms import refuse_blurred, rounded_to_atoms
+from afnp.verify.bridge import bridge_of, shape_tests, tempered, total
 from afnp.verify.checks.antisymmetry import antisymmetry
 from afnp.verify.checks.identities import identities
 from afnp.verify.checks.log_det import log_det
@@ -64,6 +69,9 @@ LINES = 800
 LEAST = 32
 """So many samples are drawn whatever they cost."""
 
+SEEN = 0.25
+"""A bridge that would not see a temperature of 1 + SEEN is said to show nothing."""
+
 RESOLVED = 0.01
 """A marginal that is farther from a total of 1 says nothing about samples."""
 
@@ -79,6 +87,36 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     The result says how small a discrepancy it would have seen, in 99 of 100 cases.
     """
     subject.need("sample", "log_prob")
+    if subject.normalize is not None:  # ``noise`` looks at all features at once
+        return _along_lines(subject, rng, FALSE_ALARM)
+    at_once = _at_once(subject)
+    if at_once.status == FAILED:
+        return at_once
+    lines = _along_lines(subject, rng, FALSE_ALARM / 2)
+    return dataclasses.replace(lines, why=f"{lines.why}; {at_once.why}")
+
+
+def _at_once(subject: Subject) -> Result:
+    """Look at all features at once, by a bridge between samples and a proposal."""
+    try:
+        bridge = bridge_of(subject)
+    except NotRun as exception:
+        return Result(status=PASSED, why=f"no bridge: {exception}")
+    tests = shape_tests(bridge, FALSE_ALARM / 2)
+    nothing = f"a bridge that overlaps by {total(bridge).overlap:.0%} shows nothing"
+    if not tests:
+        return Result(status=PASSED, why=nothing)
+    seen, rows = tempered(bridge, FALSE_ALARM / 2), len(bridge.log_p)
+    shown = f"a bridge of {rows} rows shows a temperature of {1 + seen:.3f}"
+    why = shown if seen < SEEN else nothing
+    result = compare([t.measured for t in tests], [t.bound for t in tests], why, ("test",))
+    what = tests[result.worst["test"]].what
+    reason = f"samples and density disagree: {what}" if result.status == FAILED else ""
+    return dataclasses.replace(result, reason=reason, worst={})
+
+
+def _along_lines(subject: Subject, rng: np.random.Generator, false_alarm: float) -> Result:
+    """Integrate the density along lines through samples, and in the plane a marginal."""
     refuse_blurred(subject)
     count = _count(subject)
     c = subject.points.contexts(rng, count)
@@ -91,11 +129,11 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
     F, error = _places(subject, x, c, which)
     plane = subject.features == 2 and LINES * ASKED * subject.cost < subject.level.work
     marginals = _in_marginal(subject, rng) if plane else []
-    result = _compared(_groups(F, error + lost.mean(), which, c) + marginals)
+    result = _compared(_groups(F, error + lost.mean(), which, c) + marginals, false_alarm)
     if result.status == FAILED:  # peaks that a quadrature misses look like a density that is wrong
         finer, error = _places(subject, x, c, which, fine=True)
         error, F = error + np.abs(finer - F), finer
-        result = _compared(_groups(F, error + lost.mean(), which, c) + marginals)
+        result = _compared(_groups(F, error + lost.mean(), which, c) + marginals, false_alarm)
         if result.status == FAILED and _consistent(subject, rng):
             raise NotRun(
                 "not resolved: the quadrature misses narrow peaks; noise, identities and "
@@ -156,9 +194,9 @@ def _lost(subject: Subject, rng: np.random.Generator, x: np.ndarray, c: np.ndarr
     return lost
 
 
-def _compared(groups: list) -> Result:
+def _compared(groups: list, false_alarm: float) -> Result:
     """Judge every statistic of every group."""
-    alpha = FALSE_ALARM / (len(groups) * (2 + ORDERS))
+    alpha = false_alarm / (len(groups) * (2 + ORDERS))
     tests = [
         test for name, F, error in groups for test in uniform_tests(name, F, alpha, error=error)
     ]

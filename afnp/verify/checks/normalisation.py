@@ -1,4 +1,4 @@
-r"""Check of the total probability, by quadrature in one or two dimensions.
+r"""Check of the total probability: by quadrature in one or two dimensions, or by sampling.
 
 .. math:: I_m = \sum_{\text{cells}} \mathrm{area}(\text{cell}) \cdot \overline{p}(\text{corners}),
           \qquad I = \tfrac13 (4 I_{2m} - I_m) + O(m^{-4})
@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from afnp.verify.bridge import bridge_of, total
 from afnp.verify.explain import constant_of_a_normal, explained
 from afnp.verify.integrals import REACHES, density_along, distribution, first_nodes, marginal
 from afnp.verify.jacobian import log_det_of, measured_jacobian, regular, rows_worth
@@ -37,6 +38,9 @@ where a density is right every weight is 1."""
 DEVIATIONS = 6
 """The mean weight may be so many standard errors off."""
 
+SEEN = 0.25
+"""A bridge that would not see a constant of this size says nothing."""
+
 LINES = 3e5
 """At so many places the lines of lines ask for the density."""
 
@@ -56,9 +60,18 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: \int p(x)\, dx
               = \operatorname{E}_u \frac{p(g(u))\, |\det J_g(u)|}{p_{\mathrm{base}}(u)},
 
-    with a Jacobian by differences; the result says its standard error.
+    with a Jacobian by differences; the result says its standard error. Without ``generate``, or
+    where nobody knows the density of the noise, a bridge from samples to a fitted proposal q does
+    it, in any D:
+
+    .. math:: \operatorname{E}_{x \sim p}\Big[\frac{q}{q + p}\Big]
+              = \operatorname{E}_{x \sim q}\Big[\frac{p}{q + p}\Big] \iff \int p(x)\, dx = 1
     """
-    subject.need("log_prob", "generate")
+    subject.need("log_prob")
+    noise_known = subject.features <= 2 or subject.base is not None
+    if subject.sample is not None and (subject.generate is None or not noise_known):
+        return _by_bridge(subject)
+    subject.need("generate")
     if subject.features > 2:
         return _by_importance(subject, rng)
     context = subject.points.contexts(rng, 1)
@@ -81,9 +94,9 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     if not doubt < MOST_DOUBT:
         raise NotRun(f"the quadrature did not converge: it is {doubt:.1e} off")
     why = "lines of lines, in both orders: 25 times their disagreement"
-    total = float(totals[np.argmin(np.abs(totals - 1))])
-    result = compare([abs(total - 1)], [ERROR + 25 * doubt], why, ("context",))
-    return _explained(subject, result, total)
+    integral = float(totals[np.argmin(np.abs(totals - 1))])
+    result = compare([abs(integral - 1)], [ERROR + 25 * doubt], why, ("context",))
+    return _explained(subject, result, integral)
 
 
 def _affordable(subject: Subject) -> list[int]:
@@ -119,24 +132,38 @@ def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
     if known.mean() < RESOLVED:
         raise NotRun(f"rounding leaves {known.mean():.0%} of {n} weights")
     w = np.exp(log_w[known])
-    total, deviation = float(w.mean()), float(w.std() / np.sqrt(len(w)))
-    if deviation > MOST_DOUBT * max(1.0, total):
+    integral, deviation = float(w.mean()), float(w.std() / np.sqrt(len(w)))
+    if deviation > MOST_DOUBT * max(1.0, integral):
         raise NotRun(
-            f"the weights vary: the integral is {total:.3g} "
+            f"the weights vary: the integral is {integral:.3g} "
             f"with a standard error of {deviation:.1e}"
         )
     allowed = ERROR + DEVIATIONS * deviation + float(np.mean(spread[known]))
     why = f"importance sampling through generate: {len(w)} points, standard error {deviation:.1e}"
-    return _explained(subject, compare([abs(total - 1)], [allowed], why, ("context",)), total)
+    result = compare([abs(integral - 1)], [allowed], why, ("context",))
+    return _explained(subject, result, integral)
 
 
-def _explained(subject: Subject, result: Result, total: float) -> Result:
+def _by_bridge(subject: Subject) -> Result:
+    """Compare samples with a proposal: they have the same part of each other."""
+    found = total(bridge_of(subject))
+    integral = float(np.exp(found.log_integral))
+    gap, bound = found.measured, found.bound + ERROR * found.slope
+    if gap <= bound and found.seen > SEEN:
+        raise NotRun(f"not resolved: {found}")
+    scale = abs(integral - 1) / gap if gap > 1e-9 else 1 / found.slope
+    result = compare([gap * scale], [bound * scale], str(found), ("context",))
+    return _explained(subject, result, integral)
+
+
+def _explained(subject: Subject, result: Result, integral: float) -> Result:
     """Say what the integral is."""
+    log_integral = float(np.log(integral)) if integral > 0 else 0.0
     return explained(
         result,
-        reason=f"the density integrates to {total:.4g}",
-        values={"the integral is": total},
-        cause=constant_of_a_normal(float(np.log(total)), subject.features) if total > 0 else "",
+        reason=f"the density integrates to {integral:.4g}",
+        values={"the integral is": integral},
+        cause=constant_of_a_normal(log_integral, subject.features),
         worst={},
     )
 
@@ -163,8 +190,8 @@ def _by_lines(
             log_density = density_along(subject, seen[:1], context, 0)
         own = np.quantile(seen[:, [i]].astype(np.float64), np.linspace(0, 1, 33), axis=0).T
         nodes = first_nodes(subject, own, seen[:, i], REACHES[0])[0]
-        _, total, error = distribution(log_density, nodes, subject.level.refinements // 2)
-        totals.append(total)
+        _, integral, error = distribution(log_density, nodes, subject.level.refinements // 2)
+        totals.append(integral)
         errors.append(error)
     return np.array(totals), max(errors)
 
@@ -193,12 +220,12 @@ def _line(x: np.ndarray, p: np.ndarray, difference: Callable) -> float:
 def _plane(x: np.ndarray, p: np.ndarray, difference: Callable) -> float:
     """Sum over the two triangles of every cell: area times the mean of p at the corners."""
     a, b, c, d = itertools.product(CORNERS, CORNERS)
-    total = 0.0
+    volume = 0.0
     for i, j, k in ((a, b, c), (d, b, c)):
         v, w = difference(x[j], x[i]), difference(x[k], x[i])
         area = np.abs(v[..., 0] * w[..., 1] - v[..., 1] * w[..., 0]) / 2
-        total += float(np.sum(area * (p[i] + p[j] + p[k]) / 3))
-    return total
+        volume += float(np.sum(area * (p[i] + p[j] + p[k]) / 3))
+    return volume
 
 
 def _refuse_collapsed(x: np.ndarray, weight: np.ndarray, eps: float) -> None:

@@ -9,6 +9,7 @@ sees.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ __all__ = ["BOUND", "FLOWS", "PLAIN", "clean", "random_flow", "random_functions"
 FLOWS: dict[str, Callable[[], Any]] = {}
 """Makers of the clean flows, by family."""
 
-PLAIN = {"functions", "solid", "bent"}
+PLAIN = {"functions", "solid", "bent", "pair", "tailed"}
 """Families that are plain functions, and no flow of afnp's."""
 
 BOUND = 4.0
@@ -208,6 +209,32 @@ def bent() -> SimpleNamespace:
     spline: dict[str, Any] = {"univariate": "spline", "options": {"bins": 4, "bound": BOUND}}
     layer = masked(2, (4,), activation="tanh", **spline)
     return _plain(randomize(Flow([layer], seed=3), seed=5))
+
+
+@clean
+def pair() -> SimpleNamespace:
+    """Return the density and the sampler of ``solid``, and nothing else of it."""
+    whole = solid()
+    return SimpleNamespace(log_prob=whole.log_prob, sample=whole.sample, features=whole.features)
+
+
+FREEDOM = 5
+"""Degrees of freedom of ``tailed``."""
+
+
+@clean
+def tailed() -> SimpleNamespace:
+    """Return density and sampler of four features of Student's t: heavy tails, no directions."""
+    constant = math.lgamma((FREEDOM + 1) / 2) - math.lgamma(FREEDOM / 2)
+    constant -= math.log(FREEDOM * math.pi) / 2
+
+    def log_prob(x):
+        return (constant - (FREEDOM + 1) / 2 * np.log1p(x * x / FREEDOM)).sum(axis=1)
+
+    def sample(n, rng):
+        return np.random.default_rng(rng).standard_t(FREEDOM, size=(n, 4))
+
+    return SimpleNamespace(log_prob=log_prob, sample=sample, features=4)
 
 
 DEFAULT_EVERY = 25
