@@ -132,9 +132,44 @@ def test_the_name_says_the_format(tmp_path):
         files.load(path)
 
 
+def ensemble():
+    return afnp.FlowEnsemble(
+        [afnp.maf(2, hidden=(4,), seed=0), afnp.nsf(2, hidden=(5,), transforms=1, seed=1)]
+    )
+
+
+def test_ensembles_have_their_members_arrays_by_name(tmp_path):
+    several, path = ensemble(), tmp_path / "f.safetensors"
+    several.flows[1].columns = several.flows[0].columns = ["a", "b"]
+    several = afnp.FlowEnsemble(several.flows)
+    afnp.save(several, path)
+    arrays = load_file(path)
+    for m, flow in enumerate(several.flows):
+        for name, a in flow.parameters.items():
+            assert (arrays.pop(f"flows.{m}.{name}") == a).all()
+    assert not arrays
+    again = afnp.load(path)
+    assert type(again) is afnp.FlowEnsemble and again.config() == several.config()
+    assert (again.theta == several.theta).all() and again.columns == ("a", "b")
+
+
+def test_members_that_changed_places_are_refused(tmp_path):
+    several, path = ensemble(), tmp_path / "f.safetensors"
+    afnp.save(several, path)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    metadata = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    turned = {f"flows.{1 - int(name[6])}{name[7:]}": a for name, a in load_file(path).items()}
+    path.write_bytes(serialize(turned, metadata))
+    with pytest.raises(ModelFileError, match="not a flow that afnp wrote: expected the arrays"):
+        afnp.load(path)
+    several.flows[1].theta[2] = np.inf
+    with pytest.raises(ValueError, match="entry 2 is not finite"):
+        afnp.save(several, path)
+
+
 def test_flows_alone_come_in_it_and_from_files_alone(tmp_path):
     path = tmp_path / "f.safetensors"
-    with pytest.raises(ValueError, match="flow: expected a Flow, got DiscreteMADE"):
+    with pytest.raises(ValueError, match="flow: expected a Flow or FlowEnsemble, got DiscreteMADE"):
         afnp.save(afnp.DiscreteMADE(2, hidden=(4,)), path)
     assert not path.exists()
     with pytest.raises(FileNotFoundError, match="f.safetensors"):

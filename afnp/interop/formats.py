@@ -19,8 +19,8 @@ __all__ = ["load", "save"]
 def save(model, path: str | bytes | os.PathLike) -> None:
     """Write a flow, a discrete model or an ensemble to a file, atomically.
 
-    A name that ends in ``.safetensors`` takes that format, which holds flows alone and needs the
-    extra ``safetensors``; any other name takes :func:`afnp.files.save`.
+    A name that ends in ``.safetensors`` takes that format, which holds flows and their ensembles
+    and needs the extra ``safetensors``; any other name takes :func:`afnp.files.save`.
 
     Raises
     ------

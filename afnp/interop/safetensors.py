@@ -3,8 +3,9 @@ r"""Trained flows as safetensors files: named arrays that every framework reads,
 .. math:: \theta \to \{\, \texttt{layer.name} \mapsto \text{array} \,\}, \qquad
           \text{metadata} = \{\text{configuration}, \text{SHA-256 of it and } \theta\}
 
-Arrays have the names of ``flow.parameters``: ``0.W1`` is W1 of the first layer, from the data. The
-metadata say what to build around them. afnp's own format (:func:`afnp.save`) keeps more: it is
+Arrays have the names of ``flow.parameters``: ``0.W1`` is W1 of the first layer, from the data, and
+``flows.2.0.W1`` that of the third member of a :class:`afnp.FlowEnsemble`. The metadata say what to
+build around them. afnp's own format (:func:`afnp.save`) keeps more: it is
 checked before anything is read whole.
 """
 
@@ -19,19 +20,20 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 
 from afnp.atomic import named_errors, path_of, write_bytes
+from afnp.ensemble import FlowEnsemble
 from afnp.files import MOST_FREE, ModelFileError, build, opened
 from afnp.flow import Flow
 
 __all__ = ["load", "save"]
 
 
-def save(flow: Flow, path: str | os.PathLike) -> None:
-    """Write a flow to a safetensors file, atomically.
+def save(flow: Flow | FlowEnsemble, path: str | os.PathLike) -> None:
+    """Write a flow, or several as an ensemble, to a safetensors file, atomically.
 
     Raises
     ------
     ValueError
-        If it is no flow, or could not be loaded again.
+        If it is neither, or could not be loaded again.
 
     Examples
     --------
@@ -43,17 +45,17 @@ def save(flow: Flow, path: str | os.PathLike) -> None:
     >>> bool((again.theta == flow.theta).all())
     True
     """
-    if not isinstance(flow, Flow):
-        raise ValueError(f"flow: expected a Flow, got {type(flow).__name__}")
+    if not isinstance(flow, (Flow, FlowEnsemble)):
+        raise ValueError(f"flow: expected a Flow or FlowEnsemble, got {type(flow).__name__}")
     build(flow.config(), flow.theta, 0)
-    named = {name: np.ascontiguousarray(a) for name, a in flow.parameters.items()}
+    named = {name: np.ascontiguousarray(a) for name, a in _parameters(flow).items()}
     text = json.dumps(flow.config(), allow_nan=False)
     metadata = {"afnp": text, "sha256": _digest(text, flow.theta)}
     write_bytes(path, serialize(named, metadata))
 
 
-def load(path: str | os.PathLike) -> Flow:
-    """Read a flow that :func:`save` wrote.
+def load(path: str | os.PathLike) -> Flow | FlowEnsemble:
+    """Read a flow or an ensemble that :func:`save` wrote.
 
     Raises
     ------
@@ -69,15 +71,28 @@ def load(path: str | os.PathLike) -> Flow:
         config = json.loads(metadata["afnp"])
         theta = np.concatenate([arrays[name].ravel() for name in names] or [np.empty(0)])
         flow = build(config, theta, MOST_FREE)
-        expected = {name: a.shape for name, a in flow.parameters.items()}
+        parameters = _parameters(flow)
+        expected = {name: a.shape for name, a in parameters.items()}
         if {name: a.shape for name, a in arrays.items()} != expected:
             raise ValueError(f"expected the arrays {', '.join(expected)}, got {', '.join(names)}")
-        flow.theta = np.concatenate([arrays[name].ravel() for name in expected])
+        for name, a in parameters.items():
+            a[...] = arrays[name]
         if _digest(metadata["afnp"], flow.theta) != metadata["sha256"]:
             raise ValueError("the checksum does not match the contents")
     except Exception as error:  # whatever a header provokes is a fault of the file
         raise ModelFileError(f"{name}: not a flow that afnp wrote: {error}") from error
     return flow
+
+
+def _parameters(model: Flow | FlowEnsemble) -> dict[str, np.ndarray]:
+    """Return views of all parameters by name; those of members begin with ``flows.m``."""
+    if isinstance(model, Flow):
+        return dict(model.parameters)
+    return {
+        f"flows.{m}.{name}": a
+        for m, flow in enumerate(model.flows)
+        for name, a in flow.parameters.items()
+    }
 
 
 def _digest(text: str, theta: np.ndarray) -> str:
