@@ -51,7 +51,7 @@ examples:
   afnp sample moons.afnp -n 1000 -o samples.csv --seed 7
   afnp plot moons.afnp two_moons -o moons.png       samples beside data, every pair of columns
   mpirun -n 4 afnp fit rows.csv -o rows.afnp        by four processes, which share the rows
-  afnp fit stars.csv -o stars.afnp --family nsf --context age,mass --bounds flux:0:
+  afnp fit stars.csv -o stars.afnp --family nsf --context age,mass --bounds flux:0: --exclude id
   afnp sample stars.afnp -n 1000 --context age=4.6,mass=1 -o -
   afnp verify moons.afnp                            is it really a normalizing flow?
   afnp verify mine.flows:make_flow --features 3     is yours?
@@ -157,7 +157,13 @@ def fit(args: argparse.Namespace) -> int:
             _check_checkpoint(args.checkpoint, args.resume)
             _refuse_same(args.output, args.checkpoint, args.data, folder=args.data_folder)
         found = rows.read(
-            args.data, args.data_folder, args.key, args.seed, args.context, args.weights
+            args.data,
+            args.data_folder,
+            args.key,
+            args.seed,
+            args.context,
+            args.weights,
+            args.exclude,
         )
         flow = _build(args, found)
     sizes = " + ".join(f"{len(part.x):,}" for part in found[:3])
@@ -608,6 +614,13 @@ def _add_fit_options(p: Parser) -> None:
         help="columns that the others depend on",
     )
     p.add_argument("--weights", metavar="COLUMN", help="how much each row counts")
+    p.add_argument(
+        "--exclude",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="columns to leave out, of text or numbers",
+    )
     p.add_argument(
         "--bounds",
         metavar="A:LOW:HIGH,...",

@@ -658,7 +658,7 @@ class Flow(Model):
         context = self._in_its_units(context, p)
         for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
             x = self._cast(p, x, k)
-            if training:
+            if training and stage.takes_statistics:
                 x, log_det_stage, cache = stage.normalize_training(p_stage, x, context, weights)
             else:
                 x, log_det_stage, cache = stage.normalize(p_stage, x, context)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "TextColumn",
     "check_angles",
     "check_names",
     "check_rows",
@@ -154,6 +155,14 @@ def _refuse_masked(x: np.ma.MaskedArray, where: str) -> None:
 # ---- tables with names ---------------------------------------------------------------------------
 
 
+class TextColumn(ValueError):
+    """A column that holds no numbers, by its name."""
+
+    def __init__(self, column: str, message: str):
+        super().__init__(message)
+        self.column = column
+
+
 def frame_of(x):
     """Return x if it is a pandas DataFrame, a Series as one column, and None for all else."""
     pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
@@ -178,8 +187,9 @@ def frame_values(frame, name: str) -> np.ndarray:
     for i, column in enumerate(frame_names(frame)):
         series = frame.iloc[:, i]
         if series.dtype.kind not in "fiub":
-            raise ValueError(
-                f"{name}: column {column!r}: expected real numbers, got dtype {series.dtype}"
+            raise TextColumn(
+                column,
+                f"{name}: column {column!r}: expected real numbers, got dtype {series.dtype}",
             )
         values[:, i] = series.to_numpy(dtype=np.float64, na_value=np.nan)
         gaps = np.flatnonzero(np.isnan(values[:, i]))

@@ -21,8 +21,9 @@ import numpy as np
 from afnp import data
 from afnp.atomic import write_bytes
 from afnp.data.dataset import random_split
-from afnp.data.tables import SUFFIXES, Table, write_parquet
+from afnp.data.tables import SUFFIXES, Table, named, write_parquet
 from afnp.flow import Flow
+from afnp.inputs import TextColumn, some_weights
 
 __all__ = ["Part", "Rows", "bounds_of", "context_of", "for_flow", "is_table", "load_set", "read"]
 
@@ -37,12 +38,13 @@ class Part(NamedTuple):
     x: np.ndarray
     context: np.ndarray | None = None
     weights: np.ndarray | None = None
+    numbers: np.ndarray | None = None
+    """Which rows of the file, or of the set, they are, counted from 0."""
 
     def taken(self, rows) -> Part:
         """Return some of the rows."""
-        context = None if self.context is None else self.context[rows]
-        weights = None if self.weights is None else self.weights[rows]
-        return Part(self.x[rows], context, weights)
+        context, weights, numbers = (None if part is None else part[rows] for part in self[1:])
+        return Part(self.x[rows], context, weights, numbers)
 
 
 class Rows(NamedTuple):
@@ -85,13 +87,28 @@ def read(
     seed: int = 0,
     context: Sequence[str] = (),
     weights: str | None = None,
+    exclude: Sequence[str] = (),
 ) -> Rows:
     """Return a set in its own split (that of seed 0), or a file's rows, dealt by the seed.
 
-    ``context`` and ``weights`` name columns that are no features.
+    ``context``, ``weights`` and ``exclude`` name columns that are no features.
     """
+    known: list[str] = []
+
+    def select(columns: tuple[str, ...] | None, width: int) -> list[int]:
+        every = columns or tuple(map(str, range(width)))
+        out = _numbered(exclude, every, "--exclude", name)
+        kept = [i for i in range(width) if i not in out]
+        if not kept:
+            raise ValueError(f"--exclude: expected at least one column of {name} that stays")
+        known.extend(every[i] for i in kept)
+        return kept
+
     if is_table(name):
-        table = data.read_named(name, key)
+        try:
+            table = data.read_named(name, key, select=select)
+        except TextColumn as error:
+            raise ValueError(f"{error}; --exclude {error.column} leaves it out") from None
         levels = None
         if len(table.x) < 10:
             raise ValueError(
@@ -103,40 +120,40 @@ def read(
     else:
         found = load_set(name, folder)
         levels = found.levels
-        table = Table(np.concatenate([found.train, found.val, found.test]), found.columns)
+        x = np.concatenate([found.train, found.val, found.test])
+        table = Table(x, found.columns).taken(select)
         ends = np.cumsum([len(found.train), len(found.val)])
         dealt = tuple(np.split(np.arange(len(table.x)), ends))
-    given = _numbered(context, table, "--context", name)
-    weighing = _numbered([weights] if weights else [], table, "--weights", name)
-    features = [i for i in range(table.x.shape[1]) if i not in given + weighing]
+    given = _numbered(context, known, "--context", name)
+    weighing = _numbered([weights] if weights else [], known, "--weights", name)
+    features = [i for i in range(len(known)) if i not in given + weighing]
     if not features:
         raise ValueError(f"{name}: expected at least one column besides --context and --weights")
     whole = Part(
         table.x[:, features],
         table.x[:, given] if given else None,
         table.x[:, weighing[0]] if weighing else None,
+        np.arange(len(table.x)),
     )
+    if whole.weights is not None:
+        said = f"{name}: column {weights!r}, rows counted from 0"
+        some_weights(whole.weights, len(table.x), said)
     train, val, test = (whole.taken(rows) for rows in dealt)
     return Rows(
         train,
         val,
         test,
         levels,
-        _named(table, features),
-        _named(table, given) if given else None,
+        named(table.columns, features),
+        named(table.columns, given) if given else None,
     )
 
 
-def _named(table: Table, which: Sequence[int]) -> tuple[str, ...] | None:
-    return None if table.columns is None else tuple(table.columns[i] for i in which)
-
-
-def _numbered(names: Sequence[str], table: Table, option: str, where: str) -> list[int]:
+def _numbered(names: Sequence[str], known: Sequence[str], option: str, where: str) -> list[int]:
     """Return the numbers of columns that were named, or counted from 0 where there are no names."""
-    known = table.columns or tuple(map(str, range(table.x.shape[1])))
     for name in names:
         if name not in known:
-            kind = "columns" if table.columns else "columns, counted from 0,"
+            kind = "columns, counted from 0," if all(map(str.isdigit, known)) else "columns"
             raise ValueError(
                 f"{option}: {where} has the {kind} {', '.join(known[:20])}, got {name!r}"
             )
@@ -147,14 +164,11 @@ def _numbered(names: Sequence[str], table: Table, option: str, where: str) -> li
 
 def for_flow(flow: Flow, name: str, folder: str | None, key: str | None) -> Part:
     """Return a file's rows, or the test rows of a set, as a model wants them: by name if it can."""
-    if is_table(name):
-        table = data.read_named(name, key)
-    else:
-        found = load_set(name, folder)
-        table = Table(found.test.astype(np.float64), found.columns)
-    x, columns = table
     wanted = (*(flow.columns or ()), *(flow.context_columns or ()))
-    if columns is not None and len(wanted) == flow.features + flow.context:
+
+    def select(columns: tuple[str, ...] | None, width: int) -> Sequence[int]:
+        if columns is None or len(wanted) < flow.features + flow.context:
+            return range(width)
         missing = [column for column in wanted if column not in columns]
         if missing:
             raise ValueError(
@@ -165,8 +179,14 @@ def for_flow(flow: Flow, name: str, folder: str | None, key: str | None) -> Part
         if superfluous:
             said = ", ".join(map(repr, superfluous[:5]))
             warnings.warn(f"{name}: not in the model, left out: {said}", stacklevel=2)
-        x = x[:, [columns.index(column) for column in wanted]]
-    elif x.shape[1] != flow.features + flow.context:
+        return [columns.index(column) for column in wanted]
+
+    if is_table(name):
+        x = data.read_named(name, key, select=select).x
+    else:
+        found = load_set(name, folder)
+        x = Table(found.test.astype(np.float64), found.columns).taken(select).x
+    if x.shape[1] != flow.features + flow.context:
         context = f" and {flow.context} of the context, in this order" if flow.context else ""
         raise ValueError(
             f"{name}: expected {flow.features} columns{context}, as the model has, got {x.shape[1]}"
@@ -232,11 +252,14 @@ def bounds_of(text: str, rows: Rows) -> dict[int, tuple[float | None, float | No
         values = np.concatenate([part.x[:, i] for part in rows[:3]])
         least = -math.inf if low is None else low
         most = math.inf if high is None else high
-        outside = values[~((values > least) & (values < most))]
+        outside = np.flatnonzero(~((values > least) & (values < most)))
         if outside.size:
+            numbers = np.concatenate([part.numbers for part in rows[:3]])
+            row = outside[np.argmin(numbers[outside])]
             raise ValueError(
                 f"--bounds: {outside.size} of {values.size} rows of {name} are not inside "
-                f"({least:g}, {most:g}), such as {outside[0]:g}"
+                f"({least:g}, {most:g}), such as {values[row]} in row "
+                f"{numbers[row]} (counted from 0)"
             )
     return bounds
 

@@ -18,6 +18,7 @@ import pytest
 import afnp
 from afnp import constructors, data, rows
 from afnp.cli import FAMILIES, command_line, main
+from afnp.transforms.preprocess import mean_and_std
 from afnp.verify import Report, Result
 
 FAST = ["--transforms", "2", "--hidden", "8", "--epochs", "3", "--quiet"]
@@ -846,8 +847,68 @@ def test_weights_of_rows_count(cli, folder):
     mean = np.average(flow.log_prob(test.x), weights=test.weights)
     assert f"test log-likelihood: {mean:.4f} +/- " in out
     np.savetxt("w.csv", np.column_stack([x, -w]), delimiter=",", header="a,b,weight", comments="")
+    w[17] = -3
+    np.savetxt("w.csv", np.column_stack([x, w]), delimiter=",", header="a,b,weight", comments="")
     code, _, err = cli("fit", "w.csv", "-o", "n.afnp", "--weights", "weight", *FAST)
-    assert code == 2 and "weights" in err
+    assert code == 2 and "w.csv: column 'weight', rows counted from 0: row 17: expected a f" in err
+
+
+def test_weights_count_in_the_scales(cli, folder):
+    x = np.loadtxt(folder / "x.csv", delimiter=",", skiprows=1)
+    w = 1 + np.arange(len(x)) % 9.0
+    table = np.column_stack([x, 2000 + x[:, 0], w])
+    np.savetxt("w.csv", table, delimiter=",", header="a,b,year,w", comments="", fmt="%.17g")
+    cli("fit", "w.csv", "-o", "m.afnp", "--weights", "w", "--context", "year", *FAST)
+    flow = afnp.load("m.afnp")
+    part = rows.read("w.csv", None, None, 0, ("year",), "w").train
+    expected = mean_and_std(part.x, part.weights)
+    np.testing.assert_allclose((flow.layers[0].mean, flow.layers[0].std), expected, rtol=1e-12)
+    expected = mean_and_std(part.context, part.weights)
+    np.testing.assert_allclose(flow.config()["context_scale"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_of_text_are_left_out(cli, suffix, tmp_path):
+    """The error names the option; score takes from the same file what the model knows."""
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.standard_normal((60, 3)), columns=["mass", "age", "flag"])
+    table.insert(0, "id", [f"n{i}" for i in range(60)])
+    write = table.to_csv if suffix == ".csv" else table.to_parquet
+    write(f"t{suffix}", index=False)
+    code, _, err = cli("fit", f"t{suffix}", "-o", "m.afnp", *FAST)
+    assert code == 2 and err.endswith("; --exclude id leaves it out\n")
+    code, _, err = cli("fit", f"t{suffix}", "-o", "m.afnp", "--exclude", "name", *FAST)
+    assert code == 2 and "--exclude: t" in err and "columns id, mass, age, flag, got 'name'" in err
+    code, _, err = cli("fit", f"t{suffix}", "-o", "m.afnp", "--exclude", "id,flag", *FAST)
+    assert code == 0 and afnp.load("m.afnp").columns == ("mass", "age")
+    code, out, err = cli("score", "m.afnp", f"t{suffix}")
+    assert code == 0 and "60 rows" in out and "not in the model, left out: 'id', 'flag'" in err
+    code, _, err = cli("fit", f"t{suffix}", "-o", "n.afnp", "--exclude", "id,mass,age,flag", *FAST)
+    assert code == 2 and "--exclude: expected at least one column of t" in err
+
+
+def test_columns_without_names_keep_their_numbers(cli, tmp_path):
+    x = np.random.default_rng(0).standard_normal((60, 3))
+    lines = [f"n{i},{a},{b},{c}" for i, (a, b, c) in enumerate(x.tolist())]
+    Path("t.csv").write_text("\n".join(lines))
+    code, _, err = cli("fit", "t.csv", "-o", "m.afnp", *FAST)
+    assert code == 2 and "expected a number, got 'n0'" in err and "--exclude 0 leaves it out" in err
+    found = rows.read("t.csv", None, None, 0, ("2",), None, ("0",))
+    np.testing.assert_array_equal(found.train.context[:, 0], x[found.train.numbers, 1])
+    np.testing.assert_array_equal(found.val.x, x[found.val.numbers][:, [0, 2]])
+    np.save("t.npy", x)
+    code, _, err = cli("fit", "t.npy", "-o", "m.afnp", "--exclude", "1", *FAST)
+    assert code == 0 and afnp.load("m.afnp").features == 2
+    code, _, err = cli("fit", "t.npy", "-o", "n.afnp", "--exclude", "3", *FAST)
+    assert code == 2 and "--exclude: t.npy has the columns, counted from 0, 0, 1, 2, got '3'" in err
+
+
+def test_one_wrong_cell_is_no_column_of_text(cli, tmp_path):
+    Path("t.csv").write_text("a,b\n" + "1.5,2\n" * 20 + "2.5,x\n")
+    code, _, err = cli("fit", "t.csv", "-o", "m.afnp", *FAST)
+    assert code == 2 and "line 22, column 2: expected a number, got 'x'" in err
+    assert "--exclude" not in err
 
 
 def test_bounds_hold_for_every_sample(cli, tmp_path):
@@ -865,7 +926,9 @@ def test_bounds_hold_for_every_sample(cli, tmp_path):
         code, _, err = cli("fit", "t.csv", "-o", "n.afnp", "--bounds", bounds, *FAST)
         assert code == 2 and "bounds" in err
     code, _, err = cli("fit", "t.csv", "-o", "n.afnp", "--bounds", "flux:0.1:", *FAST)
-    assert code == 2 and "rows of flux are not inside (0.1, inf), such as 0.0" in err
+    first = np.flatnonzero(x[:, 0] <= 0.1)[0]
+    said = f"not inside (0.1, inf), such as {x[first, 0]} in row {first} (counted from 0)"
+    assert code == 2 and "rows of flux are " + said in err
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

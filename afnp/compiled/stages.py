@@ -172,10 +172,6 @@ class Stage:
         """Return what identifies the compiled code that a task needs for n rows."""
         raise NotImplementedError
 
-    def normalize_training(self, p: Views, x: np.ndarray, context: np.ndarray, weights) -> tuple:
-        """Do as ``normalize`` does."""
-        return self.normalize(p, x, context)
-
     def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
         raise NotImplementedError

@@ -19,7 +19,7 @@ import math
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
@@ -28,7 +28,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from afnp.inputs import frame_names, frame_values, plain_array
+from afnp.inputs import TextColumn, frame_names, frame_values, plain_array
 
 from .dataset import extra, first_bad
 
@@ -51,6 +51,25 @@ class Table(NamedTuple):
 
     x: NDArray[np.float64]
     columns: tuple[str, ...] | None
+
+    def taken(self, select: Select | None) -> Table:
+        """Return some of the columns."""
+        kept = kept_of(select, self.columns, self.x.shape[1])
+        return Table(self.x[:, kept], named(self.columns, kept))
+
+
+Select = Callable[[tuple[str, ...] | None, int], Sequence[int]]
+"""From the columns' names, or None, and their number to the numbers of those that are read."""
+
+
+def kept_of(select: Select | None, columns: tuple[str, ...] | None, width: int) -> list[int]:
+    """Return the numbers of the columns that are read, all where nothing selects."""
+    return list(range(width) if select is None else select(columns, width))
+
+
+def named(columns: Sequence[str] | None, kept: Sequence[int]) -> tuple[str, ...] | None:
+    """Return the names of some columns, or None where they have none."""
+    return None if columns is None else tuple(columns[i] for i in kept)
 
 
 def read_table(
@@ -91,17 +110,23 @@ def read_table(
     return read_named(path, key, limit).x
 
 
-def read_named(path: str | os.PathLike[str], key: str | None = None, limit: int = LIMIT) -> Table:
+def read_named(
+    path: str | os.PathLike[str],
+    key: str | None = None,
+    limit: int = LIMIT,
+    select: Select | None = None,
+) -> Table:
     r"""Read a table of numbers with the names of its columns.
 
-    Arguments and errors as in :func:`read_table`.
+    Arguments and errors as in :func:`read_table`; ``select`` says which columns are read, so that
+    others may hold text.
 
     Examples
     --------
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "points.csv"
-    >>> _ = path.write_text("height;weight\n1,5;2\n3;4\n")
-    >>> read_named(path).columns
+    >>> _ = path.write_text("height;weight;name\n1,5;2;a\n3;4;b\n")
+    >>> read_named(path, select=lambda columns, width: range(2)).columns
     ('height', 'weight')
     """
     path = Path(path)
@@ -117,11 +142,11 @@ def read_named(path: str | os.PathLike[str], key: str | None = None, limit: int 
     if key is not None and suffix != ".npz":
         raise ValueError(f"{path}: key={key!r} names an array of an .npz file, this is none")
     if suffix == ".csv":
-        return read_csv(path, limit)
+        return read_csv(path, limit, select)
     if suffix == ".parquet":
-        return read_parquet(path, limit)
+        return read_parquet(path, limit, select)
     x = read_npz(path, key, limit) if suffix == ".npz" else read_npy(path, limit)
-    return Table(as_table(x, str(path)), None)
+    return Table(as_table(x, str(path)), None).taken(select)
 
 
 def as_table(x: NDArray[np.generic], where: str) -> NDArray[np.float64]:
@@ -229,7 +254,7 @@ def choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> zipfile.Zip
     return members[key]
 
 
-def read_parquet(path: Path, limit: int = LIMIT) -> Table:
+def read_parquet(path: Path, limit: int = LIMIT, select: Select | None = None) -> Table:
     """Read a .parquet file through pandas."""
     pandas = extra("pandas", path.name)
     try:
@@ -240,6 +265,7 @@ def read_parquet(path: Path, limit: int = LIMIT) -> Table:
         raise ValueError(f"{path}: expected an intact .parquet file ({error})") from error
     if 8 * frame.size > limit:
         raise ValueError(f"{path}: {frame.shape} as float64 exceeds the limit of {limit} bytes")
+    frame = frame.iloc[:, kept_of(select, frame_names(frame), frame.shape[1])]
     return Table(as_table(frame_values(frame, str(path)), str(path)), frame_names(frame))
 
 
@@ -253,7 +279,7 @@ def write_parquet(stream: IO[bytes], x: NDArray, columns: Sequence[str] | None) 
         raise ImportError(f".parquet: {WITH_PYARROW}") from error
 
 
-def read_csv(path: Path, limit: int = LIMIT) -> Table:
+def read_csv(path: Path, limit: int = LIMIT, select: Select | None = None) -> Table:
     """Read rows of numbers.
 
     A first line without a number is a header, an index column is left out.
@@ -281,13 +307,29 @@ def read_csv(path: Path, limit: int = LIMIT) -> Table:
             "(to_csv(index=False) writes none)",
             stacklevel=2,
         )
+    columns = None if names is None else tuple(names)
+    kept = kept_of(select, columns, len(records[0][1]) - skipped)
+    records = [(line, [cells[skipped + i] for i in kept]) for line, cells in records]
     comma = decimal_comma(records, separator, path)
-    values = [row_of(cells[skipped:], comma) for _, cells in records]
+    values = [row_of(cells, comma) for _, cells in records]
     for (line, cells), row in zip(records, values, strict=True):
         if row is None:  # say which cell it is
-            for i, cell in enumerate(cells[skipped:], 1 + skipped):
-                check_number(cell, comma, f"{path}: line {line}, column {i}", SEPARATORS[separator])
-    return Table(np.array(values), None if names is None else tuple(names))
+            for j, (i, cell) in enumerate(zip(kept, cells, strict=True)):
+                where = f"{path}: line {line}, column {1 + skipped + i}"
+                try:
+                    check_number(cell, comma, where, SEPARATORS[separator])
+                except ValueError as error:
+                    if is_text([cells[j] for _, cells in records]):
+                        called = str(i) if columns is None else columns[i]
+                        raise TextColumn(called, str(error)) from None
+                    raise
+    return Table(np.array(values), named(columns, kept))
+
+
+def is_text(cells: Sequence[str]) -> bool:
+    """Return whether a column has something to say, and no number."""
+    said = [cell for cell in cells if cell.strip().lower() not in MISSING]
+    return bool(said) and not any(is_number(cell.replace(",", ".")) for cell in said)
 
 
 def separator_of(path: Path) -> str:
