@@ -39,12 +39,18 @@ __all__ = [
 
 
 def check_rows(
-    x, features: int | None, dtype, name: str = "x", columns: Sequence[str] | None = None
+    x,
+    features: int | None,
+    dtype,
+    name: str = "x",
+    columns: Sequence[str] | None = None,
+    first: int = 0,
 ) -> np.ndarray:
     """Return x as finite rows (N, D) of ``dtype``, or say what is wrong and where.
 
     A pandas DataFrame is read by its columns; where the caller knows their names (``columns``), it
-    may have them in any order, but no others. A Series is one column.
+    may have them in any order, but no others. A Series is one column. Messages count rows from
+    ``first``, where these are a piece of more.
 
     Examples
     --------
@@ -76,7 +82,7 @@ def check_rows(
         kind = f" as {np.dtype(dtype)}" if np.isfinite(value) else ""
         hint = ", none missing" if np.isnan(value) else ""
         raise ValueError(
-            f"{name}: row {row}, feature {feature} is {value}; every value must be "
+            f"{name}: row {first + row}, feature {feature} is {value}; every value must be "
             f"finite{kind}{hint}"
         )
     return x

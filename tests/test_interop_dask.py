@@ -206,7 +206,7 @@ def test_a_value_that_is_missing_is_found_by_its_row(named, chunks):
     rows = x.to_numpy().copy()
     rows[2321, 1] = np.nan
     arrays = lazy(rows, chunks), lazy(c.to_numpy(), chunks)
-    with pytest.raises(ValueError, match="x: row 2321, column 1 is nan"):
+    with pytest.raises(ValueError, match="x: row 2321, feature 1 is nan"):
         doors.log_prob(flow, *arrays).compute()
 
 

@@ -255,6 +255,13 @@ def test_flows_that_turn_the_order_are_refused_with_the_layer(case):
         marginal(build(), 2)
 
 
+@pytest.mark.parametrize("make", [afnp.maf, afnp.iaf, afnp.nsf, afnp.realnvp, afnp.nice])
+def test_every_family_is_told_what_helps(make):
+    """Couplings have no order to build: the estimate is there for all."""
+    with pytest.raises(ValueError, match="afnp.marginals.estimate estimates the marginals of any"):
+        marginal(make(3, (8,), transforms=2), 2)
+
+
 def test_gaps_before_known_features_are_refused():
     flow = living("maf")
     with pytest.raises(ValueError, match="x: row 1: feature 0 is missing and feature 1, which"):

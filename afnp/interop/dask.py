@@ -21,7 +21,7 @@ import dask.array as da
 import numpy as np
 
 from afnp.flow import Flow
-from afnp.inputs import in_order, integer
+from afnp.inputs import check_rows, in_order, integer
 
 __all__ = ["BATCH", "log_prob", "normalize", "sample", "score"]
 
@@ -160,7 +160,7 @@ def _on_rows(
     """Apply a function to a chunk, in batches of B rows that are laid out by the rows' numbers."""
     start, stop = block_info[0]["array-location"][0]
     for name, a in zip(names, arrays, strict=False):
-        _check_finite(a, start, name)
+        check_rows(a, None, np.float64, name, first=start)
     if start == stop:
         return function(flow, 0, *(np.zeros((BATCH, *a.shape[1:])) for a in arrays))[:0]
     first, last = start // BATCH, -(-stop // BATCH)
@@ -173,17 +173,6 @@ def _on_rows(
         for k in range(last - first)
     ]
     return np.concatenate(results)[before : before + stop - start]
-
-
-def _check_finite(a: np.ndarray, start: int, name: str) -> None:
-    """Refuse values that are not finite, by the row's number in the whole array."""
-    bad = np.argwhere(~np.isfinite(a) if a.dtype.kind == "f" else np.zeros(a.shape, bool))
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"{name}: row {start + row}, column {column} is {a[row, column]}; every value must be "
-            "finite, none missing"
-        )
 
 
 def _log_prob(flow: Flow, batch: int, x, context=None) -> np.ndarray:
