@@ -1,6 +1,7 @@
 """Reports explain themselves; flows may be given in many forms; what was once missed or wrongly
 told is not again."""
 
+import json
 import re
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_a_failed_check_says_what_should_hold_what_was_found_where_why_and_where
         "x = [",
         "seed 7",
         "likely cause  opposite sign",
-        "read          lesson 02 of 'afnp lessons'; replayed in tests/test_museum.py: flowjax",
+        "read          lesson 03 of 'afnp lessons'; replayed in tests/test_museum.py: flowjax",
     ):
         assert part in said, said
     assert report["log_det"].x and report["log_det"].values["normalize gives"] > 0
@@ -267,6 +268,33 @@ def test_what_a_report_says_to_read_is_there():
         assert list((ROOT / "lessons").glob(f"{lesson}_*.ipynb"))
         for number in re.findall(r"#(\d+)", said):
             assert re.search(rf"^def test_\w+_{number}_", museum, flags=re.MULTILINE), said
+
+
+SPOKEN_OF = {
+    "dependency": "peek",
+    "connectivity": "lose",
+    "triangular": "triangular",
+    "log_det": "slogdet",
+    "monotone": "must rise",
+    "round_trip": "there and back",
+    "antisymmetry": "the one-dimensional formula",
+    "identities": "log p(u)",
+    "normalisation": "A density sums to one",
+    "agreement": "samples follow the density",
+    "noise": "noise half as wide",
+    "gradients": "complex step",
+    "edges": "divides by something positive",
+    "staleness": "cached values",
+    "batch_independence": "rows not hear each other",
+}
+"""What of a check's subject stands in the lesson that its report names."""
+
+
+@pytest.mark.parametrize("check", SPOKEN_OF)
+def test_the_lesson_that_a_report_names_speaks_of_it(check):
+    (lesson,) = (ROOT / "lessons").glob(f"{READ[check].split(';')[0][-2:]}_*.ipynb")
+    cells = json.loads(lesson.read_text(encoding="utf-8"))["cells"]
+    assert SPOKEN_OF[check] in "".join("".join(cell["source"]) for cell in cells), lesson.name
 
 
 @pytest.mark.parametrize(

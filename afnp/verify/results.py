@@ -40,23 +40,23 @@ READ = {
     "dependency": "lesson 03; museum: kamenbliznashki/normalizing_flows, a random input order",
     "connectivity": "lesson 04; museum: nflows PR #85, a first feature without context",
     "triangular": "lesson 03",
-    "log_det": "lesson 02; museum: flowjax #208, flowjax #169",
+    "log_det": "lesson 03; museum: flowjax #208, flowjax #169",
     "monotone": "lesson 09",
-    "round_trip": "lesson 07; museum: rll/deepul #10, an order not undone",
+    "round_trip": "lesson 14; museum: rll/deepul #10, an order not undone",
     "antisymmetry": "lesson 02; museum: ikostrikov/pytorch-flows #16",
     "identities": "lesson 02; museum: uvadlc #93, a constant of the likelihood",
     "deterministic": "lesson 14",
     "pure": "lesson 14",
     "batch_independence": "lesson 14; museum: wohlert/semi-supervised-pytorch #21",
-    "normalisation": "lesson 01; museum: flowjax #102",
-    "agreement": "lesson 07; museum: gpapamak/maf, a clamp in the sampler only",
-    "noise": "lesson 07; museum: gpapamak/maf, a clamp in the sampler only",
+    "normalisation": "lesson 14; museum: flowjax #102",
+    "agreement": "lesson 14; museum: gpapamak/maf, a clamp in the sampler only",
+    "noise": "lesson 14; museum: gpapamak/maf, a clamp in the sampler only",
     "randomness": "lesson 14",
     "gradients": "lesson 05",
     "edges": "lesson 09; museum: nflows #87, a discriminant below 0",
     "odd_input": "lesson 14; museum: TFP #1203",
     "shapes": "lesson 14; museum: zuko, an empty batch",
-    "staleness": "lesson 12",
+    "staleness": "lesson 14",
 }
 """Where to read about what a check looks at: a lesson, and who made such a mistake before."""
 
@@ -198,7 +198,7 @@ class Result:
           should hold   log_det = log|det du/dx|
           found         normalize gives 1.5, its Jacobian -1.5; row 3, x = [0.5, 2], seed 0
           likely cause  opposite sign
-          read          lesson 02 of 'afnp lessons'; replayed in tests/test_museum.py: flowjax \
+          read          lesson 03 of 'afnp lessons'; replayed in tests/test_museum.py: flowjax \
 #208, flowjax #169
         """
         often = OFTEN.get(self.name, "") if self.measured is not None else ""
