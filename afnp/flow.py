@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from afnp.bases import BASES, StandardNormal
+from afnp.compiled.threads import FEW
 from afnp.inputs import (
     check_angles,
     check_names,
@@ -771,12 +772,21 @@ class Flow(Model):
 
         return uncompiled(self.layers)
 
-    def kernels(self, task: str, n: int) -> set:
+    def kernels(self, task: str, n: int) -> frozenset:
         """Return what identifies the compiled code that a task needs for n rows."""
-        from afnp.compiled.stages import Stage
+        kind = task, n <= FEW
+        if kind not in self._kernels:
+            from afnp.compiled.stages import Stage
 
-        compiled = [stage for stage in self.compiled_stages if isinstance(stage, Stage)]
-        return {key for stage in compiled for key in stage.kernels(task, n, self.dtype)}
+            compiled = [stage for stage in self.compiled_stages if isinstance(stage, Stage)]
+            keys = [stage.kernels(task, n, self.dtype) for stage in compiled]
+            self._kernels[kind] = frozenset().union(*keys)
+        return self._kernels[kind]
+
+    @functools.cached_property
+    def _kernels(self) -> dict[tuple[str, bool], frozenset]:
+        """What ``kernels`` has found before."""
+        return {}
 
     def check(self, x, context, name: str = "x") -> tuple[np.ndarray, np.ndarray]:
         """Return x (N, D) and the context (N, C), or raise a ValueError that says what is wrong.

@@ -74,8 +74,9 @@ def check_rows(
     if features is not None and x.shape[1] != features:
         raise ValueError(f"{name}: expected {features} columns, got {x.shape[1]}")
     given = x
-    with np.errstate(over="ignore"):
-        x = x.astype(dtype, copy=False)
+    if x.dtype != dtype:
+        with np.errstate(over="ignore"):
+            x = x.astype(dtype)
     if not np.isfinite(x).all():
         row, feature = np.argwhere(~np.isfinite(x))[0]
         value = given[row, feature]

@@ -13,6 +13,7 @@ Letters: N rows, D features, C context inputs, P parameters.
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 import sys
@@ -30,12 +31,17 @@ __all__ = ["BACKENDS", "QUIET", "BatchGradient", "Model", "Plan", "check_context
 
 BACKENDS = ("auto", "numpy", "numba", "cuda")
 """Who may do the arithmetic. "auto" takes compiled code where it pays: from ``COMPILED_FROM`` on,
-and below where this process has already loaded it. It never takes "cuda"."""
+and below where this process has already loaded it, or has more than ``SMALL_CALLS`` to make. It
+never takes "cuda"."""
 
 COMPILED_FROM = 10**6
 """Rows times parameters from which "auto" loads compiled code. Below, NumPy needs a few
 milliseconds, and neither importing Numba nor its first compilation (some seconds, then kept on
 disk) is worth the wait."""
+
+SMALL_CALLS = 50
+"""Calls below ``COMPILED_FROM``, of one kind and one model, that "auto" gives to NumPy in a process
+that uses compiled code: they take the 25 milliseconds or so that loading more of it costs."""
 
 WORTH_A_THREAD = 10**7
 """Rows times parameters that make another thread worth waking."""
@@ -213,9 +219,9 @@ class Model:
         """Say what has no compiled code; nothing if all has."""
         return ""
 
-    def kernels(self, task: str, n: int) -> set:
+    def kernels(self, task: str, n: int) -> frozenset:
         """Return what identifies the compiled code that a task needs for n rows: there is none."""
-        return set()
+        return frozenset()
 
     # ---- the one decision ------------------------------------------------------------------------
 
@@ -223,7 +229,8 @@ class Model:
         """Return who works on n rows: the backend that was asked for, or the better one.
 
         "auto" takes compiled code for much work, and for little work of a ``task`` whose kernels
-        this process has loaded. Which it is may change the last bits of a result.
+        this process has loaded, or that is asked for again and again where there are others. Which
+        it is may change the last bits of a result.
 
         Raises
         ------
@@ -246,18 +253,31 @@ class Model:
         if "numba" not in self.engines or _unusable:
             return "numpy"
         if n * self.work < COMPILED_FROM:
-            engine = sys.modules.get("afnp.compiled.engine")
-            if engine is None or not (engine.LOADED and task and n):
-                return "numpy"
-            keys = self.kernels(task, n)
-            loaded = keys and engine.LOADED.issuperset(keys) and not self.uncompiled
-            return "numba" if loaded else "numpy"
+            return "numba" if self._small_work_pays(n, task) else "numpy"
         try:
             _load()
         except Exception as error:
             _give_up(error)
             return "numpy"
         return "numpy" if self.uncompiled else "numba"
+
+    def _small_work_pays(self, n: int, task: str) -> bool:
+        """Return whether compiled code for little work is loaded, or has been missed often."""
+        engine = sys.modules.get("afnp.compiled.engine")
+        if engine is None or not (engine.LOADED and task and n):
+            return False
+        keys = self.kernels(task, n)
+        if not keys or self.uncompiled:
+            return False
+        if engine.LOADED.issuperset(keys):
+            return True
+        self._missed[keys] += 1
+        return self._missed[keys] > SMALL_CALLS
+
+    @functools.cached_property
+    def _missed(self) -> collections.Counter:
+        """How many small calls compiled code was missed in, by what identifies it."""
+        return collections.Counter()
 
     def cut(self, n: int, engine: str, gradient: bool = False) -> list[slice]:
         """Cut n rows into blocks of bounded memory, for compiled code at least one a thread."""

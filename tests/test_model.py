@@ -90,6 +90,28 @@ def test_auto_takes_compiled_code_for_small_work_once_it_is_loaded(monkeypatch):
     assert afnp.maf(3, hidden=(8,)).plan("auto", 4, "evaluate").engine == "numpy"  # float64
 
 
+def test_auto_takes_compiled_code_for_small_work_that_is_asked_for_again_and_again(monkeypatch):
+    """NumPy's calls have taken as long by then as loading it; each kind and model counts alone."""
+    pytest.importorskip("numba")
+    from afnp.compiled import engine
+
+    flow = lively(afnp.maf(3, hidden=(8,), transforms=2, dtype=np.float32))
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    monkeypatch.setattr(models, "SMALL_CALLS", 3)
+    monkeypatch.setattr(engine, "LOADED", set())
+    assert {flow.plan("auto", 2, "evaluate").engine for _ in range(9)} == {"numpy"}  # none is used
+    flow.log_prob(np.tile(x, (20, 1)), backend="numba")
+    results = [flow.log_prob(x) for _ in range(3)]
+    assert flow.plan("auto", 2, "generate").engine == "numpy"
+    assert pickle.loads(pickle.dumps(flow)).plan("auto", 2, "evaluate").engine == "numpy"
+    assert flow.plan("auto", 2, "evaluate").engine == "numba"
+    assert {flow.plan("auto", 2).engine for _ in range(9)} == {"numpy"}  # by size alone
+    results.append(flow.log_prob(x))
+    assert engine.LOADED >= flow.kernels("evaluate", 2)
+    for got in results:
+        assert norm_error(got, flow.log_prob(x, backend="numpy")) < 1e-5
+
+
 def test_what_auto_chose_falls_back_with_one_warning(monkeypatch):
     """Whatever fails: the result is NumPy's, and the second call does not try again."""
     pytest.importorskip("numba")

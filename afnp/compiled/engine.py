@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 __all__ = ["LOADED", "load"]
 
 LOADED: set = set()
 """Keys of the kernels that have run here; see :meth:`afnp.model.Model.kernels`."""
 
 
+@functools.cache
 def load():
-    """Import the compiled stages and return their module.
+    """Import the compiled stages, once, and return their module.
 
     Raises
     ------
