@@ -44,8 +44,27 @@ FLOWS = {
     "nice, context": lambda: afnp.nice(D, context=2, **SHAPE),
     "nsf, coupling, context": lambda: afnp.nsf(D, transforms=2, coupling=True, context=2, **SHAPE),
     "context in its units": lambda: scaled(afnp.maf(D, transforms=2, context=2, **SHAPE)),
+    "bounds": lambda: afnp.maf(D, transforms=2, preprocess=bounded(), **SHAPE),
+    "mixture": lambda: afnp.maf_mog(D, transforms=2, components=5, **SHAPE),
+    "mixture, context": lambda: afnp.maf_mog(D, transforms=1, context=2, **SHAPE),
+    "mixture, inverse": lambda: afnp.iaf(
+        2, transforms=1, univariate=afnp.univariate.GaussianMixture(3), **SHAPE
+    ),
+    "mixture of logistics": lambda: afnp.realnvp(
+        D, transforms=2, univariate=afnp.univariate.LogisticMixture(4), **SHAPE
+    ),
+    "circle": lambda: afnp.nsf(D, transforms=2, circular=True, bins=5, **SHAPE),
+    "circle, coupling": lambda: afnp.nsf(
+        D, transforms=3, circular=True, coupling=True, context=2, **SHAPE
+    ),
     "one feature": lambda: afnp.nsf(1, transforms=2, context=1, **SHAPE),
 }
+
+
+def bounded():
+    """A feature without ends, one with a low end, one with a high end, and one with both."""
+    bounds = {1: (-20.0, None), 2: (None, 20.0), 3: (80.0, 120.0)}
+    return afnp.preprocessing(ROWS, bounds=bounds)
 
 
 def scaled(flow):
@@ -58,7 +77,7 @@ def case(request):
     """A flow with parameters that hide nothing, noise, and a context where it takes one."""
     flow, rng = FLOWS[request.param](), np.random.default_rng(1)
     flow.theta = flow.theta + 0.2 * rng.standard_normal(flow.theta.size)
-    u = rng.standard_normal((100, flow.features)).astype(np.float32)
+    u = flow.base.sample({}, 100, rng, np.float32)
     given = {}
     if flow.context:
         given["context"] = rng.standard_normal((100, flow.context)).astype(np.float32)
@@ -74,10 +93,13 @@ def runtime(model):
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run
 
 
-def close(got, expected):
-    """To 1e-5 in units of the largest value."""
+def close(got, expected, periodic=False):
+    """To 1e-5 in units of the largest value; -pi is close to pi where angles are compared."""
     assert got.shape == expected.shape and got.dtype == np.float32
-    assert np.abs(got - expected).max() <= 1e-5 * (1 + np.abs(expected).max())
+    apart = np.abs(got - expected)
+    if periodic:
+        apart = np.minimum(apart, np.abs(2 * np.pi - apart))
+    assert apart.max() <= 1e-5 * (1 + np.abs(expected).max())
 
 
 @pytest.mark.parametrize("run", [reference, runtime])
@@ -85,11 +107,12 @@ def test_density_and_sampler_are_the_flows(case, run):
     flow, u, given = case
     x = flow.generate(u, **given)[0]
     (found,) = run(sampler_model(flow))(["x"], {"u": u, **given})
-    close(found, x)
+    circle = flow.base.periodic
+    close(found, x, circle)
     x = x.astype(np.float32)
     log_prob, noise = run(density_model(flow))(["log_prob", "u"], {"x": x, **given})
     close(log_prob, flow.log_prob(x, **given))
-    close(noise, flow.normalize(x, **given)[0])
+    close(noise, flow.normalize(x, **given)[0], circle)
 
 
 @pytest.mark.parametrize("n", [1, 7])
@@ -97,7 +120,7 @@ def test_any_number_of_rows_goes_through(case, n):
     flow, u, given = case
     given = {name: values[:n] for name, values in given.items()}
     (x,) = reference(sampler_model(flow))(["x"], {"u": u[:n], **given})
-    close(x, flow.generate(u[:n], **given)[0])
+    close(x, flow.generate(u[:n], **given)[0], flow.base.periodic)
 
 
 def test_far_out_and_beyond_a_splines_end():
@@ -114,6 +137,50 @@ def test_outside_the_support_the_density_is_zero():
     log_prob, _ = reference(density_model(flow))(None, {"x": x})
     assert (log_prob[1:] == -np.inf).all()
     close(log_prob[:1], flow.log_prob(x[:1]))
+
+
+@pytest.mark.parametrize("run", [reference, runtime])
+def test_bounds_hold_however_far_the_noise_is(run):
+    layers = bounded()
+    flow = afnp.Flow(layers, dtype="float32")
+    u = np.array([[0.0] * D, [90.0] * D, [-90.0] * D], dtype=np.float32)
+    (x,) = run(sampler_model(flow))(["x"], {"u": u})
+    assert (x[:, 1] > -20).all() and (x[:, 2] < 20).all()
+    assert (x[:, 3] > 80).all() and (x[:, 3] < 120).all()
+    outside = np.repeat(x[:1], 4, axis=0)
+    outside[0, 1], outside[1, 2], outside[2, 3], outside[3, 3] = -20, 21, 80, 130
+    log_prob, _ = run(density_model(flow))(None, {"x": outside})
+    assert (log_prob == -np.inf).all()
+    log_prob, _ = run(density_model(flow))(None, {"x": x[:1]})
+    close(log_prob, flow.log_prob(x[:1]))
+
+
+@pytest.mark.parametrize("run", [reference, runtime])
+@pytest.mark.parametrize("kind", ["GaussianMixture", "LogisticMixture"])
+def test_mixtures_are_right_far_out(kind, run):
+    """Where a distribution function is 0 or 1 to rounding."""
+    univariate = getattr(afnp.univariate, kind)(3)
+    flow = afnp.made(1, hidden=(4,), univariate=univariate, dtype="float32")
+    flow.theta = flow.theta + 0.3 * np.random.default_rng(2).standard_normal(flow.theta.size)
+    u = np.array([[-12.0], [-7.0], [0.0], [1e-3], [6.0], [12.0]], dtype=np.float32)
+    x = flow.generate(u)[0]
+    (found,) = run(sampler_model(flow))(["x"], {"u": u})
+    close(found, x)
+    log_prob, noise = run(density_model(flow))(None, {"x": x})
+    close(log_prob, flow.log_prob(x))
+    close(noise, u)
+
+
+@pytest.mark.parametrize("run", [reference, runtime])
+def test_where_the_circle_closes(run):
+    flow = afnp.nsf(2, hidden=(8,), transforms=2, circular=True, dtype="float32")
+    flow.theta = flow.theta + 0.3 * np.random.default_rng(2).standard_normal(flow.theta.size)
+    edge = np.float32(np.pi)
+    x = np.array([[-edge, 1.0], [np.nextafter(edge, np.float32(0)), 1.0]], dtype=np.float32)
+    log_prob, noise = run(density_model(flow))(None, {"x": x})
+    close(log_prob, flow.log_prob(x))
+    close(noise, flow.normalize(x)[0], periodic=True)
+    assert abs(log_prob[0] - log_prob[1]) < 1e-4
 
 
 def test_no_number_becomes_an_integer(case):
@@ -145,10 +212,9 @@ def test_a_graph_that_computes_something_else_is_not_written(tmp_path, monkeypat
 
 REFUSED = {
     "attention": (lambda: afnp.tarflow(4, width=8, heads=2, blocks=1), "network CausalTransformer"),
-    "mixture": (lambda: afnp.maf_mog(2, hidden=(4,)), "univariate GaussianMixture"),
-    "circle": (
-        lambda: afnp.nsf(2, hidden=(4,), circular=True),
-        "base: .*UniformTorus",
+    "clipped": (
+        lambda: afnp.maf(2, hidden=(4,), univariate="clipped_spline"),
+        "univariate ClippedSpline",
     ),
     "base": (lambda: afnp.made(2, hidden=(4,), base=afnp.bases.Logistic(2)), "base: .*Logistic"),
 }

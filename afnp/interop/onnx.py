@@ -4,9 +4,9 @@ r"""A trained flow without afnp: its density and its sampler as ONNX graphs, in 
           \text{sampler}: u, c \mapsto x
 
 Noise u goes into the sampler from outside: draw it with whatever generates standard normal numbers
-where the graph runs. Any number of rows goes through, and no number is ever cast to an integer. An
-autoregressive layer samples by the textbook loop, D passes of its network in an ONNX Loop: slower
-than afnp, and the same numbers.
+where the graph runs, or, for a flow of angles, uniform ones in [-pi, pi). Any number of rows goes
+through, and no number is ever cast to an integer. An autoregressive layer samples by the textbook
+loop, D passes of its network in an ONNX Loop: slower than afnp, and the same numbers.
 
 Letters: N rows, D features, C context inputs, K params a feature, n bins of a spline.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from afnp.atomic import write_bytes
-from afnp.bases import StandardNormal
+from afnp.bases import StandardNormal, UniformTorus
 from afnp.flow import Flow
+from afnp.interop.onnx_mixtures import mixture
 from afnp.networks import MLP, MaskedMLP, masks
-from afnp.transforms import Autoregressive, Coupling, Inverse, Logit
+from afnp.transforms import Autoregressive, Bounds, Coupling, Inverse, Logit
 from afnp.univariate.affine import Additive, Affine
+from afnp.univariate.circular import CircularRationalQuadratic
+from afnp.univariate.mixture import GaussianMixture, LogisticMixture
 from afnp.univariate.rational_quadratic import RationalQuadratic
 
 __all__ = ["density_model", "sampler_model", "to_onnx"]
@@ -48,6 +52,8 @@ def to_onnx(flow: Flow, path: str | os.PathLike, prove: bool = True) -> tuple[Pa
     Parameters
     ----------
     flow : Flow
+        Of masked networks and couplings with affine maps, shifts, splines, those of the circle too,
+        or mixtures; of all preprocessing, normalisations, permutations and LU maps around them.
     path : path
         ``flow.onnx`` becomes ``flow.density.onnx`` and ``flow.sampler.onnx``.
     prove : bool
@@ -81,7 +87,7 @@ def to_onnx(flow: Flow, path: str | os.PathLike, prove: bool = True) -> tuple[Pa
 
 def density_model(flow: Flow) -> onnx.ModelProto:
     """Return the graph from ``x`` (N, D), ``context`` (N, C) to ``log_prob`` (N,), ``u`` (N, D)."""
-    if type(flow.base) is not StandardNormal:
+    if type(flow.base) not in (StandardNormal, UniformTorus):
         raise ValueError(f"base: cannot export a {type(flow.base).__name__}")
     g = _Graph()
     g.scale_context(flow)
@@ -89,13 +95,21 @@ def density_model(flow: Flow) -> onnx.ModelProto:
     for layer, p in zip(flow.layers, flow.split(flow.theta), strict=True):
         u, log_det_layer = _normalize(g, layer, p, u)
         log_det = g("Add", log_det, log_det_layer)
-    square = g.sum(g("Mul", u, u))
-    log_base = g(
-        "Sub", g("Mul", square, -0.5), g.constant(0.5 * flow.features * math.log(2 * math.pi))
-    )
-    g("Add", log_base, log_det, output="log_prob")
+    g("Add", _log_base(g, flow, u), log_det, output="log_prob")
     g("Identity", u, output="u")
     return g.model(flow, "density", "x", {"log_prob": ["N"], "u": ["N", flow.features]})
+
+
+def _log_base(g: _Graph, flow: Flow, u: str) -> str:
+    """Add the log-density (N,) of noise."""
+    if flow.base.periodic:
+        pi = g.constant(math.pi)
+        inside = g("And", g("GreaterOrEqual", u, g("Neg", pi)), g("LessOrEqual", u, pi))
+        each = g("Where", inside, g.constant(-math.log(2 * math.pi)), g.constant(-math.inf))
+        return g.sum(each)
+    square = g.sum(g("Mul", u, u))
+    constant = g.constant(0.5 * flow.features * math.log(2 * math.pi))
+    return g("Sub", g("Mul", square, -0.5), constant)
 
 
 def sampler_model(flow: Flow) -> onnx.ModelProto:
@@ -111,7 +125,7 @@ def sampler_model(flow: Flow) -> onnx.ModelProto:
 
 def _prove(flow: Flow, models: dict[str, onnx.ModelProto]) -> None:
     rng = np.random.default_rng(0)
-    u = rng.standard_normal((ROWS, flow.features)).astype(np.float32)
+    u = flow.base.sample(flow.own.base, ROWS, rng, np.dtype(np.float32))
     given: dict[str, np.ndarray] = {}
     if flow.context:
         mean, std = flow.config().get("context_scale", (0.0, 1.0))
@@ -124,7 +138,10 @@ def _prove(flow: Flow, models: dict[str, onnx.ModelProto]) -> None:
     log_prob, _ = ReferenceEvaluator(models["density"]).run(None, {"x": x, **given})
     for name, got in (("x", found), ("log_prob", log_prob)):
         largest = 1 + np.abs(expected[name]).max()
-        difference = np.abs(got - expected[name]).max()
+        difference = np.abs(got - expected[name])
+        if flow.base.periodic and name == "x":  # -pi is pi
+            difference = np.minimum(difference, np.abs(2 * math.pi - difference))
+        difference = difference.max()
         if not difference <= TOLERANCE * largest:
             raise ArithmeticError(f"{name}: the graph and the flow differ by {difference:.2g}")
 
@@ -146,6 +163,8 @@ def _normalize(g: _Graph, layer: Any, p: dict, x: str) -> tuple[str, str]:
         return _coupling(g, layer, p, x, "normalize")
     if isinstance(layer, Logit):
         return _logit(g, layer, x)
+    if isinstance(layer, Bounds):
+        return _unfolded(g, layer, x)
     c, A, log_det = _linear(layer, p, "normalize")
     return g.times(g.less(x, c), A), g.constant(log_det)
 
@@ -161,6 +180,8 @@ def _generate(g: _Graph, layer: Any, p: dict, u: str) -> str:
     if isinstance(layer, Logit):
         s = g("Sub", g("Sigmoid", u), g.constant(layer.alpha))
         return g("Div", s, g.constant(1 - 2 * layer.alpha))
+    if isinstance(layer, Bounds):
+        return _folded(g, layer, u)
     c, A, _ = _linear(layer, p, "generate")
     return g("Add", g.times(u, A), g.constant(c))
 
@@ -172,30 +193,15 @@ def _loop(g: _Graph, layer: Autoregressive, p: dict, u: str) -> str:
     """
     D = layer.features
     ordered = g.columns(u, layer.order)
-    body = g.inside()
-    i, known = body.name("i"), body.name("x")
-    h = body.network(layer.conditioner, p, known, layer.context)
-    x, _ = _univariate(body, layer.univariate, h, ordered, "generate")
-    now = body("Equal", body.constant(np.arange(D, dtype=np.int64)), i)
-    step = body("Where", now, x, known)
-    going, still = body.name("going"), body.name("still")
-    body.nodes.append(helper.make_node("Identity", [going], [still]))
-    loop = helper.make_graph(
-        body.nodes,
-        body.name("body"),
-        [
-            helper.make_tensor_value_info(i, TensorProto.INT64, []),
-            helper.make_tensor_value_info(going, TensorProto.BOOL, []),
-            helper.make_tensor_value_info(known, TensorProto.FLOAT, ["N", D]),
-        ],
-        [
-            helper.make_tensor_value_info(still, TensorProto.BOOL, []),
-            helper.make_tensor_value_info(step, TensorProto.FLOAT, ["N", D]),
-        ],
-    )
+
+    def learn(body: _Graph, i: str, known: str) -> list[str]:
+        h = body.network(layer.conditioner, p, known, layer.context)
+        x, _ = _univariate(body, layer.univariate, h, ordered, "generate")
+        now = body("Equal", body.constant(np.arange(D, dtype=np.int64)), i)
+        return [body("Where", now, x, known)]
+
     begin = g("Mul", ordered, g.constant(0.0))
-    trips, yes = g.constant(np.int64(D)), g.constant(np.bool_(True))
-    return g.columns(g("Loop", trips, yes, begin, body=loop), layer.rank)
+    return g.columns(g.loop(D, [begin], learn)[0], layer.rank)
 
 
 def _coupling(g: _Graph, layer: Coupling, p: dict, values: str, way: str) -> tuple[str, str]:
@@ -219,6 +225,44 @@ def _logit(g: _Graph, layer: Logit, x: str) -> tuple[str, str]:
     slope = g("Sub", g("Sub", g.constant(math.log(scale)), log_s), log_r)
     slope = g("Where", inside, slope, g.constant(-math.inf))
     return g("Sub", log_s, log_r), g.sum(slope)
+
+
+def _unfolded(g: _Graph, layer: Bounds, x: str) -> tuple[str, str]:
+    """Add bounds from data to the line; outside the log-determinant is -inf."""
+    low, high = np.isfinite(layer.ends)
+    left, right = np.where([low, high], layer.ends, 0.0)
+    zero, one = g.constant(0.0), g.constant(1.0)
+    a = g("Where", g.constant(low), g.less(x, left), one)
+    b = g("Where", g.constant(high), g("Neg", g.less(x, right)), one)
+    inside = g("And", g("Greater", a, zero), g("Greater", b, zero))
+    log_a, log_b = (g("Log", g("Where", inside, distance, one)) for distance in (a, b))
+    widths = g.constant(np.log(np.where(low & high, right - left, 1.0)))
+    slope = g("Sub", g("Sub", widths, log_a), log_b)
+    slope = g("Where", inside, slope, g.constant(-math.inf))
+    y = g("Where", g.constant(low | high), g("Sub", log_a, log_b), x)
+    return y, g.sum(slope)
+
+
+def _folded(g: _Graph, layer: Bounds, y: str) -> str:
+    """Add bounds from the line to data, strictly inside in float32."""
+    low, high = np.isfinite(layer.ends)
+    left, right = (g.constant(ends) for ends in np.where([low, high], layer.ends, 0.0))
+    e = g("Exp", g("Neg", g("Abs", y)))  # cannot overflow
+    share = g("Div", e, g("Add", g.constant(1.0), e))
+    part = g("Mul", g("Sub", right, left), share)
+    positive = g("Greater", y, g.constant(0.0))
+    between = g("Where", positive, g("Sub", right, part), g("Add", left, part))
+    away = g("Where", g.constant(low), y, g("Neg", y))
+    distance = g("Exp", g("Where", g.constant(low ^ high), away, g.constant(0.0)))
+    above, below = g("Add", left, distance), g("Sub", right, distance)
+    two_ends = g("Where", g.constant(low), between, below)
+    one_end = g("Where", g.constant(low), above, y)
+    x = g("Where", g.constant(high), two_ends, one_end)
+    near = layer.ends[0].astype(np.float32), layer.ends[1].astype(np.float32)
+    least = np.where(near[0] > layer.ends[0], near[0], np.nextafter(near[0], np.float32(np.inf)))
+    most = np.where(near[1] < layer.ends[1], near[1], np.nextafter(near[1], np.float32(-np.inf)))
+    x = g("Where", g.constant(low), g("Max", x, g.constant(least)), x)
+    return g("Where", g.constant(high), g("Min", x, g.constant(most)), x)
 
 
 def _linear(layer: Any, p: dict, way: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -250,7 +294,14 @@ def _univariate(g: _Graph, univariate: Any, h: str, v: str, way: str) -> tuple[s
         moved = g("Sub" if way == "normalize" else "Add", v, shift)
         return moved, g("Mul", v, g.constant(0.0))
     if kind is RationalQuadratic:
-        return _spline(g, univariate, h, v, way)
+        end = g("Mul", g.part(h, 0, 1), g.constant(0.0))
+        n = univariate.bins
+        slopes = g("Concat", end, g.part(h, 2 * n, 3 * n - 1), end, axis=2)
+        return _spline(g, univariate, h, slopes, v, way)
+    if kind is CircularRationalQuadratic:
+        return _circle(g, univariate, h, v, way)
+    if kind in (GaussianMixture, LogisticMixture):
+        return mixture(g, univariate, h, v, way)
     raise ValueError(f"cannot export the univariate {kind.__name__}")
 
 
@@ -275,19 +326,36 @@ def _affine(g: _Graph, affine: Affine, h: str, v: str, way: str) -> tuple[str, s
     return g("Add", mu, g("Mul", v, g("Exp", alpha))), alpha
 
 
-def _spline(g: _Graph, spline: RationalQuadratic, h: str, v: str, way: str) -> tuple[str, str]:
-    """Add the formulas of :mod:`afnp.univariate.rational_quadratic`, under their names."""
+def _circle(
+    g: _Graph, spline: CircularRationalQuadratic, h: str, v: str, way: str
+) -> tuple[str, str]:
+    """Add the spline of the circle: turned by a phase, one slope where it closes."""
+    n, phase = spline.bins, g.pick(h, 3 * spline.bins)
+    slopes = g("Concat", g.part(h, 2 * n, 3 * n), g.part(h, 2 * n, 2 * n + 1), axis=2)
+    if way == "normalize":
+        u, log_slope = _spline(g, spline, h, slopes, g.wrap(g("Sub", v, phase)), way)
+        return g.wrap(u), log_slope
+    x, log_slope = _spline(g, spline, h, slopes, g.wrap(v), way)
+    return g.wrap(g("Add", x, phase)), log_slope
+
+
+def _spline(
+    g: _Graph, spline: RationalQuadratic, h: str, slopes: str, v: str, way: str
+) -> tuple[str, str]:
+    """Add the formulas of :mod:`afnp.univariate.rational_quadratic`, under their names.
+
+    What the n + 1 slopes are made of comes apart from the other params. On the circle all is
+    inside.
+    """
     n, B, one = spline.bins, g.constant(spline.bound), g.constant(1.0)
     inside = g("And", g("Greater", v, g("Neg", B)), g("Less", v, B))
+    if spline.periodic:
+        inside = g("Equal", v, v)
     v_in = g("Where", inside, v, g.constant(0.0))
     x = _knots(g, spline, g.part(h, 0, n), spline.min_width)
     y = _knots(g, spline, g.part(h, n, 2 * n), spline.min_height)
-    end = g("Mul", g.part(h, 0, 1), g.constant(0.0))
     shift = g.constant(math.log(math.expm1(1 - spline.min_slope)))
-    slopes = g(
-        "Softplus", g("Add", g("Concat", end, g.part(h, 2 * n, 3 * n - 1), end, axis=2), shift)
-    )
-    slopes = g("Add", slopes, g.constant(spline.min_slope))
+    slopes = g("Add", g("Softplus", g("Add", slopes, shift)), g.constant(spline.min_slope))
     chosen = _chosen_bin(g, n, x if way == "normalize" else y, v_in)
     x0, y0, d0 = (g.only(chosen, g.part(table, 0, n)) for table in (x, y, slopes))
     x1, y1, d1 = (g.only(chosen, g.part(table, 1, n + 1)) for table in (x, y, slopes))
@@ -362,6 +430,40 @@ class _Graph:
         """Return a graph that sees this one's values: the body of a loop."""
         return _Graph(self)
 
+    def loop(self, trips: int, start: list[str], step: Callable[..., list[str]]) -> list[str]:
+        """Add a Loop; return its last values.
+
+        ``step(body, i, *values)`` adds what trip i does with the values (N, ...), and returns the
+        next ones.
+        """
+        body = self.inside()
+        i, going, still = (body.name(what) for what in ("i", "going", "still"))
+        values = [body.name("value") for _ in start]
+        after = step(body, i, *values)
+        body.nodes.append(helper.make_node("Identity", [going], [still]))
+
+        def described(names: list[str], kind: int, shape: list | None) -> list:
+            return [helper.make_tensor_value_info(name, kind, shape) for name in names]
+
+        count, yes = described([i], TensorProto.INT64, []), TensorProto.BOOL
+        inputs = [*count, *described([going], yes, []), *described(values, TensorProto.FLOAT, None)]
+        outputs = [*described([still], yes, []), *described(after, TensorProto.FLOAT, None)]
+        loop = helper.make_graph(body.nodes, body.name("body"), inputs, outputs)
+        results = [self.name("loop") for _ in start]
+        entries = [self.constant(np.int64(trips)), self.constant(np.bool_(True)), *start]
+        self.nodes.append(helper.make_node("Loop", entries, results, body=loop))
+        return results
+
+    def wrap(self, x: str) -> str:
+        """Bring angles to [-pi, pi); those already there stay as they are."""
+        pi, circle = self.constant(math.pi), self.constant(2 * math.pi)
+        turned = self("Mod", self("Add", x, pi), circle, fmod=1)
+        negative = self("Less", turned, self.constant(0.0))
+        turned = self("Sub", self("Where", negative, self("Add", turned, circle), turned), pi)
+        there = self("And", self("GreaterOrEqual", x, self("Neg", pi)), self("Less", x, pi))
+        y = self("Where", there, x, turned)
+        return self("Where", self("Less", y, pi), y, self("Sub", y, circle))
+
     def scale_context(self, flow: Flow) -> None:
         """Let networks take the context in the flow's own units, (c - m) / s."""
         if flow.context_is_scaled:
@@ -430,10 +532,19 @@ class _Graph:
             return self("Mul", x, self.constant(np.diag(A)))
         return self("MatMul", x, self.constant(A))
 
+    def points(self, angles: str, width: int) -> str:
+        """Give (cos, sin) of each angle: (N, D) to (N, 2 D), the width."""
+        axis = self.constant(np.array([2], dtype=np.int64))
+        both = [self("Unsqueeze", self(op, angles), axis) for op in ("Cos", "Sin")]
+        shape = self.constant(np.array([-1, width], dtype=np.int64))
+        return self("Reshape", self("Concat", *both, axis=2), shape)
+
     def network(self, net: Any, p: dict, x: str, context: int) -> str:
         """Add a masked network of the context and x; return its params (N, D, K)."""
         if not isinstance(net, (MaskedMLP, MLP)):
             raise ValueError(f"cannot export the network {type(net).__name__}")
+        if net.embed.width == 2:
+            x = self.points(x, p[net.linears[0].W].shape[1] - context)
         z = [self("Concat", self.context, x, axis=1) if context else x]
         for linear, skip, bare in zip(net.linears, net.skips, [True, *net.bare], strict=False):
             a = z[-1] if bare else self(net.activation.capitalize(), z[-1])
