@@ -211,6 +211,13 @@ def test_the_standard_error_is_that_of_repetitions():
     assert 0.8 < constants.std() / stated < 1.25
 
 
+def test_a_row_with_hardly_any_density_does_not_blur_the_constant():
+    bridge = next(bridges(1, 8000, constant=0.5))
+    lonely = np.where(np.arange(8000) == np.argmin(bridge.sampled), -1e25, bridge.log_p)
+    found = total(bridge._replace(log_p=lonely))
+    assert abs(found.log_integral - 0.5) < 0.1
+
+
 def test_bounds_are_passed_as_seldom_as_stated():
     """At alpha = 0.2 fewer than one set in five is beyond any bound."""
     beyond = [
