@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     two_moons: ...
     0
     """
-    args = command_line().parse_args(argv)
+    args, unknown = command_line().parse_known_args(argv)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     with _only_the_first_rank_speaks():
         return _run(args)
 
@@ -549,7 +551,7 @@ def command_line() -> Parser:
     def command(name: str, run: Callable[[argparse.Namespace], int], *shared: Parser) -> Parser:
         about = (run.__doc__ or "").strip()
         added = commands.add_parser(name, help=about, description=about, parents=shared)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added
 
     model, source, keyed, folder, forced, seeded, given = (Parser(add_help=False) for _ in range(7))
@@ -599,7 +601,7 @@ def _add_visitor(commands, name: str, run: Callable[[argparse.Namespace], int]) 
     about = (run.__doc__ or "").strip()
     p = commands.add_parser(name, help=about, prefix_chars="\0", add_help=False)
     p.add_argument("arguments", nargs="*")
-    p.set_defaults(run=run)
+    p.set_defaults(run=run, parser=p)
 
 
 def _add_fit_options(p: Parser) -> None:

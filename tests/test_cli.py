@@ -674,6 +674,12 @@ def test_help_shows_examples_that_parse(cli):
         command_line().parse_args(example)
 
 
+def test_an_option_that_is_none_leads_to_the_help_of_its_command(cli):
+    code, _, err = cli("fit", "two_moons", "-o", "m.afnp", "--epoch", "1", "--verbose")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--verbose" in err and "'afnp fit --help'" in err
+
+
 @pytest.mark.parametrize("command", COMMANDS[:7])
 def test_every_command_has_help(cli, command):
     code, out, _ = cli(command, "--help")

@@ -174,6 +174,16 @@ def test_controls_are_found_in_a_call_of_play():
     assert sources.moved("easel.style()\nf(a=1)") == []
 
 
+@pytest.mark.slow
+def test_the_program_of_the_front_page_runs(capsys):
+    """Fewer epochs, everything else to the letter."""
+    (program,) = re.findall(r"```python\n(.*?)```", sources.FRONT, flags=re.S)
+    assert program.count("epochs=10)") == 1
+    exec(program.replace("epochs=10)", "epochs=1, progress=False)"), {})
+    said = capsys.readouterr().out
+    assert "nats" in said and " 0 failed" in said
+
+
 def test_every_figure_has_a_page_with_claim_and_command():
     names = sorted(path.stem for path in (ROOT / "figures").glob("[0-9][0-9]_*.py"))
     assert len(names) > 10
