@@ -241,6 +241,13 @@ def test_a_picture_shows_the_claim_that_failed_however_small_the_difference():
     assert panel.get_ylabel() == "is, less what it should be"
     drawn = np.abs(panel.lines[-1].get_ydata())
     assert report["log_det"].measured in drawn and drawn.max() > 1e-5
+    total = check_flow(Theirs("constant"), checks=["normalisation"], level="quick")
+    (panel,) = total.plot().axes
+    heights = [bar.get_height() for bar in panel.patches]
+    assert heights == [1.0, total["normalisation"].values["the integral is"]]
+    assert "integrates to 15.75" in panel.get_title()
+    total["normalisation"].evidence["integral"] = np.inf
+    total.plot().canvas.draw()
     large = check_flow(Theirs("sign"), checks=["log_det"], level="quick").plot()
     assert large.axes[0].get_ylabel() == "is"
 

@@ -137,6 +137,13 @@ def _noise(ax: Axes, evidence: dict) -> None:
     ax.set(title="noise behind the samples", xlabel="normalize(sample(n))", ylabel="density")
 
 
+def _integral(ax: Axes, evidence: dict) -> None:
+    """Draw the total probability beside 1."""
+    integral = evidence["integral"]
+    ax.bar(["should be", "is"], [1.0, min(integral, np.finfo(float).max)], color=[GREY, RED])
+    ax.set(title=f"the density integrates to {integral:.4g}", ylabel="total probability")
+
+
 def _jacobian(ax: Axes, evidence: dict) -> None:
     """Draw log10 |du_i/dx_j|; crosses stand where nothing may be."""
     J = np.asarray(evidence["jacobian"])
@@ -191,5 +198,5 @@ def _pit(ax: Axes, evidence: dict) -> None:
 PANELS = {"jacobian": _jacobian, "round_trip": _round_trip, "pit": _pit}
 """What checks leave behind whether they pass or not."""
 
-FAULTS = {"dependencies": _dependencies, "noise": _noise}
+FAULTS = {"dependencies": _dependencies, "noise": _noise, "integral": _integral}
 """What they leave behind when they fail."""

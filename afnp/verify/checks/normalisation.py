@@ -165,6 +165,7 @@ def _explained(subject: Subject, result: Result, integral: float) -> Result:
         values={"the integral is": integral},
         cause=constant_of_a_normal(log_integral, subject.features),
         worst={},
+        evidence={"integral": integral},
     )
 
 
