@@ -60,6 +60,18 @@ assert report.ok and len(report.passed) > 10, report
 print("done")
 """
 
+PLUGIN = """
+import sys
+import pytest
+from pathlib import Path
+Path("ours.py").write_text("flow = {'normalize': lambda x: (x, 0 * x[:, 0]), 'features': 2}")
+sys.path.insert(0, ".")
+options = ["--afnp-flow", "ours:flow", "--afnp-level", "quick", "-q", "-p", "no:cacheprovider"]
+assert pytest.main(["-p", "afnp.verify.pytest_plugin", *options]) == 0
+assert not {"numba", "matplotlib"} & set(sys.modules)
+print("done")
+"""
+
 UNIX = ("fcntl", "grp", "pwd", "resource", "termios")
 """What Python itself lacks where it has been compiled for browsers."""
 EVERYTHING = ("numba", "llvmlite", "tqdm", "threads", *UNIX)
@@ -91,6 +103,11 @@ def test_everything_but_compiled_code_works(blocked, tmp_path):
 @pytest.mark.parametrize("blocked", [EVERYTHING], ids=["everything"])
 def test_the_checks_run(blocked, tmp_path):
     assert run(CHECKED, tmp_path, blocked).endswith("done\n")
+
+
+def test_the_plugin_makes_its_tests(tmp_path):
+    blocked = ("numba", "llvmlite", "tqdm", "matplotlib")
+    assert run(PLUGIN, tmp_path, blocked).endswith("done\n")
 
 
 def test_what_was_asked_for_by_name_is_missed_by_name(tmp_path):
