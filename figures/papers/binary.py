@@ -55,33 +55,15 @@ def read(name: str, folder: str | os.PathLike) -> Dataset:
     ValueError
         If a file does not hold zeros and ones, so many a row; it names the place.
     """
-    known, folder = SETS[name], Path(folder)
-    archive, parts = folder / f"{name}.npz", [_text(folder, f"{name}_{part}") for part in PARTS]
-    whole = _text(folder, name)
-    if archive.is_file():
-        with np.load(archive, allow_pickle=False) as found:
-            missing = [f"{part}_data" for part in PARTS if f"{part}_data" not in found]
-            if missing:
-                raise ValueError(f"{archive}: expected an array {missing[0]}, found {list(found)}")
-            tables = [_checked(found[f"{part}_data"], known, archive) for part in PARTS]
-        split = "its own rows of each part"
-    elif None not in parts:
-        tables = [_checked(_table(path), known, path) for path in parts if path is not None]
-        split = "its own rows of each part"
-    elif whole is not None:
-        x = _checked(_table(whole), known, whole)
-        if len(x) != sum(known.rows):
-            raise ValueError(f"{whole}: expected {sum(known.rows)} rows, got {len(x)}")
-        rows = random_split(len(x), *known.rows[1:], np.random.default_rng(SEED))
-        tables = [x[part] for part in rows]
-        split = "parts drawn at random, of the paper's sizes"
-    else:
-        raise FileNotFoundError(
-            f"expected {name}.npz, or {name}_train, {name}_valid and {name}_test "
-            f"({', '.join(ENDINGS)}), or one table {name} of these, found none in "
-            f"{os.fspath(folder)!r}"
-        )
-    return _dataset(name, tables, split)
+    folder = Path(folder)
+    for source in (_archive, _three_tables, _one_table):
+        found = source(name, folder)
+        if found is not None:
+            return _dataset(name, *found)
+    raise FileNotFoundError(
+        f"expected {name}.npz, or {name}_train, {name}_valid and {name}_test "
+        f"({', '.join(ENDINGS)}), or one table {name} of these, found none in {str(folder)!r}"
+    )
 
 
 def drawn(images: Dataset) -> Dataset:
@@ -92,6 +74,43 @@ def drawn(images: Dataset) -> Dataset:
         for x in images.parts().values()
     ]
     return _dataset("mnist", tables, "pixels drawn once, with seed 0")
+
+
+Found = tuple[list[np.ndarray], str] | None
+"""Rows of training, validation and test, and how they were split."""
+OWN = "its own rows of each part"
+
+
+def _archive(name: str, folder: Path) -> Found:
+    """Read NAME.npz, if it is there."""
+    path = folder / f"{name}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as found:
+        missing = [f"{part}_data" for part in PARTS if f"{part}_data" not in found]
+        if missing:
+            raise ValueError(f"{path}: expected an array {missing[0]}, found {list(found)}")
+        return [_checked(found[f"{part}_data"], name, path) for part in PARTS], OWN
+
+
+def _three_tables(name: str, folder: Path) -> Found:
+    """Read NAME_train, NAME_valid and NAME_test, if they are there."""
+    paths = [path for part in PARTS if (path := _text(folder, f"{name}_{part}")) is not None]
+    if len(paths) < len(PARTS):
+        return None
+    return [_checked(_table(path), name, path) for path in paths], OWN
+
+
+def _one_table(name: str, folder: Path) -> Found:
+    """Read one table, if it is there, and draw as many rows of each part as the paper has."""
+    path, sizes = _text(folder, name), SETS[name].rows
+    if path is None:
+        return None
+    x = _checked(_table(path), name, path)
+    if len(x) != sum(sizes):
+        raise ValueError(f"{path}: expected {sum(sizes)} rows, got {len(x)}")
+    rows = random_split(len(x), *sizes[1:], np.random.default_rng(SEED))
+    return [x[part] for part in rows], "parts drawn at random, of the paper's sizes"
 
 
 def _dataset(name: str, tables: list[np.ndarray], split: str) -> Dataset:
@@ -114,10 +133,11 @@ def _table(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: expected lines of zeros and ones: {error}") from None
 
 
-def _checked(x: np.ndarray, known: BinarySet, path: Path) -> np.ndarray:
+def _checked(x: np.ndarray, name: str, path: Path) -> np.ndarray:
     """Return zeros and ones (N, D), or say where there is something else."""
-    if x.ndim != 2 or x.shape[1] != known.features:
-        raise ValueError(f"{path}: expected (N, {known.features}) numbers, got shape {x.shape}")
+    features = SETS[name].features
+    if x.ndim != 2 or x.shape[1] != features:
+        raise ValueError(f"{path}: expected (N, {features}) numbers, got shape {x.shape}")
     wrong = (x != 0) & (x != 1)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
