@@ -114,7 +114,9 @@ def test_neither_do_their_shapes_raise_an_alarm(name):
 def test_a_forgotten_constant_is_caught_without_generate(constant):
     result = check_flow(normal(constant=constant), level="quick", checks=BOTH[:1])["normalisation"]
     assert result.status == "failed", result
-    assert result.values["the integral is"] == pytest.approx(math.exp(constant), rel=0.05)
+    assert result.values["where samples lie, the integral is"] == pytest.approx(
+        math.exp(constant), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("make", [normal, student])
@@ -131,7 +133,9 @@ def test_a_temperature_is_caught_without_normalize(make, temperature):
 def test_a_sampler_that_forgets_a_mode_is_caught():
     report = check_flow(modes(wrong=True), level="quick", checks=["normalisation"])
     assert report.failed == ["normalisation"]
-    assert report["normalisation"].values["the integral is"] == pytest.approx(2 / 3, rel=0.05)
+    assert report["normalisation"].values["where samples lie, the integral is"] == pytest.approx(
+        2 / 3, rel=0.05
+    )
 
 
 def test_what_is_not_resolved_is_not_passed():
@@ -187,6 +191,23 @@ def test_a_density_that_is_no_number_is_a_finding():
     }
     result = check_flow(wrong, level="quick", checks=["normalisation"])["normalisation"]
     assert result.status == "failed" and "log_prob gives nan" in result.reason
+
+
+# ---- beside a map --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [5068, 5098])
+def test_where_weights_vary_too_much_a_bridge_answers(seed):
+    report = check_flow(random_flow(seed), level="quick", checks=["normalisation"], seed=seed)
+    assert report.passed == ["normalisation"], f"\n{report}"
+    assert "bridge sampling" in report["normalisation"].why
+
+
+def test_a_sampler_of_another_density_is_no_constant():
+    report = check_planted(MUTANTS["one_pass_short"].planted(), level="quick", checks=BOTH[:1])
+    result = report["normalisation"]
+    assert result.reason.startswith("where samples lie, the density integrates to")
+    assert result.cause == "a constant, or samples of another density"
 
 
 # ---- the mathematics -----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.verify.atoms import atoms
+from afnp.verify.atoms import atoms, refuse_blurred
 from afnp.verify.proposal import Proposal
 from afnp.verify.results import Finding, NotRun
 from afnp.verify.subject import Subject
@@ -124,6 +124,7 @@ def bridge_of(subject: Subject) -> Bridge:
 
 
 def _built(subject: Subject, rng: np.random.Generator) -> Bridge:
+    refuse_blurred(subject)
     context = subject.points.contexts(rng, 1)
     count = 2 * subject.worth(subject.level.noise, 1000)
 

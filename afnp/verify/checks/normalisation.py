@@ -60,9 +60,9 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
     .. math:: \int p(x)\, dx
               = \operatorname{E}_u \frac{p(g(u))\, |\det J_g(u)|}{p_{\mathrm{base}}(u)},
 
-    with a Jacobian by differences; the result says its standard error. Without ``generate``, or
-    where nobody knows the density of the noise, a bridge from samples to a fitted proposal q does
-    it, in any D:
+    with a Jacobian by differences; the result says its standard error. Without ``generate``, where
+    nobody knows the density of the noise, or where the weights vary too much, a bridge from samples
+    to a fitted proposal q does it, in any D:
 
     .. math:: \operatorname{E}_{x \sim p}\Big[\frac{q}{q + p}\Big]
               = \operatorname{E}_{x \sim q}\Big[\frac{p}{q + p}\Big] \iff \int p(x)\, dx = 1
@@ -73,7 +73,7 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
         return _by_bridge(subject)
     subject.need("generate")
     if subject.features > 2:
-        return _by_importance(subject, rng)
+        return _by_sampling(subject, rng)
     context = subject.points.contexts(rng, 1)
     box = subject.points.box(rng)
     before = extrapolated = np.nan
@@ -88,7 +88,7 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
             result = compare([abs(extrapolated - 1)], [ERROR], why, ("context",))
             return _explained(subject, result, extrapolated)
     if LINES * subject.cost > subject.level.work:
-        return _by_importance(subject, rng)
+        return _by_sampling(subject, rng)
     totals, error = _by_lines(subject, context, rng)
     doubt = max(error, float(np.ptp(totals)) / max(1.0, float(np.max(totals))))
     if not doubt < MOST_DOUBT:
@@ -107,6 +107,19 @@ def _affordable(subject: Subject) -> list[int]:
     D, work = subject.features, subject.level.work
     meshes = [m for m in subject.level.meshes if 2 * (m + 1) ** D * subject.cost < work]
     return meshes if len(meshes) >= 3 else []
+
+
+def _by_sampling(subject: Subject, rng: np.random.Generator) -> Result:
+    """Weigh noise, and where that says nothing, look at samples."""
+    try:
+        return _by_importance(subject, rng)
+    except NotRun as exception:
+        if subject.sample is None:
+            raise
+        try:
+            return _by_bridge(subject)
+        except NotRun as another:
+            raise NotRun(f"{exception}; {another}") from None
 
 
 def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
@@ -153,20 +166,29 @@ def _by_bridge(subject: Subject) -> Result:
         raise NotRun(f"not resolved: {found}")
     scale = abs(integral - 1) / gap if gap > 1e-9 else 1 / found.slope
     result = compare([gap * scale], [bound * scale], str(found), ("context",))
-    return _explained(subject, result, integral)
+    return explained(
+        _explained(subject, result, integral),
+        reason=f"where samples lie, the density integrates to {integral:.4g}",
+        values={"where samples lie, the integral is": integral},
+        cause=_constant(subject, integral) or "a constant, or samples of another density",
+    )
 
 
 def _explained(subject: Subject, result: Result, integral: float) -> Result:
     """Say what the integral is."""
-    log_integral = float(np.log(integral)) if integral > 0 else 0.0
     return explained(
         result,
         reason=f"the density integrates to {integral:.4g}",
         values={"the integral is": integral},
-        cause=constant_of_a_normal(log_integral, subject.features),
+        cause=_constant(subject, integral),
         worst={},
         evidence={"integral": integral},
     )
+
+
+def _constant(subject: Subject, integral: float) -> str:
+    """Name the constant by which a log-density is off, if that is a normal's."""
+    return constant_of_a_normal(float(np.log(integral)), subject.features) if integral > 0 else ""
 
 
 def _by_lines(
