@@ -246,7 +246,7 @@ def score(args: argparse.Namespace) -> int:
         _check_output(args.output, args.force, rows.WRITTEN)
         _refuse_same(args.output, args.model, args.data, folder=args.data_folder)
     flow = formats.load(args.model)
-    part = rows.for_flow(flow, args.data, args.data_folder, args.key)
+    part = rows.for_flow(flow, args.data, args.data_folder, args.key, args.exclude)
     log_prob = flow.log_prob(part.x, part.context)
     if args.output:
         rows.write(args.output, log_prob, ("log_prob",))
@@ -276,7 +276,7 @@ def plot(args: argparse.Namespace) -> int:
     flow = formats.load(args.model)
     part = None
     if args.data is not None:
-        part = rows.for_flow(flow, args.data, args.data_folder, args.key)
+        part = rows.for_flow(flow, args.data, args.data_folder, args.key, args.exclude)
     if args.pit:
         if part is None:
             raise ValueError("--pit needs DATA, to ask whether the density is that of the data")
@@ -554,7 +554,9 @@ def command_line() -> Parser:
         added.set_defaults(run=run, parser=added)
         return added
 
-    model, source, keyed, folder, forced, seeded, given = (Parser(add_help=False) for _ in range(7))
+    model, source, keyed, folder, forced, seeded, given, excluding = (
+        Parser(add_help=False) for _ in range(8)
+    )
     model.add_argument("model", metavar="MODEL", help="a file that 'afnp fit' or afnp.save wrote")
     source.add_argument(
         "data",
@@ -564,6 +566,13 @@ def command_line() -> Parser:
     keyed.add_argument("--key", metavar="NAME", help="which array of an .npz file")
     folder.add_argument(
         "--data-folder", metavar="FOLDER", help="where the files of MNIST or the UCI sets are"
+    )
+    excluding.add_argument(
+        "--exclude",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="columns of DATA to leave out, of text or numbers",
     )
     forced.add_argument("--force", action="store_true", help="overwrite the file that -o names")
     seeded.add_argument(
@@ -577,14 +586,14 @@ def command_line() -> Parser:
     )
     tables = ".npy, .npz, .csv or .parquet, or - for a .csv on standard output"
 
-    _add_fit_options(command("fit", fit, source, keyed, folder, forced, seeded))
-    command("score", score, model, source, keyed, folder, forced).add_argument(
+    _add_fit_options(command("fit", fit, source, keyed, folder, excluding, forced, seeded))
+    command("score", score, model, source, keyed, folder, excluding, forced).add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=f"write one value a row, {tables}"
     )
     p = command("sample", sample, model, forced, seeded, given)
     p.add_argument("-n", "--rows", type=_count, required=True, metavar="N", help="how many rows")
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=tables)
-    _add_plot_options(command("plot", plot, model, keyed, folder, forced, seeded, given))
+    _add_plot_options(command("plot", plot, model, keyed, folder, excluding, forced, seeded, given))
     _add_verify_options(command("verify", verify, forced, seeded))
     _add_import_options(command("import", import_flow, forced))
     command("data", sets, folder).add_argument(
@@ -616,13 +625,6 @@ def _add_fit_options(p: Parser) -> None:
         help="columns that the others depend on",
     )
     p.add_argument("--weights", metavar="COLUMN", help="how much each row counts")
-    p.add_argument(
-        "--exclude",
-        type=_names,
-        default=(),
-        metavar="A,B",
-        help="columns to leave out, of text or numbers",
-    )
     p.add_argument(
         "--bounds",
         metavar="A:LOW:HIGH,...",

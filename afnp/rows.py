@@ -12,7 +12,7 @@ import io
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,19 +96,12 @@ def read(
     known: list[str] = []
 
     def select(columns: tuple[str, ...] | None, width: int) -> list[int]:
-        every = columns or tuple(map(str, range(width)))
-        out = _numbered(exclude, every, "--exclude", name)
-        kept = [i for i in range(width) if i not in out]
-        if not kept:
-            raise ValueError(f"--exclude: expected at least one column of {name} that stays")
-        known.extend(every[i] for i in kept)
+        kept = _kept(exclude, columns, width, name)
+        known.extend(columns[i] if columns else str(i) for i in kept)
         return kept
 
     if is_table(name):
-        try:
-            table = data.read_named(name, key, select=select)
-        except TextColumn as error:
-            raise ValueError(f"{error}; --exclude {error.column} leaves it out") from None
+        table = _table(name, key, select)
         levels = None
         if len(table.x) < 10:
             raise ValueError(
@@ -149,6 +142,25 @@ def read(
     )
 
 
+def _table(name: str, key: str | None, select: Callable) -> Table:
+    """Read a file's columns, or say how one of text is left out."""
+    try:
+        return data.read_named(name, key, select=select)
+    except TextColumn as error:
+        raise ValueError(f"{error}; --exclude {error.column} leaves it out") from None
+
+
+def _kept(
+    exclude: Sequence[str], columns: tuple[str, ...] | None, width: int, where: str
+) -> list[int]:
+    """Return the numbers of the columns that stay."""
+    out = _numbered(exclude, columns or tuple(map(str, range(width))), "--exclude", where)
+    kept = [i for i in range(width) if i not in out]
+    if not kept:
+        raise ValueError(f"--exclude: expected at least one column of {where} that stays")
+    return kept
+
+
 def _numbered(names: Sequence[str], known: Sequence[str], option: str, where: str) -> list[int]:
     """Return the numbers of columns that were named, or counted from 0 where there are no names."""
     for name in names:
@@ -162,27 +174,34 @@ def _numbered(names: Sequence[str], known: Sequence[str], option: str, where: st
     return [known.index(name) for name in names]
 
 
-def for_flow(flow: Flow, name: str, folder: str | None, key: str | None) -> Part:
-    """Return a file's rows, or the test rows of a set, as a model wants them: by name if it can."""
+def for_flow(
+    flow: Flow, name: str, folder: str | None, key: str | None, exclude: Sequence[str] = ()
+) -> Part:
+    """Return a file's rows, or the test rows of a set, as a model wants them: by name if it can.
+
+    ``exclude`` names columns that are left out, or counts them from 0 where there are no names.
+    """
     wanted = (*(flow.columns or ()), *(flow.context_columns or ()))
 
     def select(columns: tuple[str, ...] | None, width: int) -> Sequence[int]:
+        kept = _kept(exclude, columns, width, name)
         if columns is None or len(wanted) < flow.features + flow.context:
-            return range(width)
-        missing = [column for column in wanted if column not in columns]
+            return kept
+        stay = [columns[i] for i in kept]
+        missing = [column for column in wanted if column not in stay]
         if missing:
             raise ValueError(
                 f"{name}: expected the columns {', '.join(wanted)}, as the model has; it lacks "
                 f"{', '.join(missing)}"
             )
-        superfluous = [column for column in columns if column not in wanted]
+        superfluous = [column for column in stay if column not in wanted]
         if superfluous:
             said = ", ".join(map(repr, superfluous[:5]))
             warnings.warn(f"{name}: not in the model, left out: {said}", stacklevel=2)
         return [columns.index(column) for column in wanted]
 
     if is_table(name):
-        x = data.read_named(name, key, select=select).x
+        x = _table(name, key, select).x
     else:
         found = load_set(name, folder)
         x = Table(found.test.astype(np.float64), found.columns).taken(select).x

@@ -890,6 +890,10 @@ def test_columns_of_text_are_left_out(cli, suffix, tmp_path):
     assert code == 0 and afnp.load("m.afnp").columns == ("mass", "age")
     code, out, err = cli("score", "m.afnp", f"t{suffix}")
     assert code == 0 and "60 rows" in out and "not in the model, left out: 'id', 'flag'" in err
+    code, _, err = cli("score", "m.afnp", f"t{suffix}", "--exclude", "id,flag")
+    assert code == 0 and not err
+    code, _, err = cli("score", "m.afnp", f"t{suffix}", "--exclude", "mass")
+    assert code == 2 and "expected the columns mass, age, as the model has; it lacks mass" in err
     code, _, err = cli("fit", f"t{suffix}", "-o", "n.afnp", "--exclude", "id,mass,age,flag", *FAST)
     assert code == 2 and "--exclude: expected at least one column of t" in err
 
@@ -906,6 +910,16 @@ def test_columns_without_names_keep_their_numbers(cli, tmp_path):
     np.save("t.npy", x)
     code, _, err = cli("fit", "t.npy", "-o", "m.afnp", "--exclude", "1", *FAST)
     assert code == 0 and afnp.load("m.afnp").features == 2
+    code, _, err = cli("score", "m.afnp", "t.csv")
+    assert code == 2 and "--exclude 0 leaves it out" in err
+    code, _, err = cli("score", "m.afnp", "t.csv", "--exclude", "0")
+    assert code == 2 and "t.csv: expected 2 columns, as the model has, got 3" in err
+    assert cli("score", "m.afnp", "t.csv", "--exclude", "0,2", "-o", "csv.npy")[0] == 0
+    assert cli("score", "m.afnp", "t.npy", "--exclude", "1", "-o", "npy.npy")[0] == 0
+    for scored in ("csv.npy", "npy.npy"):
+        expected = afnp.load("m.afnp").log_prob(x[:, [0, 2]])
+        np.testing.assert_array_equal(np.load(scored), expected)
+    assert cli("plot", "m.afnp", "t.csv", "--exclude", "0,2", "-o", "p.png", "-n", 50)[0] == 0
     code, _, err = cli("fit", "t.npy", "-o", "n.afnp", "--exclude", "3", *FAST)
     assert code == 2 and "--exclude: t.npy has the columns, counted from 0, 0, 1, 2, got '3'" in err
 
