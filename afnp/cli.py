@@ -176,25 +176,26 @@ def fit(args: argparse.Namespace) -> int:
         f"{flow.features} features{given}{shared}"
     )
     own = [part.taken(all_ranks.share(len(part.x))) for part in found[:2]]
-    history = train.fit(
-        flow,
-        own[0].x,
-        own[1].x,
-        context=own[0].context,
-        context_val=own[1].context,
-        weights=own[0].weights,
-        weights_val=own[1].weights,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        patience=args.patience,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
-        progress=not args.quiet,
-        checkpoint=args.checkpoint,
-        resume=args.resume,
-        comm=comm,
-        shards=args.shards,
-    )
+    with _rows_of_the_file(args.data, found):
+        history = train.fit(
+            flow,
+            own[0].x,
+            own[1].x,
+            context=own[0].context,
+            context_val=own[1].context,
+            weights=own[0].weights,
+            weights_val=own[1].weights,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            patience=args.patience,
+            learning_rate=args.learning_rate,
+            seed=args.seed,
+            progress=not args.quiet,
+            checkpoint=args.checkpoint,
+            resume=args.resume,
+            comm=comm,
+            shards=args.shards,
+        )
     if not all_ranks.first:
         return 130 if history.stopped == "interrupted" else 0
     formats.save(flow, args.output)
@@ -214,6 +215,17 @@ def fit(args: argparse.Namespace) -> int:
     _print_gaussian(found)
     _tell_of_whole_numbers(found)
     return 0
+
+
+@contextmanager
+def _rows_of_the_file(name: str, found: rows.Rows) -> Iterator[None]:
+    """Say which rows of the file they are that training stumbles over: it counts those dealt."""
+    try:
+        yield
+    except train.RowsNotFinite as error:
+        part = found.train if error.table == "x_train" else found.val
+        said = ", ".join(map(str, part.numbers[error.rows]))  # type: ignore[index]
+        raise FloatingPointError(f"{error}; in {name}: row {said}, counted from 0") from None
 
 
 def _tell_of_whole_numbers(found: rows.Rows) -> None:

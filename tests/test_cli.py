@@ -951,6 +951,22 @@ def test_bounds_hold_for_every_sample(cli, tmp_path):
     assert code == 2 and "rows of flux are " + said in err
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_rows_without_a_density_are_named_as_the_file_has_them(cli, part, tmp_path):
+    """Training counts the rows that were dealt to it; the reader of the file does not."""
+    x = np.column_stack([gaussian(), np.ones(200)])
+    np.save("t.npy", x)
+    numbers = getattr(rows.read("t.npy", None, None), part).numbers
+    x[numbers[7]] = [1e25, 0, 1e-70]  # too little weight to count in the scales
+    np.save("t.npy", x)
+    options = ["--weights", "2", "--dtype", "float32", *FAST]
+    code, _, err = cli("fit", "t.npy", "-o", "m.afnp", *options)
+    where = {"train": "training rows [7]", "val": "row 7 of x_val has density zero"}
+    assert code == 2 and where[part] in err and numbers[7] != 7
+    assert f"; in t.npy: row {numbers[7]}, counted from 0; no result was written" in err
+    assert not Path("m.afnp").exists()
+
+
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_every_family_can_be_fitted(cli, family):
     assert set(FAMILIES) == set(constructors.__all__) - {"BETWEEN"}

@@ -25,6 +25,7 @@ import afnp
 from afnp import files, fit
 from afnp.train import ranks as ranks_module
 from afnp.train.interruption import Interruption
+from afnp.train.loop import RowsNotFinite
 from afnp.train.ranks import Ranks, added
 
 # ---- ranks as threads ----------------------------------------------------------------------------
@@ -531,6 +532,18 @@ def test_a_bad_row_is_named_by_all():
 def test_a_bad_validation_row_is_named_by_all():
     x = np.random.default_rng(0).uniform(0, 4, (80, 2))
     v = x[:40].copy()
+    v[33, 0] = 1e25
+
+    def work(comm):
+        ranks, flow = Ranks(comm), small(dtype=np.float32)
+        return fit(flow, x[ranks.share(80)], v[ranks.share(40)], comm=comm, **OPTIONS)
+
+    raised(4, work, RowsNotFinite, "^row 33 of x_val has density zero after epoch 0")
+
+
+def test_a_row_outside_is_named_by_all():
+    x = np.random.default_rng(0).uniform(0, 4, (80, 2))
+    v = x[:40].copy()
     v[33, 0] = 9
 
     def work(comm):
@@ -538,7 +551,7 @@ def test_a_bad_validation_row_is_named_by_all():
         flow = small(preprocess=afnp.preprocessing(x, levels=4))
         return fit(flow, x[ranks.share(80)], v[ranks.share(40)], comm=comm, **OPTIONS)
 
-    raised(4, work, FloatingPointError, "row 33 of x_val has density zero after epoch 0")
+    raised(4, work, ValueError, "x_val: row 33, feature 0: expected a value inside")
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, ZeroDivisionError])

@@ -70,7 +70,7 @@ def _state_of(path: Path) -> dict:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever bytes of another kind provoke
-            reason = str(error).split("\n")[0]
+            reason = str(error).split("\n")[0].split(". ")[0]  # without advice to trust it
             raise ValueError(
                 f"{path}: expected tensors by name, as torch.save(module.state_dict(), path) "
                 f"writes them; {reason}"

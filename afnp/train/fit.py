@@ -8,6 +8,7 @@ Letters: N rows, B rows a batch, D features, C context inputs, P parameters.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import sys
@@ -32,6 +33,7 @@ from afnp.train.loop import (
     SCHEDULES,
     Clock,
     Epoch,
+    RowsNotFinite,
     checked_callbacks,
     factor,
     line_of,
@@ -134,8 +136,8 @@ def fit(
         the flow's bounds (names row and feature); if the checkpoint exists and ``resume`` is false,
         or is of another recipe.
     FloatingPointError
-        If the loss or its gradient is not finite: names epoch, step and rows; the last good
-        parameters stay.
+        If the loss or its gradient is not finite: names epoch, step and rows, which a
+        :class:`afnp.train.RowsNotFinite` also holds; the last good parameters stay.
     KeyboardInterrupt
         If interrupted before the first epoch ended, when the checkpoint has been written; so that
         no caller takes an untrained flow for a result.
@@ -419,21 +421,24 @@ class _Rows:
         """Return the mean negative log-likelihood after an epoch, nats."""
         rows = -(-self.total // self.ranks.shards)
         engine = flow.plan("auto", rows).engine  # by size alone: repeatable
-        sums = [self._loss_of(block, flow, engine, epoch) for block in self.blocks]
-        return float(self.ranks.total(sums)) / self.total
+        parts = [self._loss_of(block, flow, engine, epoch) for block in self.blocks]
+        nowhere = [row for rank in self.ranks.gather([rows for _, rows in parts]) for row in rank]
+        for row in itertools.chain(*nowhere):
+            said = f"row {row} of {self.name} has density zero after epoch {epoch}"
+            raise RowsNotFinite(said, self.name, [row])
+        return float(self.ranks.total([part for part, _ in parts])) / self.total
 
-    def _loss_of(self, block: slice, flow: Flow, engine: str, epoch: int) -> float:
+    def _loss_of(
+        self, block: slice, flow: Flow, engine: str, epoch: int
+    ) -> tuple[float, list[int]]:
+        """Return the loss of a shard, and the first of its rows without a density."""
         x, c = self.x[block], self.c[block]
         try:
             log_prob = flow.log_prob(x, c if flow.context else None, engine)
         except FloatingPointError as error:
             raise FloatingPointError(f"after epoch {epoch}, in {self.name}: {error}") from error
-        if not np.isfinite(log_prob).all():
-            row = self.numbers[block][int(np.argmin(np.isfinite(log_prob)))]
-            raise FloatingPointError(
-                f"row {row} of {self.name} has density zero after epoch {epoch}"
-            )
-        return -self.weighted(log_prob, block)
+        nowhere = self.numbers[block][~np.isfinite(log_prob)]
+        return -self.weighted(log_prob, block), nowhere[:1].tolist()
 
     def fingerprint(self) -> list:
         """Return what tells these rows from others, whatever the number of ranks."""
@@ -521,7 +526,7 @@ class _Gradient:
             leaf.update_statistics()
 
 
-def _not_finite(flow: Flow, train: _Rows, run: Run, gradient: _Gradient) -> FloatingPointError:
+def _not_finite(flow: Flow, train: _Rows, run: Run, gradient: _Gradient) -> RowsNotFinite:
     bad, numbers, row = [], [], None
     for rows, log_prob in gradient.seen:
         numbers += train.numbers[rows].tolist()
@@ -540,7 +545,9 @@ def _not_finite(flow: Flow, train: _Rows, run: Run, gradient: _Gradient) -> Floa
         where = f"its gradient, training row {rows_without[0]}"
     else:
         where = f"its gradient, rows {numbers[:5]}, ..."
-    return FloatingPointError(
+    return RowsNotFinite(
         f"the loss is not finite at epoch {run.epoch}, step {run.step}: {where}; "
-        "the last good parameters were kept (a lower learning_rate or clip may help)"
+        "the last good parameters were kept (a lower learning_rate or clip may help)",
+        train.name,
+        (bad or rows_without or numbers)[:5],
     )

@@ -18,6 +18,7 @@ __all__ = [
     "SCHEDULES",
     "Clock",
     "Epoch",
+    "RowsNotFinite",
     "checked_callbacks",
     "factor",
     "line_of",
@@ -30,6 +31,14 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
 }
 """The learning rate, in units of the first, when a part ``done`` of all steps has been taken."""
+
+
+class RowsNotFinite(FloatingPointError):
+    """A density or its gradient that is not finite: in which ``rows`` of which ``table``."""
+
+    def __init__(self, message: str, table: str, rows: list[int]):
+        super().__init__(message)
+        self.table, self.rows = table, rows
 
 
 @dataclass(frozen=True)
