@@ -81,6 +81,7 @@ def _draw_table(ax, table: Table, rows: dict) -> None:
     ax.set_yticks(range(len(names)), names[::-1])
     ax.set_ylim(-0.6, len(names) - 0.2)
     ax.set(xlabel="ours - paper, nats", title=f"{table.title}\n")
+    ax.locator_params(axis="x", nbins=4)
     ax.annotate(
         "paper, ours", (1.02, 1.0), xycoords="axes fraction", fontsize=9, color=COLORS["grey"]
     )
