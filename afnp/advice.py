@@ -23,7 +23,7 @@ from afnp.bases import StandardNormal
 from afnp.flow import Flow
 from afnp.univariate import Additive, Affine, RationalQuadratic
 
-__all__ = ["DataWarning", "findings", "warn_of"]
+__all__ = ["DataWarning", "findings", "warn_of", "warn_of_shape"]
 
 ROWS = 2048
 """How many rows are looked at, evenly spaced: enough to see what concerns a tenth of them."""
@@ -41,6 +41,12 @@ def warn_of(flow, x: np.ndarray, context: np.ndarray) -> None:
     """Warn of every finding in training rows x (N, D) and contexts (N, C)."""
     for finding in findings(flow, x, context):
         warnings.warn(finding, DataWarning, stacklevel=4)
+
+
+def warn_of_shape(flow: Flow) -> None:
+    """Warn of a flow that is a Gaussian whatever it learns, where there are no rows to look at."""
+    for finding in _of_shape(flow):
+        warnings.warn(finding, DataWarning, stacklevel=3)
 
 
 def findings(flow, x: np.ndarray, context: np.ndarray) -> list[str]:

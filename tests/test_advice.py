@@ -87,6 +87,9 @@ def test_one_feature_and_affine_layers_are_a_gaussian():
     x = NORMAL[:, :1]
     assert "this is a Gaussian whatever its parameters" in said(x)[0]
     assert said(x, univariate="spline") == said(x, univariate="gaussian_mixture") == []
+    with pytest.warns(DataWarning, match="this is a Gaussian whatever its parameters"):
+        flow, energy = afnp.maf(1, hidden=(4,)), lambda x: (x[:, 0] ** 4, 4 * x**3)
+        afnp.fit_energy(flow, energy, epochs=1, steps=1, progress=False)
     assert said(x, YEARS - 2005) == [] and said(x, base=afnp.bases.StudentT(1)) == []
 
 

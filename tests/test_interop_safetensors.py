@@ -88,7 +88,20 @@ BROKEN = {
 def test_what_is_no_flow_is_refused(case, tmp_path):
     path = tmp_path / "f.safetensors"
     path.write_bytes(BROKEN[case])
-    with pytest.raises(afnp.ModelFileError, match="not a flow that afnp wrote"):
+    said = r"^\S*f\.safetensors: not a flow that afnp wrote: "
+    if case in ("no metadata", "another's"):
+        said += "expected its configuration in the metadata 'afnp', there is none"
+    with pytest.raises(afnp.ModelFileError, match=said):
+        door.load(path)
+
+
+def test_an_altered_file_is_refused_by_its_name(tmp_path):
+    path = tmp_path / "f.safetensors"
+    door.save(FLOWS["maf"](), path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(afnp.ModelFileError, match=r"^\S*f\.safetensors: .* the checksum does not"):
         door.load(path)
 
 

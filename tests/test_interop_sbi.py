@@ -114,5 +114,8 @@ def test_a_density_without_data():
 def test_what_cannot_come_in_is_named():
     with pytest.raises(ValueError, match="estimator: cannot import a Linear"):
         from_sbi(torch.nn.Linear(2, 2))
+    posterior = type("DirectPosterior", (), {})()
+    with pytest.raises(ValueError, match=r"a DirectPosterior; .* posterior\.posterior_estimator$"):
+        from_sbi(posterior)
     with pytest.raises(ValueError, match="transform 1: cannot import the univariate MNN"):
         from_sbi(made("zuko_naf"))

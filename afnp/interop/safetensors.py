@@ -62,12 +62,14 @@ def load(path: str | os.PathLike) -> Flow | FlowEnsemble:
     ModelFileError
         If the file is not one: no safetensors, not of an afnp flow, altered, or no regular file.
     """
-    name = path_of(path)
-    with named_errors(name), opened(name) as (file, _):
+    path = path_of(path)
+    with named_errors(path), opened(path) as (file, _):
         content = file.read()
     try:
         metadata, names = _header(content)
         arrays = parse(content)
+        if "afnp" not in metadata:
+            raise ValueError("expected its configuration in the metadata 'afnp', there is none")
         config = json.loads(metadata["afnp"])
         theta = np.concatenate([arrays[name].ravel() for name in names] or [np.empty(0)])
         flow = build(config, theta, MOST_FREE)
@@ -80,7 +82,7 @@ def load(path: str | os.PathLike) -> Flow | FlowEnsemble:
         if _digest(metadata["afnp"], flow.theta) != metadata["sha256"]:
             raise ValueError("the checksum does not match the contents")
     except Exception as error:  # whatever a header provokes is a fault of the file
-        raise ModelFileError(f"{name}: not a flow that afnp wrote: {error}") from error
+        raise ModelFileError(f"{path}: not a flow that afnp wrote: {error}") from error
     return flow
 
 
@@ -103,7 +105,7 @@ def _header(content: bytes) -> tuple[dict, list[str]]:
     """Return the metadata and the arrays' names; refuse names that stand there twice."""
     length = int.from_bytes(content[:8], "little")
     pairs = json.loads(content[8 : 8 + length], object_pairs_hook=_once)
-    return pairs.pop("__metadata__"), list(pairs)
+    return pairs.pop("__metadata__", {}), list(pairs)
 
 
 def _once(pairs: list[tuple]) -> dict:

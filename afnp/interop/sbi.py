@@ -49,7 +49,10 @@ def from_sbi(estimator: Any, prove: bool = True, embedded: bool = False) -> Flow
     """
     kind = type(estimator).__name__
     if kind not in KINDS:
-        raise ValueError(f"estimator: cannot import a {kind}; expected one of {', '.join(KINDS)}")
+        hint = "; a posterior has one: posterior.posterior_estimator" * kind.endswith("Posterior")
+        raise ValueError(
+            f"estimator: cannot import a {kind}; expected one of {', '.join(KINDS)}{hint}"
+        )
     embedding = None if kind == "ZukoUnconditionalFlow" else estimator.embedding_net
     for name in ("input_shape",) if embedding is None else ("input_shape", "condition_shape"):
         shape = tuple(vars(estimator)[f"_{name}"])

@@ -44,6 +44,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from afnp import progress as bars
+from afnp.advice import warn_of_shape
 from afnp.flow import Flow
 from afnp.inputs import check_rows, flag, generator, integer, real
 from afnp.model import check_context
@@ -138,11 +139,11 @@ def fit_energy(
     A Gaussian with mean 3 and standard deviation 0.5 has log Z = log(0.5) + log(2 π) / 2 = 0.226:
 
     >>> import afnp
-    >>> flow = afnp.maf(1, hidden=(4,), transforms=1)
+    >>> flow = afnp.maf(2, hidden=(4,), transforms=1)
     >>> energy = lambda x: (2 * ((x - 3) ** 2).sum(axis=1), 4 * (x - 3))
     >>> history = fit_energy(flow, energy, learning_rate=0.1, epochs=30, progress=False)
     >>> print(f"{history.train_loss[-1]:.3f}")
-    -0.226
+    -0.452
     >>> print(f"{importance_sample(flow, energy, 1000).fraction:.2f}")
     1.00
     """
@@ -158,6 +159,7 @@ def fit_energy(
     callbacks = checked_callbacks(callbacks)
     schedule_name(schedule)
     shape = schedule if callable(schedule) else SCHEDULES[schedule]
+    warn_of_shape(flow)
     if temperature is not None and not callable(temperature):
         raise ValueError(f"temperature: expected a callable, got {temperature!r}")
     flag("progress", progress)
