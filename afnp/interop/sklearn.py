@@ -56,14 +56,11 @@ class _Trained(BaseEstimator):
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
         seed, both = int(check_random_state(self.random_state).randint(2**31 - 1)), (x, context)
         rows, w = _counted(np.column_stack(both), sample_weight)
-        flow = getattr(constructors, self.kind)(
+        flow = self._built(
             x.shape[1],
-            hidden=tuple(self.hidden),
             context=context.shape[1],
             seed=seed,
-            dtype=self.dtype,
             preprocess=[Standardize(*mean_and_std(rows[:, : x.shape[1]], w))],
-            **(self.options or {}),
         )
         counts = slice(None) if sample_weight is None else _weights_of(sample_weight, len(x)) > 0
         warn_of(flow, x[counts], context[counts])
@@ -88,6 +85,18 @@ class _Trained(BaseEstimator):
                 progress=False,
             )
         return flow
+
+    def _built(self, features: int, **given) -> Flow:
+        """Return the constructor's flow, or say that it takes no such options."""
+        make = getattr(constructors, self.kind)
+        given |= {"hidden": self.hidden, "dtype": self.dtype}
+        try:
+            return make(features, **given, **(self.options or {}))
+        except TypeError as error:
+            raise ValueError(
+                f"options: expected arguments of afnp.{self.kind} that are no parameters here, got "
+                f"{self.options!r}: {error}"
+            ) from error
 
     def _held_out(self, weights: np.ndarray | None, n: int, seed: int) -> np.ndarray:
         """Choose the rows (N,) bool that validate: none of fewer than ten, for they are needed."""
