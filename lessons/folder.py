@@ -16,7 +16,7 @@ __all__ = ["copy", "progress"]
 
 LESSONS = Path(__file__).resolve().parent
 SHIPPED, PASSED = ".shipped.json", ".passed"
-LEFT_OUT = ("__init__.py", "__main__.py", "folder.py", "ruff.toml")
+LEFT_OUT = ("__init__.py", "__main__.py", "folder.py", "trained.py", "ruff.toml")
 """What serves the course and is no part of it; so are folders but for exercises and solutions."""
 
 

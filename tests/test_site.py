@@ -18,6 +18,7 @@ from xml.etree.ElementTree import fromstring
 import numpy as np
 import pytest
 
+import afnp
 from afnp import minimal
 from afnp.chain_rule import GaussianChain
 from afnp.verify import complex_step_jacobian
@@ -34,7 +35,9 @@ reference = importlib.import_module("lessons.web.reference")
 gallery = importlib.import_module("lessons.web.gallery")
 explainer = importlib.import_module("lessons.web.explainer")
 live = importlib.import_module("lessons.web.live")
+trained = importlib.import_module("lessons.trained")
 easel = importlib.import_module("lessons.easel")
+FIT = afnp.fit
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
 
 
@@ -280,9 +283,52 @@ def test_a_live_lesson_installs_what_it_imports_and_is_otherwise_as_shipped():
         assert install["source"].startswith("%pip install -q afnp ipywidgets")
         assert ("scikit-learn" in install["source"]) == digits
         assert got["metadata"]["kernelspec"]["name"] == "python"
+        assert install["source"].endswith("\nimport pathlib, trained\n" + RECALLS)
         added = ("live-said", "live-install")
         kept = [cell for cell in got["cells"] if cell["id"] not in added]
         assert kept == shipped(name)["cells"]
+
+
+RECALLS = "trained.recall(pathlib.Path('trained'))"
+
+
+def trainings(folder, monkeypatch):
+    """Return what runs a training, kept in a folder or taken up from it."""
+    x = np.random.default_rng(0).standard_normal((200, 2))
+
+    def run(shift=0.0, way=trained.recall, **options):
+        monkeypatch.setattr(afnp, "fit", FIT)
+        way(folder)
+        flow = afnp.maf(2, hidden=(4,), transforms=1, context=1, seed=3)
+        recipe = {"epochs": 2, "batch_size": 50, "progress": False, **options}
+        return flow, afnp.fit(flow, x + shift, context=x[:, :1] + shift, **recipe)
+
+    return run
+
+
+def test_a_training_that_was_kept_is_taken_up(tmp_path, monkeypatch, capsys):
+    run = trainings(tmp_path / "trained", monkeypatch)
+    flow, history = run(way=trained.keep)
+    assert capsys.readouterr().out == ""
+    again, told = run(1e-12)
+    assert "taken up" in capsys.readouterr().out
+    assert (again.theta == flow.theta).all() and told == history
+
+
+@pytest.mark.parametrize("other", [{"shift": 0.01}, {"epochs": 3}, {"seed": 1}])
+def test_a_training_that_a_reader_changes_is_run(tmp_path, monkeypatch, capsys, other):
+    run = trainings(tmp_path / "trained", monkeypatch)
+    flow, _ = run(way=trained.keep)
+    again, _ = run(**other)
+    assert capsys.readouterr().out == "" and not (again.theta == flow.theta).all()
+
+
+def test_a_live_folder_has_the_trainings(tmp_path):
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "a.npz").write_bytes(b"theta")
+    live.contents(tmp_path / "live", tmp_path / "trained")
+    assert (tmp_path / "live" / "trained.py").is_file()
+    assert (tmp_path / "live" / "trained" / "a.npz").read_bytes() == b"theta"
 
 
 def test_pyodide_is_looked_for_before_anything_is_made(tmp_path):

@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (out / "html" / "index.html").is_file():
         return failed or 1
     if options.live:
-        live.build(out / "afnp-live", out / "html", options.pyodide)
+        kept = out / "cache" / fingerprint() / "trained"
+        live.build(out / "afnp-live", out / "html", options.pyodide, kept)
     checked = links.check(out / "html", skipped="live")
     print("\n".join(checked.problems), file=sys.stderr, end="\n" if checked.problems else "")
     print(f"{checked.pages} pages, {checked.links} links, {time.perf_counter() - start:.0f} s")

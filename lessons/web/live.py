@@ -35,7 +35,7 @@ def address(name: str) -> str:
     return f"live/lab/index.html?path={name}.ipynb"
 
 
-def build(work: Path, html: Path, pyodide: Path | None = None) -> None:
+def build(work: Path, html: Path, pyodide: Path | None = None, trained: Path | None = None) -> None:
     """Write the folder ``live`` of a site: pages, notebooks and what they import, afnp's wheel.
 
     Parameters
@@ -46,6 +46,8 @@ def build(work: Path, html: Path, pyodide: Path | None = None) -> None:
         The site.
     pyodide : Path, optional
         A folder with Pyodide's own files, to be copied; without it pages fetch them.
+    trained : Path, optional
+        A folder with the lessons' trainings, which are then taken up instead of run.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def build(work: Path, html: Path, pyodide: Path | None = None) -> None:
     if lacking:
         raise FileNotFoundError(f"{pyodide}: expected Pyodide, found no {', '.join(lacking)}")
     shutil.rmtree(work, ignore_errors=True)
-    contents(work / "contents")
+    contents(work / "contents", trained)
     if pyodide:
         shutil.copytree(pyodide, work / "lite" / "static" / "pyodide")
     (work / "lite").mkdir(exist_ok=True)
@@ -90,9 +92,12 @@ def tree(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=left_out)
 
 
-def contents(folder: Path) -> None:
+def contents(folder: Path, trained: Path | None = None) -> None:
     """Lay out the files that the browser's JupyterLab lists."""
     copy(folder)
+    shutil.copy(ROOT / "lessons" / "trained.py", folder)
+    if trained and trained.is_dir():
+        shutil.copytree(trained, folder / "trained")
     for hidden in folder.glob(".*"):
         shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
     for path in folder.glob("*.ipynb"):
@@ -112,17 +117,19 @@ def notebook(shipped: dict[str, Any]) -> dict[str, Any]:
         "metadata": {},
         "execution_count": None,
         "outputs": [],
-        "source": f"%pip install -q {' '.join(packages)}",
+        "source": f"%pip install -q {' '.join(packages)}\n{RECALL}",
     }
     said = {"cell_type": "markdown", "id": "live-said", "metadata": {}, "source": SAID}
     metadata = {**shipped["metadata"], "kernelspec": KERNEL}
     return {**shipped, "metadata": metadata, "cells": [title, said, install, *others]}
 
 
+RECALL = "import pathlib, trained\ntrained.recall(pathlib.Path('trained'))"
 SAID = (
     "*This page is a computer: the cells run in your browser, and what you write stays in it. All "
-    "of it is plain NumPy, on one core and without fast matrix products, so that a cell that "
-    "trains may take a minute where an installed afnp takes a second. First run the cell below.*"
+    "of it is plain NumPy, on one core and without fast matrix products. The lesson's own trainings "
+    "are taken up as they ended elsewhere; one that you change is run, and may take a minute where "
+    "an installed afnp takes a second. First run the cell below.*"
 )
 
 

@@ -159,8 +159,22 @@ def lesson(notebook: dict[str, Any], name: str, runs: bool = False) -> dict[str,
     if not name.startswith("00"):
         button = BUTTON.format(address=live.address(Path(name).stem)) if runs else ""
         cells.insert(1, _note("run-it", button + RUN.format(name=name)))
+        cells.insert(2, KEEP)
     return {**notebook, "cells": cells}
 
+
+KEEP: dict[str, Any] = {
+    "cell_type": "code",
+    "id": "keep-trainings",
+    "metadata": {"tags": ["remove-cell"]},
+    "execution_count": None,
+    "outputs": [],
+    "source": (
+        "import os, pathlib, trained\n"
+        "trained.keep(pathlib.Path(os.environ['AFNP_RECORD']).with_name('trained'))"
+    ),
+}
+"""On the site's own copy of a lesson: what its trainings end with is for the live one."""
 
 MOVES = "Recorded at some positions of {names}; in JupyterLab it moves freely."
 BUTTON = '<a class="run" href="../{address}">Run this lesson</a> in your browser, slowly.\n\n'
