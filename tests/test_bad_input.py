@@ -796,7 +796,7 @@ def test_training_rows_are_checked_like_any_rows(x, message, levels):
 
 @pytest.fixture
 def table():
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="NOT TESTED: pip install pandas")
     return pandas.DataFrame(rows_of(40), columns=["mass", "age", "flux"])
 
 
@@ -840,7 +840,7 @@ def test_a_column_that_is_no_number_is_named(flow, table, column, said):
 
 @pytest.mark.parametrize("dtype", ["Int64", "Float32", "boolean", "bool", "int8", "float16"])
 def test_nullable_columns_are_numbers_where_nothing_is_missing(flow, table, dtype):
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="NOT TESTED: pip install pandas")
     ages = pandas.array([0, 1] * 20, dtype=dtype)
     plain = table.assign(age=[0.0, 1.0] * 20).to_numpy()
     assert equal(flow.log_prob(table.assign(age=ages)), flow.log_prob(plain))

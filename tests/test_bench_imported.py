@@ -19,6 +19,13 @@ def test_the_page_shows_the_record():
     assert imported.markdown(RECORD) in (HOME / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_readme_shows_its_ratios():
+    readme = (HOME.parent / "README.md").read_text(encoding="utf-8")
+    for kind in imported.KINDS:
+        ratios = [f"{found['ratio']:,.0f}" for found in RECORD["flows"] if found["kind"] == kind]
+        assert f"| {kind} | {' | '.join(ratios)} |" in readme
+
+
 def test_imported_flows_are_as_fast_as_was_aimed_at():
     flows = [(found["kind"], found["features"]) for found in RECORD["flows"]]
     assert flows == [(kind, D) for D in imported.FEATURES for kind in imported.KINDS]

@@ -122,7 +122,7 @@ def test_fit_a_set_uses_its_own_split(cli):
 
 
 def test_fit_images_reports_bits_per_dimension(cli):
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="NOT TESTED: pip install scikit-learn")
     code, out, err = cli(
         "fit",
         "digits",
@@ -876,7 +876,7 @@ def test_weights_count_in_the_scales(cli, folder):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_columns_of_text_are_left_out(cli, suffix, tmp_path):
     """The error names the option; score takes from the same file what the model knows."""
-    pd = pytest.importorskip("pandas")
+    pd = pytest.importorskip("pandas", reason="NOT TESTED: pip install pandas")
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.standard_normal((60, 3)), columns=["mass", "age", "flag"])
     table.insert(0, "id", [f"n{i}" for i in range(60)])

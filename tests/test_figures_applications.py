@@ -15,7 +15,7 @@ from matplotlib.transforms import Affine2D, Bbox
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-pytest.importorskip("sklearn")
+pytest.importorskip("sklearn", reason="NOT TESTED: pip install scikit-learn")
 
 from scipy.special import ndtr  # noqa: E402
 

@@ -182,7 +182,7 @@ def test_missing_values_at_the_end_are_left_out():
 
 
 def test_frames_have_gaps_by_name():
-    pd = pytest.importorskip("pandas")
+    pd = pytest.importorskip("pandas", reason="NOT TESTED: pip install pandas")
     flow = living("maf")
     flow.columns = ["a", "b", "c"]
     table = pd.DataFrame({"c": [0.5, None], "a": [1.0, 2.0], "b": [0.0, 0.1]})
@@ -513,7 +513,7 @@ def test_what_is_given_goes_with_any_engine_and_method(method, backend):
 
 
 def test_first_columns_are_found_by_name():
-    pd = pytest.importorskip("pandas")
+    pd = pytest.importorskip("pandas", reason="NOT TESTED: pip install pandas")
     flow = living("maf")
     flow.columns = ["a", "b", "c"]
     x = flow.sample(3, 1)

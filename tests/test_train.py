@@ -95,7 +95,7 @@ def usual_handler():
 @pytest.fixture
 def compiled(monkeypatch):
     """Small runs in compiled code too, with several blocks of rows."""
-    pytest.importorskip("numba")
+    pytest.importorskip("numba", reason="NOT TESTED: pip install numba")
     monkeypatch.setattr("afnp.model.COMPILED_FROM", 0)
 
 
@@ -1282,7 +1282,7 @@ def test_a_line_an_epoch_where_there_is_no_terminal(capsys):
 
 
 def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
-    pytest.importorskip("tqdm")
+    pytest.importorskip("tqdm", reason="NOT TESTED: pip install tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     fit(small(), banana(), epochs=2)
     assert "2/2" in (err := capsys.readouterr().err) and "\r" in err

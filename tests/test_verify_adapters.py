@@ -17,7 +17,7 @@ QUICK = {
 
 def stirred(module, seed=0):
     """Move every parameter: what starts near the identity hides most errors."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NOT TESTED: pip install torch")
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -28,7 +28,7 @@ def stirred(module, seed=0):
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("name", ["MAF", "NSF", "NCSF"])
 def test_zuko(name, context):
-    zuko = pytest.importorskip("zuko")
+    zuko = pytest.importorskip("zuko", reason="NOT TESTED: pip install zuko")
     flow = stirred(getattr(zuko.flows, name)(2, context, transforms=2, hidden_features=(8, 8)))
     found = adapt(flow)
     assert (found["features"], found["context"], found["dtype"]) == (2, context, np.float64)
@@ -39,7 +39,7 @@ def test_zuko(name, context):
 
 
 def test_nflows():
-    pytest.importorskip("nflows")
+    pytest.importorskip("nflows", reason="NOT TESTED: pip install nflows")
     from nflows.flows.autoregressive import MaskedAutoregressiveFlow
 
     report = check_flow(stirred(MaskedAutoregressiveFlow(3, 8, 2, 1)), **QUICK)
@@ -47,7 +47,7 @@ def test_nflows():
 
 
 def test_nflows_with_a_context_that_its_first_feature_never_sees():
-    pytest.importorskip("nflows")
+    pytest.importorskip("nflows", reason="NOT TESTED: pip install nflows")
     from nflows.distributions import StandardNormal
     from nflows.flows import Flow
     from nflows.transforms import MaskedAffineAutoregressiveTransform
@@ -65,7 +65,7 @@ def test_nflows_with_a_context_that_its_first_feature_never_sees():
 
 @pytest.mark.parametrize("context", [0, 2])
 def test_normflows(context):
-    nf = pytest.importorskip("normflows")
+    nf = pytest.importorskip("normflows", reason="NOT TESTED: pip install normflows")
     base = nf.distributions.DiagGaussian(3, trainable=False)
     layers = [
         nf.flows.MaskedAffineAutoregressive(3, 8, context_features=context or None)
@@ -79,7 +79,7 @@ def test_normflows(context):
 
 @pytest.mark.parametrize("context", [0, 2])
 def test_flowjax(context):
-    flows = pytest.importorskip("flowjax.flows")
+    flows = pytest.importorskip("flowjax.flows", reason="NOT TESTED: pip install flowjax")
     import jax
     from flowjax.distributions import StandardNormal
 
@@ -97,8 +97,8 @@ def test_flowjax(context):
 
 
 def test_the_flow_that_was_given_stays_as_it_was():
-    zuko = pytest.importorskip("zuko")
-    torch = pytest.importorskip("torch")
+    zuko = pytest.importorskip("zuko", reason="NOT TESTED: pip install zuko")
+    torch = pytest.importorskip("torch", reason="NOT TESTED: pip install torch")
     flow = zuko.flows.MAF(2, transforms=1).train()
     check_flow(flow, checks=["log_det"], level="quick")
     assert flow.training and {p.dtype for p in flow.parameters()} == {torch.float32}
@@ -106,7 +106,7 @@ def test_the_flow_that_was_given_stays_as_it_was():
 
 
 def test_samples_come_from_the_generator_that_is_given():
-    zuko = pytest.importorskip("zuko")
+    zuko = pytest.importorskip("zuko", reason="NOT TESTED: pip install zuko")
     flow = zuko.flows.MAF(2, transforms=1)
     report = check_flow(flow, checks=["randomness"], level="quick")
     assert report.ok, f"\n{report}"

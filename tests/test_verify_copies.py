@@ -95,8 +95,8 @@ def test_functions_are_not_called_after_the_report():
 
 
 def test_modules_of_other_libraries_keep_their_parameters():
-    torch = pytest.importorskip("torch")
-    zuko = pytest.importorskip("zuko")
+    torch = pytest.importorskip("torch", reason="NOT TESTED: pip install torch")
+    zuko = pytest.importorskip("zuko", reason="NOT TESTED: pip install zuko")
     flow = zuko.flows.MAF(3, transforms=2)
     before = [p.detach().clone() for p in flow.parameters()]
     check_flow(flow, level="quick", checks=["log_det", "connectivity"], time_limit=0.05)
