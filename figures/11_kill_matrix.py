@@ -26,6 +26,7 @@ THEMES = {
     "memories": "memories",
     "sampling": "densities",
     "totals": "totals",
+    "pairs": "samples",
     "temperatures": "noise",
     "tails": "tails",
     "behaviour": "behaviour",

@@ -37,7 +37,6 @@ TIMED = (
     "22_attention",
     "23_sweeps",
     "31_million",
-    "33_inexact",
 )
 """Built last, one after the other: what they show is time."""
 

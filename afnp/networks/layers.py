@@ -53,8 +53,7 @@ class MaskedLinear:
         y = np.empty((len(x), len(W)), dtype=np.result_type(x, W))
         for panel in self.panels:
             np.matmul(x[:, : panel.riser], _masked(W, panel).T, out=y[:, panel.rows])
-        y += p[self.b]
-        return y
+        return y + p[self.b]
 
     def backward(self, p: dict, x: np.ndarray, d_y: np.ndarray, g: dict) -> np.ndarray:
         """Add d_W = M ⊙ (d_yᵀ x) and d_b = Σ_n d_y into g; return d_x = d_y (M ⊙ W), (N, I)."""
