@@ -12,7 +12,7 @@ from afnp.transforms import attentive, convolutional, masked
 from afnp.transforms.preprocess import Standardize, preprocessing
 from afnp.univariate import Affine, RationalQuadratic
 from afnp.verify import check_flow
-from afnp.verify.jacobian import invertible
+from afnp.verify.jacobian import invertible, log_det_of
 from afnp.verify.levels import LEVELS
 from afnp.verify.results import NotRun, beyond_rounding, compare
 from afnp.verify.subject import Subject
@@ -713,3 +713,14 @@ def test_matrices_that_rounding_makes_singular_are_told_apart():
     lost = Q.copy()
     lost[2] = lost[1] * (1 + 1e-16)
     assert invertible(np.stack([Q, scaled, lost])).tolist() == [True, True, False]
+
+
+def test_a_matrix_that_counts_as_invertible_tells_how_far_its_determinant_may_be_off():
+    """Rounding of an entry next to 1 moves the gap of two equal rows: log det by eps / gap."""
+    gaps = np.geomspace(1e-16, 1e-9, 200)
+    J = np.ones((200, 2, 2))
+    J[:, 1, 1] += gaps
+    spread = log_det_of(J, np.zeros_like(J))[1]
+    counts = invertible(J)
+    assert counts.any() and not counts.all()
+    assert (spread >= np.finfo(np.float64).eps / gaps)[counts].all()

@@ -21,6 +21,8 @@ __all__ = ["invertible", "log_det_of", "measured_jacobian", "regular", "rows_wor
 
 TINY = 1e-100
 """A slope below this is none."""
+LOST = 1e-15
+"""A singular value below so much of the largest is rounding's own: it has no inverse."""
 
 
 def rows_worth(subject: Subject, most: int) -> int:
@@ -57,7 +59,7 @@ def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.nd
     scaled = J / r / s
     if not np.isfinite(scaled).all():
         raise Finding("the Jacobian du/dx has entries that are not finite, or is zero")
-    inverse = np.abs(np.linalg.pinv(scaled)).transpose(0, 2, 1)
+    inverse = np.abs(np.linalg.pinv(scaled, rcond=LOST)).transpose(0, 2, 1)
     error = error_of_J / r / s + 4 * np.finfo(np.float64).eps
     log_det = np.linalg.slogdet(scaled)[1] + np.log(r).sum((1, 2)) + np.log(s).sum((1, 2))
     return log_det, (inverse * error).sum((1, 2))
@@ -116,7 +118,7 @@ def invertible(J: np.ndarray) -> np.ndarray:
     """Return which Jacobians (N, D, D), scaled to 1, keep their rank under rounding, (N,) bool."""
     r, s = _scales(J)
     sizes = np.linalg.svd(J / r / s, compute_uv=False)
-    return sizes[:, -1] > J.shape[1] * np.finfo(np.float64).eps * sizes[:, 0]
+    return sizes[:, -1] > max(LOST, J.shape[1] * np.finfo(np.float64).eps) * sizes[:, 0]
 
 
 def regular(J: np.ndarray) -> np.ndarray:
