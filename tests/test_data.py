@@ -940,6 +940,15 @@ def test_a_header_is_believed_only_as_far_as_the_bytes_go(declared, held, tmp_pa
             data.read_table(tmp_path / f"t.{suffix}")
 
 
+def test_a_member_whose_name_is_no_text_makes_a_broken_archive(tmp_path):
+    path = tmp_path / "t.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é.npy", npy((2, 2), 32))
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\x80\x80"))
+    with pytest.raises(ValueError, match=r"t\.npz: expected an intact \.npz archive"):
+        data.read_table(path)
+
+
 @pytest.mark.parametrize("shape", ["(" * 5000 + ")" * 5000, "(True, 2)", "(-1, -8)", "(2.0, 1)"])
 def test_a_header_is_no_program(shape, tmp_path):
     text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
