@@ -336,7 +336,8 @@ class Flow(Model):
         ((4,), (4,))
         """
         if features is not None:
-            return first_columns(self, features).log_prob(x, context, backend)
+            kept = first_columns(self, features)
+            return marginal_of(self, kept).log_prob(x, context, backend)
 
         def work(p, x, context, engine) -> tuple:
             return (self.log_prob_with(p, x, context, engine).astype(self.dtype, copy=False),)
@@ -460,24 +461,7 @@ class Flow(Model):
         >>> afnp.maf(3, hidden=(8,), transforms=2, order="natural").marginal(2).features
         2
         """
-        order = shared_order(self.layers)
-        k = integer("features", features, least=1)
-        if k > self.features:
-            raise ValueError(f"features: expected at most {self.features}, got {k}")
-        if type(self.base) not in INDEPENDENT:
-            kind = type(self.base).__name__
-            raise ValueError(f"flow: a {kind} as base has no marginal here; {INSTEAD}")
-        kept = np.sort(order[:k])
-        layers, values = cut(self.layers, self.own, kept)
-        config = self.config()
-        config["layers"] = [{"type": type(layer).__name__, **layer.config()} for layer in layers]
-        config["base"] = {**config["base"], "features": k}
-        if self.columns is not None:
-            config["columns"] = [self.columns[i] for i in kept]
-        theta = np.concatenate([np.zeros(0, self.dtype), *values])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # said when the layers were built
-            return Flow.from_config(config, theta)
+        return marginal_of(self, first_features(self, features))
 
     def sample(
         self,
@@ -533,8 +517,8 @@ class Flow(Model):
             ) from None
         if given is not None:
             k = check_rows(given, None, np.float64, "given").shape[1]
-            first = first_columns(self, k)
-            return generate_given(self, first, u, given, context, method, backend)
+            kept = first_columns(self, k)
+            return generate_given(self, kept, u, given, context, method, backend)
         return self.generate(u, context, method, backend)[0]
 
     # ---- trusted: dtype-generic arithmetic -------------------------------------------------------
@@ -823,31 +807,62 @@ def sample_each(model, n: int, rng, context, method: str, backend: str) -> np.nd
     return x.reshape(len(many), n, model.features)
 
 
-def first_columns(flow: Flow, k: int) -> Flow:
-    """Return the marginal of a flow's first k columns; its order must begin with them."""
-    first = flow.marginal(k)
-    order = shared_order(flow.layers)[: first.features]
-    if order.max() >= len(order):
+def first_features(flow: Flow, features: int) -> np.ndarray:
+    """Return which features (k,), ascending, are the first k of the order that layers share."""
+    order = shared_order(flow.layers)
+    k = integer("features", features, least=1)
+    if k > flow.features:
+        raise ValueError(f"features: expected at most {flow.features}, got {k}")
+    return np.sort(order[:k])
+
+
+def first_columns(flow: Flow, features: int) -> np.ndarray:
+    """Return the numbers (k,) of the first k columns, with which the order must begin."""
+    kept = first_features(flow, features)
+    if kept[-1] >= len(kept):
         raise ValueError(
-            f"features: the order of this flow begins with the columns {np.sort(order).tolist()}, "
-            f"not with the first {len(order)}; afnp.marginals goes by the order"
+            f"features: the order of this flow begins with the columns {kept.tolist()}, not with "
+            f"the first {len(kept)}; afnp.marginals goes by the order"
         )
-    return first
+    return kept
+
+
+def marginal_of(flow: Flow, kept: np.ndarray) -> Flow:
+    """Return the first features of the order, ``kept`` (k,), as a flow with copied parameters."""
+    if type(flow.base) not in INDEPENDENT:
+        kind = type(flow.base).__name__
+        raise ValueError(f"flow: a {kind} as base has no marginal here; {INSTEAD}")
+    layers, values = cut(flow.layers, flow.own, kept)
+    config = flow.config()
+    config["layers"] = [{"type": type(layer).__name__, **layer.config()} for layer in layers]
+    config["base"] = {**config["base"], "features": len(kept)}
+    if flow.columns is not None:
+        config["columns"] = [flow.columns[i] for i in kept]
+    theta = np.concatenate([np.zeros(0, flow.dtype), *values])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said when the layers were built
+        return Flow.from_config(config, theta)
 
 
 def generate_given(
-    flow: Flow, first: Flow, u: np.ndarray, given, context, method="substitution", backend="auto"
+    flow: Flow,
+    kept: np.ndarray,
+    u: np.ndarray,
+    given,
+    context,
+    method="substitution",
+    backend="auto",
 ) -> np.ndarray:
-    """Map noise u (N, D) to data (N, D) whose first features, of a marginal flow, are given.
+    """Map noise u (N, D) to data (N, D) whose first features of the order, ``kept``, are given.
 
     Their noise is read off instead: the given rows, (N, k) or (1, k), stand in the result as they
     are.
     """
+    first = marginal_of(flow, kept)
     given = check_rows(given, first.features, np.float64, "given", first.columns)
     if len(given) not in (1, len(u)):
         raise ValueError(f"given: expected {len(u)} rows (or 1), got {len(given)}")
     given = np.broadcast_to(given, (len(u), first.features))
-    kept = np.sort(shared_order(flow.layers)[: first.features])
     normalizing = "auto" if backend == "cuda" else backend  # which only generates
     u[:, kept], log_det = first.normalize(given, context, normalizing)
     nowhere = np.isneginf(log_det)

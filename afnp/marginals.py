@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.flow import Flow, generate_given
+from afnp.flow import Flow, first_features, generate_given, marginal_of
 from afnp.inputs import check_rows, frame_of, generator, integer
 from afnp.model import check_context
 from afnp.transforms import prefix
@@ -132,7 +132,7 @@ def log_prob(flow: Flow, x, context=None) -> np.ndarray:
     result = np.zeros(len(x), flow.dtype)
     for k in np.unique(known[known > 0]):
         rows, kept = known == k, np.sort(order[:k])
-        part = flow if k == flow.features else marginal(flow, k)
+        part = flow if k == flow.features else marginal_of(flow, kept)
         given = context[rows] if flow.context else None
         result[rows] = part.log_prob(x[rows][:, kept], given)
     return result
@@ -153,9 +153,8 @@ def log_prob_given(flow: Flow, x, features: int, context=None) -> np.ndarray:
     (4,)
     """
     x = check_rows(x, flow.features, np.float64, "x", flow.columns)
-    first = marginal(flow, features)
-    kept = np.sort(shared_order(flow)[: first.features])
-    return flow.log_prob(x, context) - first.log_prob(x[:, kept], context)
+    kept = first_features(flow, features)
+    return flow.log_prob(x, context) - marginal_of(flow, kept).log_prob(x[:, kept], context)
 
 
 def sample_given(flow: Flow, n: int, given, rng=0, context=None) -> np.ndarray:
@@ -188,9 +187,9 @@ def sample_given(flow: Flow, n: int, given, rng=0, context=None) -> np.ndarray:
     k = check_rows(given, None, np.float64, "given").shape[1]
     if not k:
         return _checked(flow).sample(n, rng, context)
-    first = marginal(flow, k)
+    kept = first_features(_checked(flow), k)
     u = flow.base.sample(flow.own.base, n, rng, flow.dtype)
-    return generate_given(flow, first, u, given, context)
+    return generate_given(flow, kept, u, given, context)
 
 
 def _checked(flow) -> Flow:

@@ -160,7 +160,7 @@ def _on_rows(
     """Apply a function to a chunk, in batches of B rows that are laid out by the rows' numbers."""
     start, stop = block_info[0]["array-location"][0]
     for name, a in zip(names, arrays, strict=False):
-        check_rows(a, None, np.float64, name, first=start)
+        check_rows(a, None, a.dtype, name, first=start)
     if start == stop:
         return function(flow, 0, *(np.zeros((BATCH, *a.shape[1:])) for a in arrays))[:0]
     first, last = start // BATCH, -(-stop // BATCH)
