@@ -7,14 +7,17 @@ And the additive one, which only shifts.
 
 The conditioner gives h = (m, a). How they become mu and alpha is the ``scale``:
 
-=========== ================================ ============= ====================================
-scale       alpha                            mu            why
-=========== ================================ ============= ====================================
-"tanh"      B tanh(a / B)                    m             the default: bounded, no corners
-"exp"       a                                m             MAF's formula; without bound
-"softplus"  log softplus(a + log(e - 1))     m             the scale grows like a, not like e^a
-"sigmoid"   log sigma, sigma(a + 2)          (1 - sigma) m IAF: x = sigma u + (1 - sigma) m
-=========== ================================ ============= ====================================
+=========== ============================ ======================= ============= ==================
+scale       alpha                        d alpha / d a           mu            why
+=========== ============================ ======================= ============= ==================
+"tanh"      B tanh(a / B)                1 - (alpha / B)^2       m             bounded, no corners
+"exp"       a                            1                       m             MAF's formula
+"softplus"  log softplus(a + log(e - 1)) (1 - e^-v) / v, v =     m             the scale grows like
+                                         e^alpha                               a, not like e^a
+"sigmoid"   log sigma, sigma(a + 2)      1 - e^alpha             (1 - sigma) m IAF's gate
+=========== ============================ ======================= ============= ==================
+
+The first is the default. The derivative is a function of alpha alone.
 
 With Gaussian noise u this is the MADE of Gaussian conditionals that MAF stacks (arXiv 1705.07057,
 eq. 3 to 5); the gate is IAF's (arXiv 1606.04934), open at first, and only ever shrinks u. One
@@ -28,7 +31,6 @@ shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -37,34 +39,34 @@ from afnp.univariate.stable import softplus
 
 __all__ = ["SCALES", "Additive", "Affine"]
 
-Slope = Callable[[], np.ndarray]
 
-
-def _log_softplus(z: np.ndarray) -> tuple[np.ndarray, Slope]:
-    """Return log softplus(z) and its derivative; below -37, softplus(z) is e^z to rounding."""
+def _log_softplus(z: np.ndarray) -> np.ndarray:
+    """Return log softplus(z); below -37, softplus(z) is e^z to rounding."""
     low = z.real < -37
-    value, rise = softplus(np.where(low, np.zeros_like(z), z))
-    return np.where(low, z, np.log(value)), lambda: np.where(low, np.ones_like(z), rise / value)
+    return np.where(low, z, np.log(softplus(np.where(low, np.zeros_like(z), z))[0]))
 
 
-def _log_sigmoid(z: np.ndarray) -> tuple[np.ndarray, Slope]:
-    """Return log sigmoid(z) and its derivative 1 - sigmoid(z)."""
-    value, rise = softplus(-z)
-    return -value, lambda: rise
-
-
-def _tanh(a: np.ndarray, bound: float) -> tuple[np.ndarray, Slope]:
-    t = np.tanh(a / bound)
-    return bound * t, lambda: 1 - t * t
+def _slope_of_log_softplus(alpha: np.ndarray) -> np.ndarray:
+    """Return (1 - e^-v) / v at v = e^alpha: softplus' = 1 - e^-softplus, over softplus."""
+    v = np.exp(np.where(alpha.real < -37, np.zeros_like(alpha), alpha))
+    return np.where(alpha.real < -37, np.ones_like(alpha), -np.expm1(-v) / v)
 
 
 SCALES = {
-    "tanh": _tanh,
-    "exp": lambda a, bound: (a, lambda: np.ones_like(a)),
+    "tanh": lambda a, bound: bound * np.tanh(a / bound),
+    "exp": lambda a, bound: a,
     "softplus": lambda a, bound: _log_softplus(a + math.log(math.e - 1)),
-    "sigmoid": lambda a, bound: _log_sigmoid(a + 2),
+    "sigmoid": lambda a, bound: -softplus(-a - 2)[0],
 }
-"""Each maps a and B to alpha, and to a function that gives d alpha / d a where it is asked for."""
+"""Each maps a and B to alpha."""
+
+SLOPES = {
+    "tanh": lambda alpha, bound: 1 - np.square(alpha / bound),
+    "exp": lambda alpha, bound: np.ones_like(alpha),
+    "softplus": lambda alpha, bound: _slope_of_log_softplus(alpha),
+    "sigmoid": lambda alpha, bound: -np.expm1(alpha),
+}
+"""Each maps alpha and B to d alpha / d a; that of "sigmoid" is also 1 - sigma."""
 
 
 class Affine:
@@ -108,25 +110,26 @@ class Affine:
         """Return what rebuilds this object."""
         return {"bound": self.bound, "scale": self.scale}
 
-    def _shift_and_scale(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray, Slope]:
-        """Return mu, alpha and what gives d alpha / d a.
+    def _shift_and_scale(self, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mu and alpha."""
+        m, alpha = h[..., 0], SCALES[self.scale](h[..., 1], self.bound)
+        return (self.slope(alpha) * m if self.scale == "sigmoid" else m), alpha
 
-        With the scale "sigmoid" the last is also 1 - sigma.
-        """
-        alpha, slope = SCALES[self.scale](h[..., 1], self.bound)
-        return (slope() * h[..., 0] if self.scale == "sigmoid" else h[..., 0]), alpha, slope
+    def slope(self, alpha: np.ndarray) -> np.ndarray:
+        """Return d alpha / d a."""
+        return SLOPES[self.scale](alpha, self.bound)
 
     def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
         r"""Map x to u; also give :math:`\log du/dx = -\alpha` and the cache for ``backward``."""
-        mu, alpha, slope = self._shift_and_scale(h)
+        mu, alpha = self._shift_and_scale(h)
         log_derivative = -alpha
         s = np.exp(log_derivative)
         u = (x - mu) * s
-        return u, log_derivative, (u, s, slope, mu)
+        return u, log_derivative, (u, s, alpha, mu)
 
     def generate(self, h: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         r"""Map u to x; also give :math:`\log dx/du = \alpha`."""
-        mu, alpha, _ = self._shift_and_scale(h)
+        mu, alpha = self._shift_and_scale(h)
         return mu + u * np.exp(alpha), alpha
 
     def backward(
@@ -139,13 +142,13 @@ class Affine:
 
         and where mu = (1 - sigma) m, also d_m = (1 - sigma) d_mu, and d_a gains -sigma mu d_mu.
         """
-        u, s, slope, mu = cache
-        d_x = d_u * s
+        u, s, alpha, mu = cache
+        slope, d_x = self.slope(alpha), d_u * s
         d_h = np.empty((*u.shape, 2), dtype=d_x.dtype)
         d_h[..., 0] = -d_x
-        d_h[..., 1] = (-d_u * u - d_log) * slope()
+        d_h[..., 1] = (-d_u * u - d_log) * slope
         if self.scale == "sigmoid":
-            d_h[..., 0] *= slope()
+            d_h[..., 0] *= slope
             d_h[..., 1] += d_u * mu  # sigma d_x = d_u
         return d_h, d_x
 
