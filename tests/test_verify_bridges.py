@@ -242,7 +242,7 @@ def test_a_row_with_hardly_any_density_does_not_blur_the_constant():
 def test_bounds_are_passed_as_seldom_as_stated():
     """At alpha = 0.2 fewer than one set in five is beyond any bound."""
     beyond = [
-        any(test.measured > test.bound for test in shape_tests(bridge, alpha=0.2))
+        any(test.measured > test.bound for test in shape_tests(bridge, total(bridge), alpha=0.2))
         for bridge in bridges(200, 1000)
     ]
     assert np.mean(beyond) < 0.2
@@ -251,11 +251,13 @@ def test_bounds_are_passed_as_seldom_as_stated():
 
 def test_what_is_said_to_be_seen_is_seen():
     bridge = next(bridges(1, 8000))
-    constant, temperature = total(bridge).seen, 1 + tempered(bridge, 1e-6)
+    whole = total(bridge)
+    each = 1e-6 / len(shape_tests(bridge, whole, 1e-6))
+    constant, temperature = whole.seen, 1 + tempered(bridge, whole, each)
     off = [total(one) for one in bridges(20, 8000, constant=constant, seed=1)]
     assert np.mean([one.measured > one.bound for one in off]) > 0.9
     wide = bridges(20, 8000, temperature=temperature, seed=2)
-    seen = [any(t.measured > t.bound for t in shape_tests(one, 1e-6)) for one in wide]
+    seen = [any(t.measured > t.bound for t in shape_tests(one, total(one), 1e-6)) for one in wide]
     assert np.mean(seen) > 0.9
 
 

@@ -257,7 +257,7 @@ def _constant(ratio: np.ndarray, sampled: np.ndarray) -> float:
 # ---- the shape -----------------------------------------------------------------------------------
 
 
-def shape_tests(bridge: Bridge, alpha: float) -> list[Statistic]:
+def shape_tests(bridge: Bridge, whole: Total, alpha: float) -> list[Statistic]:
     r"""Return whether samples lie where the density says, whatever its constant is.
 
     Nothing where the bridge does not even tell the constant.
@@ -268,10 +268,11 @@ def shape_tests(bridge: Bridge, alpha: float) -> list[Statistic]:
     Parameters
     ----------
     bridge : Bridge
+    whole : Total
+        The bridge's.
     alpha : float
         Probability that any of the statistics is beyond its bound by chance.
     """
-    whole = total(bridge)
     if not whole.doubt < MOST_DOUBT:
         return []
     sigma, weight = _weighed(bridge, whole)
@@ -330,13 +331,15 @@ def _bernstein(
     return float(phi @ surprise), math.sqrt(2 * variance * t) + float(np.abs(phi).max()) * t / 3
 
 
-def tempered(bridge: Bridge, alpha: float) -> float:
+def tempered(bridge: Bridge, whole: Total, alpha: float) -> float:
     r"""Return which temperature T - 1 would be seen in 99 of 100 cases: samples of p^(1 / T^2).
 
     .. math:: \log p - \log p^{1 / T^2} \approx 2 (T - 1) \log p + \text{const}
+
+    By the statistic of log p, whose false alarms are alpha.
     """
-    sigma, weight = _weighed(bridge, total(bridge))
-    t = math.log(2 * len(_functions(bridge)) / alpha)
+    sigma, weight = _weighed(bridge, whole)
+    t = math.log(2 / alpha)
     phi = _centred(_legendre(_ranks(bridge.log_p), 1), weight)
     known = np.isfinite(bridge.log_p)
     moved = 2 * abs(float(np.sum((phi * weight * bridge.log_p)[known])))

@@ -102,11 +102,12 @@ def _at_once(subject: Subject) -> Result:
         bridge = bridge_of(subject)
     except NotRun as exception:
         return Result(status=PASSED, why=f"no bridge: {exception}")
-    tests = shape_tests(bridge, FALSE_ALARM / 2)
-    nothing = f"a bridge that overlaps by {total(bridge).overlap:.0%} shows nothing"
+    whole = total(bridge)
+    tests = shape_tests(bridge, whole, FALSE_ALARM / 2)
+    nothing = f"a bridge that overlaps by {whole.overlap:.0%} shows nothing"
     if not tests:
         return Result(status=PASSED, why=nothing)
-    seen, rows = tempered(bridge, FALSE_ALARM / 2), len(bridge.log_p)
+    seen, rows = tempered(bridge, whole, FALSE_ALARM / 2 / len(tests)), len(bridge.log_p)
     shown = f"a bridge of {rows} rows shows a temperature of {1 + seen:.3f}"
     why = shown if seen < SEEN else nothing
     result = compare([t.measured for t in tests], [t.bound for t in tests], why, ("test",))

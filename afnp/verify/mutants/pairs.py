@@ -13,23 +13,17 @@ import math
 import numpy as np
 
 from afnp.verify.mutants.clean import FREEDOM, solid
-from afnp.verify.mutants.registry import mutant, replace
+from afnp.verify.mutants.registry import mutant, replace, sample_from, share_noise
 
 
-def _off(owner, constant: float) -> None:
+def _off(owner, constant: float, name: str = "log_prob") -> None:
     """Let a log-density be off by a constant."""
-    replace(owner, "log_prob")(lambda log_prob, *arguments: log_prob(*arguments) + constant)
+    replace(owner, name)(lambda log_prob, *arguments: log_prob(*arguments) + constant)
 
 
 def _noise(functions, change) -> None:
     """Let ``pair`` sample from ``change(u, rng)``."""
-    generate, features = solid().generate, functions.features
-
-    def sample(n, rng):
-        rng = np.random.default_rng(rng)
-        return generate(change(rng.standard_normal((n, features)), rng))[0]
-
-    functions.sample = sample
+    sample_from(functions, solid().generate, change)
 
 
 # ---- the constant --------------------------------------------------------------------------------
@@ -69,17 +63,13 @@ def density_alone_without_a_gamma_function(functions):
 @mutant("residual", kills="normalisation")
 def flow_density_off_by_three_tenths(flow):
     """A flow's log-density is 0.3 too large."""
-    _off_with(flow, 0.3)
+    _off(flow, 0.3, "log_prob_with")
 
 
 @mutant("convolution", kills="normalisation")
 def flow_density_without_its_constant(flow):
     """A flow of four features lacks -D/2 log 2 pi."""
-    _off_with(flow, flow.features / 2 * math.log(2 * math.pi))
-
-
-def _off_with(flow, constant: float) -> None:
-    replace(flow, "log_prob_with")(lambda log_prob, *arguments: log_prob(*arguments) + constant)
+    _off(flow, flow.features / 2 * math.log(2 * math.pi), "log_prob_with")
 
 
 # ---- the sampler ---------------------------------------------------------------------------------
@@ -106,11 +96,7 @@ def sampler_alone_with_one_wide_feature(functions):
 @mutant("pair", kills="agreement")
 def sampler_alone_with_noise_in_common(functions):
     """Features share a part of their noise: a random number drawn for the row."""
-
-    def shared(u, rng):
-        return 0.9 * u + np.sqrt(1 - 0.9**2) * rng.standard_normal((len(u), 1))
-
-    _noise(functions, shared)
+    _noise(functions, share_noise)
 
 
 @mutant("tailed", kills="agreement")

@@ -19,11 +19,22 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from afnp.verify.mutants.clean import FLOWS, PLAIN
 from afnp.verify.report import Report
 from afnp.verify.runner import check_flow
 
-__all__ = ["MUTANTS", "Mutant", "check_planted", "mutant", "relog", "replace"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "check_planted",
+    "mutant",
+    "relog",
+    "replace",
+    "sample_from",
+    "share_noise",
+]
 
 MUTANTS: dict[str, Mutant] = {}
 """Every mutant by its name, theme by theme."""
@@ -107,6 +118,22 @@ def replace(owner: Any, name: str) -> Callable:
         return function
 
     return put
+
+
+def sample_from(functions: Any, generate: Callable, change: Callable) -> None:
+    """Let plain functions sample by ``generate`` from the noise ``change(u, rng)``."""
+    features = functions.features
+
+    def sample(n, rng):
+        rng = np.random.default_rng(rng)
+        return generate(change(rng.standard_normal((n, features)), rng))[0]
+
+    functions.sample = sample
+
+
+def share_noise(u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return noise (N, D) of which features share a fifth: a random number is drawn for the row."""
+    return 0.9 * u + np.sqrt(1 - 0.9**2) * rng.standard_normal((len(u), 1))
 
 
 def relog(layer: Any, change: Callable) -> None:

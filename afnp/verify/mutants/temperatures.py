@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from afnp.verify.mutants.registry import mutant, replace
+from afnp.verify.mutants.registry import mutant, replace, sample_from, share_noise
 
 
 def _noise(functions, change) -> None:
     """Let plain functions sample from ``change(u, rng)``."""
-    generate, features = functions.generate, functions.features
-
-    def sample(n, rng):
-        rng = np.random.default_rng(rng)
-        return generate(change(rng.standard_normal((n, features)), rng))[0]
-
-    functions.sample = sample
+    sample_from(functions, functions.generate, change)
 
 
 def _flow_noise(flow, change) -> None:
@@ -65,11 +59,7 @@ def noise_of_one_feature_wider(functions):
 @mutant("solid", kills="noise")
 def noise_shared_a_little(functions):
     """Features share a fifth of their noise: a random number drawn for the row."""
-
-    def shared(u, rng):
-        return 0.9 * u + np.sqrt(1 - 0.9**2) * rng.standard_normal((len(u), 1))
-
-    _noise(functions, shared)
+    _noise(functions, share_noise)
 
 
 @mutant("solid", kills="noise")
