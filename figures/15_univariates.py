@@ -113,7 +113,7 @@ def scale_of(name: str, a: np.ndarray, rows: int) -> dict:
     x, _ = tau.generate(h, np.broadcast_to(u, h.shape[:2]))
     error = np.abs(tau.normalize(h, x)[0].astype(np.float64) - u)
     return {
-        "alpha": SCALES[name](a, tau.bound)[0],
+        "alpha": SCALES[name](a, tau.bound),
         "rms": np.sqrt((error**2).mean(axis=0)),
         "largest": error.max(axis=0),
     }
