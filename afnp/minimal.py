@@ -14,7 +14,7 @@ Letters: N rows, D > 1 features, H hidden units; x data, u noise; ``d_y`` is d(l
 import numpy as np
 
 BOUND = 7.0
-"""Log-scales stay within plus or minus this: alpha = 7 tanh(a / 7)."""
+"""Log-scales stay within plus or minus this: alpha = 7 tanh(s / 7)."""
 
 
 class MADE:
@@ -28,7 +28,7 @@ class MADE:
 
     def __init__(self, D, hidden, rng):
         inputs = np.arange(1, D + 1)
-        outputs = np.repeat(inputs, 2)  # mu_1, a_1, mu_2, a_2, ...
+        outputs = np.repeat(inputs, 2)  # mu_1, s_1, mu_2, s_2, ...
         self.degrees = [inputs, *(1 + np.arange(H) * (D - 1) // H for H in hidden)]
         pairs = zip(self.degrees[1:], self.degrees[:-1], strict=True)
         self.masks = [rows[:, None] >= columns for rows, columns in pairs]
@@ -43,12 +43,12 @@ class MADE:
     def conditionals(self, x):
         r"""Map x (N, D) to mu and alpha, each (N, D), and a: the inputs of every layer.
 
-        .. math:: a^{(0)} = x, \qquad a^{(l)} = \tanh(W^{(l)} a^{(l-1)} + b^{(l)})
+        .. math:: a^{(0)} = x, \qquad a^{(k)} = \tanh(W^{(k)} a^{(k-1)} + b^{(k)})
         """
         *below, (W, b) = self.layers()
         a = [x]
-        for W_l, b_l in below:
-            a.append(np.tanh(a[-1] @ W_l.T + b_l))
+        for W_k, b_k in below:
+            a.append(np.tanh(a[-1] @ W_k.T + b_k))
         h = a[-1] @ W.T + b
         return h[:, 0::2], BOUND * np.tanh(h[:, 1::2] / BOUND), a
 
@@ -75,11 +75,11 @@ class MADE:
         d_s = d_alpha * (1 - (alpha / BOUND) ** 2)
         d_y = np.stack([d_mu, d_s], axis=2).reshape(len(u), -1)
         d_W, d_b = list[np.ndarray](), list[np.ndarray]()
-        for a_l, M, W in zip(reversed(a), reversed(self.masks), reversed(self.W), strict=True):
-            d_W.insert(0, M * (d_y.T @ a_l))
+        for a_k, M, W in zip(reversed(a), reversed(self.masks), reversed(self.W), strict=True):
+            d_W.insert(0, M * (d_y.T @ a_k))
             d_b.insert(0, d_y.sum(axis=0))
             d_a = d_y @ (M * W)
-            d_y = d_a * (1 - a_l**2)  # through tanh; of no use once a_l is x
+            d_y = d_a * (1 - a_k**2)  # through tanh; of no use once a_k is x
         return d_direct + d_a, d_W, d_b
 
     def loop(self, u):
@@ -105,9 +105,9 @@ class MADE:
         for i in range(x.shape[1]):
             mu, s = (a[-1] @ W[2 * i : 2 * i + 2].T + b[2 * i : 2 * i + 2]).T
             x[:, i] = mu + np.exp(BOUND * np.tanh(s / BOUND)) * u[:, i]
-            for l, (W_l, b_l) in enumerate(below):
-                due = self.degrees[l + 1] == i + 1
-                a[l + 1][:, due] = np.tanh(a[l] @ W_l[due].T + b_l[due])
+            for k, (W_k, b_k) in enumerate(below):
+                due = self.degrees[k + 1] == i + 1
+                a[k + 1][:, due] = np.tanh(a[k] @ W_k[due].T + b_k[due])
         return x
 
 
@@ -119,7 +119,7 @@ def maf(D, hidden=(32,), transforms=2, seed=0):
 
 def parameters(flow):
     """Return all arrays of parameters: W and b of each layer of each MADE, in turn."""
-    return [p for made in flow for Wb in zip(made.W, made.b, strict=True) for p in Wb]
+    return [array for made in flow for Wb in zip(made.W, made.b, strict=True) for array in Wb]
 
 
 def normalize(flow, x):
@@ -155,7 +155,7 @@ def backward(flow, caches, d_u, d_log_det):
     grads: list[np.ndarray] = []
     for made, cache in zip(reversed(flow), reversed(caches), strict=True):
         d_u, d_W, d_b = made.backward(cache, d_u[:, ::-1], d_log_det)
-        grads = [g for Wb in zip(d_W, d_b, strict=True) for g in Wb] + grads
+        grads = [array for Wb in zip(d_W, d_b, strict=True) for array in Wb] + grads
     return d_u, grads
 
 
@@ -171,30 +171,30 @@ def loss_and_grad(flow, x):
     return -log_prob(flow, x).mean(), grads
 
 
-def adam(theta, grads, m, v, t, rate=0.01):
-    r"""Take step t = 1, 2, ... of Adam (arXiv 1412.6980) in place; m and v begin as zeros.
+def adam(theta, grads, means, squares, k, rate=0.01):
+    r"""Take step k, from 1 on, of Adam (arXiv 1412.6980) in place; both moments begin as zeros.
 
-    .. math:: m \leftarrow 0.9\, m + 0.1\, g, \quad v \leftarrow 0.999\, v + 0.001\, g^2, \quad
-              \theta \leftarrow \theta - \eta\,
-              \frac{m / (1 - 0.9^t)}{\sqrt{v / (1 - 0.999^t)} + 10^{-8}}
+    .. math:: \bar d \leftarrow 0.9\, \bar d + 0.1\, d_\theta, \quad \overline{d^2} \leftarrow 0.999
+              \overline{d^2} + 0.001 d_\theta^2, \quad \theta \leftarrow \theta - \text{rate} \cdot
+              \frac{\bar d / (1 - 0.9^k)}{\sqrt{\overline{d^2} / (1 - 0.999^k)} + 10^{-8}}
 
     Examples
     --------
     Ten steps towards some points, and then points of our own:
 
-    >>> flow = maf(D=2)
-    >>> x = np.random.default_rng(1).normal(3, 2, (100, 2))
-    >>> theta, m, v = parameters(flow), *([0 * p for p in parameters(flow)] for _ in "mv")
+    >>> flow, x = maf(D=2), np.random.default_rng(1).normal(3, 2, (100, 2))
+    >>> theta = parameters(flow)
+    >>> means, squares = ([0 * array for array in theta] for _ in range(2))
     >>> before, _ = loss_and_grad(flow, x)
-    >>> for t in range(1, 11):
-    ...     adam(theta, loss_and_grad(flow, x)[1], m, v, t)
+    >>> for k in range(1, 11):
+    ...     adam(theta, loss_and_grad(flow, x)[1], means, squares, k)
     >>> bool(loss_and_grad(flow, x)[0] < before)
     True
     >>> u = np.random.default_rng(2).standard_normal((5, 2))
     >>> bool(np.allclose(generate(flow, u), generate(flow, u, MADE.loop)))
     True
     """
-    for p, g, m_p, v_p in zip(theta, grads, m, v, strict=True):
-        m_p += 0.1 * (g - m_p)
-        v_p += 0.001 * (g**2 - v_p)
-        p -= rate * (m_p / (1 - 0.9**t)) / (np.sqrt(v_p / (1 - 0.999**t)) + 1e-8)
+    for array, grad, mean, square in zip(theta, grads, means, squares, strict=True):
+        mean += 0.1 * (grad - mean)
+        square += 0.001 * (grad**2 - square)
+        array -= rate * (mean / (1 - 0.9**k)) / (np.sqrt(square / (1 - 0.999**k)) + 1e-8)

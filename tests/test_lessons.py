@@ -245,60 +245,145 @@ def test_the_teachers_page_speaks_of_every_lesson():
 
 
 HOW = next(cell for cell in cells(NOTEBOOKS[0], "markdown") if cell["id"] == "how")
-UNEXPLAINED = {"d", "e", "i", "O"}
-"""Letters that mean what they mean everywhere: d/dx, exp(1), the root of -1, orders of size."""
+GREEK = (
+    "alpha beta gamma delta Delta epsilon varepsilon zeta eta theta kappa ell lambda mu nu xi pi "
+    "rho sigma Sigma tau phi varphi Phi chi psi omega"
+).split()
+SPELT = {name: f"\\{name}" for name in GREEK} | {"eps": r"\varepsilon", "lam": r"\lambda"}
+"""What code calls Greek letters."""
 
 
 def letters_of(formula):
-    """Return the letters in a formula, Greek ones by their names; words are none."""
-    words = r"\\(?:text|operatorname|texttt|mathrm|begin|end)\{[^}]*\}|\\(?:mathcal|mathbb) ?\w"
-    formula = re.sub(words, " ", formula)
-    greek = r"\\(?:mu|alpha|tau|sigma|delta|eta|xi|psi|varphi|phi|Phi|(?:var)?epsilon)(?![a-z])"
+    """Return the letters in a formula, Greek ones by their names; words are none, dx is d and x."""
+    formula = re.sub(r"\\(?:text|operatorname|texttt|mathrm|begin|end)\{[^}]*\}", " ", formula)
+    styled = r"\\math(?:cal|bb) ?[A-Z]"
+    found = {letter.replace(" ", "") for letter in re.findall(styled, formula)}
+    formula = re.sub(r"(?<![\\a-zA-Z])d([a-z])(?![a-zA-Z])", r"d \1", re.sub(styled, " ", formula))
+    greek = rf"\\(?:{'|'.join(GREEK)})(?![a-zA-Z])"
     single = r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])"
-    return {*re.findall(greek, formula), *re.findall(single, formula)}
+    return found | {*re.findall(greek, formula), *re.findall(single, formula)}
 
 
 def formulas(text):
     return ["".join(pair) for pair in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, flags=re.S)]
 
 
-def indexed(number):
-    """Return the letters that the contents explain for a lesson."""
-    text, found = source(HOW).split("## Words")[0], set()
-    for row in re.findall(r"^\| (.+) \|$", text, flags=re.M):
-        what, *_, where = row.split(" | ")
-        begins = re.fullmatch(r"from (\d+)", where)
-        for_all = where == "all" or bool(begins) and int(begins[1]) <= number
-        if for_all or str(number) in where.split(", ") or what == str(number):
-            found |= {letter for formula in formulas(row) for letter in letters_of(formula)}
+def letter_of(name):
+    """Return what a name begins with, if that is a letter: x of x, x1 and x_test; else None."""
+    first = re.fullmatch(r"_?([A-Za-z]+?)\d*(?:_\w*)?", name)
+    first = first[1] if first else ""
+    return SPELT.get(first, first if len(first) == 1 else None)
+
+
+def bound(code):
+    """Return the letters with which names begin that code gives to something."""
+    nodes = list(ast.walk(ast.parse(code)))
+    names = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    names += [n.arg for n in nodes if isinstance(n, ast.arg)]
+    return {letter_of(name) for name in names} - {None}
+
+
+def documented(code):
+    """Return the letters in docstrings, sizes of arrays mostly; A, I and a may be words."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    said = [ast.get_docstring(n) or "" for n in ast.walk(ast.parse(code)) if isinstance(n, kinds)]
+    return set(re.findall(r"(?<![\w.'])[B-HJ-Zb-z](?![\w'])", " ".join(said)))
+
+
+def spans(text):
+    """Return the letters of code in prose."""
+    found = set()
+    for span in re.findall(r"`([^`\n]+)`", text):
+        try:
+            nodes = ast.walk(ast.parse(span))
+        except SyntaxError:
+            continue
+        found |= {letter_of(n.id) for n in nodes if isinstance(n, ast.Name) and len(n.id) == 1}
     return found
 
 
+def used(number):
+    """Return the letters of a lesson: in formulas, in code, and in code that prose quotes."""
+    found = set()
+    for cell in cells(BY_NUMBER[number], "markdown"):
+        found |= {letter for formula in formulas(source(cell)) for letter in letters_of(formula)}
+        found |= spans(source(cell))
+    for cell in cells(BY_NUMBER[number]):
+        found |= bound(source(cell)) | documented(source(cell))
+    return found
+
+
+def index():
+    """Return the rows of the contents' index: a letter, what it is, and its lessons."""
+    text = source(HOW).split("## Letters")[1].split("## Words")[0]
+    rows = re.findall(r"^\| (\$.+?\$) \| (.+) \| ([\d–, ]+) \|$", text, flags=re.M)
+    return [
+        (letter[1:-1].replace(" ", ""), what, lessons_of(where)) for letter, what, where in rows
+    ]
+
+
+def lessons_of(where):
+    """Return the numbers in "1, 3–5".
+
+    >>> sorted(lessons_of("1, 3–5"))
+    [1, 3, 4, 5]
+    """
+    ends = [list(map(int, part.split("–"))) for part in where.split(", ")]
+    return {number for first, *last in ends for number in range(first, (last or [first])[0] + 1)}
+
+
+def test_a_letter_has_one_row_in_the_index():
+    letters = [letter for letter, *_ in index()]
+    assert len(set(letters)) == len(letters) > 50
+    meanings = [what for _, what, _ in index()]
+    assert len(set(meanings)) == len(meanings)
+
+
 @pytest.mark.parametrize("number", BY_NUMBER)
-def test_every_letter_of_a_lesson_is_in_the_index(number):
-    used = {
-        letter
-        for cell in cells(BY_NUMBER[number], "markdown")
-        for formula in formulas(source(cell))
-        for letter in letters_of(formula)
+def test_the_index_has_every_letter_with_every_lesson(number):
+    listed = {letter for letter, _, where in index() if number in where}
+    assert used(number) == listed
+
+
+def test_letters_are_found_wherever_they_stand():
+    assert letters_of(r"\mathcal L = \mathbb E\, \log p(x_i) + \tfrac{du}{dx} e^{\bar\delta}") == {
+        *("\\mathcalL", "\\mathbbE", "p", "x", "i", "d", "u", "e", "\\delta")
     }
-    assert used - UNEXPLAINED <= indexed(number)
+    assert bound("x1, W_now = f(2)\nfor k in x1: mu = lambda q: z") == {"x", "W", "k", "\\mu", "q"}
+    assert spans("`p[1, 0]` of `(N, D)`, `python -m figures x`, `words`") - {None} == {
+        "p",
+        "N",
+        "D",
+    }
+    assert documented('def f(a):\n    """Map x (N, K) to S > 1."""') == {"N", "K", "S"}
 
 
-def test_no_lesson_has_two_meanings_of_a_shared_letter():
-    """But for those that its own row explains."""
-    shared = source(HOW).split("And these belong to one lesson")[0]
-    meanings = {}
-    for row in re.findall(r"^\| (.+) \|$", shared, flags=re.M):
-        what, _, where = row.split(" | ")
-        first = re.fullmatch(r"from (\d+)", where)
-        numbers = range(int(first[1]), 16) if first else map(int, re.findall(r"\d+", where))
-        numbers = set(BY_NUMBER) if where == "all" else set(numbers)
-        bare = re.sub(r"[_^](\w|\{[^}]*\})|\([^)]*\)", "", what)
-        for letter in {letter for formula in formulas(bare) for letter in letters_of(formula)}:
-            assert not numbers & meanings.get(letter, set()), (letter, what)
-            meanings[letter] = numbers | meanings.get(letter, set())
-    assert meanings["m"] >= {2, 4} and len(meanings) > 20
+@pytest.mark.parametrize("number", BY_NUMBER)
+def test_running_numbers_run_and_are_nothing_else(number):
+    """They are bound by loops, or received, but never assigned."""
+    for cell in cells(BY_NUMBER[number]):
+        for node in ast.walk(ast.parse(source(cell))):
+            if isinstance(node, (ast.Assign, ast.AugAssign, ast.NamedExpr)):
+                targets = getattr(node, "targets", None) or [node.target]
+                names = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)
+                         and isinstance(n.ctx, ast.Store)}  # fmt: skip
+                assert not names & {"i", "j", "k", "n"}, (cell["id"], ast.unparse(node))
+
+
+def answers_and_the_page():
+    folders = [LESSONS / "exercises", LESSONS / "solutions"]
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))] + [
+        LESSONS.parent / "afnp" / "minimal.py"
+    ]
+
+
+@pytest.mark.parametrize("path", answers_and_the_page(), ids=name)
+def test_answers_and_the_one_page_flow_have_no_other_letters(path):
+    code = path.read_text(encoding="utf-8")
+    known = {letter for letter, *_ in index()}
+    assert bound(code) | documented(code) <= known
+    for formula in re.findall(r"\.\. math::(.+?)\n\s*\n|:math:`(.+?)`", code, flags=re.S):
+        assert letters_of("".join(formula)) <= known
 
 
 def test_words_of_the_contents_point_to_lessons():

@@ -14,7 +14,7 @@ def _table(*levels):
 
 
 def _row_log_prob(conditionals, x):
-    return sum(np.log(p[tuple(x[: r + 1])]) for r, p in enumerate(conditionals))
+    return sum(np.log(p[tuple(x[: i + 1])]) for i, p in enumerate(conditionals))
 
 
 def _level(p, v):
@@ -22,13 +22,15 @@ def _level(p, v):
 
 
 def _counts(levels):
-    return [int(np.prod(levels[:i])) * (k - 1) for i, k in enumerate(levels)]
+    return [int(np.prod(levels[:i])) * (K - 1) for i, K in enumerate(levels)]
 
 
 ALARM = np.zeros((2, 2, 2))
-"""p[b, e, a]: burglars, earthquake, alarm; the first two know nothing of each other."""
-for _b, _e, _rings in [(0, 0, 0.01), (0, 1, 0.5), (1, 0, 0.9), (1, 1, 0.95)]:
-    ALARM[_b, _e] = (0.9, 0.1)[_b] * (0.8, 0.2)[_e] * np.array([1 - _rings, _rings])
+"""p[burglars, earthquake, alarm]; the first two know nothing of each other."""
+for _burglars, _earthquake, _rings in [(0, 0, 0.01), (0, 1, 0.5), (1, 0, 0.9), (1, 1, 0.95)]:
+    ALARM[_burglars, _earthquake] = (
+        (0.9, 0.1)[_burglars] * (0.8, 0.2)[_earthquake] * np.array([1 - _rings, _rings])
+    )
 
 
 def _judge_order(order):
@@ -80,16 +82,16 @@ EXERCISES = [
             ([np.array([0.0, 1.0]), np.full((2, 2), 0.5)], (0, 1)),
         ],
         hints=(
-            "Factor number r is indexed by the first r + 1 entries of x: "
-            "conditionals[r][tuple(x[: r + 1])].",
+            "Factor number i is indexed by the first i + 1 entries of x: "
+            "conditionals[i][tuple(x[: i + 1])].",
             "Take the logarithm of each such entry, and add them up.",
         ),
         mistakes={
             "multiplying the logarithms instead of adding them": lambda conditionals, x: np.prod(
-                [np.log(p[tuple(x[: r + 1])]) for r, p in enumerate(conditionals)]
+                [np.log(p[tuple(x[: i + 1])]) for i, p in enumerate(conditionals)]
             ),
             "leaving out the logarithm": lambda conditionals, x: np.prod(
-                [p[tuple(x[: r + 1])] for r, p in enumerate(conditionals)]
+                [p[tuple(x[: i + 1])] for i, p in enumerate(conditionals)]
             ),
         },
         because="It is the exact log-probability; no sum over all other events was needed.",
@@ -129,7 +131,7 @@ EXERCISES = [
                 int(np.prod(levels[: i + 1])) for i in range(len(levels))
             ],
             "forgetting that there is one distribution for each past": lambda levels: [
-                k - 1 for k in levels
+                K - 1 for K in levels
             ],
         },
         because=(

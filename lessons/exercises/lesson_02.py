@@ -20,12 +20,14 @@ def _normalize(x):
     return np.concatenate(_banana(x), axis=1)
 
 
-def _cholesky(S):
-    return GaussianChain(np.zeros(len(S)), S).cholesky
+def _cholesky(cov):
+    return GaussianChain(np.zeros(len(cov)), cov).cholesky
 
 
-def _conditional(m, S, x1):
-    return m[1] + S[1, 0] / S[0, 0] * (x1 - m[0]), np.sqrt(S[1, 1] - S[1, 0] ** 2 / S[0, 0])
+def _conditional(mean, cov, x1):
+    return mean[1] + cov[1, 0] / cov[0, 0] * (x1 - mean[0]), np.sqrt(
+        cov[1, 1] - cov[1, 0] ** 2 / cov[0, 0]
+    )
 
 
 EXERCISES = [
@@ -121,16 +123,19 @@ EXERCISES = [
             "the root.",
         ),
         mistakes={
-            "returning the transpose: u_1 must reach both features": lambda S: _cholesky(S).T,
-            "leaving variances where standard deviations belong": lambda S: np.array(
-                [[S[0, 0], 0], [S[1, 0] / np.sqrt(S[0, 0]), S[1, 1] - S[1, 0] ** 2 / S[0, 0]]]
+            "returning the transpose: u_1 must reach both features": lambda cov: _cholesky(cov).T,
+            "leaving variances where standard deviations belong": lambda cov: np.array(
+                [
+                    [cov[0, 0], 0],
+                    [cov[1, 0] / np.sqrt(cov[0, 0]), cov[1, 1] - cov[1, 0] ** 2 / cov[0, 0]],
+                ]
             ),
-            "forgetting to subtract what u_1 already explains": lambda S: np.array(
-                [[np.sqrt(S[0, 0]), 0], [S[1, 0] / np.sqrt(S[0, 0]), np.sqrt(S[1, 1])]]
+            "forgetting to subtract what u_1 already explains": lambda cov: np.array(
+                [[np.sqrt(cov[0, 0]), 0], [cov[1, 0] / np.sqrt(cov[0, 0]), np.sqrt(cov[1, 1])]]
             ),
         },
         because=(
-            "L times its transpose is S again: you factored a covariance by thinking about noise."
+            "L times its transpose is cov again: you factored a covariance by thinking about noise."
         ),
     ),
     Exercise(
@@ -142,23 +147,23 @@ EXERCISES = [
             (np.array([0.5, 3.0]), np.array([[2.0, -1.0], [-1.0, 3.0]]), -1.5),
         ],
         hints=(
-            "From x = m + L u: seeing x_1 tells u_1 = (x_1 - m_1) / L_11. Put it into the "
+            "From x = mean + L u: seeing x_1 tells u_1 = (x_1 - mean_1) / L_11. Put it into the "
             "second row.",
-            "x_2 = m_2 + L_21 u_1 + L_22 u_2, and only u_2 is still unknown: it has mean 0 and "
+            "x_2 = mean_2 + L_21 u_1 + L_22 u_2, and only u_2 is still unknown: it has mean 0 and "
             "deviation 1.",
         ),
         mistakes={
-            "keeping the whole deviation of x_2, as if x_1 told nothing": lambda m, S, x1: (
-                m[1] + S[1, 0] / S[0, 0] * (x1 - m[0]),
-                np.sqrt(S[1, 1]),
+            "keeping the whole deviation of x_2, as if x_1 told nothing": lambda mean, cov, x1: (
+                mean[1] + cov[1, 0] / cov[0, 0] * (x1 - mean[0]),
+                np.sqrt(cov[1, 1]),
             ),
-            "returning the variance instead of the standard deviation": lambda m, S, x1: (
-                m[1] + S[1, 0] / S[0, 0] * (x1 - m[0]),
-                S[1, 1] - S[1, 0] ** 2 / S[0, 0],
+            "returning the variance instead of the standard deviation": lambda mean, cov, x1: (
+                mean[1] + cov[1, 0] / cov[0, 0] * (x1 - mean[0]),
+                cov[1, 1] - cov[1, 0] ** 2 / cov[0, 0],
             ),
-            "forgetting to subtract the mean of x_1": lambda m, S, x1: (
-                m[1] + S[1, 0] / S[0, 0] * x1,
-                np.sqrt(S[1, 1] - S[1, 0] ** 2 / S[0, 0]),
+            "forgetting to subtract the mean of x_1": lambda mean, cov, x1: (
+                mean[1] + cov[1, 0] / cov[0, 0] * x1,
+                np.sqrt(cov[1, 1] - cov[1, 0] ** 2 / cov[0, 0]),
             ),
         },
         because=(

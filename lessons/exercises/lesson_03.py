@@ -32,17 +32,17 @@ def _log_det(J):
     return float(np.log(np.abs(np.diagonal(J))).sum())
 
 
-def _lower(n):
-    return np.tril(_rng.standard_normal((n, n)), -1) + np.diag(_rng.uniform(0.2, 2, n))
+def _lower(D):
+    return np.tril(_rng.standard_normal((D, D)), -1) + np.diag(_rng.uniform(0.2, 2, D))
 
 
 def _leaky(i, j, size=1e-7):
     """Return a map of five features that is triangular but for one dependency, of u_i on x_j."""
-    A = np.tril(np.random.default_rng(i + 7 * j).standard_normal((5, 5)))
-    A[i, j] = size
+    weights = np.tril(np.random.default_rng(i + 7 * j).standard_normal((5, 5)))
+    weights[i, j] = size
 
     def u_of_x(x):
-        return np.tanh(x) @ A.T
+        return np.tanh(x) @ weights.T
 
     u_of_x.__name__ = f"u_{i}{j}"
     return u_of_x
@@ -98,7 +98,7 @@ EXERCISES = [
                 float(np.prod(np.diagonal(J)))
             ),
         },
-        because="n terms, each with n - 1 terms of its own, and so on: n! products.",
+        because="D terms, each with D - 1 terms of its own, and so on: D! products.",
     ),
     Exercise(
         "survivors",

@@ -28,7 +28,9 @@ _LAYER = (
     _rng.standard_normal(5),
     _rng.random((5, 3)) < 0.5,
 )
-_GARBAGE = tuple(np.where(_LAYER[3], _LAYER[1], 1e6) if k == 1 else a for k, a in enumerate(_LAYER))
+_GARBAGE = tuple(
+    np.where(_LAYER[3], _LAYER[1], 1e6) if k == 1 else part for k, part in enumerate(_LAYER)
+)
 
 
 def _judge_design(design):
@@ -65,12 +67,12 @@ EXERCISES = [
         mistakes={
             (
                 "hearing equal degrees at the output as well: each u_i would know its own x_i"
-            ): lambda a, b, strict: _mask(a, b, False),
-            "turning the comparison round, so that units hear the future": lambda a, b, strict: (
-                ~_mask(a, b, strict)
-            ),
-            "returning the transpose: rows are those who hear": lambda a, b, strict: (
-                _mask(a, b, strict).T
+            ): lambda hears, heard, strict: _mask(hears, heard, False),
+            (
+                "turning the comparison round, so that units hear the future"
+            ): lambda hears, heard, strict: ~_mask(hears, heard, strict),
+            "returning the transpose: rows are those who hear": lambda hears, heard, strict: (
+                _mask(hears, heard, strict).T
             ),
         },
         because=(
@@ -118,15 +120,17 @@ EXERCISES = [
             (np.array([1, 3, 3]), np.array([2, 2, 3]), False),
         ],
         hints=(
-            "Row r of the mask begins with ones and ends with zeros; the prefix is how many "
+            "A row of the mask begins with ones and ends with zeros; the prefix is how many "
             "ones there are.",
             "Your function mask gives that matrix: along which axis must it be summed? "
             "(np.searchsorted needs no matrix.)",
         ),
         mistakes={
-            "counting along the columns": lambda a, b, strict: _mask(a, b, strict).sum(axis=0),
-            "counting equal degrees where the rule is strict": lambda a, b, strict: _mask(
-                a, b, False
+            "counting along the columns": lambda hears, heard, strict: _mask(
+                hears, heard, strict
+            ).sum(axis=0),
+            "counting equal degrees where the rule is strict": lambda hears, heard, strict: _mask(
+                hears, heard, False
             ).sum(axis=1),
         },
         because="A whole mask in one integer a row. The package stores nothing else.",

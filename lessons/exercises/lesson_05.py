@@ -7,11 +7,11 @@ _rng = np.random.default_rng(5)
 
 
 def _complex_step(f, x):
-    return np.array([f(x + 1e-30j * e).imag / 1e-30 for e in np.eye(len(x))])
+    return np.array([f(x + 1e-30j * unit).imag / 1e-30 for unit in np.eye(len(x))])
 
 
 def _forward_difference(f, x):
-    return np.array([(f(x + 1e-6 * e) - f(x)) / 1e-6 for e in np.eye(len(x))])
+    return np.array([(f(x + 1e-6 * unit) - f(x)) / 1e-6 for unit in np.eye(len(x))])
 
 
 def _backward_linear(x, W, M, d_y):
@@ -30,13 +30,13 @@ def _mean_d_b(x, W, M, d_y):
     return M * (d_y.T @ x), d_y.mean(axis=0), d_y @ (M * W)
 
 
-def _layer(N, I, J):
-    M = _rng.random((J, I)) < 0.6
+def _layer(N, inputs, outputs):
+    M = _rng.random((outputs, inputs)) < 0.6
     return (
-        _rng.standard_normal((N, I)),
-        _rng.standard_normal((J, I)),
+        _rng.standard_normal((N, inputs)),
+        _rng.standard_normal((outputs, inputs)),
         M,
-        _rng.standard_normal((N, J)),
+        _rng.standard_normal((N, outputs)),
     )
 
 
@@ -51,7 +51,7 @@ def _no_determinant(x, mu, alpha):
 
 
 def _no_mean(x, mu, alpha):
-    return tuple(d * len(x) for d in _backward_loss(x, mu, alpha))
+    return tuple(part * len(x) for part in _backward_loss(x, mu, alpha))
 
 
 def _no_inner_slope(x, mu, alpha):
@@ -63,8 +63,8 @@ def _rows(N, D):
     return tuple(_rng.standard_normal((N, D)) for _ in range(3))
 
 
-def _d_x(d_u, alpha, d_z, W, M):
-    return d_u * np.exp(-alpha) + d_z @ (M * W)
+def _d_x(d_u, alpha, d_y, W, M):
+    return d_u * np.exp(-alpha) + d_y @ (M * W)
 
 
 def _ends(N, D, H):
@@ -93,8 +93,8 @@ EXERCISES = [
         answer=_backward_linear,
         cases=[_layer(4, 3, 5), _layer(1, 2, 2), _layer(6, 1, 3)],
         hints=(
-            "Shapes say nearly everything: d_W (J, I) is made of d_y (N, J) and x (N, I), "
-            "summed over N.",
+            "Shapes say nearly everything: d_W (outputs, inputs) is made of d_y (N, outputs) and "
+            "x (N, inputs), summed over N.",
             "A matrix product sums over the index where its factors meet. For d_W that is n, "
             "so d_y comes transposed, and the mask last; for d_x it is j.",
         ),
@@ -129,7 +129,7 @@ EXERCISES = [
         hints=(
             "For entry k, add 1e-30j to x[k] alone: the rows of np.eye(len(x)) point along "
             "each entry.",
-            "Call f once for each of these rows e, at x and a tiny imaginary part of e; the "
+            "Call f once for each of these rows, at x and a tiny imaginary part of the row; the "
             "derivative is the imaginary part over the step.",
         ),
         mistakes={
@@ -149,14 +149,14 @@ EXERCISES = [
             (_rng.uniform(0.01, 4, (2, 3)), _rng.standard_normal((2, 3))),
         ],
         hints=(
-            "The derivative of log(1 + e^z) is e^z / (1 + e^z). Which a belongs to that z?",
-            "e^a = 1 + e^z. Solve this for e^z, put it into the slope, and z is gone.",
+            "The derivative of log(1 + e^y) is e^y / (1 + e^y). Which a belongs to that y?",
+            "e^a = 1 + e^y. Solve this for e^y, put it into the slope, and y is gone.",
         ),
         mistakes={
-            "using the output a where the input z belongs": lambda a, d_a: d_a / (1 + np.exp(-a)),
+            "using the output a where the input y belongs": lambda a, d_a: d_a / (1 + np.exp(-a)),
             "forgetting to multiply by d_a": lambda a, d_a: 1 - np.exp(-a),
         },
-        because="The output was enough: nobody needs to keep z.",
+        because="The output was enough: nobody needs to keep y.",
     ),
     Exercise(
         "backward_loss",
@@ -192,7 +192,7 @@ EXERCISES = [
             "suspecting what was computed before the wrong line": ("W0", "b0", "W1", "b1"),
             "half of it": ("W0",),
         },
-        because="The slope of tanh was written with its input z where its output a belongs.",
+        because="The slope of tanh was written with its input y where its output a belongs.",
     ),
     Exercise(
         "d_x",
@@ -205,11 +205,11 @@ EXERCISES = [
             "masked linear layer, from above.",
         ),
         mistakes={
-            "taking only the direct route": lambda d_u, alpha, d_z, W, M: d_u * np.exp(-alpha),
-            "taking only the route through the network": lambda d_u, alpha, d_z, W, M: (
-                d_z @ (M * W)
+            "taking only the direct route": lambda d_u, alpha, d_y, W, M: d_u * np.exp(-alpha),
+            "taking only the route through the network": lambda d_u, alpha, d_y, W, M: (
+                d_y @ (M * W)
             ),
-            "leaving the mask out": lambda d_u, alpha, d_z, W, M: d_u * np.exp(-alpha) + d_z @ W,
+            "leaving the mask out": lambda d_u, alpha, d_y, W, M: d_u * np.exp(-alpha) + d_y @ W,
         },
         because=(
             "This d_x is the d_u of the layer below: so a stack is differentiated, layer after "

@@ -45,13 +45,13 @@ def _pushed(flows, x):
     return x
 
 
-def _compare(a, b):
-    d = a - b
-    return d.mean(), d.std() / np.sqrt(len(d))
+def _compare(ours, theirs):
+    gap = ours - theirs
+    return gap.mean(), gap.std() / np.sqrt(len(gap))
 
 
-_A = _rng.normal(-3.0, 4.0, 50)
-_B = _A + _rng.normal(0.2, 0.5, 50)
+_OURS = _rng.normal(-3.0, 4.0, 50)
+_THEIRS = _OURS + _rng.normal(0.2, 0.5, 50)
 
 EXERCISES = [
     Exercise(
@@ -91,8 +91,9 @@ EXERCISES = [
             (np.array([0.5, -3.0, 1.0]), np.array([0.001, 2.0, 5.0])),
         ],
         hints=(
-            "y = scale * x is a flow, the simplest of all: dx/dy = 1 / scale in each feature.",
-            "log p(y) = log p(x) + log|det dx/dy|, and the determinant is a product over features.",
+            "x' = scale * x is a flow, the simplest of all: dx/dx' = 1 / scale in each feature.",
+            "log p(x') = log p(x) + log|det dx/dx'|, and the determinant is a product over "
+            "features.",
         ),
         mistakes={
             "turning the sign: larger numbers are spread more thinly": lambda log_p, scale: (
@@ -107,7 +108,7 @@ EXERCISES = [
     Exercise(
         "compare",
         answer=_compare,
-        cases=[(_A, _B), (_B, _A), (np.array([1.0, 2.0]), np.array([0.0, 3.0]))],
+        cases=[(_OURS, _THEIRS), (_THEIRS, _OURS), (np.array([1.0, 2.0]), np.array([0.0, 3.0]))],
         hints=(
             "Both models are judged on the same rows, so look at the difference row by row.",
             "The standard error of a mean is the standard deviation of a row, over the root "
@@ -115,11 +116,14 @@ EXERCISES = [
         ),
         mistakes={
             "treating the two as independent, which forgets that easy rows are easy for both": (
-                lambda a, b: (a.mean() - b.mean(), np.sqrt((a.var() + b.var()) / len(a)))
+                lambda ours, theirs: (
+                    ours.mean() - theirs.mean(),
+                    np.sqrt((ours.var() + theirs.var()) / len(ours)),
+                )
             ),
-            "giving the scatter of one row instead of that of the mean": lambda a, b: (
-                (a - b).mean(),
-                (a - b).std(),
+            "giving the scatter of one row instead of that of the mean": lambda ours, theirs: (
+                (ours - theirs).mean(),
+                (ours - theirs).std(),
             ),
         },
         because=(
@@ -131,7 +135,8 @@ EXERCISES = [
         answer=lambda nats: np.exp(nats),
         cases=[(0.0,), (1.0,), (-2.5,), (np.array([0.1, 3.0]),)],
         hints=(
-            "A nat is a unit of natural logarithms: log p_a - log p_b is the logarithm of a ratio.",
+            "A nat is a unit of natural logarithms, and a difference of two is the logarithm of a "
+            "ratio.",
             "Undo the logarithm.",
         ),
         mistakes={

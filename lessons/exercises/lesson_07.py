@@ -42,27 +42,29 @@ def _one_short(u, conditionals):
     return x
 
 
-def _forward_substitution(L, b):
-    x = np.zeros(len(b))
-    for i in range(len(b)):
-        x[i] = (b[i] - L[i, :i] @ x[:i]) / L[i, i]
+def _forward_substitution(L, u):
+    x = np.zeros(len(u))
+    for i in range(len(u)):
+        x[i] = (u[i] - L[i, :i] @ x[:i]) / L[i, i]
     return x
 
 
-def _no_division(L, b):
-    x = np.zeros(len(b))
-    for i in range(len(b)):
-        x[i] = b[i] - L[i, :i] @ x[:i]
+def _no_division(L, u):
+    x = np.zeros(len(u))
+    for i in range(len(u)):
+        x[i] = u[i] - L[i, :i] @ x[:i]
     return x
 
 
-def _system(n):
-    L = np.tril(_rng.standard_normal((n, n)), -1) + np.diag(_rng.uniform(0.5, 2, n))
-    return L, _rng.standard_normal(n)
+def _system(D):
+    L = np.tril(_rng.standard_normal((D, D)), -1) + np.diag(_rng.uniform(0.5, 2, D))
+    return L, _rng.standard_normal(D)
 
 
 def _multiplications(prefixes, D):
-    return D * sum(int(p.sum()) for p in prefixes), sum(int(p.sum()) for p in prefixes)
+    return D * sum(int(prefix.sum()) for prefix in prefixes), sum(
+        int(prefix.sum()) for prefix in prefixes
+    )
 
 
 _STAIRS = [np.array([1, 1, 2, 2]), np.array([0, 0, 2, 2, 4, 4])]
@@ -135,13 +137,13 @@ EXERCISES = [
         answer=_forward_substitution,
         cases=[_system(1), _system(3), _system(8)],
         hints=(
-            "Row i of L x = b has one unknown that is not known yet: x_i itself.",
+            "Row i of L x = u has one unknown that is not known yet: x_i itself.",
             "Bring what L[i, :i] makes of the known x to the other side; the diagonal entry "
             "is left as x_i's factor.",
         ),
         mistakes={
             "forgetting to divide by the diagonal": _no_division,
-            "looking at the diagonal only": lambda L, b: b / np.diagonal(L),
+            "looking at the diagonal only": lambda L, u: u / np.diagonal(L),
         },
         because="One pass over L, although every step waits for the one before it.",
     ),
@@ -156,12 +158,12 @@ EXERCISES = [
         ),
         mistakes={
             "counting rows instead of what they read": lambda prefixes, D: (
-                D * sum(len(p) for p in prefixes),
-                sum(len(p) for p in prefixes),
+                D * sum(len(prefix) for prefix in prefixes),
+                sum(len(prefix) for prefix in prefixes),
             ),
             "letting substitution pay for each feature, too": lambda prefixes, D: (
-                D * sum(int(p.sum()) for p in prefixes),
-                D * sum(int(p.sum()) for p in prefixes),
+                D * sum(int(prefix.sum()) for prefix in prefixes),
+                D * sum(int(prefix.sum()) for prefix in prefixes),
             ),
         },
         because="A factor of D exactly: sampling does the work of one density pass.",

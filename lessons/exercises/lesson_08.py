@@ -11,12 +11,13 @@ class _Conditionals:
 
     def __init__(self, D, seed):
         rng = np.random.default_rng(seed)
-        self.M, self.A = (np.tril(rng.standard_normal((D, D)), -1) for _ in range(2))
-        self.m, self.a = rng.standard_normal((2, D)) / 2
+        self.to_mu, self.to_alpha = (np.tril(rng.standard_normal((D, D)), -1) for _ in range(2))
+        self.mu, self.alpha = rng.standard_normal((2, D)) / 2
         self.__name__ = "conditionals"
 
-    def __call__(self, z):
-        return self.m + np.tanh(z @ self.M.T), self.a + np.tanh(z @ self.A.T) / 2
+    def __call__(self, rows):
+        mu, alpha = np.tanh(rows @ self.to_mu.T), np.tanh(rows @ self.to_alpha.T)
+        return self.mu + mu, self.alpha + alpha / 2
 
 
 def _log_normal(u):
@@ -58,24 +59,24 @@ def _in_one_pass(x, conditionals):
 
 
 class _Network:
-    """mu and alpha of the features in B, from those in A."""
+    """mu and alpha of the features in the second block, from those in the first."""
 
-    def __init__(self, A, B, seed):
+    def __init__(self, first, second, seed):
         rng = np.random.default_rng(seed)
-        self.M, self.S = rng.standard_normal((2, B, A))
+        self.to_mu, self.to_alpha = rng.standard_normal((2, second, first))
         self.__name__ = "network"
 
-    def __call__(self, x_A):
-        return x_A @ self.M.T + 0.3, np.tanh(x_A @ self.S.T)
+    def __call__(self, x_first):
+        return x_first @ self.to_mu.T + 0.3, np.tanh(x_first @ self.to_alpha.T)
 
 
 def _block(text, seed):
-    passing = np.array([letter == "A" for letter in text])
+    passing = np.array([number == "1" for number in text])
     values = np.random.default_rng(seed).standard_normal((4, len(text)))
     return values, passing, _Network(int(passing.sum()), int((~passing).sum()), seed)
 
 
-_BLOCKS = [_block("AB", 0), _block("AABBB", 1), _block("BABAAB", 2)]
+_BLOCKS = [_block("12", 0), _block("11222", 1), _block("212112", 2)]
 
 
 def _couple(x, passing, network):
@@ -165,8 +166,8 @@ EXERCISES = [
         hints=(
             "mu, alpha = network(x[:, passing]); then u = x.copy(), and change the columns "
             "~passing.",
-            "Only B is scaled, and by exp(-alpha): what is the logarithm of the product of "
-            "these scales?",
+            "Only the second block is scaled, and by exp(-alpha): what is the logarithm of the "
+            "product of these scales?",
         ),
         mistakes={
             "putting the blocks side by side instead of back in their places": _blocks_side_by_side,
@@ -182,8 +183,9 @@ EXERCISES = [
         answer=_uncouple,
         cases=_BLOCKS,
         hints=(
-            "u_A is x_A, so the network says the same as on the way there.",
-            "Solve u_B's formula for x_B: undo the scale first, then the shift. Work on a copy.",
+            "u_first is x_first, so the network says the same as on the way there.",
+            "Solve the formula of u_second for x_second: undo the scale first, then the shift. "
+            "Work on a copy.",
         ),
         mistakes={
             "shifting before scaling: what was done last must be undone first": _scale_first,
@@ -198,16 +200,16 @@ EXERCISES = [
         answer=3,
         prediction=True,
         hints=(
-            "After one, B has heard A. After two, A has heard a B that had heard A. Who has "
-            "not heard whom?",
-            "Two features of B have not yet heard each other: they must hear an A that has "
-            "heard them both.",
+            "After one, the second block has heard the first. After two, the first has heard a "
+            "second that had heard the first. Who has not heard whom?",
+            "Two features of the second block have not yet heard each other: they must hear a "
+            "first block that has heard them both.",
         ),
         mistakes={
-            "counting one for each block: B has heard A, and A has heard B, but B not all of B": 2,
+            ("counting one for each block: each has heard the other, but not all of itself"): 2,
             "thinking of one layer of MAF and its mirror": 1,
         },
-        because="In B, news of another feature of B must travel through A: there, and back.",
+        because="News within the second block must travel through the first: there, and back.",
     ),
     Exercise(
         "steps",

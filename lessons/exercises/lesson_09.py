@@ -11,77 +11,77 @@ _cdf, _pdf, _quantile = (
 )
 
 
-def _parts(x, pi, mu, sigma):
-    z = (x[:, None] - mu) / sigma
-    return (pi * _cdf(z)).sum(axis=1), z
+def _parts(x, w, mu, sigma):
+    standard = (x[:, None] - mu) / sigma
+    return (w * _cdf(standard)).sum(axis=1), standard
 
 
-def _mixture(x, pi, mu, sigma):
-    F, z = _parts(x, pi, mu, sigma)
+def _mixture(x, w, mu, sigma):
+    F, standard = _parts(x, w, mu, sigma)
     u = _quantile(F)
-    return u, np.log((pi / sigma * _pdf(z)).sum(axis=1)) - np.log(_pdf(u))
+    return u, np.log((w / sigma * _pdf(standard)).sum(axis=1)) - np.log(_pdf(u))
 
 
-def _without_sigma(x, pi, mu, sigma):
-    F, z = _parts(x, pi, mu, sigma)
+def _without_sigma(x, w, mu, sigma):
+    F, standard = _parts(x, w, mu, sigma)
     u = _quantile(F)
-    return u, np.log((pi * _pdf(z)).sum(axis=1)) - np.log(_pdf(u))
+    return u, np.log((w * _pdf(standard)).sum(axis=1)) - np.log(_pdf(u))
 
 
-def _stopped_at_uniform(x, pi, mu, sigma):
-    F, z = _parts(x, pi, mu, sigma)
-    return F, np.log((pi / sigma * _pdf(z)).sum(axis=1))
+def _stopped_at_uniform(x, w, mu, sigma):
+    F, standard = _parts(x, w, mu, sigma)
+    return F, np.log((w / sigma * _pdf(standard)).sum(axis=1))
 
 
-def _mixed_noise(x, pi, mu, sigma):
-    _, z = _parts(x, pi, mu, sigma)
-    u = (pi * z).sum(axis=1)
-    return u, np.full(len(x), np.log((pi / sigma).sum()))
+def _mixed_noise(x, w, mu, sigma):
+    _, standard = _parts(x, w, mu, sigma)
+    u = (w * standard).sum(axis=1)
+    return u, np.full(len(x), np.log((w / sigma).sum()))
 
 
 def _some_mixture(K):
-    pi = _rng.uniform(0.2, 1, K)
-    return np.linspace(-1.5, 2, 6), pi / pi.sum(), _rng.normal(0, 1, K), _rng.uniform(0.5, 1.5, K)
+    w = _rng.uniform(0.2, 1, K)
+    return np.linspace(-1.5, 2, 6), w / w.sum(), _rng.normal(0, 1, K), _rng.uniform(0.5, 1.5, K)
 
 
-def _share(xi, s, d0, d1):
-    a, c = xi * (s * xi + d0 * (1 - xi)), (1 - xi) * (s * (1 - xi) + d1 * xi)
-    return a, c, d1 * xi**2 + 2 * s * xi * (1 - xi) + d0 * (1 - xi) ** 2
+def _share(xi, slope, left, right):
+    rho, kappa = xi * (slope * xi + left * (1 - xi)), (1 - xi) * (slope * (1 - xi) + right * xi)
+    return rho, kappa, right * xi**2 + 2 * slope * xi * (1 - xi) + left * (1 - xi) ** 2
 
 
-def _one_bin(xi, s, d0, d1):
-    a, c, e = _share(xi, s, d0, d1)
-    return a / (a + c), s**2 * e / (a + c) ** 2
+def _one_bin(xi, slope, left, right):
+    rho, kappa, omega = _share(xi, slope, left, right)
+    return rho / (rho + kappa), slope**2 * omega / (rho + kappa) ** 2
 
 
-def _slope_of_the_share(xi, s, d0, d1):
-    a, c, e = _share(xi, s, d0, d1)
-    return a / (a + c), s * e / (a + c) ** 2
+def _slope_of_the_share(xi, slope, left, right):
+    rho, kappa, omega = _share(xi, slope, left, right)
+    return rho / (rho + kappa), slope * omega / (rho + kappa) ** 2
 
 
-def _places(h, B, m):
-    p = np.exp(h - h.max()) / np.exp(h - h.max()).sum()
-    return -B + 2 * B * np.concatenate([[0.0], np.cumsum(m + (1 - len(h) * m) * p)])
+def _places(h, B, least):
+    w = np.exp(h - h.max()) / np.exp(h - h.max()).sum()
+    return -B + 2 * B * np.concatenate([[0.0], np.cumsum(least + (1 - len(h) * least) * w)])
 
 
-def _overflowing_places(h, B, m):
-    p = np.exp(h) / np.exp(h).sum()
-    return -B + 2 * B * np.concatenate([[0.0], np.cumsum(m + (1 - len(h) * m) * p)])
+def _overflowing_places(h, B, least):
+    w = np.exp(h) / np.exp(h).sum()
+    return -B + 2 * B * np.concatenate([[0.0], np.cumsum(least + (1 - len(h) * least) * w)])
 
 
-def _factors(share, s, d0, d1):
-    t = d0 + d1 - 2 * s
-    return s - d0 + share * t, d0 - share * t, -s * share
+def _factors(eta, slope, left, right):
+    nu = left + right - 2 * slope
+    return slope - left + eta * nu, left - eta * nu, -slope * eta
 
 
-def _undo_bin(share, s, d0, d1):
-    A, b, C = _factors(share, s, d0, d1)
-    return -2 * C / (b + np.sqrt(b * b - 4 * A * C))
+def _undo_bin(eta, slope, left, right):
+    gamma_2, gamma_1, gamma_0 = _factors(eta, slope, left, right)
+    return -2 * gamma_0 / (gamma_1 + np.sqrt(gamma_1 * gamma_1 - 4 * gamma_2 * gamma_0))
 
 
-def _school_root(share, s, d0, d1):
-    A, b, C = _factors(share, s, d0, d1)
-    return (-b + np.sqrt(b * b - 4 * A * C)) / (2 * A)
+def _school_root(eta, slope, left, right):
+    gamma_2, gamma_1, gamma_0 = _factors(eta, slope, left, right)
+    return (-gamma_1 + np.sqrt(gamma_1 * gamma_1 - 4 * gamma_2 * gamma_0)) / (2 * gamma_2)
 
 
 _SHARES = np.array([0.0, 0.1, 0.5, 0.8, 1.0])
@@ -96,8 +96,8 @@ EXERCISES = [
             _some_mixture(4),
         ],
         hints=(
-            "z = (x[:, None] - mu) / sigma has a row for each x, a column for each component.",
-            "Sum F and F' over components, the columns of z. Then u is a quantile, and the "
+            "(x[:, None] - mu) / sigma has a row for each x, a column for each component.",
+            "Sum F and F' over components, the columns. Then u is a quantile, and the "
             "slope F' over a density at u.",
         ),
         mistakes={
@@ -113,8 +113,8 @@ EXERCISES = [
         answer=33,
         prediction=True,
         hints=(
-            "After n halvings the interval is 8 / 2**n long. When is that below 1e-9?",
-            "2**n > 8e9: n is the logarithm of 8e9 to the base 2, rounded up.",
+            "After k halvings the interval is 8 / 2**k long. When is that below 1e-9?",
+            "2**k > 8e9: k is the logarithm of 8e9 to the base 2, rounded up.",
         ),
         mistakes={
             "rounding down": 32,
@@ -132,15 +132,17 @@ EXERCISES = [
             (_rng.uniform(0, 1, 6), *_rng.uniform(0.2, 3, (3, 6))),
         ],
         hints=(
-            "Write a, c and e as three lines, just as the formulas stand there.",
-            "What is asked for are two quotients of these, a + c below in the one and its "
+            "Write rho, kappa and omega as three lines, just as the formulas stand there.",
+            "What is asked for are two quotients of these, rho + kappa below in the one and its "
             "square in the other.",
         ),
         mistakes={
-            "giving the slope of the share by xi: by x it is s times as steep, as w and h differ": (
+            "giving the slope of the share by xi: by x it is the straight line's slope times it": (
                 _slope_of_the_share
             ),
-            "exchanging the slopes of the two ends": lambda xi, s, d0, d1: _one_bin(xi, s, d1, d0),
+            "exchanging the slopes of the two ends": lambda xi, slope, left, right: _one_bin(
+                xi, slope, right, left
+            ),
         },
         because="All terms are positive, so the curve can only rise.",
     ),
@@ -159,8 +161,8 @@ EXERCISES = [
             "Subtract h.max() before np.exp: the shares stay the same, and nothing overflows.",
         ),
         mistakes={
-            "leaving out the first knot": lambda h, B, m: _places(h, B, m)[1:],
-            "forgetting the least share": lambda h, B, m: _places(h, B, 0.0),
+            "leaving out the first knot": lambda h, B, least: _places(h, B, least)[1:],
+            "forgetting the least share": lambda h, B, least: _places(h, B, 0.0),
             "taking np.exp of large numbers, which overflows": _overflowing_places,
         },
         because="Any numbers at all become knots that rise.",
@@ -174,14 +176,14 @@ EXERCISES = [
             (_rng.uniform(0, 1, 6), *_rng.uniform(0.2, 3, (3, 6))),
         ],
         hints=(
-            "Read A, b and C off the equation: they are the factors of xi squared, of xi, "
-            "and what stands alone. The share is eta.",
-            "Of the two ways to write the root, take the one that does not divide by A.",
+            "Read the three gammas off the equation: they are the factors of xi squared, of xi, "
+            "and what stands alone.",
+            "Of the two ways to write the root, take the one that does not divide by gamma_2.",
         ),
         mistakes={
-            "dividing by A, which is zero where the piece is straight": _school_root,
-            "going there once more instead of back": lambda share, s, d0, d1: _one_bin(
-                share, s, d0, d1
+            "dividing by gamma_2, which is zero where the piece is straight": _school_root,
+            "going there once more instead of back": lambda eta, slope, left, right: _one_bin(
+                eta, slope, left, right
             )[0],
         },
         because="A square root and a division: as cheap as the way there.",

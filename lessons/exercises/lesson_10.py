@@ -24,39 +24,40 @@ def _sum_for_mean(log_p):
     return bound, truth + np.log(len(log_p))
 
 
-def _logit(z, alpha):
-    s, r = alpha + (1 - 2 * alpha) * z, alpha + (1 - 2 * alpha) * (1 - z)
-    return np.log(s) - np.log(r), (np.log1p(-2 * alpha) - np.log(s) - np.log(r)).sum(axis=1)
+def _logit(share, lam):
+    shrunk, rest = lam + (1 - 2 * lam) * share, lam + (1 - 2 * lam) * (1 - share)
+    log_slope = np.log1p(-2 * lam) - np.log(shrunk) - np.log(rest)
+    return np.log(shrunk) - np.log(rest), log_slope.sum(axis=1)
 
 
-def _without_alphas_slope(z, alpha):
-    y, log_det = _logit(z, alpha)
-    return y, log_det - z.shape[1] * np.log1p(-2 * alpha)
+def _without_the_shrinking(share, lam):
+    logits, log_det = _logit(share, lam)
+    return logits, log_det - share.shape[1] * np.log1p(-2 * lam)
 
 
-def _upside_down(z, alpha):
-    y, log_det = _logit(z, alpha)
-    return y, -log_det
+def _upside_down(share, lam):
+    logits, log_det = _logit(share, lam)
+    return logits, -log_det
 
 
 def _bits(log_p, D, levels):
     return -log_p / (D * np.log(2)) + np.log2(levels)
 
 
-def _from_logits(log_p, x, alpha, K):
-    log_det = _logit(x / K, alpha)[1]
+def _from_logits(log_p, x, lam, K):
+    log_det = _logit(x / K, lam)[1]
     return _bits(log_p + log_det, x.shape[1], K)
 
 
-def _without_division(log_p, x, alpha, K):
-    return _bits(log_p + _logit(x / K, alpha)[1], x.shape[1], 1)
+def _without_division(log_p, x, lam, K):
+    return _bits(log_p + _logit(x / K, lam)[1], x.shape[1], 1)
 
 
-def _wrong_way(log_p, x, alpha, K):
-    return _bits(log_p - _logit(x / K, alpha)[1], x.shape[1], K)
+def _wrong_way(log_p, x, lam, K):
+    return _bits(log_p - _logit(x / K, lam)[1], x.shape[1], K)
 
 
-def _forgotten_logit(log_p, x, alpha, K):
+def _forgotten_logit(log_p, x, lam, K):
     return _bits(log_p, x.shape[1], K)
 
 
@@ -105,18 +106,18 @@ EXERCISES = [
             (np.array([[0.0, 1.0], [0.3, 0.9]]), 1e-6),
         ],
         hints=(
-            "q first: the shrunken r. Then y is the difference of two logarithms.",
-            "dy/dq = 1 / q + 1 / (1 - q) = 1 / (q (1 - q)), and dq/dr is a constant: a sum "
-            "of logarithms, over all pixels.",
+            "shrunk first. Then its logit is the difference of two logarithms.",
+            "The slope is 1 / (shrunk (1 - shrunk)) for the logit, and a constant for the "
+            "shrinking: a sum of logarithms, over all pixels.",
         ),
         mistakes={
-            "forgetting that z was shrunk by 1 - 2 alpha first": _without_alphas_slope,
+            "forgetting that the share was shrunk by 1 - 2 lambda first": _without_the_shrinking,
             "giving the log-determinant of the way back": _upside_down,
-            "giving a log-determinant for each pixel instead of their sum": lambda z, alpha: (
-                _logit(z, alpha)[0],
-                np.log1p(-2 * alpha)
-                - np.log(alpha + (1 - 2 * alpha) * z)
-                - np.log(alpha + (1 - 2 * alpha) * (1 - z)),
+            "giving a log-determinant for each pixel instead of their sum": lambda share, lam: (
+                _logit(share, lam)[0],
+                np.log1p(-2 * lam)
+                - np.log(lam + (1 - 2 * lam) * share)
+                - np.log(lam + (1 - 2 * lam) * (1 - share)),
             ),
         },
         because="The term is largest for black and white pixels: there the line is stretched most.",
@@ -170,10 +171,10 @@ EXERCISES = [
             (_rng.normal(-10, 5, 4), _rng.uniform(0, 256, (4, 6)), 1e-6, 256),
         ],
         hints=(
-            "Two steps lead from x to y, and both have log-determinants: the division by K, "
-            "and the logit.",
-            "log p(x) = log p(y) + log|det dy/dr| - D log K, with r = x / K; then bits per "
-            "dimension.",
+            "Two steps lead from x to the logits, and both have log-determinants: the division "
+            "by K, and the logit.",
+            "log p(x) is log_p, plus the log-determinant of logit(x / K, lam), minus D log K; "
+            "then bits per dimension.",
         ),
         mistakes={
             "leaving out the division by K": _without_division,

@@ -11,25 +11,25 @@ from afnp.verify import randomize
 _rng = np.random.default_rng(11)
 
 
-def _hears(f, x, y):
-    base = f(x[None], y[None])[0]
-    moved = [f(x[None], (y + 1.5 * e)[None])[0] != base for e in np.eye(len(y))]
+def _hears(f, x, c):
+    base = f(x[None], c[None])[0]
+    moved = [f(x[None], (c + 1.5 * unit)[None])[0] != base for unit in np.eye(len(c))]
     return np.stack(moved, axis=1)
 
 
-def _any_at_once(f, x, y):
-    moved = f(x[None], y[None] + 1.5)[0] != f(x[None], y[None])[0]
-    return np.repeat(moved[:, None], len(y), axis=1)
+def _any_at_once(f, x, c):
+    moved = f(x[None], c[None] + 1.5)[0] != f(x[None], c[None])[0]
+    return np.repeat(moved[:, None], len(c), axis=1)
 
 
 def _map_that_hears(pattern):
-    """Return u = f(x, y) in which u_i hears y_j where the pattern says so, sometimes softly."""
+    """Return u = f(x, c) in which u_i hears c_j where the pattern says so, sometimes softly."""
     D = len(pattern)
     weights = np.asarray(pattern) * np.geomspace(1, 1e-6, D)[:, None]
     L = np.tril(np.random.default_rng(D).standard_normal((D, D)), -1)
 
-    def u(x, y):
-        return x + np.tanh(x) @ L.T + np.tanh(y) @ weights.T
+    def u(x, c):
+        return x + np.tanh(x) @ L.T + np.tanh(c) @ weights.T
 
     return u
 
@@ -43,19 +43,19 @@ def _flow(seed, context):
     flow = randomize(
         afnp.maf(1, hidden=(8,), transforms=2, context=context, activation="tanh"), seed=seed
     )
-    y = _rng.standard_normal((12, context))
+    c = _rng.standard_normal((12, context))
     u = np.linspace(-2, 2, 12)[:, None]
-    return flow, flow.generate(u, y, backend="numpy")[0], y
+    return flow, flow.generate(u, c, backend="numpy")[0], c
 
 
-def _pit(flow, z, y):
-    return _phi(flow.normalize(z, y, backend="numpy")[0][:, 0])
+def _pit(flow, x, c):
+    return _phi(flow.normalize(x, c, backend="numpy")[0][:, 0])
 
 
 def _posterior(log_p, prior):
-    a = log_p + np.log(prior)
-    e = np.exp(a - a.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    joint = log_p + np.log(prior)
+    weights = np.exp(joint - joint.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _posterior_that_underflows(log_p, prior):
@@ -64,8 +64,8 @@ def _posterior_that_underflows(log_p, prior):
 
 
 def _over_rows(log_p, prior):
-    e = np.exp(log_p - log_p.max()) * prior
-    return e / e.sum(axis=0)
+    weights = np.exp(log_p - log_p.max()) * prior
+    return weights / weights.sum(axis=0)
 
 
 _LOG_P = np.array([[-1.0, -2.0, -0.5], [-3.0, -1.0, -1.5]])
@@ -107,19 +107,19 @@ EXERCISES = [
             (_map_that_hears([[1, 0], [0, 1], [1, 1], [0, 0]]), np.full(4, 0.2), np.zeros(2)),
         ],
         hints=(
-            "base = f(x[None], y[None])[0]; then do the same with a y in which one number is "
+            "base = f(x[None], c[None])[0]; then do the same with a c in which one number is "
             "changed.",
             "Compare with !=, not with a tolerance. One column for each number of the condition.",
         ),
         mistakes={
-            "putting the conditions in the rows: row i belongs to u_i": lambda f, x, y: (
-                _hears(f, x, y).T
+            "putting the conditions in the rows: row i belongs to u_i": lambda f, x, c: (
+                _hears(f, x, c).T
             ),
             "moving all of the condition at once": _any_at_once,
-            "calling small changes none": lambda f, x, y: np.stack(
+            "calling small changes none": lambda f, x, c: np.stack(
                 [
-                    abs(f(x[None], (y + e)[None])[0] - f(x[None], y[None])[0]) > 1e-3
-                    for e in np.eye(len(y))
+                    abs(f(x[None], (c + unit)[None])[0] - f(x[None], c[None])[0]) > 1e-3
+                    for unit in np.eye(len(c))
                 ],
                 axis=1,
             ),
@@ -134,18 +134,18 @@ EXERCISES = [
         answer=_pit,
         cases=[_flow(0, 1), _flow(1, 3)],
         hints=(
-            "The probability below z is the probability of noise below u(z; y), and Phi knows "
+            "The probability below x is the probability of noise below u(x; c), and Phi knows "
             "that one.",
-            "The flow's normalize takes z and y; its noise has one column. Phi is 1/2 "
+            "The flow's normalize takes x and c; its noise has one column. Phi is 1/2 "
             "erfc(-u / sqrt(2)), number by number.",
         ),
         mistakes={
-            "giving the probability above the truth": lambda flow, z, y: 1 - _pit(flow, z, y),
+            "giving the probability above the truth": lambda flow, x, c: 1 - _pit(flow, x, c),
             (
                 "giving the density at the truth instead of the probability below it"
-            ): lambda flow, z, y: np.exp(flow.log_prob(z, y)),
-            "giving the density of the noise": lambda flow, z, y: (
-                np.exp(-0.5 * flow.normalize(z, y)[0][:, 0] ** 2) / np.sqrt(2 * np.pi)
+            ): lambda flow, x, c: np.exp(flow.log_prob(x, c)),
+            "giving the density of the noise": lambda flow, x, c: (
+                np.exp(-0.5 * flow.normalize(x, c)[0][:, 0] ** 2) / np.sqrt(2 * np.pi)
             ),
         },
         because="A cumulative distribution without an integral: the flow has done it already.",
@@ -172,9 +172,9 @@ EXERCISES = [
         answer=lambda F, share: np.mean(np.abs(F - 0.5) < share / 2),
         cases=[(_F, 0.9), (_F, 0.5), (_rng.beta(0.6, 0.6, 200), 0.9)],
         hints=(
-            "The central interval that holds a share s leaves (1 - s) / 2 of the density on "
+            "The central interval that holds a share leaves (1 - share) / 2 of the density on "
             "each side.",
-            "So the truth is inside where (1 - s) / 2 < F < (1 + s) / 2.",
+            "So the truth is inside where F lies between (1 - share) / 2 and (1 + share) / 2.",
         ),
         mistakes={
             "taking the interval from the lower end instead of the middle": lambda F, share: (

@@ -42,47 +42,51 @@ def _jacobi_without_the_proof(step, x):
     return last, sweeps - 1
 
 
-def _weights(q, k):
-    s = q @ k.T / np.sqrt(q.shape[1])
-    e = np.where(np.tri(len(q), dtype=bool), np.exp(s - s.max(axis=1, keepdims=True)), 0)
-    return e / e.sum(axis=1, keepdims=True)
+def _weights(queries, keys):
+    scores = queries @ keys.T / np.sqrt(queries.shape[1])
+    w = np.where(
+        np.tri(len(queries), dtype=bool), np.exp(scores - scores.max(axis=1, keepdims=True)), 0
+    )
+    return w / w.sum(axis=1, keepdims=True)
 
 
-def _without_a_mask(q, k, v):
-    e = np.exp(q @ k.T / np.sqrt(q.shape[1]))
-    return e / e.sum(axis=1, keepdims=True) @ v
+def _without_a_mask(queries, keys, values):
+    w = np.exp(queries @ keys.T / np.sqrt(queries.shape[1]))
+    return w / w.sum(axis=1, keepdims=True) @ values
 
 
-def _not_itself(q, k, v):
-    w = np.where(np.tri(len(q), k=-1), np.exp(q @ k.T / np.sqrt(q.shape[1])), 0)
-    return w / np.maximum(w.sum(axis=1, keepdims=True), 1e-300) @ v
+def _not_itself(queries, keys, values):
+    w = np.where(
+        np.tri(len(queries), k=-1), np.exp(queries @ keys.T / np.sqrt(queries.shape[1])), 0
+    )
+    return w / np.maximum(w.sum(axis=1, keepdims=True), 1e-300) @ values
 
 
-def _masked_after(q, k, v):
-    e = np.exp(q @ k.T / np.sqrt(q.shape[1]))
-    return np.tri(len(q)) * (e / e.sum(axis=1, keepdims=True)) @ v
+def _masked_after(queries, keys, values):
+    w = np.exp(queries @ keys.T / np.sqrt(queries.shape[1]))
+    return np.tri(len(queries)) * (w / w.sum(axis=1, keepdims=True)) @ values
 
 
-def _attend(q, keys, values):
-    e = np.exp(keys @ q / np.sqrt(len(q)))
-    return e / e.sum() @ values
+def _attend(query, keys, values):
+    w = np.exp(keys @ query / np.sqrt(len(query)))
+    return w / w.sum() @ values
 
 
-def _queue_step(a, ring, t, w, v):
+def _queue_step(a, ring, t, W_now, W_then):
     place, new = t % len(ring), ring.copy()
     new[place] = a
-    return w * a + v * ring[place], new
+    return W_now * a + W_then * ring[place], new
 
 
-def _written_before_read(a, ring, t, w, v):
-    new = _queue_step(a, ring, t, w, v)[1]
-    return w * a + v * new[t % len(ring)], new
+def _written_before_read(a, ring, t, W_now, W_then):
+    new = _queue_step(a, ring, t, W_now, W_then)[1]
+    return W_now * a + W_then * new[t % len(ring)], new
 
 
-def _next_place(a, ring, t, w, v):
+def _next_place(a, ring, t, W_now, W_then):
     new = ring.copy()
     new[(t + 1) % len(ring)] = a
-    return w * a + v * ring[(t + 1) % len(ring)], new
+    return W_now * a + W_then * ring[(t + 1) % len(ring)], new
 
 
 _QKV = tuple(_rng.standard_normal((3, 6, 4)))
@@ -132,27 +136,31 @@ EXERCISES = [
             (2 * _QKV[0][2], _QKV[1][:3], _QKV[2][:3]),
         ],
         hints=(
-            "keys @ q are the scores (t,), before the division by the square root of H = len(q).",
+            "keys @ query are the scores (t,), before the division by the root of the width, which "
+            "is len(query).",
             "Exponentials, divided by their sum, are the weights (t,); weights @ values is y.",
         ),
         mistakes={
-            "dividing by the square root of the number of tokens instead of that of H": (
-                lambda q, keys, values: _attend(q * np.sqrt(len(q) / len(keys)), keys, values)
+            "dividing by the square root of the number of tokens instead of that of the width": (
+                lambda query, keys, values: _attend(
+                    query * np.sqrt(len(query) / len(keys)), keys, values
+                )
             ),
-            "weighting the keys instead of the values": lambda q, keys, values: _attend(
-                q, keys, keys
+            "weighting the keys instead of the values": lambda query, keys, values: _attend(
+                query, keys, keys
             ),
-            "giving all tokens the same weight": lambda q, keys, values: values.mean(axis=0),
+            "giving all tokens the same weight": lambda query, keys, values: values.mean(axis=0),
         },
         because="No mask is needed: the future is not there yet.",
     ),
     Exercise(
         "causal_attention",
-        answer=lambda q, k, v: _weights(q, k) @ v,
+        answer=lambda queries, keys, values: _weights(queries, keys) @ values,
         cases=[_QKV, tuple(part[:1] for part in _QKV), tuple(3 * part for part in _QKV)],
         hints=(
-            "The token of row t hears rows 0 to t, itself included: k[: t + 1] and v[: t + 1].",
-            "np.array([attend(q[t], ..., ...) for t in range(len(q))]); what stands for the dots?",
+            "The token of row t hears rows 0 to t, itself included: keys[: t + 1] and so on.",
+            "np.array([attend(queries[t], ..., ...) for t in range(len(queries))]); what stands "
+            "for the dots?",
         ),
         mistakes={
             "letting every token hear all of them, the future too": _without_a_mask,
@@ -165,15 +173,19 @@ EXERCISES = [
     ),
     Exercise(
         "keys_computed",
-        answer=lambda T: (T * (T + 1) // 2, T),
+        answer=lambda tokens: (tokens * (tokens + 1) // 2, tokens),
         cases=[(1,), (3,), (1000,)],
         hints=(
-            "Without: one key for the first token, two for the second, ... T for the last.",
-            "1 + 2 + ... + T = T (T + 1) / 2. With the cache, each token's key is computed once.",
+            "Without: one key for the first token, two for the second, ... all for the last.",
+            "1 + 2 + ... + tokens = tokens (tokens + 1) / 2. With the cache, each token's key is "
+            "computed once.",
         ),
         mistakes={
-            "running all T tokens each time": lambda T: (T * T, T),
-            "counting pairs of different tokens": lambda T: (T * (T - 1) // 2, T),
+            "running all tokens each time": lambda tokens: (tokens * tokens, tokens),
+            "counting pairs of different tokens": lambda tokens: (
+                tokens * (tokens - 1) // 2,
+                tokens,
+            ),
         },
         because="For a thousand tokens, five hundred times less.",
     ),
@@ -201,14 +213,15 @@ EXERCISES = [
             (-1.0, np.array([4.0]), 7, 0.3, -0.2),
         ],
         hints=(
-            "The place is t % len(ring): there stands a_{t-d}, before you write.",
+            "The place is t % len(ring): there stands the input of so many steps ago, before you "
+            "write.",
             "Read the old input there before you write the new one; and write into a copy.",
         ),
         mistakes={
-            "writing before reading, which finds a_t where a_{t-d} was": _written_before_read,
+            "writing before reading, which finds a_t where the old input was": _written_before_read,
             "being one place too far": _next_place,
-            "reading without writing": lambda a, ring, t, w, v: (
-                w * a + v * ring[t % len(ring)],
+            "reading without writing": lambda a, ring, t, W_now, W_then: (
+                W_now * a + W_then * ring[t % len(ring)],
                 ring.copy(),
             ),
         },

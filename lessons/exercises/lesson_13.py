@@ -4,17 +4,17 @@ import numpy as np
 from checker import Exercise
 
 _rng = np.random.default_rng(13)
-_K_B = 0.0083145
+_BOLTZMANN = 0.0083145
 
 
 def _crps(samples, x):
-    M = len(samples)
-    apart = np.abs(samples[:, None] - samples).sum() / (M * (M - 1))
+    S = len(samples)
+    apart = np.abs(samples[:, None] - samples).sum() / (S * (S - 1))
     return np.abs(samples - x).mean() - apart / 2
 
 
-def _free_energy(log_p, T):
-    return -_K_B * T * (log_p - log_p.max())
+def _free_energy(log_p, kelvin):
+    return -_BOLTZMANN * kelvin * (log_p - log_p.max())
 
 
 def _effective(log_w):
@@ -23,8 +23,8 @@ def _effective(log_w):
 
 
 def _auroc(normal, outliers):
-    d = outliers[:, None] - normal
-    return np.mean((d > 0) + 0.5 * (d == 0))
+    apart = outliers[:, None] - normal
+    return np.mean((apart > 0) + 0.5 * (apart == 0))
 
 
 _LOG_P = _rng.normal(-2, 1, (4, 5))
@@ -33,17 +33,19 @@ _LOG_W = _rng.normal(0, 1, 30)
 EXERCISES = [
     Exercise(
         "kilobytes",
-        answer=lambda log_p, n: -np.mean(log_p) / np.log(2) * n / 8 / 1000,
+        answer=lambda log_p, samples: -np.mean(log_p) / np.log(2) * samples / 8 / 1000,
         cases=[(np.array([-5.0, -7.0, -6.0]), 1000), (_rng.normal(-6, 1, 50), 48_000)],
         hints=(
             "Nats to bits: divide by the natural logarithm of 2. And mind the sign.",
-            "There are n of them; 8 bits are a byte, 1000 bytes a kilobyte.",
+            "There are so many samples; 8 bits are a byte, 1000 bytes a kilobyte.",
         ),
         mistakes={
-            "counting nats for bits": lambda log_p, n: -np.mean(log_p) * n / 8000,
-            "counting bits for bytes": lambda log_p, n: -np.mean(log_p) / np.log(2) * n / 1000,
-            "leaving the sign: a file of negative size": lambda log_p, n: (
-                np.mean(log_p) / np.log(2) * n / 8000
+            "counting nats for bits": lambda log_p, samples: -np.mean(log_p) * samples / 8000,
+            "counting bits for bytes": lambda log_p, samples: (
+                -np.mean(log_p) / np.log(2) * samples / 1000
+            ),
+            "leaving the sign: a file of negative size": lambda log_p, samples: (
+                np.mean(log_p) / np.log(2) * samples / 8000
             ),
         },
         because="Every bit of a better likelihood is a bit less to store.",
@@ -59,11 +61,11 @@ EXERCISES = [
         hints=(
             "np.abs(samples[:, None] - samples) holds |X - X'| for all pairs, zeros on the "
             "diagonal.",
-            "Divide its sum by M (M - 1), the number of ordered pairs of different draws, and "
+            "Divide its sum by S (S - 1), the number of ordered pairs of different draws, and "
             "halve it.",
         ),
         mistakes={
-            "averaging over M * M pairs, those of a draw with itself included": lambda samples, x: (
+            "averaging over S * S pairs, those of a draw with itself included": lambda samples, x: (
                 np.abs(samples - x).mean() - np.abs(samples[:, None] - samples).mean() / 2
             ),
             "forgetting to halve the second mean": lambda samples, x: (
@@ -78,15 +80,17 @@ EXERCISES = [
         answer=_free_energy,
         cases=[(_LOG_P, 300.0), (_LOG_P[0], 600.0)],
         hints=(
-            "-k_B T log_p, with k_B = 0.0083145, is A up to a constant.",
+            "-0.0083145 kelvin log_p is the free energy, up to a constant.",
             "Subtract the smallest value of the result, so that the lowest is 0.",
         ),
         mistakes={
-            "leaving the constant as it came": lambda log_p, T: -_K_B * T * log_p,
-            "turning the energy upside down: what is probable lies low": lambda log_p, T: (
-                _K_B * T * (log_p - log_p.min())
+            "leaving the constant as it came": lambda log_p, kelvin: -_BOLTZMANN * kelvin * log_p,
+            "turning the energy upside down: what is probable lies low": lambda log_p, kelvin: (
+                _BOLTZMANN * kelvin * (log_p - log_p.min())
             ),
-            "leaving out the temperature": lambda log_p, T: -_K_B * (log_p - log_p.max()),
+            "leaving out the temperature": lambda log_p, kelvin: (
+                -_BOLTZMANN * (log_p - log_p.max())
+            ),
         },
         because="A factor of ten in probability is 5.7 kJ/mol at room temperature.",
     ),
@@ -121,7 +125,7 @@ EXERCISES = [
             (np.zeros(4), np.zeros(3)),
         ],
         hints=(
-            "outliers[:, None] > normal compares all pairs (M, N).",
+            "outliers[:, None] > normal compares all pairs.",
             "The mean of that, plus half the mean of outliers[:, None] == normal.",
         ),
         mistakes={

@@ -21,53 +21,53 @@ def _density(slope, constant=0.0):
     return log_prob
 
 
-def _grid(B, n):
-    side = (np.arange(n) + 0.5) / n * 2 * B - B
+def _grid(B, cells):
+    side = (np.arange(cells) + 0.5) / cells * 2 * B - B
     return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
 
-def _total(log_prob, B, n):
-    return np.exp(log_prob(_grid(B, n))).sum() * (2 * B / n) ** 2
+def _total(log_prob, B, cells):
+    return np.exp(log_prob(_grid(B, cells))).sum() * (2 * B / cells) ** 2
 
 
-def _mean_density(log_prob, B, n):
-    return np.exp(log_prob(_grid(B, n))).mean()
+def _mean_density(log_prob, B, cells):
+    return np.exp(log_prob(_grid(B, cells))).mean()
 
 
-def _sum_of_logs(log_prob, B, n):
-    return log_prob(_grid(B, n)).sum() * (2 * B / n) ** 2
+def _sum_of_logs(log_prob, B, cells):
+    return log_prob(_grid(B, cells)).sum() * (2 * B / cells) ** 2
 
 
 def _says(sign, leak=0.0):
     """Return a map of three features that gives its own log-determinant, right or wrong."""
     rng = np.random.default_rng(3)
-    L, M = np.tril(rng.standard_normal((2, 3, 3)), -1)
-    L[0, 2] = leak
+    to_mu, to_alpha = np.tril(rng.standard_normal((2, 3, 3)), -1)
+    to_mu[0, 2] = leak
 
     def normalize(x):
-        a = np.tanh(x @ M.T)
-        return (x - np.sin(x @ L.T)) * np.exp(-a), -sign * a.sum(axis=1)
+        alpha = np.tanh(x @ to_alpha.T)
+        return (x - np.sin(x @ to_mu.T)) * np.exp(-alpha), -sign * alpha.sum(axis=1)
 
     return normalize
 
 
 def _true_log_det(normalize, x):
-    return np.linalg.slogdet(complex_step_jacobian(lambda z: normalize(z)[0], x))[1]
+    return np.linalg.slogdet(complex_step_jacobian(lambda rows: normalize(rows)[0], x))[1]
 
 
 def _diagonal_only(normalize, x):
-    J = complex_step_jacobian(lambda z: normalize(z)[0], x)
+    J = complex_step_jacobian(lambda rows: normalize(rows)[0], x)
     return np.log(np.abs(np.diagonal(J, axis1=1, axis2=2))).sum(axis=1)
 
 
 def _judge_culprits(yours):
     if not isinstance(yours, (tuple, list)) or len(yours) != len(CULPRITS):
-        return "expected six strings, one for each of A to F"
-    for letter, said, right in zip("ABCDEF", yours, CULPRITS, strict=True):
+        return "expected six strings, one for each of 1 to 6"
+    for number, (said, right) in enumerate(zip(yours, CULPRITS, strict=True), start=1):
         if not isinstance(said, str) or said.strip().lower() not in (*QUESTIONS, "none"):
-            return f"suspect {letter}: expected a name from QUESTIONS, or 'none'"
+            return f"suspect {number}: expected a name from QUESTIONS, or 'none'"
         if said.strip().lower() != right:
-            return f"suspect {letter}: that is not it"
+            return f"suspect {number}: that is not it"
     return None
 
 
@@ -88,15 +88,15 @@ EXERCISES = [
             (_density(0.3, -0.2), 2.0, 31),
         ],
         hints=(
-            "The middles of n cells on [-B, B] are (np.arange(n) + 0.5) / n * 2 * B - B.",
+            "The middles on [-B, B] are (np.arange(cells) + 0.5) / cells * 2 * B - B.",
             "np.meshgrid makes all pairs; sum np.exp(log_prob(pairs)), times the area of a "
-            "cell, (2 B / n)**2.",
+            "cell, (2 B / cells)**2.",
         ),
         mistakes={
             "averaging the density instead of multiplying by the area": _mean_density,
             "adding up logarithms of the density": _sum_of_logs,
-            "taking a cell's side for its area": lambda log_prob, B, n: (
-                np.exp(log_prob(_grid(B, n))).sum() * 2 * B / n
+            "taking a cell's side for its area": lambda log_prob, B, cells: (
+                np.exp(log_prob(_grid(B, cells))).sum() * 2 * B / cells
             ),
         },
         because="The plainest question to a density, and it needs nothing but the density.",
@@ -108,7 +108,7 @@ EXERCISES = [
         prediction=True,
         hints=(
             "The map itself is right in both directions. And the log-determinants?",
-            "If a + b = 0, what is (-a) + (-b)?",
+            "If two numbers cancel, do they still when both signs are turned?",
         ),
         mistakes={
             "blaming the map, which is right": "a",
@@ -153,7 +153,7 @@ EXERCISES = [
         hints=(
             "complex_step_jacobian(f, x) gives all Jacobians (N, D, D) of f, which maps rows "
             "to rows.",
-            "f is lambda z: normalize(z)[0]; np.linalg.slogdet returns signs and logarithms.",
+            "f is lambda rows: normalize(rows)[0]; np.linalg.slogdet returns signs and logarithms.",
         ),
         mistakes={
             "believing what normalize says": lambda normalize, x: normalize(x)[1],
@@ -161,7 +161,7 @@ EXERCISES = [
                 "multiplying the diagonal only, which is right for triangular Jacobians"
             ): _diagonal_only,
             "returning the sign instead of the logarithm": lambda normalize, x: np.linalg.slogdet(
-                complex_step_jacobian(lambda z: normalize(z)[0], x)
+                complex_step_jacobian(lambda rows: normalize(rows)[0], x)
             )[0],
         },
         because="It knows nothing of masks, orders or log-scales, so it cannot share their errors.",
@@ -172,7 +172,7 @@ EXERCISES = [
         judge=_judge_culprits,
         prediction=True,
         hints=(
-            "for letter in FILES: for question in QUESTIONS: examine(letter, question)",
+            "for number in FILES: for question in QUESTIONS: examine(number, question)",
             "One of the six passes everything: there is an honest flow among them.",
         ),
         mistakes={
@@ -207,27 +207,29 @@ EXERCISES = [
         answer="c",
         prediction=True,
         hints=(
-            "An ELBO of -1.40 says that V's log-likelihood is at least -1.40. And at most?",
-            "V may lie at -1.39 or at -1.0. M is at -1.35.",
+            "An ELBO of -1.40 says that the VAE's log-likelihood is at least -1.40. And at most?",
+            "The VAE may lie at -1.39 or at -1.0. The flow is at -1.35.",
         ),
         mistakes={
             "comparing a value with a bound as if both were values": "a",
             "assuming that the bound must be loose": "b",
         },
-        because="Had the ELBO been above -1.35, V would have won for certain.",
+        because="Had the ELBO been above -1.35, the VAE would have won for certain.",
     ),
     Exercise(
         "rubbish_costs",
-        answer=lambda r: -np.log(r),
+        answer=lambda share: -np.log(share),
         cases=[(1.0,), (0.5,), (0.01,)],
         hints=(
-            "The model's density is at least r p(x): take the logarithm.",
-            "log(r p(x)) = log r + log p(x).",
+            "The model's density is at least share p(x): take the logarithm.",
+            "log(share p(x)) = log share + log p(x).",
         ),
         mistakes={
-            "giving the change with its sign: the loss is a positive number": lambda r: np.log(r),
-            "taking the share of rubbish instead": lambda r: -np.log1p(-r * (1 - 1e-9)),
-            "giving the factor instead of its logarithm": lambda r: 1 / r,
+            "giving the change with its sign: the loss is a positive number": lambda share: np.log(
+                share
+            ),
+            "taking the share of rubbish instead": lambda share: -np.log1p(-share * (1 - 1e-9)),
+            "giving the factor instead of its logarithm": lambda share: 1 / share,
         },
         because="So a few nats may hide a lot of rubbish: look at samples too.",
     ),

@@ -10,9 +10,9 @@ _rng = np.random.default_rng(15)
 _MADE = minimal.MADE(4, (7,), _rng)
 _DEGREES = _MADE.degrees[1]
 _W = [M * W for M, W in zip(_MADE.masks, _MADE.W, strict=True)]
-_B = [_rng.standard_normal(len(W)) / 2 for W in _W]
-_MADE.b = _B
-_X = _rng.standard_normal((5, 4))
+_b = [_rng.standard_normal(len(W)) / 2 for W in _W]
+_MADE.b = _b
+_ROWS = _rng.standard_normal((5, 4))
 
 
 def _masks(degrees, D):
@@ -81,9 +81,9 @@ class _Flow:
         constant = 0 if self.fault == "constant" else np.log(2 * np.pi)
         return log_det - 0.5 * (u**2 + constant).sum(axis=1)
 
-    def sample(self, n, rng):
+    def sample(self, N, rng):
         width = 0.5 if self.fault == "noise" else 1.0
-        return self.generate(width * rng.standard_normal((n, self.features)))[0]
+        return self.generate(width * rng.standard_normal((N, self.features)))[0]
 
 
 def _judge_flow(flow):
@@ -141,7 +141,7 @@ EXERCISES = [
     Exercise(
         "conditionals",
         answer=_conditionals,
-        cases=[(_X, _W, _B), (_X[:1], _W, _B)],
+        cases=[(_ROWS, _W, _b), (_ROWS[:1], _W, _b)],
         hints=(
             "One hidden layer with tanh, then a linear one; its columns are mu_1, s_1, mu_2, "
             "s_2, ...",
@@ -162,7 +162,7 @@ EXERCISES = [
     Exercise(
         "normalize",
         answer=_normalize,
-        cases=[(_X, _bent), (_X[:1], _bent)],
+        cases=[(_ROWS, _bent), (_ROWS[:1], _bent)],
         hints=(
             "u_i = (x_i - mu_i) exp(-alpha_i), for all features at once.",
             "Lesson 3: the determinant is the product of the diagonal. Which sign has its "
@@ -197,7 +197,7 @@ EXERCISES = [
     Exercise(
         "generate",
         answer=_generate,
-        cases=[(_X, _W, _B, _DEGREES), (_X[:2], _W, _B, _DEGREES)],
+        cases=[(_ROWS, _W, _b, _DEGREES), (_ROWS[:2], _W, _b, _DEGREES)],
         hints=(
             "Lesson 7: feature by feature. Its two output rows read the hidden units known so far.",
             "After column i (counted from 0) of x is there, the units of degree i + 1 are due.",

@@ -11,8 +11,8 @@ def conditional(p):
 
 # %% row_log_prob
 def row_log_prob(conditionals, x):
-    """Add the logarithms of the entries that the first r + 1 features of x pick out."""
-    return sum(np.log(p[tuple(x[: r + 1])]) for r, p in enumerate(conditionals))
+    """Add the logarithms of the entries that the first i + 1 features of x pick out."""
+    return sum(np.log(p[tuple(x[: i + 1])]) for i, p in enumerate(conditionals))
 
 
 # %% thousand

@@ -28,17 +28,17 @@ prediction = "c"  # the determinant of a triangular matrix does not look off its
 
 
 # %% cholesky
-def cholesky(S):
+def cholesky(cov):
     """Match var x1, cov(x1, x2) and var x2, in this order."""
-    L11 = np.sqrt(S[0, 0])
-    L21 = S[1, 0] / L11
-    L22 = np.sqrt(S[1, 1] - L21**2)
+    L11 = np.sqrt(cov[0, 0])
+    L21 = cov[1, 0] / L11
+    L22 = np.sqrt(cov[1, 1] - L21**2)
     return np.array([[L11, 0.0], [L21, L22]])
 
 
 # %% given
-def given(m, S, x1):
-    """See u1 through x1, put it into the second row of x = m + L u; u2 is the only unknown."""
-    L = np.linalg.cholesky(S)
-    u1 = (x1 - m[0]) / L[0, 0]
-    return m[1] + L[1, 0] * u1, L[1, 1]
+def given(mean, cov, x1):
+    """See u1 through x1, put it into the second row of x = mean + L u; u2 is the only unknown."""
+    L = np.linalg.cholesky(cov)
+    u1 = (x1 - mean[0]) / L[0, 0]
+    return mean[1] + L[1, 0] * u1, L[1, 1]

@@ -7,11 +7,11 @@ from afnp.verify import complex_step_jacobian
 
 # %% third_row
 def third_row(x):
-    """Differentiate u3 = (x3 - x1 x2) s with s = exp(-tanh x2); x2 stands in both factors."""
+    """Differentiate u3 = (x3 - x1 x2) scale, scale = exp(-tanh x2); x2 stands in both factors."""
     x1, x2, x3 = x
-    s = np.exp(-np.tanh(x2))
-    u3 = (x3 - x1 * x2) * s
-    return np.array([-x2 * s, -x1 * s - u3 * (1 - np.tanh(x2) ** 2), s])
+    scale = np.exp(-np.tanh(x2))
+    u3 = (x3 - x1 * x2) * scale
+    return np.array([-x2 * scale, -x1 * scale - u3 * (1 - np.tanh(x2) ** 2), scale])
 
 
 # %% det

@@ -16,12 +16,12 @@ prediction = "a"  # 1 + 1e-30 is 1 in float64, and f(1) - f(1) is 0
 # %% complex_step
 def complex_step(f, x):
     """Step into the imaginary direction of each entry in turn."""
-    return np.array([f(x + 1e-30j * e).imag / 1e-30 for e in np.eye(len(x))])
+    return np.array([f(x + 1e-30j * unit).imag / 1e-30 for unit in np.eye(len(x))])
 
 
 # %% softplus_backward
 def softplus_backward(a, d_a):
-    """Use e^z / (1 + e^z) = 1 - e^(-a)."""
+    """Use e^y / (1 + e^y) = 1 - e^(-a)."""
     return d_a * (1 - np.exp(-a))
 
 
@@ -37,10 +37,10 @@ def backward_loss(x, mu, alpha):
 culprits = (
     "W0",
     "b0",
-)  # d_z has (1 - z**2) where (1 - a**2) belongs, and these two are made of d_z
+)  # d_y has (1 - y**2) where (1 - a**2) belongs, and these two are made of d_y
 
 
 # %% d_x
-def d_x(d_u, alpha, d_z, W, M):
+def d_x(d_u, alpha, d_y, W, M):
     """Add the direct route and the one through the network."""
-    return d_u * np.exp(-alpha) + d_z @ (M * W)
+    return d_u * np.exp(-alpha) + d_y @ (M * W)

@@ -23,10 +23,10 @@ def in_other_units(log_p, scale):
 
 
 # %% compare
-def compare(a, b):
+def compare(ours, theirs):
     """Look at the difference row by row, because both were judged on the same rows."""
-    d = a - b
-    return d.mean(), d.std() / np.sqrt(len(d))
+    gap = ours - theirs
+    return gap.mean(), gap.std() / np.sqrt(len(gap))
 
 
 # %% times_as_probable

@@ -24,11 +24,11 @@ def units_of_degree(degrees, i):
 
 
 # %% forward_substitution
-def forward_substitution(L, b):
+def forward_substitution(L, u):
     """Solve row after row: all unknowns of row i but x_i are known by then."""
-    x = np.zeros(len(b))
-    for i in range(len(b)):
-        x[i] = (b[i] - L[i, :i] @ x[:i]) / L[i, i]
+    x = np.zeros(len(u))
+    for i in range(len(u)):
+        x[i] = (u[i] - L[i, :i] @ x[:i]) / L[i, i]
     return x
 
 

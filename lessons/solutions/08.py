@@ -26,7 +26,7 @@ def iaf_log_prob(x, conditionals):
 
 # %% couple
 def couple(x, passing, network):
-    """Leave A as it is, shift and scale B as A says."""
+    """Leave the first block as it is, shift and scale the second as the first says."""
     mu, alpha = network(x[:, passing])
     u = x.copy()
     u[:, ~passing] = (x[:, ~passing] - mu) * np.exp(-alpha)
@@ -35,7 +35,7 @@ def couple(x, passing, network):
 
 # %% uncouple
 def uncouple(u, passing, network):
-    """Ask A again: it is still there."""
+    """Ask the first block again: it is still there."""
     mu, alpha = network(u[:, passing])
     x = u.copy()
     x[:, ~passing] = mu + u[:, ~passing] * np.exp(alpha)
@@ -43,7 +43,7 @@ def uncouple(u, passing, network):
 
 
 # %% full
-prediction = 3  # B hears A; A hears B; B hears an A that has heard all of B
+prediction = 3  # the second hears the first; the first hears it; it hears a first that heard it all
 
 
 # %% steps

@@ -10,41 +10,41 @@ cdf, pdf, quantile = (
 
 
 # %% mixture
-def mixture(x, pi, mu, sigma):
+def mixture(x, w, mu, sigma):
     """Go through the mixture's distribution function to the uniform, and on to the normal."""
-    z = (x[:, None] - mu) / sigma
-    u = quantile((pi * cdf(z)).sum(axis=1))
-    density = (pi / sigma * pdf(z)).sum(axis=1)
+    standard = (x[:, None] - mu) / sigma
+    u = quantile((w * cdf(standard)).sum(axis=1))
+    density = (w / sigma * pdf(standard)).sum(axis=1)
     return u, np.log(density) - np.log(pdf(u))
 
 
 # %% halvings
-prediction = 33  # the first n with 8 / 2**n below 1e-9
+prediction = 33  # 8 / 2**33 is below 1e-9, and 8 / 2**32 is not
 
 
 # %% one_bin
-def one_bin(xi, s, d0, d1):
+def one_bin(xi, slope, left, right):
     """Copy the formulas."""
-    a = xi * (s * xi + d0 * (1 - xi))
-    c = (1 - xi) * (s * (1 - xi) + d1 * xi)
-    e = d1 * xi**2 + 2 * s * xi * (1 - xi) + d0 * (1 - xi) ** 2
-    return a / (a + c), s**2 * e / (a + c) ** 2
+    rho = xi * (slope * xi + left * (1 - xi))
+    kappa = (1 - xi) * (slope * (1 - xi) + right * xi)
+    omega = right * xi**2 + 2 * slope * xi * (1 - xi) + left * (1 - xi) ** 2
+    return rho / (rho + kappa), slope**2 * omega / (rho + kappa) ** 2
 
 
 # %% places
-def places(h, B, m):
+def places(h, B, least):
     """Make shares by a softmax that cannot overflow, and add them up."""
-    e = np.exp(h - h.max())
-    shares = m + (1 - len(h) * m) * e / e.sum()
+    w = np.exp(h - h.max())
+    shares = least + (1 - len(h) * least) * w / w.sum()
     return -B + 2 * B * np.concatenate([[0.0], np.cumsum(shares)])
 
 
 # %% undo_bin
-def undo_bin(share, s, d0, d1):
+def undo_bin(eta, slope, left, right):
     """Solve the quadratic by the form that divides by something positive."""
-    t = d0 + d1 - 2 * s
-    A, b, C = s - d0 + share * t, d0 - share * t, -s * share
-    return -2 * C / (b + np.sqrt(b * b - 4 * A * C))
+    nu = left + right - 2 * slope
+    gamma_2, gamma_1, gamma_0 = slope - left + eta * nu, left - eta * nu, -slope * eta
+    return -2 * gamma_0 / (gamma_1 + np.sqrt(gamma_1 * gamma_1 - 4 * gamma_2 * gamma_0))
 
 
 # %% wrap

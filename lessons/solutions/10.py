@@ -14,11 +14,11 @@ def bound_and_truth(log_p):
 
 
 # %% logit
-def logit(z, alpha):
+def logit(share, lam):
     """Shrink, spread, and count both in the log-determinant."""
-    s = alpha + (1 - 2 * alpha) * z
-    log_slope = np.log(1 - 2 * alpha) - np.log(s) - np.log(1 - s)
-    return np.log(s) - np.log(1 - s), log_slope.sum(axis=1)
+    shrunk = lam + (1 - 2 * lam) * share
+    log_slope = np.log(1 - 2 * lam) - np.log(shrunk) - np.log(1 - shrunk)
+    return np.log(shrunk) - np.log(1 - shrunk), log_slope.sum(axis=1)
 
 
 # %% bits
@@ -32,9 +32,11 @@ prediction = np.log2(17)  # -log p is 64 log 17, in bits 64 log2 17, for 64 dime
 
 
 # %% from_logits
-def from_logits(log_p, x, alpha, K):
+def from_logits(log_p, x, lam, K):
     """Add the log-determinants of the logit and of the division by K, then change the unit."""
     D = x.shape[1]
-    s = alpha + (1 - 2 * alpha) * x / K
-    log_det = (np.log(1 - 2 * alpha) - np.log(s) - np.log(1 - s)).sum(axis=1) - D * np.log(K)
+    shrunk = lam + (1 - 2 * lam) * x / K
+    log_det = (np.log(1 - 2 * lam) - np.log(shrunk) - np.log(1 - shrunk)).sum(axis=1) - D * np.log(
+        K
+    )
     return -(log_p + log_det) / (D * np.log(2))

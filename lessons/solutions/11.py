@@ -13,21 +13,21 @@ prediction = (
 
 
 # %% hears
-def hears(f, x, y):
+def hears(f, x, c):
     """Change one number of the condition at a time, and compare bit by bit."""
-    base = f(x[None], y[None])[0]
-    result = np.zeros((len(x), len(y)), dtype=bool)
-    for j in range(len(y)):
-        moved = y.copy()
+    base = f(x[None], c[None])[0]
+    result = np.zeros((len(x), len(c)), dtype=bool)
+    for j in range(len(c)):
+        moved = c.copy()
         moved[j] += 1.0
         result[:, j] = f(x[None], moved[None])[0] != base
     return result
 
 
 # %% pit
-def pit(flow, z, y):
-    """Return the probability of noise below the noise of z."""
-    u, _ = flow.normalize(z, y)
+def pit(flow, x, c):
+    """Return the probability of noise below the noise of x."""
+    u, _ = flow.normalize(x, c)
     return np.array([0.5 * math.erfc(-float(value) / math.sqrt(2)) for value in u[:, 0]])
 
 

@@ -18,22 +18,24 @@ def jacobi(step, x):
 
 
 # %% attend
-def attend(q, keys, values):
+def attend(query, keys, values):
     """Weigh the values kept by how well their keys fit."""
-    w = np.exp(keys @ q / np.sqrt(len(q)))
+    w = np.exp(keys @ query / np.sqrt(len(query)))
     return w / w.sum() @ values
 
 
 # %% causal_attention
-def causal_attention(q, k, v):
+def causal_attention(queries, keys, values):
     """One token after the other, each with the keys and values up to itself."""
-    return np.array([attend(q[t], k[: t + 1], v[: t + 1]) for t in range(len(q))])
+    return np.array(
+        [attend(queries[t], keys[: t + 1], values[: t + 1]) for t in range(len(queries))]
+    )
 
 
 # %% keys_computed
-def keys_computed(T):
-    """1 + 2 + ... + T, or each once."""
-    return T * (T + 1) // 2, T
+def keys_computed(tokens):
+    """1 + 2 + ... + tokens, or each once."""
+    return tokens * (tokens + 1) // 2, tokens
 
 
 # %% receptive
@@ -41,10 +43,10 @@ prediction = 1024  # doubled by each of ten layers
 
 
 # %% queue_step
-def queue_step(a, ring, t, w, v):
-    """Read what is d steps old, then write over it."""
+def queue_step(a, ring, t, W_now, W_then):
+    """Read the oldest input, then write over it."""
     place = t % len(ring)
-    z = w * a + v * ring[place]
+    y = W_now * a + W_then * ring[place]
     after = ring.copy()
     after[place] = a
-    return z, after
+    return y, after

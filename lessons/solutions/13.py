@@ -4,25 +4,25 @@ import numpy as np
 
 
 # %% kilobytes
-def kilobytes(log_p, n):
+def kilobytes(log_p, samples):
     """Turn nats into bits, bits into bytes."""
     bits = -np.mean(log_p) / np.log(2)
-    return n * bits / 8000
+    return samples * bits / 8000
 
 
 # %% crps
 def crps(samples, x):
     """Mean distance to what came, less half the mean distance of two draws."""
-    M = len(samples)
+    S = len(samples)
     apart = np.abs(samples[:, None] - samples[None, :])
-    return np.abs(samples - x).mean() - apart.sum() / (M * (M - 1)) / 2
+    return np.abs(samples - x).mean() - apart.sum() / (S * (S - 1)) / 2
 
 
 # %% free_energy
-def free_energy(log_p, T):
+def free_energy(log_p, kelvin):
     """Put what is most probable at 0."""
-    F = -0.0083145 * T * log_p
-    return F - F.min()
+    energy = -0.0083145 * kelvin * log_p
+    return energy - energy.min()
 
 
 # %% effective
@@ -35,8 +35,8 @@ def effective(log_w):
 # %% auroc
 def auroc(normal, outliers):
     """Compare all pairs."""
-    d = outliers[:, None] - normal[None, :]
-    return np.mean(d > 0) + np.mean(d == 0) / 2
+    apart = outliers[:, None] - normal[None, :]
+    return np.mean(apart > 0) + np.mean(apart == 0) / 2
 
 
 # %% easier

@@ -6,16 +6,16 @@ from afnp.verify import complex_step_jacobian
 
 
 # %% total
-def total(log_prob, B, n):
+def total(log_prob, B, cells):
     """Add up density times area over all cells."""
-    side = -B + (np.arange(n) + 0.5) * (2 * B / n)
+    side = -B + (np.arange(cells) + 0.5) * (2 * B / cells)
     x1, x2 = np.meshgrid(side, side)
     pairs = np.column_stack([x1.ravel(), x2.ravel()])
-    return np.exp(log_prob(pairs)).sum() * (2 * B / n) ** 2
+    return np.exp(log_prob(pairs)).sum() * (2 * B / cells) ** 2
 
 
 # %% which_part
-prediction = "c"  # the map is right, and -a - b = 0 just as a + b = 0
+prediction = "c"  # the map is right, and two numbers that cancel still do with both signs turned
 
 
 # %% is_its_own_inverse
@@ -27,7 +27,7 @@ def is_its_own_inverse(order):
 # %% true_log_det
 def true_log_det(normalize, x):
     """Ask the Jacobian, not the flow."""
-    J = complex_step_jacobian(lambda z: normalize(z)[0], x)
+    J = complex_step_jacobian(lambda rows: normalize(rows)[0], x)
     return np.linalg.slogdet(J)[1]
 
 
@@ -43,10 +43,10 @@ def bound(log_w):
 
 
 # %% who_wins
-prediction = "c"  # V's likelihood is at least -1.40: it may be above or below -1.35
+prediction = "c"  # the VAE's likelihood is at least -1.40: it may be above or below -1.35
 
 
 # %% rubbish_costs
-def rubbish_costs(r):
-    """Take log(r p) = log r + log p."""
-    return -np.log(r)
+def rubbish_costs(share):
+    """Take log(share p) = log share + log p."""
+    return -np.log(share)

@@ -63,7 +63,7 @@ class MyFlow:
         """Map data to noise, and add up the log-determinants."""
         total = np.zeros(len(x))
         for W, b in self.layers:
-            u, log_det = normalize(x, lambda z, W=W, b=b: conditionals(z, W, b))
+            u, log_det = normalize(x, lambda rows, W=W, b=b: conditionals(rows, W, b))
             x, total = u[:, ::-1], total + log_det
         return x, total
 
@@ -80,9 +80,9 @@ class MyFlow:
         u, log_det = self.normalize(x)
         return log_det - 0.5 * (u**2 + np.log(2 * np.pi)).sum(axis=1)
 
-    def sample(self, n, rng):
+    def sample(self, N, rng):
         """Draw noise, and send it through."""
-        return self.generate(rng.standard_normal((n, self.features)))[0]
+        return self.generate(rng.standard_normal((N, self.features)))[0]
 
 
 my_flow = MyFlow(features=3)
