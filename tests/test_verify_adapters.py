@@ -151,6 +151,61 @@ def test_whatever_looks_like_a_transformed_distribution():
     )
 
 
+class Moved:
+    """A bijector with a context, x = 2 u + c, whose log-determinant is one number for all rows."""
+
+    def forward(self, u, conditional_input):
+        return 2 * u + conditional_input
+
+    def inverse(self, x, conditional_input):
+        return (x - conditional_input) / 2
+
+    def forward_log_det_jacobian(self, u, event_ndims, conditional_input):
+        return u.shape[1] * np.log(2.0)
+
+    def inverse_log_det_jacobian(self, x, event_ndims, conditional_input):
+        return -x.shape[1] * np.log(2.0)
+
+
+class Conditional(Transformed):
+    """The face of a transformed distribution that hands a context on, and says its type."""
+
+    bijector, dtype = Moved(), np.float64
+
+    def log_prob(self, x, bijector_kwargs):
+        u = self.bijector.inverse(x, **bijector_kwargs)
+        return (-(u**2) / 2 - np.log(2 * np.pi) / 2).sum(axis=1) - 2 * np.log(2.0)
+
+    def sample(self, n, seed, bijector_kwargs):
+        u = np.random.default_rng(seed).standard_normal((n, 2))
+        return self.bijector.forward(self.factor * u, **bijector_kwargs)
+
+
+def test_a_context_of_a_transformed_distribution_is_its_conditional_input():
+    report = check_flow(Conditional(), context=2, level="quick")
+    assert report.ok and {"agreement", "log_det", "shapes"} <= set(report.passed), f"\n{report}"
+    assert check_flow(Conditional(0.5), context=2, level="quick").failed == ["agreement", "noise"]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_tensorflow_probability_on_jax(compiled):
+    pytest.importorskip("jax", reason="NOT TESTED: pip install jax==0.4.35")
+    tfp = pytest.importorskip(
+        "tensorflow_probability.substrates.jax",
+        reason="NOT TESTED: pip install tensorflow-probability",
+        exc_type=(ImportError, AttributeError),
+    )
+    b = tfp.bijectors
+    ones = np.ones(2, dtype=np.float32)
+    spline = b.RationalQuadraticSpline(ones, ones, ones[:1] / 2, range_min=-1)
+    step = b.Scale(2 * ones) if compiled else spline
+    base = tfp.distributions.MultivariateNormalDiag(0 * ones)
+    found = adapt(tfp.distributions.TransformedDistribution(base, b.Chain([b.Shift(ones), step])))
+    assert (found["features"], found["context"], found["dtype"]) == (2, 0, np.float32)
+    report = check_flow(found, **QUICK)
+    assert report.ok and not report.not_run, f"\n{report}"
+
+
 def test_what_is_no_flow_is_refused():
     with pytest.raises(ValueError, match="expected a flow of afnp, zuko.*; got builtins.list"):
         check_flow([1, 2])

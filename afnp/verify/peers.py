@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +54,7 @@ PACKAGES = {
     "normflows": ("normflows", "torch"),
     "flowjax": ("flowjax", "jax"),
     "pyro": ("pyro-ppl", "torch"),
+    "tfp": ("tensorflow-probability", "jax"),
 }
 """Whose releases are named, by library."""
 
@@ -71,6 +73,8 @@ class Peer:
         D, C, H, T.
     ordered : bool
         Whether u_i may depend on x_1 ... x_i alone.
+    time_limit : float
+        Seconds that a check may take.
     """
 
     library: str
@@ -81,6 +85,7 @@ class Peer:
     hidden: int = 16
     transforms: int = 1
     ordered: bool = False
+    time_limit: float = TIME_LIMIT
 
     @property
     def name(self) -> str:
@@ -374,6 +379,166 @@ def _pyro_linear(kind: str, **options: Any):
     return step
 
 
+def _tfp(step: Callable):
+    """Return what builds transformed distributions of TensorFlow Probability on JAX."""
+
+    def build(D: int, C: int, H: int, T: int):
+        from tensorflow_probability.substrates import jax as tfp
+
+        rng = np.random.default_rng(0)
+        steps = [step(tfp.bijectors, D, C, H, k, rng) for k in range(T)]
+        base = tfp.distributions.MultivariateNormalDiag(np.zeros(D))
+        bijector = tfp.bijectors.Chain(steps) if T > 1 else steps[0]
+        return tfp.distributions.TransformedDistribution(base, bijector)
+
+    return build
+
+
+def _weights(rng: np.random.Generator, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Return Glorot's weights, moved."""
+    pairs = zip(sizes, sizes[1:], strict=False)
+    return [
+        rng.normal(size=pair) * np.sqrt(2 / sum(pair)) + STIR * rng.normal(size=pair)
+        for pair in pairs
+    ]
+
+
+def _tfp_network(rng: np.random.Generator, D: int, C: int, H: int, params: int, masks=None):
+    """Return a network of two hidden layers that TFP leaves to users on JAX: params a feature.
+
+    With ``masks``, TFP's own, it is autoregressive. The context enters at every layer, as in TFP's
+    ``AutoregressiveNetwork``.
+    """
+    import jax
+
+    sizes = [D, H, H, params] if masks is None else [*(len(m) for m in masks), D * params]
+    weights = _weights(rng, sizes)
+    if masks is not None:
+        weights = [W * mask for W, mask in zip(weights, masks, strict=True)]
+    biases = [STIR * rng.normal(size=size) for size in sizes[1:]]
+    contexts = [rng.normal(size=(C, size)) / np.sqrt(size) for size in sizes[1:]]
+
+    def network(x, conditional_input=None):
+        for k, (W, b, V) in enumerate(zip(weights, biases, contexts, strict=True)):
+            x = (x if k == 0 else jax.nn.relu(x)) @ W + b
+            x = x if conditional_input is None else x + conditional_input @ V
+        return x if masks is None else x.reshape(*x.shape[:-1], D, params)
+
+    return network
+
+
+def _tfp_masks(D: int, H: int, params: int) -> list[np.ndarray]:
+    from tensorflow_probability.substrates.jax.bijectors import masked_autoregressive
+
+    return masked_autoregressive._make_dense_autoregressive_masks(params, D, [H, H])
+
+
+def _bounded(log_scale):
+    """Keep the logarithm of a scale in (-3, 3): TFP's ``Scale`` takes what the network gives."""
+    import jax
+
+    return 3 * jax.numpy.tanh(log_scale / 3)
+
+
+def _tfp_maf(bijectors, D, C, H, k, rng):
+    net = _tfp_network(rng, D, C, H, 2, _tfp_masks(D, H, 2))
+
+    def shift_and_log_scale(x, **given):
+        params = net(x, **given)
+        return params[..., 0], _bounded(params[..., 1])
+
+    step = bijectors.MaskedAutoregressiveFlow(shift_and_log_scale)
+    return bijectors.Chain([bijectors.Permute(np.arange(D)[::-1]), step]) if k else step
+
+
+def _tfp_splines(bijectors, params):
+    """Return TFP's splines of 8 bins in [-3, 3], as its documentation makes them of params."""
+    import jax
+
+    def sizes(h):
+        return jax.nn.softmax(h, axis=-1) * (6 - 8 * 1e-2) + 1e-2
+
+    widths, heights = sizes(params[..., :8]), sizes(params[..., 8:16])
+    slopes = jax.nn.softplus(params[..., 16:]) + 1e-3
+    return bijectors.RationalQuadraticSpline(widths, heights, slopes, range_min=-3)
+
+
+def _tfp_spline(bijectors, D, C, H, k, rng):
+    net = _tfp_network(rng, D, C, H, 23, _tfp_masks(D, H, 23))
+
+    def splines(x, **given):
+        return _tfp_splines(bijectors, net(x, **given))
+
+    step = bijectors.MaskedAutoregressiveFlow(bijector_fn=splines, unroll_loop=True)
+    return bijectors.Chain([bijectors.Permute(np.arange(D)[::-1]), step]) if k else step
+
+
+def _tfp_coupling(bijectors, D, C, H, k, rng):
+    masked = D // 2
+    net = _tfp_network(rng, masked, C, H, 2 * (D - masked))
+
+    def shift_and_log_scale(x, moved, **given):
+        params = net(x, **given)
+        return params[..., :moved], _bounded(params[..., moved:])
+
+    return bijectors.RealNVP(
+        -masked if k % 2 else masked, shift_and_log_scale_fn=shift_and_log_scale
+    )
+
+
+def _tfp_spline_coupling(bijectors, D, C, H, k, rng):
+    masked = D // 2
+    net = _tfp_network(rng, masked, C, H, 23 * (D - masked))
+
+    def splines(x, moved):
+        return _tfp_splines(bijectors, net(x).reshape(*x.shape[:-1], moved, 23))
+
+    return bijectors.RealNVP(-masked if k % 2 else masked, bijector_fn=splines)
+
+
+def _tfp_triangular(bijectors, D, C, H, k, rng):
+    from jax import numpy
+
+    shift, entries = (numpy.asarray(rng.normal(size=size)) for size in (D, D * (D + 1) // 2))
+    scale = bijectors.FillScaleTriL(diag_shift=np.float64(1e-5)).forward(entries)
+    return bijectors.Chain([bijectors.Shift(shift), bijectors.ScaleMatvecTriL(scale_tril=scale)])
+
+
+def _tfp_lu(bijectors, D, C, H, k, rng):
+    from jax import numpy
+
+    lower_upper = numpy.asarray(np.eye(D) + STIR * rng.normal(size=(D, D)))
+    return bijectors.ScaleMatvecLU(lower_upper, rng.permutation(D))
+
+
+def _tfp_householder(bijectors, D, C, H, k, rng):
+    axis = rng.normal(size=D)
+    return bijectors.Householder(axis / np.linalg.norm(axis))
+
+
+def _tfp_sinh_arcsinh(bijectors, D, C, H, k, rng):
+    return bijectors.SinhArcsinh(STIR * rng.normal(size=D), np.exp(STIR * rng.normal(size=D)))
+
+
+def _tfp_lambert(bijectors, D, C, H, k, rng):
+    scale, tail = np.exp(STIR * rng.normal(size=(2, D)))
+    return bijectors.LambertWTail(rng.normal(size=D), scale, STIR * tail)
+
+
+def _tfp_ffjord(bijectors, D, C, H, k, rng):
+    import jax
+    from tensorflow_probability.substrates.jax.bijectors import ffjord
+
+    W, V = _weights(rng, [D + 1, H, D])
+
+    def velocity(time, state):
+        inputs = jax.numpy.concatenate([state, time + 0 * state[..., :1]], axis=-1)
+        return jax.numpy.tanh(inputs @ W) @ V
+
+    exact = ffjord.trace_jacobian_exact
+    return bijectors.FFJORD(velocity, trace_augmentation_fn=exact, dtype=np.float64)
+
+
 def _row(library: str, maf, spline, coupling) -> list[Peer]:
     """Return what is checked of one library."""
     return [
@@ -413,8 +578,8 @@ PEERS = [
     Peer("zuko", "Bernstein (BPF)", _zuko("BPF"), features=3, context=2, transforms=2),
     Peer("zuko", "sum of squares (SOSPF)", _zuko("SOSPF"), features=3, ordered=True),
     Peer("zuko", "sum of squares (SOSPF)", _zuko("SOSPF"), features=3, context=2, transforms=2),
-    Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2),
-    Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2, context=1),
+    Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2, time_limit=120),
+    Peer("zuko", "continuous (CNF)", _zuko_cnf, features=2, context=1, time_limit=120),
     Peer(
         "nflows",
         "quadratic spline",
@@ -448,6 +613,21 @@ PEERS = [
     Peer("pyro", "planar, there", _pyro(_pyro_linear("planar"), back=False), transforms=2),
     Peer("pyro", "radial, there", _pyro(_pyro_linear("radial"), back=False), transforms=2),
     Peer("pyro", "Sylvester, there", _pyro(_pyro_linear("sylvester"), back=False), transforms=2),
+    Peer("tfp", "MAF", _tfp(_tfp_maf), ordered=True),
+    Peer("tfp", "MAF", _tfp(_tfp_maf), ordered=True, context=2),
+    Peer("tfp", "MAF, narrow", _tfp(_tfp_maf), features=6, hidden=3, ordered=True),
+    Peer("tfp", "MAF", _tfp(_tfp_maf), transforms=3),
+    Peer("tfp", "autoregressive spline", _tfp(_tfp_spline), ordered=True, context=2),
+    Peer("tfp", "autoregressive spline", _tfp(_tfp_spline), transforms=3),
+    Peer("tfp", "affine coupling", _tfp(_tfp_coupling), transforms=4),
+    Peer("tfp", "affine coupling", _tfp(_tfp_coupling), context=2),
+    Peer("tfp", "spline coupling", _tfp(_tfp_spline_coupling), transforms=4),
+    Peer("tfp", "triangular", _tfp(_tfp_triangular)),
+    Peer("tfp", "LU", _tfp(_tfp_lu), transforms=2),
+    Peer("tfp", "Householder", _tfp(_tfp_householder), transforms=2),
+    Peer("tfp", "sinh-arcsinh", _tfp(_tfp_sinh_arcsinh)),
+    Peer("tfp", "Lambert W", _tfp(_tfp_lambert)),
+    Peer("tfp", "continuous (FFJORD)", _tfp(_tfp_ffjord), features=2),
 ]
 """What is checked, library by library."""
 
@@ -460,12 +640,12 @@ def check_peer(peer: Peer, level: str = "quick", checks=None) -> Report:
     os.environ.setdefault("JAX_ENABLE_X64", "1")  # read when jax is first imported
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's code
-        with _float64():
+        with _float64() if "torch" in PACKAGES[peer.library] else nullcontext():
             flow = peer.build(peer.features, peer.context, peer.hidden, peer.transforms)
             functions = flow if isinstance(flow, dict) else adapt(flow, peer.features, peer.context)
             if peer.ordered:
                 functions["allowed"] = np.tri(peer.features, dtype=bool)
-            return check_flow(functions, level=level, checks=checks, time_limit=TIME_LIMIT)
+            return check_flow(functions, level=level, checks=checks, time_limit=peer.time_limit)
 
 
 @contextmanager
@@ -515,11 +695,13 @@ def _entry(peer: Peer, report: Report) -> dict[str, Any]:
     """Return what the record keeps of a report, and of which releases it speaks."""
     notes = [note for result in report.results for note in result.notes]
     late = [name for name in report.failed if report[name].reason.startswith("gave no answer")]
+    waited = {"waited": peer.time_limit} if late else {}
     return {
         "releases": {package: version(package) for package in PACKAGES[peer.library]},
         "passed": report.passed,
         "failed": {name: _said(report[name]) for name in report.failed if name not in late},
         "late": late,
+        **waited,
         "not_run": report.not_run,
         "notes": sorted(set(notes)),
     }
@@ -527,12 +709,19 @@ def _entry(peer: Peer, report: Report) -> dict[str, Any]:
 
 def _said(result) -> str:
     """Return a result's reason in one line, or its numbers; of several like problems the first."""
-    first, *others = " ".join(result.reason.split()).split("; ")
+    first, *others = _untraced(" ".join(result.reason.split())).split("; ")
     more = f" (and {len(others)} more)" if others else ""
     if not result.tolerance:  # nothing was measured
         return first + more
     numbers = f"error {result.measured:.1e} where {result.tolerance:.1e} is allowed"
     return f"{first}{more}: {numbers}" if first else numbers
+
+
+def _untraced(reason: str) -> str:
+    """Leave out a traceback, whose paths are a machine's; what it ends in stays."""
+    said, trace, rest = reason.partition("Traceback (most recent call last)")
+    ends = re.findall(r"[\w.]*(?:Error|Exception): [^.]*", rest)
+    return said + (ends[-1] if ends else "") if trace else reason
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -562,7 +751,8 @@ def table(record: dict[str, dict], peers: Sequence[Peer] = tuple(PEERS)) -> str:
         "Float64; parameters moved away from their start by normal noise of standard deviation "
         f"{STIR}. D features, H hidden units, T transforms, C context inputs.",
         "",
-        f"A check may take {TIME_LIMIT:.0f} s; one that gave no answer by then is named as such.",
+        "A check that gave no answer within the seconds in brackets is named as such; "
+        f"others had {TIME_LIMIT:.0f}.",
         "",
         "| library | flow | passed | failed | no answer | not run |",
         "|---|---|---:|---|---|---:|",
@@ -570,6 +760,7 @@ def table(record: dict[str, dict], peers: Sequence[Peer] = tuple(PEERS)) -> str:
     for name, entry in record.items():
         library, flow = name.split(": ", 1)
         failed, late = (", ".join(entry[key]) or "none" for key in ("failed", "late"))
+        late += f" ({entry['waited']:.0f})" if entry["late"] else ""
         passed, not_run = (len(entry[key]) for key in ("passed", "not_run"))
         lines.append(f"| {library} | {flow} | {passed} | {failed} | {late} | {not_run} |")
     if missing:

@@ -11,6 +11,7 @@ Letters: N rows, D features, C context inputs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,57 @@ import numpy as np
 __all__ = ["flowjax_flow", "tfp_flow"]
 
 
-class Rowwise:
-    """A flow cast to float64, whose functions of one row are mapped over many and compiled."""
+class Compiled:
+    """Functions of rows, compiled, in the precision that the process has.
+
+    Attributes
+    ----------
+    compile : callable
+        What compiles; another function leaves it out.
+    """
+
+    def __init__(self) -> None:
+        import jax
+
+        self.jax, self.compile = jax, jax.jit
+
+    def precision(self) -> AbstractContextManager:
+        """Return in what surroundings a function is called."""
+        return nullcontext()
+
+    def function(self, f: Callable) -> Callable:
+        """Return f, a function of JAX's arrays of rows, as a function of NumPy's."""
+        compiled = self.compile(f)
+
+        def of_arrays(*arrays):
+            N = len(arrays[0])
+            size = 1 << (N - 1).bit_length() if N else 0
+            filled = [np.concatenate([a, np.repeat(a[-1:], size - N, axis=0)]) for a in arrays]
+            with self.precision():
+                answer = compiled(*filled)
+            return (
+                tuple(np.array(a[:N]) for a in answer)
+                if isinstance(answer, tuple)
+                else np.array(answer[:N])
+            )
+
+        return of_arrays
+
+    def key(self, rng: np.random.Generator) -> Any:
+        """Return a key of JAX's that a generator draws."""
+        return self.jax.random.PRNGKey(int(rng.integers(2**31)))
+
+
+class Rowwise(Compiled):
+    """A flow cast to float64, whose functions of one row are mapped over many."""
 
     def __init__(self, flow: Any):
         import equinox
-        import jax
         import paramax
 
-        self.jax, self.flow = jax, flow
-        with jax.enable_x64(True):
+        super().__init__()
+        jax = self.jax
+        with self.precision():
 
             def cast(leaf):
                 return (
@@ -38,39 +80,24 @@ class Rowwise:
 
             self.flow = paramax.unwrap(jax.tree_util.tree_map(cast, flow))
 
+    def precision(self) -> AbstractContextManager:
+        """Return surroundings in which JAX knows float64."""
+        return self.jax.enable_x64(True)
+
     def function(self, f: Callable) -> Callable:
         """Return f, a function of one row and one context, as a function of arrays of rows."""
-        mapped = self.jax.jit(self.jax.vmap(f))
-
-        def of_arrays(*arrays):
-            N = len(arrays[0])
-            size = 1 << (N - 1).bit_length() if N else 0
-            filled = [np.concatenate([a, np.repeat(a[-1:], size - N, axis=0)]) for a in arrays]
-            with self.jax.enable_x64(True):
-                answer = mapped(*filled)
-            return (
-                tuple(np.array(a[:N]) for a in answer)
-                if isinstance(answer, tuple)
-                else np.array(answer[:N])
-            )
-
-        return of_arrays
+        return super().function(self.jax.vmap(f))
 
     def sampler(self, draw: Callable) -> Callable:
         """Return a draw of one key and context as a function of n, a generator and n contexts."""
         mapped = self.function(draw)
 
         def sample(n, rng, *context):
-            with self.jax.enable_x64(True):
-                keys = np.asarray(
-                    self.jax.random.key_data(self.jax.random.split(self._key(rng), n))
-                )
+            with self.precision():
+                keys = np.asarray(self.jax.random.split(self.key(rng), n))
             return mapped(keys, *context)
 
         return sample
-
-    def _key(self, rng: np.random.Generator):
-        return self.jax.random.key(int(rng.integers(2**31)))
 
 
 def flowjax_flow(flow: Any, features: int | None, context: int | None) -> dict[str, Any]:
@@ -103,28 +130,70 @@ def flowjax_flow(flow: Any, features: int | None, context: int | None) -> dict[s
 
 
 def tfp_flow(flow: Any, features: int | None, context: int | None) -> dict[str, Any]:
-    """Return what has a bijector, a distribution and log_prob; its results decide the type."""
-    bijector = flow.bijector
+    """Return what has a bijector, a distribution and log_prob; its results decide the type.
 
-    def log_det(values, which: str):
-        return getattr(bijector, f"{which}_log_det_jacobian")(values, event_ndims=1)
+    A context goes in as ``conditional_input``, as TFP's own networks have it.
+    """
+    bijector, features = flow.bijector, features or int(tuple(flow.event_shape)[0])
+    function, seed, broadcast = _eager, _seed, np.broadcast_to
+    rows = [np.zeros((1, width), dtype=_dtype(flow)) for width in (features, context) if width]
 
-    def normalize(x):
-        return np.array(bijector.inverse(x)), np.array(log_det(x, "inverse"))
+    def given(c) -> dict[str, Any]:
+        return {"conditional_input": c[0]} if c else {}
 
-    def generate(u):
-        return np.array(bijector.forward(u)), np.array(log_det(u, "forward"))
+    def of_all(c) -> dict[str, Any]:
+        return {"bijector_kwargs": given(c)} if c else {}
 
-    def sample(n, rng):
-        return np.array(flow.sample(n, seed=int(rng.integers(2**31))))
+    def log_det(values, which: str, c):
+        """Return one number a row: a constant one comes once for all of them."""
+        found = getattr(bijector, f"{which}_log_det_jacobian")(values, event_ndims=1, **given(c))
+        return broadcast(found, values.shape[:1])
 
-    features = features or int(tuple(flow.event_shape)[0])
-    found = {
-        "normalize": normalize,
-        "generate": generate,
-        "sample": sample,
-        "features": features,
-        "context": 0,
-    }
-    dtype = np.array(flow.log_prob(np.zeros((1, features), dtype=np.float32))).dtype
-    return {**found, "log_prob": lambda x: np.array(flow.log_prob(x)), "dtype": dtype}
+    def normalize(x, *c):
+        return bijector.inverse(x, **given(c)), log_det(x, "inverse", c)
+
+    def generate(u, *c):
+        return bijector.forward(u, **given(c)), log_det(u, "forward", c)
+
+    def log_prob(x, *c):
+        return flow.log_prob(x, **of_all(c))
+
+    def sample(n, rng, *c):
+        return np.array(flow.sample(n, seed=seed(rng), **of_all(c)))
+
+    if ".substrates.jax." in type(bijector).__module__:
+        compiled = Compiled()
+        function, seed = compiled.function, compiled.key
+        broadcast = compiled.jax.numpy.broadcast_to
+        try:
+            function(log_prob)(*rows)
+        except TypeError:  # not all of TFP can be compiled: no rational-quadratic spline can
+            compiled.compile = _as_it_is
+    found = {f.__name__: function(f) for f in (normalize, generate, log_prob)}
+    dtype = found["log_prob"](*rows).dtype
+    facts = {"features": features, "context": context or 0, "dtype": dtype}
+    return {**found, "sample": sample, **facts}
+
+
+def _dtype(flow: Any) -> Any:
+    """Return the type of a distribution's values, as NumPy names it; float32 if it does not say."""
+    own = getattr(flow, "dtype", np.float32)
+    return getattr(own, "as_numpy_dtype", own)
+
+
+def _eager(f: Callable) -> Callable:
+    """Return f as a function of NumPy's arrays."""
+
+    def of_arrays(*arrays):
+        answer = f(*arrays)
+        return tuple(map(np.array, answer)) if isinstance(answer, tuple) else np.array(answer)
+
+    return of_arrays
+
+
+def _as_it_is(f: Callable) -> Callable:
+    return f
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**31))
