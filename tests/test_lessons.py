@@ -290,6 +290,15 @@ def documented(code):
     return set(re.findall(r"(?<![\w.'])[B-HJ-Zb-z](?![\w'])", " ".join(said)))
 
 
+def labels(code):
+    """Return the letters of formulas in strings, which pictures show."""
+    nodes = ast.walk(ast.parse(code))
+    strings = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return {
+        letter for text in strings for formula in formulas(text) for letter in letters_of(formula)
+    }
+
+
 def spans(text):
     """Return the letters of code in prose."""
     found = set()
@@ -303,13 +312,13 @@ def spans(text):
 
 
 def used(number):
-    """Return the letters of a lesson: in formulas, in code, and in code that prose quotes."""
+    """Return the letters of a lesson: in formulas, in code, in pictures, in what prose quotes."""
     found = set()
     for cell in cells(BY_NUMBER[number], "markdown"):
         found |= {letter for formula in formulas(source(cell)) for letter in letters_of(formula)}
         found |= spans(source(cell))
     for cell in cells(BY_NUMBER[number]):
-        found |= bound(source(cell)) | documented(source(cell))
+        found |= bound(source(cell)) | documented(source(cell)) | labels(source(cell))
     return found
 
 
@@ -355,6 +364,7 @@ def test_letters_are_found_wherever_they_stand():
         "N",
         "D",
     }
+    assert labels('ax.set(xlabel="$x_1$", title="the weight")') == {"x"}
     assert documented('def f(a):\n    """Map x (N, K) to S > 1."""') == {*"xNKS"}
 
 
@@ -375,6 +385,12 @@ def answers_and_the_page():
     return [path for folder in folders for path in sorted(folder.glob("*.py"))] + [
         LESSONS.parent / "afnp" / "minimal.py"
     ]
+
+
+def test_the_teachers_page_has_no_other_letters():
+    page = (LESSONS / "TEACHERS.md").read_text(encoding="utf-8")
+    found = {letter for formula in formulas(page) for letter in letters_of(formula)} | spans(page)
+    assert found - {None} <= {letter for letter, *_ in index()}
 
 
 @pytest.mark.parametrize("path", answers_and_the_page(), ids=name)
