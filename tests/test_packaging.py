@@ -160,18 +160,24 @@ def test_a_wheel_brings_the_course_and_the_figures(built, environment, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["afnp-figures", "afnp-lessons"]
 
 
+TREE = "house readme packaging lessons museum masks".split()
+"""Tests that read the tree, and some that do not."""
+
+
 @pytest.mark.slow
 def test_an_sdist_is_a_whole_tree_whose_tests_run(built, environment, tmp_path):
-    """Some of its tests, of each kind; ``--collect-only`` imports all of them."""
+    """It holds what is tracked, byte for byte; its tests are all collected, those of TREE run."""
     run([sys.executable, "-m", "tarfile", "-e", next(built.glob("*.tar.gz"))], tmp_path)
     (tree,) = tmp_path.iterdir()
     tracked = run(["git", "ls-files"], ROOT).split() if (ROOT / ".git").exists() else []
     absent = [name for name in tracked if not (tree / name).exists()]
     assert absent in ([], [".ci/run", ".gitignore"])
+    for name in set(tracked) - set(absent) - {"setup.cfg"}:
+        assert (tree / name).read_bytes() == (ROOT / name).read_bytes(), name
     home = environment("sdist", "-e", tree)
     tests = [home / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     assert " error" not in run([*tests, "--collect-only", "-n", "0"], tree).splitlines()[-1]
-    run([*tests, "tests/test_house.py", "tests/test_masks.py", "tests/test_packaging.py"], tree)
+    run([*tests, *(f"tests/test_{name}.py" for name in TREE)], tree)
 
 
 @pytest.mark.slow
