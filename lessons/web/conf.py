@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "lessons.web.maths",
+    "lessons.web.prose",
 ]
 exclude_patterns = ["lessons/exercises", "lessons/solutions", "lessons/download"]
 default_role = "py:obj"
