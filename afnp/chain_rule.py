@@ -199,7 +199,7 @@ class GaussianChain:
         self.coefficients, self.scales = _frozen(A), _frozen(sigma)
 
     def conditional_means(self, x: ArrayLike) -> np.ndarray:
-        """Return the means mu_i(x_<i), (N, D), of all features given those before, at x (N, D)."""
+        """Return the means μ_i(x_<i), (N, D), of all features given those before, at x (N, D)."""
         x = finite_array(x, "x[row, feature]", ("N", len(self.mean)), "biufc")
         return self.mean + (x - self.mean) @ self.coefficients.T
 

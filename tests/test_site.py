@@ -34,6 +34,7 @@ sources = importlib.import_module("lessons.web.sources")
 reference = importlib.import_module("lessons.web.reference")
 gallery = importlib.import_module("lessons.web.gallery")
 explainer = importlib.import_module("lessons.web.explainer")
+prose = importlib.import_module("lessons.web.prose")
 live = importlib.import_module("lessons.web.live")
 trained = importlib.import_module("lessons.trained")
 easel = importlib.import_module("lessons.easel")
@@ -110,6 +111,24 @@ def test_nothing_is_left_that_browsers_do_not_draw():
     tree = mathml(r"\boxed{\mathcal L}, \mathbf W, \begin{cases} a & b \\ c & d \end{cases}", True)
     assert not list(tree.iter(f"{MATHML}menclose"))
     assert not [e for e in tree.iter() if "columnalign" in e.attrib or "mathvariant" in e.attrib]
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, cut",
+    [
+        ("p(x_i | x_<i)", [("", "p(x"), ("_", "i"), ("", " | x"), ("_", "<i"), ("", ")")]),
+        ("x_{i-1}, L_ii", [("", "x"), ("_", "i-1"), ("", ", L"), ("_", "ii")]),
+        ("f^{-1}(x)", [("", "f"), ("^", "-1"), ("", "(x)")]),
+        ("e^{-s_k} u", [("", "e"), ("^", "-s_k"), ("", " u")]),
+        ("2^16 or e^λ", [("", "2"), ("^", "16"), ("", " or e"), ("^", "λ")]),
+        ("x_train, d_x, h_at, log_prob, x_[i]", [("", "x_train, d_x, h_at, log_prob, x_[i]")]),
+    ],
+)
+def test_letters_have_indices_and_names_of_the_code_have_none(text, cut):
+    assert prose.pieces(text) == cut
 
 
 # ---- links ---------------------------------------------------------------------------------------
@@ -227,6 +246,17 @@ def test_constants_are_described_by_the_string_below_them():
     assert (
         reference.definer("afnp.data", "bits_per_dim") == "afnp.data.dataset"
     )  # by a relative import
+
+
+def test_every_public_name_says_what_it_is():
+    said = {
+        full: reference.documentation(home, full.rpartition(".")[2])
+        for full, home in reference.homes().items()
+    }
+    assert len(said) > 400
+    assert [full for full, text in said.items() if not text.strip()] == []
+    assert said["afnp.compiled.compiler.intrinsic"].startswith("For LLVM")  # not what Numba says
+    assert said["afnp.compiled.tiles.ONE"] == said["afnp.compiled.tiles.START"]
 
 
 def test_the_index_of_the_reference_lists_every_page_once(tmp_path):
@@ -684,6 +714,12 @@ Inline $\log p(x) = \sum_i \log p(x_i \mid x_{<i})$, and displayed
 $$\boxed{\;\log\left|\det J\right| = \sum_i \log J_{ii}\;} \qquad
 J = \begin{pmatrix} a & 0 \\ b & c \end{pmatrix}$$
 
+In text x_i and e^{-s_k}, in code `x_i`.
+
+| short | long |
+|---|---|
+| one | a cell of many words, each of them on a line of its own where it is squeezed |
+
 ```{toctree}
 afnp.networks.masks
 ```
@@ -730,6 +766,8 @@ def test_a_small_site_is_whole_and_needs_no_other_host(small):
     assert 'id="afnp.networks.masks.mask"' in masks
     assert "_modules/afnp/networks/masks.html#mask" in masks
     assert "\\" not in re.sub(r"<(script|pre)\b.*?</\1>", "", front, flags=re.S)
+    assert "x<sub>i</sub> and e<sup>-s<sub>k</sub></sup>" in front and ">x_i</span>" in front
+    assert front.count("<td>") == 1 and front.count('<td class="long">') == 1
 
 
 @needs_sphinx
@@ -829,6 +867,8 @@ def test_the_command_builds_everything(site):
         assert path.name.startswith("00") or "exercises are right" in page, path.name
     for path in (ROOT / "figures").glob("[0-9][0-9]_*.py"):
         assert (site / "figures" / f"{path.stem}.html").is_file()
+    chain_rule = (site / "reference" / "afnp.chain_rule.html").read_text()
+    assert "ArrayLike" in chain_rule and "_SupportsArray" not in chain_rule
 
 
 PAGES = (
@@ -874,6 +914,22 @@ BROKEN = """async () => {
 }"""
 
 
+LEFT = r"""() => {
+    const found = [];
+    const article = document.querySelector("article") || document.body;
+    const texts = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+    for (let node; (node = texts.nextNode()); ) {
+        if (node.parentElement.closest("pre, code, script, style, math, .sig")) continue;
+        const raw = /\\[a-zA-Z]{2,}|\$[^$]+\$|:[a-z]+:`|`|\*\*\w[^*]*\*\*|\]\(|[_^]\{|^\.\. \w+::/;
+        if (raw.test(node.textContent)) found.push(node.textContent.trim());
+    }
+    return found;
+}"""
+"""Texts in which TeX, reStructuredText or Markdown is left as it was written."""
+
+BROKEN_NAMES = """all => all.filter(n => n.getClientRects().length > 1).map(n => n.textContent)"""
+
+
 @needs_sphinx
 @pytest.mark.browser
 def test_every_page_fits_a_telephone_and_has_its_pictures(site, visit):
@@ -885,6 +941,9 @@ def test_every_page_fits_a_telephone_and_has_its_pictures(site, visit):
         page.goto((site / path).as_uri())
         assert page.evaluate(BROKEN) == [], path
         assert pushed(page) <= 0, f"{path} must be pushed sideways on a telephone"
+        assert page.evaluate(LEFT) == [], path
+        names = page.locator("table.names td:first-child code")
+        assert names.evaluate_all(BROKEN_NAMES) == [], path
         assert wrong == [], path
 
 

@@ -35,6 +35,7 @@ from afnp.compiled.univariate.dispatch import CompiledUnivariate, call
 __all__ = ["KINDS", "ConvolutionWeights", "walk"]
 
 KINDS = ("gated", "relu", "tanh")
+"""Activations, by the number that kernels are given."""
 
 
 class ConvolutionWeights(NamedTuple):

@@ -206,6 +206,7 @@ def _sunspots(table) -> Series:
 
 
 SERIES = {"co2": _co2, "sunspots": _sunspots}
+"""What reads each series."""
 
 
 def load_series(name: str) -> Series:

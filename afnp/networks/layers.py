@@ -98,3 +98,4 @@ ACTIVATIONS = {
         lambda a, d_a: d_a * (1 + np.minimum(a, 0)),
     ),
 }
+"""Activation functions by name: relu, tanh, elu."""

@@ -69,6 +69,7 @@ def elementwise(features: int) -> Cost:
 
 
 FREE = Cost(Work(0, 0, 0), Work(0, 0, 0), Work(0, 0, 0))
+"""What takes no arithmetic, such as a permutation."""
 
 
 class CostTable:

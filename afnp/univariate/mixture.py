@@ -15,8 +15,8 @@ tail, by t_k = ±z_k and t = ±u, the sign being that of u:
     \log T = \log \sum_k \pi_k\, B(-t_k), \qquad B(-t) = T, \qquad
     \frac{du}{dx} = \frac{1}{\lambda(t)} \sum_k r_k\, \lambda(t_k)\, e^{-s_k}
 
-where lambda(t) = b(t) / B(-t) is the hazard, and r_k = pi_k B(-t_k) / T each component's share of
-the tail. Its share of the density, its responsibility, is q_k = r_k lambda(t_k) e^{-s_k} over the
+where λ(t) = b(t) / B(-t) is the hazard, and r_k = π_k B(-t_k) / T each component's share of
+the tail. Its share of the density, its responsibility, is q_k = r_k λ(t_k) e^{-s_k} over the
 sum of these. Nothing here is a difference of large numbers, so u and log du/dx are good to rounding
 far out, until t² overflows.
 

@@ -1,6 +1,6 @@
 r"""The monotone rational-quadratic spline: a curve through knots with chosen slopes.
 
-The knots are (x_k, y_k), the slopes there delta_k.
+The knots are (x_k, y_k), the slopes there δ_k.
 
 .. math::
     \frac{u - y_k}{y_{k+1} - y_k} = \frac{a}{a + c}, \qquad
@@ -10,17 +10,17 @@ The knots are (x_k, y_k), the slopes there delta_k.
     \frac{du}{dx} = \frac{s^2\, e}{(a + c)^2}, \qquad
     e = \delta_{k+1}\, \xi^2 + 2 s\, \xi (1 - \xi) + \delta_k\, (1 - \xi)^2
 
-with xi = (x - x_k) / (x_{k+1} - x_k) in [0, 1] and s the slope of the bin's chord (arXiv
+with ξ = (x - x_k) / (x_{k+1} - x_k) in [0, 1] and s the slope of the bin's chord (arXiv
 1906.04032, eq. 4 and 5, after Gregory and Delbourgo 1982). Outside (-B, B) the curve is u = x; its
 slope at -B and B is 1. Written with a and c it adds positive terms only, and so does the inverse,
-which solves for xi as
+which solves for ξ as
 
 .. math::
     \xi = \frac{2 s \eta}{2 s \eta + q + r} = \frac{r - q}{r - q + 2 s (1 - \eta)}, \qquad
     q = \delta_k (1 - \eta) - \delta_{k+1}\, \eta, \quad r^2 = q^2 + 4 s^2 \eta (1 - \eta)
 
-with eta = (u - y_k) / (y_{k+1} - y_k): the first form where q > 0, the second where not. The
-discriminant r² is a sum of squares, since eta of a point between two knots is in [0, 1], rounded or
+with η = (u - y_k) / (y_{k+1} - y_k): the first form where q > 0, the second where not. The
+discriminant r² is a sum of squares, since η of a point between two knots is in [0, 1], rounded or
 not.
 
 The conditioner gives h = (widths, heights, slopes). Widths and heights go through a softmax, slopes

@@ -16,7 +16,7 @@ INDEXED = re.compile(
     r"(?P<letter>[A-Za-ce-zα-ωΑ-Ω](?=_)|(?:[A-Za-zα-ω]|\d+)(?=\^))"
     r"(?P<mark>[_^])"
     r"(?:\{(?P<group>[^{}]+)\}|(?P<index>[<>]?(?:[A-Za-z0-9α-ω]|[ijk]{2})|(?<=\^)[a-zα-ω0-9]+))"
-    r"(?![\w(\[])"
+    r"(?![\w\[])"
 )
 """One letter, and an index of one sign or in braces. What begins with d_ is a name of the code."""
 

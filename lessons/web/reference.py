@@ -187,7 +187,7 @@ def _row(module: str, name: str, address: str) -> str:
 
 def _entry(module: str, name: str) -> str:
     thing = getattr(importlib.import_module(module), name)
-    if not callable(thing):
+    if not callable(thing) or assigned(module, name) is not None:
         text = textwrap.indent(documentation(module, name), "   ")
         return f".. py:data:: {name}\n\n{text}\n"
     kind, options = "function", ""
@@ -200,17 +200,22 @@ def _entry(module: str, name: str) -> str:
 
 
 def documentation(module: str, name: str) -> str:
-    """Return a docstring; that of a constant is the string below it."""
+    """Return a docstring; that of what a module assigns is the string below it."""
+    said = assigned(module, name)
     thing = getattr(importlib.import_module(module), name)
-    if callable(thing):
-        return inspect.getdoc(thing) or ""
+    return (inspect.getdoc(thing) or "" if callable(thing) else "") if said is None else said
+
+
+def assigned(module: str, name: str) -> str | None:
+    """Return the string below the line that assigns a name, whatever it is; None without one."""
     body = ast.parse(inspect.getsource(importlib.import_module(definer(module, name)))).body
     for node, below in zip(body, body[1:], strict=False):
         targets = getattr(node, "targets", [getattr(node, "target", None)])
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            text = below.value if isinstance(below, ast.Expr) else None
-            return inspect.cleandoc(text.value) if isinstance(text, ast.Constant) else ""
-    return ""
+        names = [one for target in targets if target for one in getattr(target, "elts", [target])]
+        text = below.value if isinstance(below, ast.Expr) else None
+        if isinstance(text, ast.Constant) and name in [getattr(one, "id", "") for one in names]:
+            return inspect.cleandoc(str(text.value))
+    return None
 
 
 def first_line(module: str) -> str:

@@ -35,6 +35,7 @@ streamed."""
 # compiled at the first launch
 _jit = cuda.jit if cuda else lambda **options: lambda function: function
 kernel, device = _jit(), _jit(device=True, inline="always")
+"""For what the host starts, and for what a kernel calls."""
 lock = threading.Lock()
 """One thread at a time speaks to the GPU."""
 

@@ -137,7 +137,9 @@ def _register_tile(R: int, fresh: bool):
 
 
 set4, set1 = _register_tile(4, fresh=True), _register_tile(1, fresh=True)
+"""Four rows of a product, or one, written over what is there."""
 add4, add1 = _register_tile(4, fresh=False), _register_tile(1, fresh=False)
+"""Four rows of a product, or one, added to what is there."""
 
 
 @intrinsic

@@ -54,7 +54,9 @@ REGISTERS = 2
 """Registers a vector: while one waits for its sums, the other's run."""
 INLINE: Any = {"error_model": "numpy", "fastmath": EXACT, "forceinline": True}
 jit = njit(error_model="numpy", fastmath=EXACT, nogil=True)
+"""For what is called as a function of its own."""
 inline = njit(nogil=True, **INLINE)
+"""For what becomes a part of its caller."""
 
 
 def width(dtype: Any) -> int:
@@ -234,6 +236,7 @@ def _function(name: str):
 
 
 floor, root, size = _function("floor"), _function("sqrt"), _function("fabs")
+"""The floor, the square root and the absolute value of each number."""
 
 
 @intrinsic

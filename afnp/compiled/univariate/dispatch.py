@@ -163,6 +163,7 @@ CODE: dict[type, Code] = {
         mixture.make_gaussian, mixture.normalize, mixture.generate, mixture.backward
     ),
 }
+"""The kernels of each univariate that has some."""
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from afnp.verify.adapters.torch import Tensors
 __all__ = ["METHODS", "duck_flow"]
 
 METHODS = ("normalize", "generate", "log_prob", "sample")
+"""What an object may do, at least one of them."""
 FACTS = ("base", "support", "periodic", "allowed", "dtype")
 """What an object may also say, under the names that ``check_flow`` gives them."""
 
