@@ -1,12 +1,12 @@
-r"""Flows that nobody here wrote: the kit on zuko, nflows, normflows, flowjax and Pyro as released.
+r"""Flows that nobody here wrote: the kit on released flows of six libraries.
 
 .. math:: \text{finding} = (\text{library}, \text{flow}, \text{check}, \text{what it says})
 
 Each flow is built as its library's documentation has it, in float64, and its parameters are moved
 away from their start, which hides most defects. One transform alone is held to its order; where
 several are stacked, everything may depend on everything. ``python -m afnp.verify.mutants --peers``
-writes the record and the
-table (extra ``bench``).
+writes the record and the table (extra ``bench``). TensorFlow Probability 0.25 wants an environment
+of its own, with jax 0.4.35.
 
 Letters: D features, C context inputs, H hidden units, T transforms.
 """

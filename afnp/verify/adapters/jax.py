@@ -25,7 +25,7 @@ class Compiled:
     Attributes
     ----------
     compile : callable
-        What compiles; another function leaves it out.
+        What compiles.
     """
 
     def __init__(self) -> None:
@@ -54,6 +54,30 @@ class Compiled:
             )
 
         return of_arrays
+
+    def early(self, f: Callable) -> Callable:
+        """Compile f, with what does not depend on its arguments computed before, as shapes."""
+
+        def with_shapes(*arrays):
+            with self.jax.ensure_compile_time_eval():
+                return f(*arrays)
+
+        return self.jax.jit(with_shapes)
+
+    def choose(self, f: Callable, rows: list[np.ndarray]) -> None:
+        """Compile in the first way that f allows, or leave it out.
+
+        TFP's rational-quadratic splines trace the rank of an array, and cannot be compiled as they
+        are.
+        """
+        for way in (self.jax.jit, self.early):
+            self.compile = way
+            try:
+                self.function(f)(*rows)
+            except Exception:
+                continue
+            return
+        self.compile = _as_it_is
 
     def key(self, rng: np.random.Generator) -> Any:
         """Return a key of JAX's that a generator draws."""
@@ -165,10 +189,7 @@ def tfp_flow(flow: Any, features: int | None, context: int | None) -> dict[str, 
         compiled = Compiled()
         function, seed = compiled.function, compiled.key
         broadcast = compiled.jax.numpy.broadcast_to
-        try:
-            function(log_prob)(*rows)
-        except TypeError:  # not all of TFP can be compiled: no rational-quadratic spline can
-            compiled.compile = _as_it_is
+        compiled.choose(log_prob, rows)
     found = {f.__name__: function(f) for f in (normalize, generate, log_prob)}
     dtype = found["log_prob"](*rows).dtype
     facts = {"features": features, "context": context or 0, "dtype": dtype}
