@@ -6,23 +6,27 @@ f are transforms with networks, g what stands ``between`` them. All constructors
 signature: ``features, hidden=, transforms=, context=, seed=, dtype=, activation=, residual=,
 preprocess=, options=, between=, base=`` mean the same everywhere, and are explained at :func:`maf`.
 
-============  ======================================  ==================  ==================
-constructor   transform                               density             sampling
-============  ======================================  ==================  ==================
-``made``      one autoregressive transform            one pass            substitution
-``maf``       autoregressive, affine                  a pass a transform  substitution
-``iaf``       its inverse                             substitution        a pass a transform
-``realnvp``   coupling, affine                        a pass a transform  a pass a transform
-``nice``      coupling, additive                      a pass a transform  a pass a transform
-``nsf``       autoregressive or coupling, splines     as above            as above
-``maf_mog``   autoregressive, the last of mixtures    a pass a transform  substitution
-``tarflow``   causal transformers, token by token     a pass a transform  substitution
-============  ======================================  ==================  ==================
+================  ======================================  ==================  ==================
+constructor       transform                               density             sampling
+================  ======================================  ==================  ==================
+``made``          one autoregressive transform            one pass            substitution
+``maf``           autoregressive, affine                  a pass a transform  substitution
+``iaf``           its inverse                             substitution        a pass a transform
+``realnvp``       coupling, affine                        a pass a transform  a pass a transform
+``nice``          coupling, additive                      a pass a transform  a pass a transform
+``nsf``           autoregressive or coupling, splines     as above            as above
+``maf_mog``       autoregressive, the last of mixtures    a pass a transform  substitution
+``tarflow``       causal transformers, token by token     a pass a transform  keys are kept
+``wavenet_flow``  causal convolutions, step by step       a pass a transform  queues are kept
+================  ======================================  ==================  ==================
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 
 import numpy as np
 
@@ -398,6 +402,7 @@ def _stack(
     rng = np.random.default_rng([integer("seed", seed, least=0), 1])
     if structure is not None:
         of_transforms["structure"] = structure
+    _check_names(of_transforms, build)
     layers = build(transforms, rng, features=features, context=context, **of_transforms)
     names = _names_between(between)
     fixed = _fixed_layers(preprocess, features)
@@ -416,6 +421,16 @@ def _stack(
         _check_nothing_mixes(flow)
         flow.columns = names_of(structure)
     return flow
+
+
+def _check_names(given: dict, build: Callable) -> None:
+    """Refuse arguments that nothing takes, by their names."""
+    takers = (_stack, build, given.get("kind") or LAYERS[build])
+    known = {name for taker in takers for name in inspect.signature(taker).parameters}
+    for name in given.keys() - known:
+        near = difflib.get_close_matches(name, sorted(known | OWN), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TypeError(f"{name}: expected an argument that this constructor has{hint}")
 
 
 def _in_orders(
@@ -458,6 +473,7 @@ def _check_nothing_mixes(flow: Flow) -> None:
             )
 
 
+@wraps(masked)
 def _inverse(**options) -> Inverse:
     return Inverse(masked(**options))
 
@@ -620,3 +636,9 @@ def wavenet_flow(
     """
     kwargs |= {"channels": channels, "layers": layers, "cycle": cycle, "order": order}
     return _stack(_convolutions, features, transforms, context=context, seed=seed, **kwargs)
+
+
+LAYERS: dict[Callable, Callable] = {_couplings: Coupling, _convolutions: convolutional}
+"""What makes a layer, where ``kind`` does not."""
+OWN = {name for one in (nsf, maf_mog, tarflow) for name in inspect.signature(one).parameters}
+"""What some constructors take for themselves."""

@@ -428,6 +428,29 @@ def test_bounds_that_make_no_sense_are_refused(bounds, message):
         afnp.preprocessing(inside(), bounds=bounds)
 
 
+@pytest.mark.parametrize(
+    "kind, given, near",
+    [
+        (afnp.iaf, "hiden", "hidden"),
+        (afnp.nsf, "bin", "bins"),
+        (afnp.realnvp, "splitt", "split"),
+        (afnp.nice, "activaton", "activation"),
+        (afnp.maf_mog, "component", "components"),
+        (afnp.tarflow, "head", "heads"),
+        (afnp.wavenet_flow, "channel", "channels"),
+        (afnp.nsf, "preproces", "preprocess"),
+    ],
+)
+def test_a_misspelt_argument_is_named_with_what_was_meant(kind, given, near):
+    with pytest.raises(TypeError, match=rf"^{given}: expected .*; did you mean {near}\?$"):
+        kind(4, **{given: 3})
+
+
+def test_an_argument_of_nothing_is_refused_without_a_guess():
+    with pytest.raises(TypeError, match="^qqq: expected an argument that this constructor has$"):
+        afnp.nsf(4, coupling=True, qqq=1)
+
+
 def test_levels_have_bounds_of_their_own():
     with pytest.raises(ValueError, match="^bounds: levels have their own"):
         afnp.preprocessing(np.full((3, 2), 0.5), levels=2, bounds={0: (0, 1)})

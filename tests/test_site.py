@@ -256,6 +256,7 @@ def test_every_public_name_says_what_it_is():
     assert len(said) > 400
     assert [full for full, text in said.items() if not text.strip()] == []
     assert said["afnp.compiled.compiler.intrinsic"].startswith("For LLVM")  # not what Numba says
+    assert reference.summary("afnp.compiled.compiler", "EXACT").endswith("cancel no more.")
     assert said["afnp.compiled.tiles.ONE"] == said["afnp.compiled.tiles.START"]
 
 
@@ -960,6 +961,18 @@ def test_dark_pages_have_no_white_pictures(site, browser, path):
     )
     page.close()
     assert shown and all("invert" in filter for filter in shown)
+
+
+@needs_sphinx
+@pytest.mark.browser
+@pytest.mark.parametrize("path", ["figures/27_patches", "lessons/08_the_other_way_round"])
+def test_dark_pages_say_that_their_pictures_are_turned(site, browser, path):
+    for scheme in ("dark", "light"):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto((site / f"{path}.html").as_uri())
+        note = page.get_by_text("Dark pages turn pictures round")
+        assert note.count() == 1 and note.is_visible() == (scheme == "dark")
+        page.close()
 
 
 @needs_sphinx

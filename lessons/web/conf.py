@@ -40,6 +40,7 @@ nb_execution_cache_path = os.environ.get("AFNP_SITE_CACHE", "")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the code", "Hide the code"
 nb_output_stderr = "remove"  # what is said of compiling; tests refuse all else
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # by default scripts from another host
 nb_mime_priority_overrides = [

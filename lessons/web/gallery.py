@@ -67,6 +67,7 @@ def page(name: str, drawn: Path | None) -> str:
         f"{title(name)}\n{'=' * len(title(name))}",
         f".. rst-class:: claim\n\n{claim}",
         picture,
+        f".. container:: aside turned\n\n   {TURNED}" if drawn else "",
         rest,
         f".. code-block:: console\n\n   $ python -m figures {short}",
         f"Numbers, versions and machine: :download:`{name}.json`." if numbers else "",
@@ -76,6 +77,8 @@ def page(name: str, drawn: Path | None) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+TURNED = "Dark pages turn pictures round: what is called white is dark here, and black is light."
+"""On dark pages alone; the style sheet turns pictures, and keeps their hues."""
 MISSING = ".. rst-class:: missing\n\nNot drawn yet: the command below draws it."
 
 

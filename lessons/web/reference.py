@@ -181,8 +181,7 @@ def described_names(described: dict[str, str]) -> set[str]:
 
 
 def _row(module: str, name: str, address: str) -> str:
-    line = documentation(module, name).strip().split("\n")[0]
-    return f"   * - :py:obj:`{name} <{address}>`\n     - {line}\n"
+    return f"   * - :py:obj:`{name} <{address}>`\n     - {summary(module, name)}\n"
 
 
 def _entry(module: str, name: str) -> str:
@@ -197,6 +196,11 @@ def _entry(module: str, name: str) -> str:
         fields = ", ".join(getattr(thing, "_fields", ()))
         options += f"   :exclude-members: {fields}\n" if fields else ""
     return f".. auto{kind}:: {module}.{name}\n{options}"
+
+
+def summary(module: str, name: str) -> str:
+    """Return the first paragraph of what is said of a name, in one line."""
+    return " ".join(documentation(module, name).strip().split("\n\n")[0].split())
 
 
 def documentation(module: str, name: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from lessons.folder import copy
 from lessons.web import explainer, gallery, live, reference
+from lessons.web.gallery import TURNED
 
 __all__ = ["lesson", "write"]
 
@@ -159,7 +160,8 @@ def lesson(notebook: dict[str, Any], name: str, runs: bool = False) -> dict[str,
     if not name.startswith("00"):
         button = BUTTON.format(address=live.address(Path(name).stem)) if runs else ""
         cells.insert(1, _note("run-it", button + RUN.format(name=name)))
-        cells.insert(2, KEEP)
+        cells.insert(2, _note("turned", TURNED, "aside turned"))
+        cells.insert(3, KEEP)
     return {**notebook, "cells": cells}
 
 
@@ -191,6 +193,6 @@ def moved(code: str) -> list[str]:
     return re.findall(r"(?<![=\w(])(\w+)=", call[1]) if call else []
 
 
-def _note(id: str, text: str) -> dict[str, Any]:
-    source = f"```{{container}} aside\n{text}\n```"
+def _note(id: str, text: str, kind: str = "aside") -> dict[str, Any]:
+    source = f"```{{container}} {kind}\n{text}\n```"
     return {"cell_type": "markdown", "id": id, "metadata": {}, "source": source}
