@@ -870,6 +870,8 @@ def test_the_command_builds_everything(site):
         assert (site / "figures" / f"{path.stem}.html").is_file()
     chain_rule = (site / "reference" / "afnp.chain_rule.html").read_text()
     assert "ArrayLike" in chain_rule and "_SupportsArray" not in chain_rule
+    univariates = (site / "reference" / "afnp.univariate.html").read_text()
+    assert "<p>K: how many" in univariates  # what a property says is whole
 
 
 PAGES = (

@@ -81,6 +81,8 @@ def setup(app):
     fonts = Path(ziamath.__file__).parent / "fonts"
     app.config.html_static_path.append(str(fonts / "STIXTwoMath-Regular.ttf"))
     app.connect("autodoc-process-docstring", _letters, priority=100)
+    app.connect("autodoc-process-docstring", _keep, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", _restore, priority=600)
     app.connect("autodoc-skip-member", _made_elsewhere)
     app.connect("viewcode-follow-imported", _defining_module)
     app.connect("html-page-context", _links_back)
@@ -89,6 +91,20 @@ def setup(app):
 def _letters(app, what, name, thing, options, lines):
     """Keep *D.* from being the fourth item of a list."""
     lines[:] = [re.sub(r"^(\s*)([A-Z]\.)(\s|$)", r"\1\\\2\3", line) for line in lines]
+
+
+def _keep(app, what, name, thing, options, lines):
+    """Remember what an attribute says: napoleon takes what precedes a colon for a type."""
+    if what in ("property", "attribute"):
+        KEPT[name] = list(lines)
+
+
+def _restore(app, what, name, thing, options, lines):
+    if what in ("property", "attribute"):
+        lines[:] = KEPT.pop(name)
+
+
+KEPT: dict[str, list[str]] = {}
 
 
 def _made_elsewhere(app, what, name, thing, skip, options):
