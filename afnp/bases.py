@@ -109,7 +109,7 @@ class StandardNormal(Base):
 
 
 class Logistic(Base):
-    r"""Independent standard logistic noise: tails e^{-|u|} instead of the normal's e^{-u²/2}.
+    r"""Independent standard logistic noise: tails exp(-|u|) instead of the normal's exp(-u²/2).
 
     .. math:: \log p(u) = -\sum_i \big( |u_i| + 2 \log(1 + e^{-|u_i|}) \big), \qquad
               \frac{\partial \log p}{\partial u_i} = -\tanh \frac{u_i}{2}

@@ -402,7 +402,12 @@ def _stack(
     rng = np.random.default_rng([integer("seed", seed, least=0), 1])
     if structure is not None:
         of_transforms["structure"] = structure
-    _check_names(of_transforms, build)
+    takers = (_stack, build, of_transforms.get("kind") or LAYERS[build])
+    known = {name for taker in takers for name in inspect.signature(taker).parameters}
+    for name in of_transforms.keys() - known:
+        near = difflib.get_close_matches(name, sorted(known | OWN), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TypeError(f"{name}: expected an argument that this constructor has{hint}")
     layers = build(transforms, rng, features=features, context=context, **of_transforms)
     names = _names_between(between)
     fixed = _fixed_layers(preprocess, features)
@@ -421,16 +426,6 @@ def _stack(
         _check_nothing_mixes(flow)
         flow.columns = names_of(structure)
     return flow
-
-
-def _check_names(given: dict, build: Callable) -> None:
-    """Refuse arguments that nothing takes, by their names."""
-    takers = (_stack, build, given.get("kind") or LAYERS[build])
-    known = {name for taker in takers for name in inspect.signature(taker).parameters}
-    for name in given.keys() - known:
-        near = difflib.get_close_matches(name, sorted(known | OWN), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise TypeError(f"{name}: expected an argument that this constructor has{hint}")
 
 
 def _in_orders(
