@@ -29,6 +29,10 @@ ROWS = 2048
 """How many rows are looked at, evenly spaced: enough to see what concerns a tenth of them."""
 FEW = 20
 """With fewer rows nothing is said of how often values repeat."""
+COARSE = 0.01
+"""Numbers farther apart than this part of their spread have lost their digits."""
+GREY = 1e-3
+"""How far a grey level may lie from a whole number once it was divided in float32."""
 LARGE = 30.0
 """Means and standard deviations that a network takes without trouble, as a factor of 1."""
 
@@ -67,7 +71,12 @@ let the flow scale it: flow.standardize_context(context)
     x, context = np.asarray(x[some], np.float64), np.asarray(context[some], np.float64)
     named = _Names(flow.columns)
     with np.errstate(all="ignore"):  # numbers whose squares are none speak for themselves
-        said = [*_of_values(x, named), *_of_context(flow, context)]
+        coarse = _steps(x) > COARSE * x.std(axis=0)
+        said = [
+            *_of_digits(flow, x, coarse, named),
+            *_of_values(x, coarse, named),
+            *_of_context(flow, context),
+        ]
         if not said:
             said += _of_volume(x, context, named)
         return [*said, *_of_scale(flow, x, context, named), *_of_shape(flow)]
@@ -90,7 +99,31 @@ class _Names:
         return f"{words[0]} {', '.join(shown)}{more} {words[1]}".rstrip()
 
 
-def _of_values(x: np.ndarray, named: _Names) -> Iterator[str]:
+def _steps(x: np.ndarray) -> np.ndarray:
+    """Return how far apart the numbers of each column can lie, (D,): float32's, if all are such."""
+    largest = np.abs(x).max(axis=0, initial=0.0)
+    few = (x == x.astype(np.float32)).all(axis=0)
+    return np.where(few, np.spacing(largest.astype(np.float32)), np.spacing(largest))
+
+
+def _of_digits(flow: Flow, x: np.ndarray, coarse: np.ndarray, named: _Names) -> Iterator[str]:
+    """Look for columns that were rounded before what they share came off."""
+    lost = np.flatnonzero(coarse & (x != x[:1]).any(axis=0))
+    if lost.size:
+        i = lost[0]
+        remedy = (
+            "let the flow scale them in float64, with preprocess=afnp.preprocessing(x_train)"
+            if flow.data_dtype == np.float32
+            else "subtract what they share before they are rounded"
+        )
+        yield (
+            f"x_train: {named(lost, 'has', 'have')} hardly a digit left (feature {i}: numbers near "
+            f"{x[0, i]:.4g} are {_steps(x)[i]:.3g} apart and spread by {x[:, i].std():.3g}); "
+            f"{remedy}"
+        )
+
+
+def _of_values(x: np.ndarray, coarse: np.ndarray, named: _Names) -> Iterator[str]:
     """Look at single columns: constants, indices, whole numbers, few values."""
     if len(x) < 2:
         return
@@ -104,8 +137,8 @@ def _of_values(x: np.ndarray, named: _Names) -> Iterator[str]:
         return
     distinct = np.array([len(np.unique(column)) for column in x.T])
     whole = (x == np.floor(x)).all(axis=0)
-    varied = distinct > 1
-    index = np.flatnonzero(whole & (distinct == len(x)) & _evenly_spread(x))
+    varied = (distinct > 1) & ~coarse
+    index = np.flatnonzero(whole & varied & (distinct == len(x)) & _evenly_spread(x))
     if index.size:
         yield (
             f"x_train: {named(index, 'counts', 'count')} up in whole numbers, each of them once: "
@@ -127,6 +160,21 @@ def _of_values(x: np.ndarray, named: _Names) -> Iterator[str]:
             "rows: a continuous density can put a spike on each, and its likelihood says nothing "
             "then; if they are steps of a scale, spread them over the steps with uniform noise"
         )
+    grey = ~whole & varied & (distinct > len(x) / FEW) & (distinct <= len(x) / 2) & _are_grey(x)
+    if grey.any():
+        yield (
+            f"x_train: {named(np.flatnonzero(grey), 'holds', 'hold')} grey levels, 255ths or "
+            "256ths: a continuous density can put a spike on each, and its likelihood says nothing "
+            "then; multiply them back, and spread them with afnp.data.dequantize and "
+            "preprocessing(x, levels=256)"
+        )
+
+
+def _are_grey(x: np.ndarray) -> np.ndarray:
+    """Return which columns are whole numbers, up to rounding in float32, of 255ths or of 256ths."""
+    inside = ((x >= 0) & (x <= 1)).all(axis=0)
+    scaled = [(np.abs(L * x - np.round(L * x)) < GREY).all(axis=0) for L in (255, 256)]
+    return inside & np.any(scaled, axis=0)
 
 
 def _evenly_spread(x: np.ndarray) -> np.ndarray:

@@ -18,8 +18,10 @@ import io
 import itertools
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -92,9 +94,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     """Run what was asked for; say errors in one line."""
     try:
-        with _warnings_in_lines():
+        with _warnings_in_lines(), _terminated_like_ctrl_c():
             code = args.run(args)
-        sys.stdout.flush()
+        print(end="", flush=True)  # nothing where standard output is closed
         return code
     except BrokenPipeError:  # whoever read the results has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -133,6 +135,20 @@ def _warnings_in_lines() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = line  # type: ignore[assignment]
         yield
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt where nobody else has taken it."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

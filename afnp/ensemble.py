@@ -18,8 +18,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from afnp.flow import Flow, sample_each
-from afnp.inputs import check_rows, flag, generator, integer
+from afnp.flow import Flow, context_of_samples, sample_each
+from afnp.inputs import TOO_MANY, flag, generator, integer, too_many_rows
 from afnp.univariate.stable import logsumexp
 
 __all__ = ["FlowEnsemble"]
@@ -160,13 +160,14 @@ class FlowEnsemble:
         if flag("each", each):
             return sample_each(self, n, rng, context, method, backend)
         if self.context and context is not None:
-            columns = self.context_columns
-            context = check_rows(context, self.context, np.float64, "context", columns)
-            if len(context) not in (1, n):
-                raise ValueError(f"context: expected {n} rows (or 1), got {len(context)}")
+            context = context_of_samples(self, n, context)
             context = np.broadcast_to(context, (n, self.context))
-        member = rng.integers(len(self.flows), size=n)
-        x = np.empty((n, self.features), np.result_type(*(flow.data_dtype for flow in self.flows)))
+        dtype = np.result_type(*(flow.data_dtype for flow in self.flows))
+        try:
+            member = rng.integers(len(self.flows), size=n)
+            x = np.empty((n, self.features), dtype)
+        except TOO_MANY:
+            raise too_many_rows(n, self.features) from None
         for m, flow in enumerate(self.flows):
             rows = np.flatnonzero(member == m)
             given = None if context is None else context[rows]

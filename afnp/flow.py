@@ -23,6 +23,7 @@ import numpy as np
 from afnp.bases import BASES, StandardNormal
 from afnp.compiled.threads import FEW
 from afnp.inputs import (
+    TOO_MANY,
     check_angles,
     check_names,
     check_rows,
@@ -33,6 +34,7 @@ from afnp.inputs import (
     generator,
     integer,
     some_weights,
+    too_many_rows,
 )
 from afnp.model import BACKENDS, QUIET, Model, check_context
 from afnp.params import Parts
@@ -508,13 +510,12 @@ class Flow(Model):
                     "and contexts alike"
                 )
             return sample_each(self, n, rng, context, method, backend)
+        if self.context and context is not None:
+            context = context_of_samples(self, n, context)
         try:
             u = self.base.sample(self.own.base, n, rng, self.dtype)
-        except (MemoryError, OverflowError, ValueError):
-            raise ValueError(
-                f"n: {n} rows of {self.features} features do not fit into memory; draw them in "
-                "several calls, with one Generator as rng"
-            ) from None
+        except TOO_MANY:
+            raise too_many_rows(n, self.features) from None
         if given is not None:
             k = check_rows(given, None, np.float64, "given").shape[1]
             kept = first_columns(self, k)
@@ -783,7 +784,7 @@ class Flow(Model):
             check_angles(x, name)
         scaled = self.context and (self._context_scale is not None or self._waits)
         dtype = np.dtype(np.float64) if scaled else self.dtype  # units come off in float64
-        return x, check_context(context, self.context, len(x), dtype, self.context_columns)
+        return x, check_context(context, self.context, len(x), dtype, self.context_columns, name)
 
 
 def _summary(name: str, config: dict) -> str:
@@ -798,12 +799,27 @@ def _summary(name: str, config: dict) -> str:
     return f"{name}({', '.join(facts)})"
 
 
+def context_of_samples(model, n: int, context) -> np.ndarray:
+    """Return the checked context of n samples, (n, C) or (1, C)."""
+    rows = check_rows(context, model.context, np.float64, "context", model.context_columns)
+    if len(rows) not in (1, n):
+        raise ValueError(
+            f"context: expected {n} rows (or 1), got {len(rows)}; each=True draws {n} samples for "
+            "each of them"
+        )
+    return rows
+
+
 def sample_each(model, n: int, rng, context, method: str, backend: str) -> np.ndarray:
     """Draw n rows for each of the M rows of the context: (M, n, D), from a flow or several."""
     if not model.context:
         raise ValueError("each: needs a context, and this flow takes none")
     many = check_rows(context, model.context, np.float64, "context", model.context_columns)
-    x = model.sample(n * len(many), rng, np.repeat(many, n, axis=0), method, backend)
+    try:
+        repeated = np.repeat(many, n, axis=0)
+    except TOO_MANY:
+        raise too_many_rows(n, model.features) from None
+    x = model.sample(n * len(many), rng, repeated, method, backend)
     return x.reshape(len(many), n, model.features)
 
 

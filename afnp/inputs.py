@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "TOO_MANY",
     "TextColumn",
     "check_angles",
     "check_names",
@@ -32,9 +33,11 @@ __all__ = [
     "plain_array",
     "probabilities",
     "real",
+    "refuse_masked",
     "require",
     "some_weights",
     "symmetric",
+    "too_many_rows",
 ]
 
 
@@ -129,12 +132,8 @@ def plain_array(x, name: str) -> np.ndarray:
         ...
     ValueError: x: row 1 has 1 values, row 0 has 2; expected rows of one length
     """
-    if isinstance(x, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in x):
-        for k, row in enumerate(x):
-            _refuse_masked(np.ma.atleast_1d(row), f"{name}: row {k}, feature")
-    if isinstance(x, np.ma.MaskedArray):
-        _refuse_masked(x, f"{name}: index" if x.ndim != 2 else f"{name}: (row, feature)")
-        x = x.data
+    if type(x) is not np.ndarray:
+        refuse_masked(x, name)
     try:
         return np.asarray(x)
     except ValueError as error:
@@ -148,7 +147,19 @@ def plain_array(x, name: str) -> np.ndarray:
         raise ValueError(f"{name}: expected a table of numbers ({error})") from None
 
 
-def _refuse_masked(x: np.ma.MaskedArray, where: str) -> None:
+def refuse_masked(x, name: str) -> None:
+    """Raise a ValueError that names the place if x, or a row in a list of them, has a masked value.
+
+    Plain arrays of it would hold what lies under the mask.
+    """
+    if isinstance(x, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in x):
+        for k, row in enumerate(x):
+            _refuse_mask(np.ma.atleast_1d(row), f"{name}: row {k}, feature")
+    if isinstance(x, np.ma.MaskedArray):
+        _refuse_mask(x, f"{name}: index" if x.ndim != 2 else f"{name}: (row, feature)")
+
+
+def _refuse_mask(x: np.ma.MaskedArray, where: str) -> None:
     masked = np.argwhere(np.ma.getmaskarray(x))
     if len(masked):
         at = masked[0].tolist()
@@ -379,6 +390,18 @@ def integer(name: str, value, least: int) -> int:
     if number < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {number}")
     return number
+
+
+TOO_MANY = (MemoryError, OverflowError, ValueError)
+"""What NumPy raises where so many rows fit into no memory."""
+
+
+def too_many_rows(n: int, features: int) -> ValueError:
+    """Return the error that names n, where n rows do not fit into memory."""
+    return ValueError(
+        f"n: {n} rows of {features} features do not fit into memory; draw them in several calls, "
+        "with one Generator as rng"
+    )
 
 
 def choose(name: str, value: str, allowed: Sequence[str]) -> None:

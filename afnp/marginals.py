@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp.flow import Flow, first_features, generate_given, marginal_of
-from afnp.inputs import check_rows, frame_of, generator, integer
+from afnp.inputs import check_rows, frame_of, generator, integer, plain_array
 from afnp.model import check_context
 from afnp.transforms import prefix
 from afnp.univariate.stable import logsumexp
@@ -494,8 +494,12 @@ def _with_gaps(flow: Flow, x) -> np.ndarray:
     if frame is not None and flow.columns is not None:
         check_rows(frame.fillna(0), flow.features, np.float64, "x", flow.columns)
         frame = frame[list(flow.columns)]
-    values = np.asarray(x if frame is None else frame.to_numpy(np.float64, na_value=np.nan))
-    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    values = plain_array(x, "x")
+    if frame is not None:
+        values = frame.to_numpy(np.float64, na_value=np.nan)
+    if values.dtype.kind != "f":  # there is no gap in it
+        return check_rows(values, flow.features, np.float64, "x")
+    missing = np.isnan(values)
     rows = check_rows(np.where(missing, 0, values), flow.features, np.float64, "x")
     return np.where(missing, np.nan, rows)
 

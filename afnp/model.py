@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afnp.compiled.threads import in_threads, row_blocks
-from afnp.inputs import check_rows, choose
+from afnp.inputs import check_rows, choose, refuse_masked
 from afnp.params import Parameters
 
 __all__ = ["BACKENDS", "QUIET", "BatchGradient", "Model", "Plan", "check_context", "refuse_nan"]
@@ -127,6 +127,7 @@ class Model:
 
     @theta.setter
     def theta(self, values: np.ndarray) -> None:
+        refuse_masked(values, "theta")
         if np.shape(values) != self._theta.shape or np.iscomplexobj(values):
             got = np.asarray(values)
             raise ValueError(
@@ -515,8 +516,10 @@ def _cached(attribute) -> bool:
     return isinstance(attribute, functools.cached_property)
 
 
-def check_context(context, width: int, n: int, dtype, columns=None) -> np.ndarray:
+def check_context(context, width: int, n: int, dtype, columns=None, rows: str = "x") -> np.ndarray:
     """Return a context as (N, C) floats, from (N, C), from one row for all, or from None if C is 0.
+
+    ``rows`` is the name of what it goes with: that of ``x_val`` is called ``context_val``.
 
     Raises
     ------
@@ -529,14 +532,15 @@ def check_context(context, width: int, n: int, dtype, columns=None) -> np.ndarra
     >>> check_context([[1, 2]], width=2, n=3, dtype=np.float64).shape
     (3, 2)
     """
+    name = "context_val" if rows == "x_val" else "context"
     if (context is None) != (width == 0):
         got = "none" if context is None else f"shape {np.shape(context)}"
-        raise ValueError(f"context: expected {width or 'no'} columns, got {got}")
+        raise ValueError(f"{name}: expected {width or 'no'} columns, got {got}")
     if context is None:
         return np.empty((n, 0), dtype=dtype)
-    context = check_rows(context, width, dtype, "context", columns)
+    context = check_rows(context, width, dtype, name, columns)
     if len(context) not in (1, n):
-        raise ValueError(f"context: expected {n} rows (or 1), got {len(context)}")
+        raise ValueError(f"{name}: expected {n} rows (or 1), got {len(context)}")
     return np.broadcast_to(context, (n, width))
 
 

@@ -301,9 +301,22 @@ def write(path: Path, x: np.ndarray, columns: Sequence[str] | None) -> None:
         digits = "%.17g" if x.dtype == np.float64 else "%.9g"
         np.savetxt(buffer, x, delimiter=",", fmt=digits)
     if path == STDOUT:
-        sys.stdout.write(buffer.getvalue().decode())
+        _print(buffer.getvalue())
     else:
         write_bytes(path, buffer.getvalue())
+
+
+def _print(text: bytes) -> None:
+    """Write all of it to standard output: what takes a part at a time is given the rest."""
+    if sys.stdout is None:
+        raise ValueError("-: standard output is closed")
+    if not isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's, say
+        sys.stdout.write(text.decode())
+        return
+    sys.stdout.flush()
+    rest = memoryview(text)
+    while rest:  # an unbuffered stream may take less than it is given
+        rest = rest[sys.stdout.buffer.write(rest) :]
 
 
 def _quoted(name: str) -> str:

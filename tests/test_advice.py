@@ -44,6 +44,19 @@ FINDINGS = {
         RNG.integers(0, 17, (500, 2)) / 16,
         "features 0, 1 take at most 17 different values in 500 rows.*uniform noise",
     ),
+    "photographs in [0, 1]": (
+        (RNG.integers(0, 256, (900, 2)) / 255).astype(np.float32),
+        "features 0, 1 hold grey levels, 255ths or 256ths.*dequantize",
+    ),
+    "seconds since 1970 in float32": (
+        with_column((1.7e9 + 600 * NORMAL[:, 0]).astype(np.float32)),
+        r"feature 3 has hardly a digit left \(feature 3: numbers near 1.7e\+09 are 128 apart and "
+        r"spread by 59.\); subtract what they share before",
+    ),
+    "more than float64 holds": (
+        with_column(1e17 + 100 * NORMAL[:, 0]),
+        "feature 3 has hardly a digit left .* are 16 apart",
+    ),
     "copies": (np.repeat(NORMAL[:100], 5, axis=0), "400 of 500 rows repeat another one exactly"),
     "a sum": (
         with_column(NORMAL.sum(axis=1)),
@@ -62,6 +75,17 @@ FINDINGS = {
 def test_what_makes_a_fit_useless_is_found(case):
     x, words = FINDINGS[case]
     assert any(re.search(words, line) for line in said(x)), said(x)
+
+
+def test_what_a_float32_flow_would_round_is_told_with_the_remedy():
+    """The same rows raise no finding once the flow takes them in float64."""
+    x = np.column_stack([NORMAL, 1.7e9 + 60 * NORMAL[:, 0]]).astype(np.float64)
+    flow = flow_for(x, dtype=np.float32)
+    with pytest.warns(DataWarning, match="feature 3 has hardly a digit left.*in float64, with pre"):
+        afnp.fit(flow, x, epochs=1, progress=False)
+    assert said(x, dtype=np.float32, preprocess=afnp.preprocessing(x)) == [
+        line for line in said(x, preprocess=afnp.preprocessing(x))
+    ]
 
 
 def test_a_context_in_years_is_one_number_to_a_network():

@@ -11,7 +11,7 @@ from conftest import lively, norm_error
 import afnp
 import afnp.bases
 from afnp.flow import Flow
-from afnp.transforms import masked
+from afnp.transforms import BatchNorm, masked
 from afnp.transforms.preprocess import Dequantize, Logit, Standardize
 
 D, C = 3, 2
@@ -360,7 +360,7 @@ def test_one_row_of_context_serves_all(conditional, call):
 def test_samples_need_the_right_context(flow, conditional):
     with pytest.raises(ValueError, match="^context: expected 2 columns, got none$"):
         conditional.sample(3)
-    with pytest.raises(ValueError, match=r"^context: expected 3 rows \(or 1\), got 4$"):
+    with pytest.raises(ValueError, match=r"^context: expected 3 rows \(or 1\), got 4; each=True"):
         conditional.sample(3, context=rows_of(4, C))
     with pytest.raises(ValueError, match="^context: expected no columns"):
         flow.sample(3, context=rows_of(3, C))
@@ -576,7 +576,57 @@ def test_the_options_of_that_test_are_those_of_the_constructors(kind):
     assert named <= set(OPTIONS[kind][1])
 
 
+ENERGY = lambda x: (np.square(x).sum(axis=1), 2 * x)  # noqa: E731
 RUNS = {
+    "fit with validation": (
+        lambda flow, **change: afnp.fit(
+            afnp.made(D, hidden=(4,), context=C),
+            **{
+                "x_train": rows_of(),
+                "x_val": rows_of(),
+                "context": rows_of(width=C),
+                "context_val": rows_of(width=C),
+                "progress": False,
+                **change,
+            },
+        ),
+        {"context_val": [None, "x", 5, rows_of(7, C), [[1], [2, 3]], rows_of(width=1)]},
+    ),
+    "fit_energy": (
+        lambda flow, **change: afnp.fit_energy(
+            flow, **{"energy_and_gradient": ENERGY, "progress": False, **change}
+        ),
+        {
+            "energy_and_gradient": [None, 5, "x", lambda x: x],
+            "epochs": [0, 2.5, None, True],
+            "steps": [0, 2.5, None],
+            "batch_size": [0, 10.0, None],
+            "temperature": ["x", 5],
+            "seed": [-1, 1.5, None],
+        },
+    ),
+    "importance_sample": (
+        lambda flow, **change: afnp.train.importance_sample(
+            flow, **{"energy_and_gradient": ENERGY, "n": 5, **change}
+        ),
+        {"energy_and_gradient": [None, 5], "n": [0, 2.5, None, 10**18], "rng": [-1, "a", None]},
+    ),
+    "preprocessing": (
+        lambda flow, **change: afnp.preprocessing(rows_of(), **change),
+        {"levels": ["x", 1, 2.5, True, [3]], "bounds": [5, "x", {7: (0, 1)}], "weights": ["x", 5]},
+    ),
+    "Standardize": (
+        lambda flow, **change: Standardize(**{"mean": [0.0], "std": [1.0], **change}),
+        {"mean": ["x", None, {}, [[1], [2, 3]]], "std": ["x", None, {}]},
+    ),
+    "BatchNorm": (
+        lambda flow, **change: BatchNorm(2, **change),
+        {"momentum": [0, 1.5, None, "x", True], "epsilon": [0, 1, None, "x"]},
+    ),
+    "estimate": (
+        lambda flow, **change: afnp.marginals.estimate(flow, **{"x": rows_of(), **change}),
+        {"x": ["x", [["a", "b", "c"]], [[1], [2, 3]]], "draws": [1, 2.5, None]},
+    ),
     "sample": (
         lambda flow, n=2, **change: flow.sample(n, **change),
         {
@@ -659,6 +709,45 @@ def test_masked_values_are_refused_with_their_place(flow, conditional, x):
         conditional.log_prob(rows_of(2), np.ma.masked_invalid([[0.0, np.nan], [1.0, 1.0]]))
     unmasked = np.ma.masked_array(rows_of(2))
     np.testing.assert_array_equal(flow.log_prob(unmasked), flow.log_prob(rows_of(2)))
+
+
+def test_masked_values_are_refused_wherever_numbers_go_in(flow):
+    """What lies under a mask was taken for a value."""
+    x = np.ma.masked_greater(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]]), 2)
+    line = np.ma.masked_greater(np.arange(flow.theta.size), 2)
+
+    def energy(x):
+        return np.zeros(len(x)), np.ma.masked_array(x, mask=True)
+
+    def same(x):
+        return x, np.zeros(len(x))
+
+    calls = {
+        "theta": lambda: setattr(flow, "theta", line),
+        "log_weights": lambda: afnp.train.effective_sample_size(line),
+        "energy_and_gradient: gradients": lambda: afnp.fit_energy(flow, energy, progress=False),
+        "x": lambda: afnp.marginals.estimate(flow, x, draws=10),
+        "data": lambda: afnp.verify.check_flow(normalize=same, features=3, data=x),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"^{name}: .* is masked; missing values"):
+            call()
+
+
+@pytest.mark.parametrize("n", [10**18, 10**30])
+def test_more_samples_than_memory_holds_name_n(flow, conditional, n):
+    models = [flow, afnp.FlowEnsemble([flow, flow]), afnp.DiscreteMADE(3, hidden=(4,))]
+    for model in models:
+        with pytest.raises(ValueError, match=f"^n: {n} rows of 3 features do not fit into memory"):
+            model.sample(n)
+    with pytest.raises(ValueError, match=f"^n: {n} rows"):
+        conditional.sample(n, context=rows_of(2, C), each=True)
+
+
+@pytest.mark.parametrize("rng", [-1, 1.5, "a", None, True])
+def test_a_seed_of_a_discrete_model_that_is_none(rng):
+    with pytest.raises(ValueError, match="^rng: expected a seed"):
+        afnp.DiscreteMADE(3, hidden=(4,)).sample(2, rng)
 
 
 @pytest.mark.parametrize(

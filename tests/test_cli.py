@@ -445,6 +445,8 @@ def test_verify_checks_what_python_can_import(cli, monkeypatch):
     assert code == 1 and "log_det             failed" in out
     code, out, _ = cli("verify", "stranger:flow", *options)
     assert code == 0 and out.startswith("Flow: 2 features") and "gradients           passed" in out
+    code, _, err = cli("verify", "json:loads", *options)
+    assert code == 2 and "loads: expected a function without arguments" in err
 
 
 def test_data_lists_every_set_on_its_line(cli):
@@ -652,6 +654,22 @@ def test_ctrl_c_elsewhere_is_no_traceback(cli, monkeypatch):
 
     monkeypatch.setattr("afnp.cli.check_flow", interrupt)
     assert cli("verify", "{}/m.afnp") == (130, "", "afnp: interrupted\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_sigterm_elsewhere_is_ctrl_c(folder, tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(
+        "import time\nprint('begin', flush=True)\nwhile True:\n    time.sleep(0.01)\n"
+    )
+    running = process("verify", "endless:flow", cwd=tmp_path)
+    try:
+        assert running.stdout.readline() == "begin\n"
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert (running.returncode, err) == (130, "afnp: interrupted\n")
 
 
 # ---- the program ---------------------------------------------------------------------------------
@@ -1006,3 +1024,30 @@ def test_a_closed_pipe_is_no_error(folder):
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert len(done.stdout.splitlines()) == 1 and "Error" not in done.stderr
     assert "Broken" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+def test_unbuffered_output_is_written_to_its_end(folder):
+    """A stream that takes a part of it is given the rest, and says when nobody reads any more."""
+    command = f"{sys.executable} -u -m afnp sample {folder}/m.afnp -n 100000 -o -"
+    done = subprocess.run(
+        f"({command}; echo code $? >&2) | head -c 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "code 141" in done.stderr and "wrote" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("data", 0), ("score {}/m.afnp {}/x.npy", 0), ("sample {}/m.afnp -n 3 -o -", 2)],
+)
+def test_a_standard_output_that_is_closed_is_no_traceback(folder, command, code):
+    """Rows that were to be written there are refused."""
+    command = f"{sys.executable} -m afnp {command.replace('{}', str(folder))} >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert ("standard output is closed" in done.stderr) == (code == 2)

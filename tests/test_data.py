@@ -57,6 +57,7 @@ def needs_extra(name):
         (lambda: one_hot([-1], 3), "labels: expected integers 0..2, got -1 at index 0"),
         (lambda: one_hot([0, 3], 3), "labels: expected integers 0..2, got 3 at index 1"),
         (lambda: one_hot([0, 0.5], 3), "labels: expected integers 0..2, got 0.5 at index 1"),
+        (lambda: one_hot([0], 2.5), "classes: expected a positive integer, got 2.5"),
         (lambda: one_hot([np.nan], 3), "labels: expected integers 0..2, got nan at index 0"),
         (
             lambda: one_hot(["a"], 3),

@@ -271,6 +271,21 @@ def test_samples_of_each_row_and_their_density(regression):
     assert model.log_prob(x, y).mean() == pytest.approx(true.mean(), abs=0.05)
 
 
+def test_masked_values_are_refused(density, regression, x):
+    """scikit-learn takes what lies under a mask."""
+    masked = np.ma.masked_greater(x, x.max() - 0.1)
+    flow, X, y = regression[:3]
+    calls = {
+        "X": [lambda: density.score_samples(masked), lambda: type(density)().fit(masked)],
+        "y": [lambda: flow.log_prob(X, np.ma.masked_array(y, mask=True))],
+        "sample_weight": [lambda: density.score(x, sample_weight=np.ma.masked_all(len(x)))],
+    }
+    for name, refused in calls.items():
+        for call in refused:
+            with pytest.raises(ValueError, match=f"^{name}: .* is masked"):
+                call()
+
+
 def test_several_columns_keep_their_names_and_rows():
     pd = pytest.importorskip("pandas")
     rng = np.random.default_rng(2)

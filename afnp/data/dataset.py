@@ -237,6 +237,8 @@ def one_hot(labels: ArrayLike, classes: int) -> NDArray[np.float64]:
     array([[0., 0., 1.],
            [1., 0., 0.]])
     """
+    if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)) or classes < 1:
+        raise ValueError(f"classes: expected a positive integer, got {classes!r}")
     given = plain_array(labels, "labels")
     if given.dtype.kind not in "iuf" or given.ndim != 1:
         raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from afnp.discrete.conditionals import Conditionals
-from afnp.inputs import check_rows, choose, integer
+from afnp.inputs import TOO_MANY, check_rows, choose, generator, integer, too_many_rows
 from afnp.model import Model, check_context
 from afnp.networks.masked_mlp import dense_size
 from afnp.params import Views
@@ -112,10 +112,12 @@ class DiscreteModel(Model):
         """
         choose("method", method, METHODS)
         n = integer("n", n, least=0)
+        rng, p = generator("rng", rng), self.own
+        try:
+            x = np.empty((n, self.features), dtype=np.intp)
+        except TOO_MANY:
+            raise too_many_rows(n, self.features) from None
         context = check_context(context, self.context, n, self.dtype)
-        rng = np.random.default_rng(rng)
-        p = self.own
-        x = np.empty((n, self.features), dtype=np.intp)
         for rows in self.plan("auto", n).blocks:
             with np.errstate(over="ignore", invalid="ignore"):
                 x[rows], log_prob = self._sample(p, len(x[rows]), context[rows], rng, method)
@@ -165,7 +167,8 @@ class DiscreteModel(Model):
                 f"{name}: row {row}, feature {feature}: expected {expected}, "
                 f"got {x[row, feature]:g}"
             )
-        return x.astype(np.intp), check_context(context, self.context, len(x), self.dtype)
+        c = check_context(context, self.context, len(x), self.dtype, rows=name)
+        return x.astype(np.intp), c
 
     @property
     def widest(self) -> int:

@@ -34,7 +34,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from afnp import constructors
 from afnp.advice import DataWarning, warn_of
 from afnp.flow import Flow
-from afnp.inputs import frame_names, frame_of
+from afnp.inputs import frame_names, frame_of, refuse_masked
 from afnp.train import fit
 from afnp.transforms.preprocess import Standardize, mean_and_std
 
@@ -177,14 +177,14 @@ class FlowDensity(DensityMixin, _Trained):
 
         A ``sample_weight`` (N,) says how many rows each one counts for.
         """
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = _rows(self, X, ensure_min_samples=2)
         self.flow_ = self._train(X, np.empty((len(X), 0)), sample_weight)
         return self
 
     def score_samples(self, X) -> np.ndarray:
         """Return the log-density of each row of X (N, D), in nats, (N,)."""
         check_is_fitted(self)
-        return self.flow_.log_prob(validate_data(self, X, dtype=np.float64, reset=False))
+        return self.flow_.log_prob(_rows(self, X, reset=False))
 
     def score(self, X, y=None, sample_weight=None) -> float:
         """Return the mean log-density of the rows of X, weighted, in nats; ``y`` is ignored."""
@@ -257,7 +257,7 @@ class FlowOutlierDetector(OutlierMixin, FlowDensity):
         if not 0 < self.contamination <= 0.5:
             raise ValueError(f"contamination: expected 0 < c <= 0.5, got {self.contamination}")
         super().fit(X, sample_weight=sample_weight)
-        rows, w = _counted(validate_data(self, X, dtype=np.float64, reset=False), sample_weight)
+        rows, w = _counted(_rows(self, X, reset=False), sample_weight)
         self.offset_ = _threshold(self.flow_.log_prob(rows), w, self.contamination)
         return self
 
@@ -327,9 +327,8 @@ class ConditionalFlow(RegressorMixin, _Trained):
         A ``sample_weight`` (N,) says how many rows each one counts for.
         """
         names = _names_of(y)
-        X, y = validate_data(
-            self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2
-        )
+        refuse_masked(y, "y")
+        X, y = _rows(self, X, y=y, multi_output=True, y_numeric=True, ensure_min_samples=2)
         self.y_names_, self.y_ndim_ = names, y.ndim
         self.context_ = Standardize(*mean_and_std(*_counted(X, sample_weight)))
         self.flow_ = self._train(_columns(y), self._given(X), sample_weight)
@@ -340,6 +339,7 @@ class ConditionalFlow(RegressorMixin, _Trained):
         X = self._checked(X)
         if self.y_names_ is not None and (given := _names_of(y)) not in (None, self.y_names_):
             raise ValueError(f"y: expected the columns {self.y_names_}, got {given}")
+        refuse_masked(y, "y")
         y = check_array(y, dtype=np.float64, ensure_2d=False)
         return self.flow_.log_prob(_columns(y), self._given(X))
 
@@ -373,7 +373,7 @@ class ConditionalFlow(RegressorMixin, _Trained):
 
     def _checked(self, X) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        return _rows(self, X, reset=False)
 
     def _given(self, X: np.ndarray) -> np.ndarray:
         return (X - self.context_.mean) / self.context_.std
@@ -395,8 +395,15 @@ class ConditionalFlow(RegressorMixin, _Trained):
         return _framed(values, self.y_names_, None if frame is None else frame.index)
 
 
+def _rows(estimator, X, **options):
+    """Return what scikit-learn makes of rows X, (N, D) float64; refuse a mask, which it ignores."""
+    refuse_masked(X, "X")
+    return validate_data(estimator, X, dtype=np.float64, **options)
+
+
 def _weights_of(sample_weight, n: int) -> np.ndarray:
     """Return weights (N,) as finite numbers of at least 0, or raise a ValueError."""
+    refuse_masked(sample_weight, "sample_weight")
     w = check_array(
         sample_weight, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="sample_weight"
     )

@@ -46,7 +46,17 @@ import numpy as np
 from afnp import progress as bars
 from afnp.advice import warn_of_shape
 from afnp.flow import Flow
-from afnp.inputs import check_rows, flag, generator, integer, real
+from afnp.inputs import (
+    TOO_MANY,
+    check_rows,
+    flag,
+    generator,
+    integer,
+    plain_array,
+    real,
+    refuse_masked,
+    too_many_rows,
+)
 from afnp.model import check_context
 from afnp.train.adam import Adam
 from afnp.train.checkpoint import History
@@ -278,10 +288,14 @@ def _evaluated(
     energy_and_gradient: Energy, x: np.ndarray, context: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return energies (N,) and gradients (N, D) as float64, or say what shape they should have."""
+    if not callable(energy_and_gradient):
+        raise ValueError(f"energy_and_gradient: expected a callable, got {energy_and_gradient!r}")
     given = () if context is None else (context,)
     answer = energy_and_gradient(x.astype(np.float64), *given)
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise ValueError("energy_and_gradient: expected energies and gradients, a pair")
+    for part, name in zip(answer, ("energies", "gradients"), strict=True):
+        refuse_masked(part, f"energy_and_gradient: {name}")
     energy, gradient = (np.asarray(part, np.float64) for part in answer)
     if (energy.shape, gradient.shape) != ((len(x),), x.shape):
         raise ValueError(
@@ -320,7 +334,7 @@ def effective_sample_size(log_weights) -> float:
     >>> effective_sample_size(np.log([1.0, 1.0, 2.0]))
     2.6666666666666665
     """
-    log_w = np.asarray(log_weights, dtype=np.float64)
+    log_w = plain_array(log_weights, "log_weights").astype(np.float64)
     if log_w.ndim != 1 or not len(log_w) or np.isnan(log_w).any() or not (log_w > -math.inf).any():
         raise ValueError(
             f"log_weights: expected a vector of numbers, one above -inf, got shape {log_w.shape}"
@@ -394,7 +408,10 @@ def importance_sample(
     if len(contexts) > 1:
         raise ValueError(f"context: expected one row, for which weights are, got {len(contexts)}")
     given = contexts if flow.context else None
-    u = flow.base.sample(flow.own.base, n, rng, flow.dtype)
+    try:
+        u = flow.base.sample(flow.own.base, n, rng, flow.dtype)
+    except TOO_MANY:
+        raise too_many_rows(n, flow.features) from None
     x, log_det = flow.generate(u, given)
     log_p = flow.base.log_prob(flow.own.base, u).astype(np.float64) - log_det
     repeated = None if given is None else np.repeat(given, n, axis=0)

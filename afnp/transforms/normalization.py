@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.inputs import integer
+from afnp.inputs import integer, real
 from afnp.params import Layout, Views
 from afnp.transforms.base import Transform, mean_of_rows
 from afnp.transforms.cost import Cost, elementwise
@@ -142,11 +142,8 @@ class BatchNorm(Transform):
 
     def __init__(self, features: int, momentum: float = 0.1, epsilon: float = 1e-5):
         self.features = integer("features", features, least=1)
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum: expected a number in (0, 1], got {momentum!r}")
-        if not 0 < epsilon < 1:
-            raise ValueError(f"epsilon: expected a number in (0, 1), got {epsilon!r}")
-        self.momentum, self.epsilon = float(momentum), float(epsilon)
+        self.momentum = real("momentum", momentum, 0.0, 1.0, "(]")
+        self.epsilon = real("epsilon", epsilon, 0.0, 1.0)
         self.layout = Layout({name: (self.features,) for name in ("beta", "gamma", "mean", "w")})
 
     @property

@@ -16,7 +16,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afnp.inputs import check_rows, flag, frame_names, frame_of, integer, real, some_weights
+from afnp.inputs import (
+    check_rows,
+    flag,
+    frame_names,
+    frame_of,
+    integer,
+    plain_array,
+    real,
+    some_weights,
+)
 from afnp.transforms.base import Transform
 from afnp.transforms.bounds import check_inside, layer_of
 
@@ -81,6 +90,9 @@ class Standardize(Transform):
 
     def __init__(self, mean, std, waiting: bool = False):
         self.waiting = flag("waiting", waiting)
+        for name, values in (("mean", mean), ("std", std)):
+            if plain_array(values, name).dtype.kind not in "fiub":
+                raise ValueError(f"{name}: expected real numbers, got {values!r}")
         self.mean, self.std = np.array(mean, dtype=np.float64), np.array(std, dtype=np.float64)
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
             raise ValueError(
@@ -267,6 +279,7 @@ def preprocessing(
         check_inside(x, limits.ends, "bounds", columns, numbers)
         x = limits.normalize({}, x, None)[0]
     if levels is not None:
+        levels = integer("levels", levels, least=2)
         outside = np.argwhere((x < 0) | (x > levels))
         if outside.size:
             row, feature = outside[0]

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from afnp.inputs import plain_array, real
+
 __all__ = ["FUNCTIONS", "Functions"]
 
 FUNCTIONS = ("normalize", "generate", "log_prob", "sample")
@@ -114,7 +116,9 @@ class Functions:
         if not (self.base is None or callable(self.base) or self.base == "normal"):
             raise ValueError(f"base: expected 'normal' or a function of u, got {self.base!r}")
         set_field = object.__setattr__  # the record is frozen
-        set_field(self, "dtype", np.dtype(self.dtype))
+        set_field(self, "dtype", _precision(self.dtype))
+        if self.support is not None:
+            set_field(self, "support", _ends(self.support))
         set_field(self, "allowed", _matrix(self.allowed, int(self.features), int(self.context)))
         if self.data is not None:
             set_field(self, "data", _rows(self.data, int(self.features), self.dtype))
@@ -161,8 +165,33 @@ def _sampler_of(generate: Callable, features: int, dtype) -> Callable:
     return sample
 
 
+def _precision(dtype) -> np.dtype:
+    """Return float32 or float64."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if dtype is None or found not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
+    return found
+
+
+def _ends(support) -> tuple[float, float]:
+    """Return two finite numbers, the lower one first."""
+    sound = isinstance(support, tuple | list | np.ndarray) and np.shape(support) == (2,)
+    if sound:
+        low, high = (real("support", end) for end in support)
+        sound = low < high
+    if not sound:
+        raise ValueError(f"support: expected (low, high), got {support!r}")
+    return low, high
+
+
 def _rows(data, features: int, dtype) -> np.ndarray:
-    rows = np.asarray(data, dtype=dtype)
+    rows = plain_array(data, "data")
+    if rows.dtype.kind not in "fiub":
+        raise ValueError(f"data: expected real numbers, got dtype {rows.dtype}")
+    rows = rows.astype(dtype)
     if rows.ndim != 2 or rows.shape[1] != features or not len(rows):
         raise ValueError(f"data: expected rows (M, {features}), got shape {rows.shape}")
     if not np.isfinite(rows).all():

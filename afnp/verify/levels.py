@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from afnp.inputs import choose
+
 __all__ = ["LEVELS", "Level", "level_of"]
 
 
@@ -98,6 +100,5 @@ def level_of(name: str) -> Level:
     >>> level_of("quick").repeats
     1
     """
-    if name not in LEVELS:
-        raise ValueError(f"level: expected one of {', '.join(LEVELS)}, got {name!r}")
+    choose("level", name, list(LEVELS))
     return LEVELS[name]

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Collection, Sequence
+from threading import TIMEOUT_MAX
 from typing import Any
 
 import numpy as np
 
 from afnp.flow import Flow
+from afnp.inputs import choose, integer, real
 from afnp.verify.adapters.targets import functions_of_target
 from afnp.verify.checks import CHECKS
 from afnp.verify.copying import independent_copy
@@ -25,6 +27,9 @@ from afnp.verify.subject import Subject
 from afnp.verify.worker import Worker
 
 __all__ = ["check_flow"]
+
+RENDERINGS = ("auto", "numpy", "numba")
+"""What ``backends`` may name."""
 
 TIME_LIMIT = 300.0
 """Seconds that a check may take before it is given up."""
@@ -88,9 +93,12 @@ def check_flow(
     ['log_det']
     """
     names = _names(checks, expected_failures)
-    if parameters not in ("random", "own"):
-        raise ValueError(f"parameters: expected 'random' or 'own', got {parameters!r}")
-    chosen = level_of(level)
+    choose("parameters", parameters, ("random", "own"))
+    chosen, seed = level_of(level), integer("seed", seed, least=0)
+    if backends is not None:
+        backends = _listed("backends", backends, RENDERINGS)
+    if time_limit is not None:
+        real("time_limit", time_limit, 0.0, TIMEOUT_MAX, "[]")
     given = _given(flow, functions)
 
     def subject() -> Subject:
@@ -133,14 +141,18 @@ def _facts(flow: Flow) -> list[tuple[str, Any]]:
 
 def _names(checks: Sequence[str] | None, expected: Collection[str]) -> list[str]:
     """Return the names of the checks to run, all of them known."""
-    names = list(CHECKS) if checks is None else list(checks)
-    unknown = [name for name in names if name not in CHECKS]
-    if unknown:
-        raise ValueError(f"checks: expected names among {', '.join(CHECKS)}, got {unknown}")
-    never = sorted(set(expected) - set(names))
-    if never:
-        raise ValueError(f"expected_failures: expected names among {', '.join(names)}, got {never}")
+    names = list(CHECKS) if checks is None else _listed("checks", checks, CHECKS)
+    _listed("expected_failures", expected, names)
     return names
+
+
+def _listed(argument: str, given: Any, known: Collection[str]) -> list[str]:
+    """Return some names as a list, all of them known."""
+    sound = isinstance(given, Collection) and not isinstance(given, str | bytes | np.ndarray)
+    wrong = [name for name in given if name not in known] if sound else repr(given)
+    if wrong:
+        raise ValueError(f"{argument}: expected names among {', '.join(known)}, got {wrong}")
+    return list(given)
 
 
 def _described(flow: Any, subject: Subject) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import sys
 from types import FunctionType, ModuleType
@@ -64,9 +65,16 @@ def build(thing: Any) -> Any:
     """
     if isinstance(thing, Flow | dict | ModuleType | Functions):
         return thing
-    if isinstance(thing, type | functools.partial | FunctionType):
-        return thing()
-    return thing
+    if not isinstance(thing, type | functools.partial | FunctionType):
+        return thing
+    try:
+        inspect.signature(thing).bind()
+    except TypeError as error:
+        name = getattr(thing, "__name__", repr(thing))
+        raise ValueError(f"{name}: expected a function without arguments; {error}") from None
+    except ValueError:  # a class of C's says nothing of its arguments
+        pass
+    return thing()
 
 
 def found_object(name: str) -> Any:
