@@ -259,6 +259,21 @@ def test_gradients_inside_at_the_bound_and_in_the_tails(case):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bins", range(2, 8))
+def test_a_bin_that_takes_all_has_gradient_zero(bins, dtype):
+    """p (1 - p) of a share of 1: what rounds there is multiplied by all that the network holds."""
+    layer = masked(1, (), univariate="spline", options={"bins": bins})
+    flow, n = flow_of([layer], dtype), bins
+    widths, heights = 200.0 * np.eye(n)[[0, 1]]
+    flow.split(flow.theta)[0]["b0"][:] = np.concatenate([widths, heights, np.arange(n - 1.0)])
+    x = np.linspace(-3.9, 3.9, 100).astype(dtype)[:, None]
+    loss, gradient = flow.loss_and_grad(x, backend="numba")
+    assert loss == pytest.approx(flow.loss_and_grad(x, backend="numpy")[0], rel=1e-5)
+    d_h = np.abs(flow.split(gradient)[0]["b0"])
+    assert d_h[: 2 * n].max() < 1e-30 < d_h[2 * n :].max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", MIXTURES)
 def test_mixtures_far_out(case, dtype):
     """Where log T is -u²/2, far larger than the log-derivative, which is none the worse for it."""

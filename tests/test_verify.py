@@ -328,9 +328,18 @@ def test_renderings_that_disagree_are_caught():
     assert report.failed == ["antisymmetry", "log_det"]
 
 
-def test_a_rendering_that_does_not_run_fails():
-    result = result_of("round_trip", small(), backends=["numpy", "abacus"])
-    assert result.status == "failed" and "abacus" in result.reason
+def test_a_rendering_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="backends: expected names among auto, numpy, numba, got"):
+        check_flow(small(), backends=["numpy", "abacus"])
+
+
+def test_a_rendering_that_does_not_run_fails(monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr("afnp.compiled.stages.Stack.generate", broken)
+    result = result_of("round_trip", small(), backends=["numpy", "numba"])
+    assert result.status == "failed" and "no such instruction" in result.reason
 
 
 def test_lost_dependencies_are_counted():

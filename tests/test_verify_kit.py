@@ -330,6 +330,17 @@ def test_a_sampler_that_is_not_random_is_caught(sampler, reason):
     assert result.status == "failed" and reason in result.reason, result
 
 
+def lands_on_few_values(n, rng):
+    """A first feature that rounding brings together, nine times of ten."""
+    u = rng.standard_normal((n, 2))
+    return np.stack([np.where(np.abs(u[:, 0]) < 1.6, 0.0, u[:, 0]), u[:, 1]], axis=1)
+
+
+def test_equal_values_are_in_no_order():
+    result = result_of("randomness", level="full", sample=lands_on_few_values)
+    assert result.status == "passed", result
+
+
 def test_samples_that_rounding_brings_together_repeat_nothing():
     """Float32 leaves some hundred numbers to most of these samples: they come again,
     as half of one batch does."""
@@ -598,7 +609,7 @@ def test_levels_look_longer_and_longer():
     for number in ("repeats", "points", "samples", "refinements", "parameters"):
         assert getattr(quick, number) < getattr(full, number) < getattr(paranoid, number)
     with pytest.raises(
-        ValueError, match="level: expected one of quick, full, paranoid, got 'slow'"
+        ValueError, match="level: expected one of 'quick', 'full', 'paranoid', got 'slow'"
     ):
         check_flow(HONEST, level="slow")
 

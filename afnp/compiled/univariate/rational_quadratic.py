@@ -377,23 +377,29 @@ def _bin_backward(at, v, d_u, d_log):
 
 @inline
 def _shares_backward(tau, h, d_h, first, i, at, rest, unit, d_both, d_last):
-    r"""Write the softmax's :math:`p_j (d_j - \sum_m p_m d_m)`, d_j the sum over knots right of j.
+    r"""Write the softmax's gradient, d_j the sum over knots right of bin j.
+
+    .. math:: p_j \Big(d_j - \sum_m p_m d_m\Big) = p_j \sum_m p_m (d_j - d_m)
 
     Only the two knots of the point's own bin count, so d_j is 0 right of it, d_last in it, and both
-    together left of it. The sum over m could be had from the knots, which are sums of shares, but
-    where a share is tiny their difference would be rounding alone.
+    together left of it. By differences nothing cancels: a bin that takes all has gradient 0.
     """
     fixed = at >= tau.bins - 1  # the last knot
     d_both = choose(fixed, d_both - d_last, d_both)
     d_last = choose(fixed, 0.0, d_last)
-    mean = 0.0 * d_last
+    left = own = right = 0.0 * d_last
     for j in range(tau.bins):
-        d = choose(at > j, d_both, choose(_equal(at, j), d_last, 0.0 * d_last))
-        mean += unit * load(h, first + j, i) * d
-    mean /= rest
+        p = load(h, first + j, i)
+        left += choose(at > j, p, 0.0)
+        own += choose(_equal(at, j), p, 0.0)
+        right += choose(at < j, p, 0.0)
+    scale = unit * (unit / rest)
+    d_left = scale * (own * (d_both - d_last) + right * d_both)
+    d_own = scale * (left * (d_last - d_both) + right * d_last)
+    d_right = scale * -(left * d_both + own * d_last)
     for j in range(tau.bins):
-        d = choose(at > j, d_both, choose(_equal(at, j), d_last, 0.0 * d_last))
-        store(d_h, first + j, i, unit * load(h, first + j, i) * (d - mean))
+        d = choose(at > j, d_left, choose(_equal(at, j), d_own, d_right))
+        store(d_h, first + j, i, load(h, first + j, i) * d)
 
 
 @inline

@@ -93,9 +93,17 @@ def _equal_pairs(x: np.ndarray) -> int:
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    """Return the ranks of each feature, of mean 0 and variance 1; equal values keep their order."""
-    ranks = np.argsort(np.argsort(x, axis=0, kind="stable"), axis=0) - (len(x) - 1) / 2
-    return ranks / np.sqrt((len(x) ** 2 - 1) / 12)
+    """Return the ranks of each feature, of mean 0 and variance 1.
+
+    Equal values share their mean rank: in their order, they would look correlated.
+    """
+    return np.stack([_middle_ranks(values) for values in x.T], axis=1)
+
+
+def _middle_ranks(values: np.ndarray) -> np.ndarray:
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    n, middles = len(values), np.cumsum(counts) - (counts + 1) / 2
+    return (middles[which.reshape(n)] - (n - 1) / 2) / np.sqrt((n**2 - 1) / 12)
 
 
 def _correlations(x: np.ndarray, again: np.ndarray) -> Result:
