@@ -467,7 +467,7 @@ def test_one_context_for_all_rows():
         ({}, "context: expected 2 columns, got none"),
         ({"context": np.zeros((119, 2))}, "context: expected 120 rows"),
         ({"context": np.zeros((120, 3))}, "context: expected 2 columns, got 3"),
-        ({"context": np.zeros((120, 2))}, "context: expected 2 columns, got none"),
+        ({"context": np.zeros((120, 2))}, "context_val: expected 2 columns, got none"),
     ],
 )
 def test_contexts_that_do_not_fit(contexts, message):
