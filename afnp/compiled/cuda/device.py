@@ -13,19 +13,22 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+found: Any = None
 try:
     import numba.cuda
     import numba_cuda  # noqa: F401  (without it, numba.cuda is an older one that cannot do this)
 
-    cuda: Any = numba.cuda
+    found = numba.cuda
 except ImportError:
-    cuda = None
+    pass
 
 __all__ = [
     *("BATCH_BYTES", "SHARED_BYTES", "activate", "affine_generate", "batches", "cuda"),
     *("device", "kernel", "lock", "multiprocessors", "room"),
 ]
 
+cuda = found
+"""The module ``numba.cuda``, or None without numba-cuda."""
 SHARED_BYTES = 48 * 1024
 """Shared memory that every GPU gives a block without being asked for more."""
 BATCH_BYTES = 2**30

@@ -71,8 +71,8 @@ def gradients(subject: Subject, rng: np.random.Generator) -> Result:
             claimed = _along(gradient, directions)
             tolerance, nothing = _tolerance(subject, flow, x, c, eps, rng)
             tolerance = _length(tolerance, directions)
-            nothing = np.where(never, NOTHING[eps > 1e-10], nothing)
-            tolerances.append(np.where(expected == 0, nothing, tolerance))
+            of_zero = np.where(never, NOTHING[eps > 1e-10], nothing)
+            tolerances.append(np.where(expected == 0, of_zero, tolerance))
             errors.append(np.abs(claimed - expected))
             if (errors[-1] > tolerances[-1]).any():
                 other = _expected(flow, [(x, c)], directions, step=-STEP)[0]
