@@ -133,6 +133,9 @@ def test_the_reading_order_is_a_path_down_from_two_pages():
 def test_the_speed_table_is_what_the_benchmark_recorded():
     """Median milliseconds, and the fastest other library's over them, to three digits."""
     record = json.loads(page("figures/benchmark.json"))
+    low, high = re.search(r"reached (\d+) to (\d+) GFLOP/s", page("figures/README.md")).groups()
+    rates = [one["machine_gflops"] for one in record["configurations"].values()]
+    assert (int(low), int(high)) == (round(min(rates)), round(max(rates)))
     for name, one in record["configurations"].items():
         row = re.search(
             rf"^\| {name}: D = {one['features']}\b.*|^\| {name}: splines.*",

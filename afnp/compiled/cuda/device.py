@@ -13,12 +13,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-found: Any = None
+_found: Any = None
 try:
     import numba.cuda
     import numba_cuda  # noqa: F401  (without it, numba.cuda is an older one that cannot do this)
 
-    found = numba.cuda
+    _found = numba.cuda
 except ImportError:
     pass
 
@@ -27,7 +27,7 @@ __all__ = [
     *("device", "kernel", "lock", "multiprocessors", "room"),
 ]
 
-cuda = found
+cuda = _found
 """The module ``numba.cuda``, or None without numba-cuda."""
 SHARED_BYTES = 48 * 1024
 """Shared memory that every GPU gives a block without being asked for more."""
