@@ -2,7 +2,8 @@
 
 import sys
 
+from afnp.progress import until_unread
 from figures.papers.command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

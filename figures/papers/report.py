@@ -69,11 +69,19 @@ def line(name: str, table: Table, found: dict) -> str:
 
 
 def markdown(table: Table, rows: dict[str, dict]) -> str:
-    """Return a table of the record's rows; those that it lacks are said to be not run."""
-    lines = [HEADS, ("---",) * len(HEADS)]
+    """Return a table of the record's rows; those that it lacks are said to be not run.
+
+    Images have bits per dimension, of the pixels themselves, beside the nats of what is modelled.
+    """
+    with_bits = any("bits_per_dim" in found for found in rows.values())
+    heads = [*HEADS, "bits per dimension"] if with_bits else [*HEADS]
+    lines = [heads, ["---"] * len(heads)]
     for name, row in table.rows.items():
-        empty = (_paper(row), "not run", "", "", "")
-        lines.append((name, *(_cells(table, row, rows[name]) if name in rows else empty)))
+        cells = [_paper(row), "not run"]
+        if name in rows:
+            bits = [f"{rows[name]['bits_per_dim']:.3f}"] if with_bits else []
+            cells = [*_cells(table, row, rows[name]), *bits]
+        lines.append([name, *cells, *[""] * (len(heads) - 1 - len(cells))])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
