@@ -248,6 +248,134 @@ def test_a_context_that_the_sampler_mixes_up_is_caught():
     ]
 
 
+# ---- two functions alone, of which each pair is tied ---------------------------------------------
+
+
+def double(u, *context):
+    """The honest way from noise, x = 2 u + 3 c."""
+    return 2 * u + sum(3 * c for c in context), np.full(len(u), u.shape[1] * np.log(2))
+
+
+def drawn(temperature, features=3):
+    def sample(n, rng, *context):
+        return double(temperature * rng.standard_normal((n, features)), *context)[0]
+
+    return sample
+
+
+@pytest.mark.parametrize(("temperature", "context"), [(1.05, 0), (1.03, 0), (0.97, 1)])
+def test_a_sampler_at_another_temperature_than_generate_is_caught(temperature, context):
+    pair = {"generate": double, "features": 3, "context": context, "checks": ["noise"]}
+    wrong = check_flow(**pair, sample=drawn(temperature))["noise"]
+    assert wrong.status == "failed" and "not distributed as images of noise" in wrong.reason
+    assert "above 1" in wrong.cause if temperature > 1 else "below 1" in wrong.cause
+    right = check_flow(**pair, sample=drawn(1.0))["noise"]
+    assert right.status == "passed" and "show a temperature off by" in right.why, right
+
+
+def shares_noise(n, rng):
+    return double(0.8 * rng.standard_normal((n, 3)) + 0.6 * rng.standard_normal((n, 1)))[0]
+
+
+def takes_another_rows_context(n, rng, context):
+    return drawn(1.0)(n, rng, np.roll(context, 1, axis=0))
+
+
+def is_beside_it(n, rng):
+    return drawn(1.0)(n, rng) + 0.5
+
+
+@pytest.mark.parametrize("sample", [shares_noise, takes_another_rows_context, is_beside_it])
+def test_a_sampler_of_another_distribution_than_generate_is_caught(sample):
+    context = int(sample is takes_another_rows_context)
+    pair = {"generate": double, "features": 3, "context": context, "level": "quick"}
+    assert check_flow(**pair, sample=sample, checks=["noise"]).failed == ["noise"]
+
+
+def test_a_sampler_that_is_generate_itself_is_no_success():
+    report = check_flow(generate=double, base="normal", features=3, checks=["noise"])
+    assert "a sampler of its own" in report["noise"].reason and not report.ok
+
+
+def test_units_atoms_and_tails_are_no_difference_between_sampler_and_generate():
+    """Julian days in float32, of which rounding leaves few, and a lognormal beside them."""
+
+    def generate(u):
+        days = 2.46e6 + 30 * u[:, :1].astype(np.float64)
+        x = np.hstack([days, np.exp(3 * u[:, 1:])]).astype(np.float32)
+        return x, np.log(30) + np.log(3) + 3 * u[:, 1]
+
+    pair = {"generate": generate, "features": 2, "dtype": np.float32, "checks": ["noise"]}
+    for seed in range(3):
+        assert check_flow(
+            **pair,
+            level="quick",
+            sample=lambda n, rng: generate(rng.standard_normal((n, 2), dtype=np.float32))[0],
+            seed=seed,
+        ).ok
+
+
+def test_generate_alone_has_the_log_det_of_its_jacobian():
+    def halved(u):
+        return double(u)[0], double(u)[1] / 2
+
+    def jacobian(x):
+        return np.broadcast_to(np.eye(3) / 2, (len(x), 3, 3))
+
+    alone = {"features": 3, "checks": ["log_det"], "level": "quick"}
+    assert check_flow(generate=double, **alone).ok
+    wrong = check_flow(generate=halved, **alone)["log_det"]
+    assert wrong.status == "failed" and "a factor of 0.7071 a feature" in wrong.cause, wrong
+    assert check_flow(generate=double, jacobian=jacobian, **alone).ok
+    wrong = check_flow(generate=double, jacobian=lambda x: 2 * jacobian(x), **alone)["log_det"]
+    assert "the caller's jacobian says" in wrong.values, wrong
+
+
+def test_noise_and_base_are_tied():
+    """A base without its constant integrates to (2 π)^(3/2), whatever log_prob says."""
+
+    def base(u):
+        return -np.square(u).sum(axis=1) / 2
+
+    def log_prob(x):
+        return base(x / 2) - 3 * np.log(2)
+
+    def normal(u):
+        return base(u) - 1.5 * LOG_2PI
+
+    pair = {"normalize": lambda x: (x / 2, np.full(len(x), -3 * np.log(2))), "features": 3}
+    noise = {"noise": lambda n, rng: rng.standard_normal((n, 3))}
+    options = {"checks": ["normalisation", "agreement"], "level": "quick", **pair}
+    wrong = check_flow(**options, **noise, log_prob=log_prob, base=base)
+    assert wrong.failed == ["normalisation"] and "base and noise" in wrong["normalisation"].reason
+    assert not check_flow(**options, **noise, base=normal).failed
+    wider = {"noise": lambda n, rng: 1.2 * rng.standard_normal((n, 3))}
+    wrong = check_flow(**options, **wider, base=normal)
+    assert wrong["agreement"].reason.startswith("noise and base disagree"), wrong
+
+
+def test_a_support_is_kept():
+    def same(x):
+        return x, np.zeros(len(x))
+
+    def beyond(n, rng):
+        return rng.uniform(0, 1.3, (n, 2))
+
+    options = {"support": (0.0, 1.0), "features": 2, "level": "quick"}
+    report = check_flow(sample=beyond, **options)
+    assert {"shapes", "randomness"} <= set(report.failed)
+    assert "outside the support (0.0, 1.0)" in report["shapes"].reason
+    with pytest.raises(ValueError, match="data: expected numbers within support, 0 to 1, got 1.5"):
+        check_flow(normalize=same, data=[[0.5, 0.5], [0.5, 1.5]], **options)
+    edge = {"support": (0.0, 0.1), "features": 2, "dtype": np.float32, "level": "quick"}
+    rounded = np.full((9, 2), 0.1, dtype=np.float32)
+    assert float(rounded[0, 0]) > 0.1
+    assert check_flow(normalize=same, data=rounded, **edge, checks=["pure"]).ok
+    within = {"sample": lambda n, rng: rng.uniform(size=(n, 2)), "checks": ["noise"]}
+    for way in ({"normalize": same}, {"generate": same}):
+        assert check_flow(**way, **within, **options)["noise"].status == "not run"
+
+
 def test_agreement_states_its_power_and_false_alarms():
     result = result_of("agreement")
     assert "false alarms < 1e-06" in result.why and "show a shift of" in result.why

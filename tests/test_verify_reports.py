@@ -93,6 +93,17 @@ def test_flows_in_real_units_pass(mean, scale):
         assert not report.failed, f"\n{report}"
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_contexts_in_real_units_pass(dtype):
+    """Years are 2,000 of the flow's units away from 0, where networks are saturated."""
+    years = np.random.default_rng(0).uniform(2000, 2026, size=(100, 1))
+    for make in (afnp.maf, afnp.nsf):
+        flow = make(2, hidden=(16, 16), transforms=3, context=1, dtype=dtype)
+        flow.standardize_context(years)
+        report = check_flow(flow, level="quick")
+        assert not report.failed, f"\n{report}"
+
+
 def test_correct_functions_on_positive_data_pass():
     data = np.exp(np.random.default_rng(0).standard_normal((500, 2)))
     report = check_flow(

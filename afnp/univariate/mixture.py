@@ -39,7 +39,7 @@ from afnp.univariate.normal import normal_quantile, normal_tail
 from afnp.univariate.root import increasing_root
 from afnp.univariate.stable import log1p, log_sum_exp, softplus
 
-__all__ = ["GaussianMixture", "LogisticMixture"]
+__all__ = ["GaussianMixture", "LogisticMixture", "Mixture"]
 
 
 class Mixture:
@@ -70,8 +70,9 @@ class Mixture:
 
         .. math:: \min_k (\mu_k + u\, e^{s_k}) \le x \le \max_k (\mu_k + u\, e^{s_k})
 
-        Each component alone would put x where its z_k is u; the mixture puts it between. A complex
-        step is taken once the real root is known: x moves by (u - u(x)) dx/du.
+        Each component alone would put x where its z_k is u; the mixture puts it between. Arrays of
+        another kind, complex steps or arithmetic that errs on purpose, take one step once the root
+        of plain numbers is known: x moves by (u - u(x)) dx/du.
 
         Raises
         ------
@@ -79,18 +80,24 @@ class Mixture:
             If there is no finite x to be found: names the worst row and feature.
         """
         u, parts = np.asanyarray(u), self._parts(h)
-        flat = [part.real.reshape(self.components, -1) for part in parts]
+        flat = [np.asarray(part.real).reshape(self.components, -1) for part in parts]
         log_pi, mu, s = flat
-        alone = mu + u.real.ravel() * np.exp(s)
-        start = (np.exp(log_pi) * alone).sum(axis=0).clip(alone.min(axis=0), alone.max(axis=0))
+        alone = mu + np.asarray(u.real).ravel() * np.exp(s)
+        low, high = alone.min(axis=0), alone.max(axis=0)
+        start = (np.exp(log_pi) * alone).sum(axis=0).clip(low, high)
 
         def f(x, which):
             return self._normalize([part[:, which] for part in flat], x)[:2]
 
-        x = increasing_root(f, start, alone.min(axis=0), alone.max(axis=0), u.real)
+        x = increasing_root(f, start, low, high, np.asarray(u.real))
         value, log_derivative, _ = self._normalize(parts, x)
         if np.iscomplexobj(value) or np.iscomplexobj(u):
             x = x + 1j * ((u - value) * np.exp(-log_derivative)).imag
+            log_derivative = self._normalize(parts, x)[1]
+        elif type(parts[0]) is not np.ndarray:
+            low, high = low.reshape(x.shape), high.reshape(x.shape)
+            x = np.clip(x + (u - value) * np.exp(-log_derivative), low, high)
+            x = low + (x - low)  # a root is found to the rounding of its bracket
             log_derivative = self._normalize(parts, x)[1]
         return x, -log_derivative
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from afnp.inputs import plain_array, real
 
-__all__ = ["FUNCTIONS", "Functions"]
+__all__ = ["FUNCTIONS", "Functions", "outside"]
 
 FUNCTIONS = ("normalize", "generate", "log_prob", "sample")
 """At least one of these must be given."""
@@ -122,6 +122,7 @@ class Functions:
         set_field(self, "allowed", _matrix(self.allowed, int(self.features), int(self.context)))
         if self.data is not None:
             set_field(self, "data", _rows(self.data, int(self.features), self.dtype))
+            _refuse_outside(self.data, self.support)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -201,6 +202,25 @@ def _rows(data, features: int, dtype) -> np.ndarray:
             f"feature {feature}"
         )
     return rows
+
+
+def _refuse_outside(data: np.ndarray, support: tuple[float, float] | None) -> None:
+    """Raise where data leave the support."""
+    if support is None:
+        return
+    low, high = support
+    for row, feature in outside(data, support, data.dtype)[:1]:
+        raise ValueError(
+            f"data: expected numbers within support, {low:g} to {high:g}, got "
+            f"{data[row, feature]} in row {row}, feature {feature}"
+        )
+
+
+def outside(x: np.ndarray, support: tuple[float, float], dtype) -> np.ndarray:
+    """Return rows and features of numbers outside the support by more than a digit, (M, 2)."""
+    low, high = support
+    digit = float(np.finfo(dtype).eps) * max(abs(low), abs(high))
+    return np.argwhere((x < low - digit) | (x > high + digit))
 
 
 def _matrix(allowed: Any, D: int, C: int) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from afnp.verify.ends import between
 from afnp.verify.results import Finding
 from afnp.verify.subject import Subject
 
@@ -234,7 +235,10 @@ def limits(subject: Subject, seen: np.ndarray) -> tuple[float, float]:
         return min(subject.points.data.min(), seen.min()), max(
             subject.points.data.max(), seen.max()
         )
-    return -np.inf, np.inf
+    if subject.flow is None:
+        return -np.inf, np.inf
+    low, high = between(subject.flow)
+    return float(low.min()), float(high.max())
 
 
 def density_along(subject: Subject, x: np.ndarray, c: np.ndarray, i: int | np.ndarray):

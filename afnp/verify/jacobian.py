@@ -17,7 +17,14 @@ from afnp.verify.results import Finding
 from afnp.verify.subject import Subject
 from afnp.verify.tolerance import perturb
 
-__all__ = ["invertible", "log_det_of", "measured_jacobian", "regular", "rows_worth"]
+__all__ = [
+    "callers_jacobian",
+    "invertible",
+    "log_det_of",
+    "measured_jacobian",
+    "regular",
+    "rows_worth",
+]
 
 TINY = 1e-100
 """A slope below this is none."""
@@ -36,7 +43,7 @@ def _analytic(normalize, x: np.ndarray, c: np.ndarray) -> np.ndarray:
     return complex_step_jacobian(lambda z: normalize(z, repeated)[0], x)
 
 
-def _callers(subject: Subject, x: np.ndarray, c: np.ndarray) -> np.ndarray:
+def callers_jacobian(subject: Subject, x: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Return the Jacobian that the caller knows, if it has the right shape."""
     J = np.asarray(subject.jacobian(x, c))  # type: ignore[misc]
     if J.shape != (*x.shape, x.shape[1]):
@@ -80,8 +87,10 @@ def measured_jacobian(
         moved = [_analytic(perturbed.normalize, x, c) for perturbed in nearby]
         eps = float(np.finfo(np.float64).eps)
     elif subject.jacobian:
-        J = _callers(subject, x, c)
-        moved = [_callers(subject, perturb(x, rng, tolerance.delta), c) for _ in range(count)]
+        J = callers_jacobian(subject, x, c)
+        moved = [
+            callers_jacobian(subject, perturb(x, rng, tolerance.delta), c) for _ in range(count)
+        ]
         eps = tolerance.eps
     else:
         middle, width = subject.points.units

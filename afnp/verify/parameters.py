@@ -13,6 +13,7 @@ import numpy as np
 from afnp.flow import Flow
 from afnp.networks.masked_mlp import Feedforward
 from afnp.params import Views
+from afnp.transforms import Bounds
 
 __all__ = ["randomize", "randomize_layer", "restored"]
 
@@ -25,10 +26,10 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0, last: float | None =
 
     A flow that starts near the identity hides most defects. The last layer of each of T
     conditioners is divided by √T, by T² / 3 if that is more, and by √(D/8) beyond eight features,
-    so that depth and long chains do not make the map too ill-conditioned to see anything. A ReLU
-    that is given what other ReLUs give has a bias of at least 0 and weights whose sum is: it is
-    silent neither where those are nor where all of them speak. Masked entries get large numbers,
-    because nobody may read them.
+    so that depth and long chains do not make the map too ill-conditioned to see anything; and by 3
+    behind bounds, where data are exponentials of what it gives. A ReLU that is given what other
+    ReLUs give has a bias of at least 0 and weights whose sum is: it is silent neither where those
+    are nor where all of them speak. Masked entries get large numbers, because nobody may read them.
 
     Parameters
     ----------
@@ -52,6 +53,7 @@ def randomize(flow: Flow, seed: int = 0, gain: float = 1.0, last: float | None =
     depth = max(1, sum(layer.conditioner is not None for layer in flow.layers))
     if last is None:
         last = min(1 / np.sqrt(depth), 3 / depth**2) / np.sqrt(max(1, flow.features / 8))
+        last /= 3 if any(isinstance(layer, Bounds) for layer in flow.layers) else 1
     for layer, p_layer in zip(flow.layers, p, strict=True):
         randomize_layer(layer, p_layer, rng, gain, last)
     flow.base.initialize(p.base, rng)

@@ -627,7 +627,7 @@ PEERS = [
     Peer("tfp", "Householder", _tfp(_tfp_householder), transforms=2),
     Peer("tfp", "sinh-arcsinh", _tfp(_tfp_sinh_arcsinh)),
     Peer("tfp", "Lambert W", _tfp(_tfp_lambert)),
-    Peer("tfp", "continuous (FFJORD)", _tfp(_tfp_ffjord), features=2),
+    Peer("tfp", "continuous (FFJORD)", _tfp(_tfp_ffjord), features=2, time_limit=120),
 ]
 """What is checked, library by library."""
 

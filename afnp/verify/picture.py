@@ -134,7 +134,7 @@ def _noise(ax: Axes, evidence: dict) -> None:
     if evidence["normal"]:
         t = np.linspace(-5, 5, 201)
         ax.plot(t, np.exp(-t * t / 2) / np.sqrt(2 * np.pi), color=GREY, linewidth=1)
-    ax.set(title="noise behind the samples", xlabel="normalize(sample(n))", ylabel="density")
+    ax.set(title="noise behind the samples", xlabel=evidence["of"], ylabel="density")
 
 
 def _integral(ax: Axes, evidence: dict) -> None:

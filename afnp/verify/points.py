@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from afnp.verify.ends import beyond
 from afnp.verify.tolerance import Arithmetic
 from afnp.verify.worker import safe_point
 
@@ -80,8 +81,24 @@ class Points:
         self.shared = Shared()
 
     def contexts(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Draw a context (n, C)."""
-        return rng.standard_normal((n, self.subject.context)).astype(self.subject.dtype)
+        """Draw a context (n, C), in units of a flow that has learnt some."""
+        c = rng.standard_normal((n, self.subject.context)).astype(self.subject.dtype)
+        flow = self.subject.flow
+        if flow is None or flow.context_scale is None:
+            return c
+        mean, std = flow.context_scale
+        return mean + std * c
+
+    def inner(self, c: np.ndarray) -> np.ndarray:
+        """Return a context (n, C) in float64 as a flow's layers take it: standard normal."""
+        flow = self.subject.flow
+        own = c if flow is None else flow.in_its_units(c, flow.own)
+        return own.astype(np.float64)
+
+    def inner_noise(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw noise u (n, D) and a context (n, C) as a flow's layers take them, in float64."""
+        u, c = self.noise(rng, n)
+        return u.astype(np.float64), self.inner(c)
 
     def noise(
         self, rng: np.random.Generator, n: int = 16, scales=SCALES
@@ -148,6 +165,7 @@ class Points:
         (perturbed,) = tolerance.perturbed(rng, 1)
         moves = np.abs(self._there_and_back(perturbed, u, c) - still) / (1 + np.abs(still))
         moves = np.where(np.isfinite(moves), moves, np.inf).max(axis=1)
+        moves[beyond(subject, u, c)] = np.inf
         if tolerance.precise == subject.dtype:
             return Block(still[:, : subject.features].copy(), u, c, moves)
         finite = np.isfinite(self._there_and_back(tolerance.own, u, c)).all(axis=1)
@@ -173,6 +191,22 @@ class Points:
         if self.data is None and (subject.generate is None or subject.normalize is None):
             return np.zeros(subject.features), np.ones(subject.features)
         return self.once(("units",), lambda s, rng: s.points.measured_units(rng))
+
+    @property
+    def offset(self) -> float:
+        """How many widths from 0 the features lie, the most of all; 0 where nobody knows."""
+        return self.once(("offset",), lambda s, rng: s.points.measured_offset(rng))
+
+    def measured_offset(self, rng: np.random.Generator) -> float:
+        """Measure how many widths from 0 data lies, or images of noise."""
+        subject, x = self.subject, self.data
+        if x is None and subject.generate is None:
+            return 0.0
+        if x is None:
+            x, _ = subject.tolerance.own.generate(*self.noise(rng, FEWEST, scales=(1.0,)))
+        middle, width = self.scale(x)
+        offset = np.abs(middle) / width
+        return float(offset[np.isfinite(offset)].max(initial=0.0))
 
     def measured_units(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Measure middle and width (D,) of data, or of images of noise."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from afnp.bases import StandardNormal, UniformTorus
 from afnp.flow import Flow
-from afnp.verify.functions import Functions
+from afnp.verify.ends import beyond
+from afnp.verify.functions import Functions, outside
 from afnp.verify.levels import LEVELS, Level
 from afnp.verify.points import Points
 from afnp.verify.results import Finding, NotRun
@@ -60,6 +62,8 @@ class Subject:
         ``base(u)`` is the noise's log-density (N,); None where nobody knows it.
     periodic : bool
         Whether the features are angles: the ends of the support are one point.
+    sample_is_derived : bool
+        Whether ``sample`` is ``generate`` of normal noise, because the caller gave none.
     backends : list of str
         Renderings of the flow, by name.
     level : Level
@@ -83,6 +87,7 @@ class Subject:
     must: np.ndarray | None = None
     base: Callable | None = None
     periodic: bool = False
+    sample_is_derived: bool = False
     backends: Sequence[str] = ()
 
     def __init__(self, features: int, context: int, dtype, flow: Flow | None, level: Level):
@@ -175,6 +180,7 @@ class Subject:
         elif callable(given.base):
             subject.base = given.base
         subject.periodic = given.periodic
+        subject.sample_is_derived = functions.sample is None and given.sample is not None
         subject.points = Points(subject, given.noise, given.support, given.data)
         return subject
 
@@ -234,6 +240,19 @@ class Subject:
     def inner(self) -> np.ndarray | None:
         """Which u_i may depend on which x_j, (D, D) bool, or None where nobody said."""
         return None if self.allowed is None else self.allowed[:, self.context :]
+
+    @functools.cached_property
+    def noise_alone(self) -> Subject | None:
+        """Return the base's density and the noise as a subject, if the caller gave both."""
+        base, noise = self.base, self.points.base
+        if self.flow is not None or base is None or noise is None:
+            return None
+        found = Subject(self.features, 0, self.dtype, None, self.level)
+        found.log_prob = Rows("base", lambda u, c: base(u), scores=True)
+        found.sample = lambda n, rng, c: noise(n, rng)
+        found.points = Points(found, None, self.points.bounded)
+        found.points.shared.seed = self.points.shared.seed
+        return found
 
     @property
     def cost(self) -> float:
@@ -303,7 +322,20 @@ class Subject:
         x = np.array(self.sample(n, rng, context))  # type: ignore[misc]
         if x.shape != (n, self.features):
             raise Finding(f"sample gives shape {x.shape} where {(n, self.features)} is expected")
+        if not np.isfinite(x).all() and beyond(self, *self.points.noise(rng, n, WIDER)).any():
+            raise NotRun("not resolved: samples lie so far out that no number holds them")
+        self._refuse_outside(x)
         return x
+
+    def _refuse_outside(self, x: np.ndarray) -> None:
+        """Raise a finding where samples leave the support that the caller has named."""
+        bounded = self.points.bounded
+        if self.flow is not None or bounded is None or self.periodic:
+            return
+        for row, i in outside(x, bounded, self.dtype)[:1]:
+            raise Finding(
+                f"sample gives {x[row, i]} in row {row}, feature {i}, outside the support {bounded}"
+            )
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return a - b in float64: for angles the short way round."""
@@ -323,6 +355,9 @@ class Subject:
             return log_det - np.square(u).sum(axis=1) / 2
         return self.base(u) + log_det
 
+
+WIDER = (2.0,)
+"""Where samples are infinite, noise of this width says whether they have to be."""
 
 NEEDED = {"base": "the density of the noise", "flow": "the parameters of an afnp flow"}
 """What a check says that it needs, where that is not the name of an argument."""
@@ -368,8 +403,9 @@ def _load_compiled(flow: Flow) -> None:
     """
     from afnp.compiled.threads import FEW
 
+    mean = 0.0 if flow.context_scale is None else flow.context_scale[0]
     for n in (1, FEW + 1):
-        context = np.zeros((n, flow.context)) if flow.context else None
+        context = np.zeros((n, flow.context)) + mean if flow.context else None
         with contextlib.suppress(Exception):
             x, _ = flow.generate(np.zeros((n, flow.features)), context, backend="numba")
             flow.normalize(x, context, backend="numba")

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from afnp.flow import Flow
+from afnp.transforms import Inverse
+from afnp.univariate.mixture import Mixture
 from afnp.verify.results import NotRun
 from afnp.verify.worker import safe_point
 
@@ -56,8 +58,14 @@ EXTERNAL = 4
 EXACT = {np.maximum, np.minimum, np.negative, np.absolute, np.conjugate, np.sign, np.floor, np.rint}
 """What does not round."""
 
+OFFSET = 1e-3
+"""Perturbed, a feature moves by this part of its width at most, however far from 0 it lies."""
+
 BANK = 2**17
 """So many random errors are drawn at once, for all operations."""
+
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+"""(256, 8) The bits of every byte."""
 
 
 class Arithmetic:
@@ -105,8 +113,6 @@ class Tolerance:
         Of the subject's type.
     precise : numpy.dtype
         Of ``reference`` and ``perturbed``: float64 for one of afnp's flows, else the subject's.
-    delta : float
-        By what part inputs and parameters are perturbed.
     safety : float
     count : int
         How often the subject is perturbed for one tolerance.
@@ -121,10 +127,18 @@ class Tolerance:
         )
         self.count = subject.worth(PERTURBATIONS, FEWEST)
         self.eps = float(np.finfo(subject.dtype).eps)
-        # large against rounding where it is measured, small against what bends; and a kink nearby
-        # should be met
-        least = 0.0 if flow is None else 16 * self.eps
-        self.delta = max(least, float(np.sqrt(np.finfo(self.precise).eps)))
+
+    @property
+    def delta(self) -> float:
+        """By what part inputs and parameters are perturbed.
+
+        Large against rounding where it is measured, small against what bends; and a kink nearby
+        should be met.
+        """
+        precise = float(np.finfo(self.precise).eps)
+        least = 0.0 if self.subject.flow is None else 16 * self.eps
+        usual = max(least, math.sqrt(precise))
+        return min(usual, max(OFFSET / max(1.0, self.subject.points.offset), 16 * precise))
 
     @property
     def reference(self) -> Arithmetic:
@@ -153,13 +167,17 @@ class Tolerance:
         compute: Callable[[Arithmetic], np.ndarray],
         rng: np.random.Generator,
         count: int | None = None,
+        still: np.ndarray | None = None,
     ) -> np.ndarray:
         r"""Return how far ``compute(arithmetic)`` may be off by rounding, elementwise.
 
         .. math:: \mathrm{safety} \cdot \frac{\epsilon}{\delta}
                   \sqrt{\tfrac1S \textstyle\sum_s (f_{\mathrm{perturbed}_s} - f)^2}
+
+        ``still`` is f, of whoever knows it already.
         """
-        still = compute(self.reference)
+        if still is None:
+            still = compute(self.reference)
         squares = [np.square(compute(moved) - still) for moved in self.perturbed(rng, count)]
         return self.safety * self.eps / self.delta * np.sqrt(np.mean(squares, axis=0))
 
@@ -170,11 +188,15 @@ def _widest(flow: Flow) -> int:
     return max((shape[-1] for shape in shapes), default=1)
 
 
-def perturb(x: np.ndarray, rng: np.random.Generator, delta: float) -> np.ndarray:
-    """Return x (1 + δ ξ) with random signs ξ."""
-    bits = np.frombuffer(rng.bytes(-(-x.size // 8)), dtype=np.uint8)
-    up = np.unpackbits(bits, count=x.size).reshape(x.shape)
-    return (x * np.array([1 - delta, 1 + delta])[up]).astype(x.dtype, copy=False)
+def perturb(
+    x: np.ndarray, rng: np.random.Generator, delta: float, known_to: float = 0.0
+) -> np.ndarray:
+    """Return x (1 + δ ξ) with random signs ξ; if ``known_to`` is given, x + δ ξ max(that, |x|)."""
+    drawn = np.frombuffer(rng.bytes(-(-x.size // 8)), dtype=np.uint8)
+    factors = np.array([1 - delta, 1 + delta])[BITS]  # of every byte at once: theta is large
+    factors = factors[drawn].ravel()[: x.size].reshape(x.shape)
+    moved = x + (factors - 1) * np.maximum(np.abs(x), known_to) if known_to else x * factors
+    return moved.astype(x.dtype, copy=False)
 
 
 def flow_arithmetic(
@@ -185,32 +207,45 @@ def flow_arithmetic(
     Each direction perturbs its own parameters: moved alike they would cancel in a round trip, as
     rounding does not.
     """
-    theta = flow.theta.astype(dtype, copy=False)
+    theta, between = flow.theta.astype(dtype, copy=False), _known_to(flow)
 
-    def moved(x):
-        return x if rng is None else perturb(x, rng, delta)
+    def moved(x, known_to=0.0):
+        return x if rng is None else perturb(x, rng, delta, known_to)
 
     parameters = functools.cache(lambda generates: flow.split(moved(theta)))
 
     def through(steps, x, c):
         x = x.astype(np.complex128 if np.iscomplexobj(x) else dtype)
-        c = c.astype(dtype)
+        c = flow.in_its_units(c, flow.own).astype(dtype)
         log_det = 0
-        for step, p in steps:
+        for step, p, known_to in steps:
             safe_point()
-            x, more = step(p, moved(x), c)[:2]
+            x, more = step(p, moved(x, known_to), c)[:2]
             log_det = log_det + more
         return x, log_det
 
     def there(x, c):
-        pairs = zip(flow.layers, parameters(False), strict=True)
-        return through([(layer.normalize, p) for layer, p in pairs], x, c)
+        each = zip(flow.layers, parameters(False), between[:-1], strict=True)
+        return through([(layer.normalize, p, known_to) for layer, p, known_to in each], x, c)
 
     def back(u, c):
-        pairs = zip(flow.layers, parameters(True), strict=True)
-        return through([(layer.generate, p) for layer, p in pairs][::-1], u, c)
+        each = zip(flow.layers, parameters(True), between[1:], strict=True)
+        return through([(layer.generate, p, known_to) for layer, p, known_to in each][::-1], u, c)
 
     return Arithmetic(there, back, dtype)
+
+
+def _known_to(flow: Flow) -> list[float]:
+    """Return on which scale rows are rounded before each layer, and behind the last; 0: their own.
+
+    A mixture's noise is a quantile. Near its median that is what is left of log T + log 2, and
+    known to ε, however small it is.
+    """
+    between = [0.0] * (len(flow.layers) + 1)
+    for k, layer in enumerate(flow.layers):
+        if isinstance(layer.univariate, Mixture):
+            between[k if isinstance(layer, Inverse) else k + 1] = 1.0
+    return between
 
 
 def perturbed_arrays(rng: np.random.Generator, delta: float) -> type[np.ndarray]:

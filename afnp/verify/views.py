@@ -181,7 +181,7 @@ def views_of(subject: Subject, rng: np.random.Generator, n: int) -> Iterator[Vie
     if flow is not None:
         p = flow.split(flow.theta.astype(np.float64))
         for k, layer in enumerate(flow.layers):
-            u, c = (a.astype(np.float64) for a in subject.points.noise(rng, n))
+            u, c = subject.points.inner_noise(rng, n)
             yield from layer_views(subject, layer, p[k], k, u, c)
     yield from whole(subject, rng, n)
 

@@ -84,8 +84,14 @@ def agreement(subject: Subject, rng: np.random.Generator) -> Result:
               F_{(1)}, 1 - F_{(R)} \le \frac{\log(2 / \alpha)}{R}, \qquad
               \Big| \frac1R \sum_n \sqrt{2k + 1}\, P_k(2 F_n - 1) \Big| \le t_k
 
-    The result says how small a discrepancy it would have seen, in 99 of 100 cases.
+    The result says how small a discrepancy it would have seen, in 99 of 100 cases. Where the caller
+    gave both ``base`` and ``noise``, noise must have that density, too.
     """
+    if subject.noise_alone is not None:
+        of_noise = _at_once(subject.noise_alone)
+        if of_noise.status == FAILED:
+            reason = of_noise.reason.replace("samples and density", "noise and base")
+            return dataclasses.replace(of_noise, reason=reason)
     subject.need("sample", "log_prob")
     if subject.normalize is not None:  # ``noise`` looks at all features at once
         return _along_lines(subject, rng, FALSE_ALARM)

@@ -120,8 +120,9 @@ def _rounding_of_rows(
         score = subject.score(y, log_det)[:, None]
         return np.hstack([y, log_det[:, None], score]).astype(np.float64)
 
-    size = np.sqrt(subject.features) + np.abs(outputs(subject.tolerance.reference))
+    still = outputs(subject.tolerance.reference)
+    size = np.sqrt(subject.features) + np.abs(still)
     return (
-        beyond_rounding(subject.tolerance.rounding(outputs, rng), size)
+        beyond_rounding(subject.tolerance.rounding(outputs, rng, still=still), size)
         + subject.tolerance.safety * subject.tolerance.eps * size
     )

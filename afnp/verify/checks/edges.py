@@ -8,6 +8,7 @@ Letters: N rows, D features, E edges, K params a feature.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from afnp.transforms import Coupling
-from afnp.univariate import RationalQuadratic
+from afnp.univariate import FreeSpline, RationalQuadratic
+from afnp.verify.ends import between, beyond
 from afnp.verify.explain import explained
 from afnp.verify.results import FAILED, Finding, NotRun, Result, check, collect, compare
 from afnp.verify.subject import Subject
@@ -185,9 +187,9 @@ def _frame_of_flow(subject: Subject) -> Frame:
 
     width = np.abs(placed(np.full((1, D), 0.5)) - placed(np.full((1, D), -0.5)))[0]
     width = np.where(np.isfinite(width) & (width > 0), width, 1.0)
-    everywhere = np.full(D, np.inf)
+    low, high = between(flow)  # type: ignore[arg-type]
     middle = placed(np.zeros((1, D)))[0]
-    return Frame(placed, -everywhere, everywhere, middle, width, sorted(_bounds(subject)))
+    return Frame(placed, low, high, middle, width, sorted(_bounds(subject)))
 
 
 def _bounds(subject: Subject) -> set[float]:
@@ -223,6 +225,7 @@ def _at(
     y, log_det, asked = _asked(name, there, x, c, size)
     x, c, size = x[asked], c[asked], size[asked]
     inside = ~np.isneginf(log_det)
+    inside &= ~beyond(subject, x if name in subject.generators else y, c)
     wrong = ~np.isfinite(y).all(axis=1) & inside | np.isnan(log_det) | np.isposinf(log_det)
     if subject.flow is None:
         wrong |= ~inside & (size <= FAR)
@@ -230,8 +233,9 @@ def _at(
         raise Finding(f"{name} gives numbers that are not finite at ±{size[wrong].min():g}")
     if back is None or not inside.any():
         return Result()
-    x, y, c, size = x[inside], y[inside], c[inside], size[inside]
-    return _returned(subject, name, back, x, y, c, size, frame, rng)
+    flat = log_det < np.median(log_det[inside]) + np.log(subject.tolerance.eps) / 2
+    x, y, c, size, flat = x[inside], y[inside], c[inside], size[inside], flat[inside]
+    return _returned(subject, name, there, back, x, y, c, size, flat, frame, rng)
 
 
 def _asked(
@@ -259,7 +263,9 @@ def _asked(
     raise Finding(f"{name} raises {type(refused).__name__} at an edge up to ±{FAR:g}: {refused}")
 
 
-def _returned(subject: Subject, name: str, back, x, y, c, size, frame: Frame, rng) -> Result:
+def _returned(
+    subject: Subject, name: str, there, back, x, y, c, size, flat, frame: Frame, rng
+) -> Result:
     """Compare the ways back from edges."""
     generates = name in subject.generators
 
@@ -279,6 +285,8 @@ def _returned(subject: Subject, name: str, back, x, y, c, size, frame: Frame, rn
     # far out, one feature's rounding is everybody's; and where one is lost, how far it moved says
     # nothing
     lost = (each > LOST * np.sqrt(subject.tolerance.eps) * moved).any(axis=1, keepdims=True)
+    if flat.any():
+        lost |= (flat & _same_image(subject, there, end, y, c))[:, None]
     rounding = np.where(lost, np.inf, each.max(axis=1, keepdims=True))
     tolerance = 2 * rounding + subject.tolerance.safety * subject.tolerance.eps * scale
     try:
@@ -299,6 +307,21 @@ def _returned(subject: Subject, name: str, back, x, y, c, size, frame: Frame, rn
     )
 
 
+def _same_image(subject: Subject, there: Callable, end, y, c) -> np.ndarray:
+    """Return at which rows the way back ends where it has the same image, to rounding.
+
+    Between distant components of a mixture the map is flat, and says so: many x have one u, and
+    each is a way back.
+    """
+    again = np.full(np.shape(y), np.nan)
+    known = np.isfinite(end).all(axis=1)
+    if known.any():
+        with contextlib.suppress(ValueError, ArithmeticError):
+            again[known] = there(np.asarray(end)[known], c[known])[0]
+    near = SAFETY * subject.tolerance.eps * (1 + np.abs(y))
+    return (np.abs(subject.difference(again, y)) <= near).all(axis=1)
+
+
 # ---- univariates ---------------------------------------------------------------------------------
 
 
@@ -310,7 +333,7 @@ def _wrong_univariates(subject: Subject, rng: np.random.Generator) -> list[str]:
     for k, layer in enumerate(flow.layers):  # type: ignore[union-attr]
         inner = inner_transform(layer)
         if inner.univariate is not None:
-            u, c = (a.astype(np.float64) for a in subject.points.noise(rng, 8))
+            u, c = subject.points.inner_noise(rng, 8)
             x = u if inner is not layer else layer.generate(p[k], u, c)[0]
             h = _params(inner, p[k], x, c)
             for dtype in dict.fromkeys((np.dtype(np.float64), subject.dtype)):
@@ -392,6 +415,7 @@ def _wrong_ends(univariate, h: np.ndarray) -> list[str]:
         # the last one
         bend = np.abs(univariate.normalize(h.astype(np.float64), just_inside.astype(np.float64))[1])
         corner = np.abs(log_derivative) > SAFETY * (np.sqrt(eps) + (bend if eps > FINE else 0))
+        corner &= not isinstance(univariate, FreeSpline)  # which says that it has one
         if corner.any() or np.abs(u - x).max() > SAFETY * eps * max(B, np.exp(bend).max()):
             problems.append(f"normalize has a corner at the end {end:g} of its spline")
     return problems

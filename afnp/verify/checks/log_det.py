@@ -16,6 +16,7 @@ import numpy as np
 
 from afnp.verify.explain import cause_of, explained, term_of_a_feature
 from afnp.verify.jacobian import (
+    callers_jacobian,
     invertible,
     log_det_of,
     measured_jacobian,
@@ -34,6 +35,9 @@ FAR, COARSE = 1e-5, 1e-2
 """Far out a layer rounds in ways that perturbing its input does not show: there a log-determinant
 may be so much off, relatively, and one that may be more off says nothing."""
 
+INSIDE = 1e-3
+"""So much of a support's width points keep from its ends, where steps would leave it."""
+
 
 @check("C3")
 def log_det(subject: Subject, rng: np.random.Generator) -> Result:
@@ -45,7 +49,12 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
     The right side comes from LU of a complex-step Jacobian, or a central one, and δJ from
     perturbing it, or from a second step size. In the tails too, one feature at a time. A float32
     flow is also held to float64's precision, with its parameters cast.
+
+    Without ``normalize`` it is the log-determinant of ``generate``, and its Jacobian, by
+    differences; and the caller's Jacobian, if there is one, has to be its inverse.
     """
+    if subject.normalize is None and subject.generate is not None:
+        return _of_generate(subject, rng)
     subject.need("normalize")
     count = rows_worth(subject, subject.worth(subject.level.jacobians, FEWEST))
     x, _, c = subject.points.rows(rng, count)
@@ -56,6 +65,54 @@ def log_det(subject: Subject, rng: np.random.Generator) -> Result:
         if in_tails.status == FAILED:
             result = in_tails
     return result
+
+
+def _of_generate(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Compare the log-determinant that generate gives with that of dx/du.
+
+    .. math:: \log|\det J_g(u)|, \qquad \log|\det J_g(u)| = -\log|\det J_f(g(u))|
+    """
+    D, tolerance = subject.features, subject.tolerance
+    count = rows_worth(subject, subject.worth(subject.level.jacobians, FEWEST))
+    u, c = subject.points.noise(rng, count)
+    if subject.points.bounded is not None:  # steps stay inside
+        low, high = subject.points.bounded
+        u = np.clip(u, low + INSIDE * (high - low), high - INSIDE * (high - low))
+    J, error = measured_jacobian(subject, u, c, rng, generates=True)
+    keep = regular(J) & np.isfinite(error).all(axis=(1, 2))
+    if not keep.any():
+        raise NotRun("the Jacobian of generate could not be measured")
+    u, c, J, error = u[keep], c[keep], J[keep], error[keep]
+    determinant, spread = log_det_of(J, error)
+    x, given = subject.generate(u, c)  # type: ignore[misc]
+    claims = {"generate gives": np.asarray(given, dtype=np.float64)}
+    if subject.jacobian is not None:
+        own = callers_jacobian(subject, np.array(x), c)
+        claims["the caller's jacobian says"] = -np.linalg.slogdet(own)[1]
+    rounding = tolerance.rounding(lambda a: a.generate(u, c)[1], rng)
+    size = np.sqrt(D) + np.abs(determinant)
+    allowed = rounding + tolerance.safety * tolerance.eps * size + spread
+    errors = [np.abs(claim - determinant) for claim in claims.values()]
+    result = compare(
+        errors,
+        [allowed] * len(errors),
+        "derivatives of generate by central differences: two step sizes",
+        ("claim", "row"),
+        limit=COARSE * size,
+    )
+    name, row = list(claims)[result.worst["claim"]], result.worst["row"]
+    claim, good = claims[name], allowed <= COARSE * size
+    return explained(
+        result,
+        claim="log_det of generate = log|det dx/du|",
+        reason="the log-determinant is not that of the Jacobian",
+        values={name: float(claim[row]), "the Jacobian of generate": float(determinant[row])},
+        worst={"row": row},
+        x=tuple(map(float, u[row])),
+        of="u",
+        cause=_cause(claim[good], determinant[good], allowed[good], u[good], J[good]),
+        evidence={"log_det": {"claimed": claim[good], "true": determinant[good]}},
+    )
 
 
 def _compared(subject: Subject, x, c, rng: np.random.Generator, tails: bool = False) -> Result:

@@ -164,7 +164,7 @@ def _sweeps(subject: Subject, whole: bool, rng: np.random.Generator) -> Iterator
         p = subject.flow.split(subject.flow.theta.astype(np.float64))
         for k, layer in enumerate(subject.flow.layers):
             if acyclic(layer.allowed()):
-                u, c = (a.astype(np.float64) for a in subject.points.noise(rng, lines))
+                u, c = subject.points.inner_noise(rng, lines)
                 x = layer.generate(p[k], u, c)[0]
                 yield from _swept(
                     subject,

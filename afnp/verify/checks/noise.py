@@ -7,6 +7,10 @@ the noise is standard normal its mean, its variance and the products of its feat
 bounds (Laurent and Massart 2000, doi 10.1214/aos/1015957395), and each feature and all together are
 compared with the normal distribution; where it is not, with noise drawn from the base.
 
+Without ``normalize`` samples are compared with the images of other noise under ``generate``, which
+have the same distribution (:mod:`afnp.verify.pooled`): there are eight of them for each sample, so
+that this sees hardly less.
+
 Letters: n samples, D features, C context inputs.
 """
 
@@ -14,13 +18,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
-from afnp.verify.atoms import moved_too_far, refuse_blurred
+from afnp.verify.atoms import moved_too_far, refuse_blurred, rounded_to_atoms
 from afnp.verify.explain import explained
-from afnp.verify.results import FAILED, Finding, Result, check, compare
+from afnp.verify.pooled import MOST, Pool, Test, pool_of, seen, square_from, tests_of
+from afnp.verify.results import FAILED, Finding, NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 from afnp.verify.uniform import FALSE_ALARM, uniform_tests
 
@@ -32,17 +36,14 @@ REFERENCE = 4
 FEWEST = 4000
 """So many numbers of noise are looked at, whatever they cost: they show a scale that is 5 % off."""
 
-MOST = 8
-"""At most so many features are looked at alone, and in pairs."""
+IMAGES = 8
+"""Without ``normalize``, so many images of noise are drawn for each sample."""
 
+LEARNT_FROM = 4
+"""And so many more, from which u², summed over features, is learnt."""
 
-class Test(NamedTuple):
-    """One statistic with its bound, and what it says when it is beyond."""
-
-    what: str
-    measured: float
-    bound: float
-    cause: str = ""
+CONTEXTS, ROWS = 16, 100
+"""They are compared at so many contexts, or at fewer, so that each has so many samples."""
 
 
 @check("C18")
@@ -56,20 +57,24 @@ def noise(subject: Subject, rng: np.random.Generator) -> Result:
     The second is Chernoff's bound for products of independent normals,
     :math:`\operatorname{E} e^{\lambda u v} = (1 - \lambda^2)^{-1/2}`.
     """
+    if subject.normalize is None and subject.generate is not None:
+        return _among_images(subject, rng)
     subject.need("sample", "normalize")
+    _refuse_unknown(subject)
     refuse_blurred(subject)
-    n = max(subject.worth(subject.level.noise, FEWEST) // subject.features, 200)
+    n = _count(subject)
     c = subject.points.contexts(rng, n)
     x = subject.draw(n, np.random.default_rng(rng.integers(2**63)), c)
+    known = subject.points.inner(c)
     u = np.asarray(subject.normalize(x, c)[0], dtype=np.float64)  # type: ignore[misc]
     lost = ~np.isfinite(u).all(axis=1)
     if lost.mean() > 0.001:
         raise Finding(f"normalize makes {lost.sum()} of {n} samples numbers that are not finite")
     normal = subject.points.base is None and subject.points.bounded is None
-    tests, result = _asked(subject, u[~lost], c[~lost], normal, rng)
+    tests, result = _asked(subject, u[~lost], known[~lost], normal, rng)
     if result.status == FAILED:  # by rounding?
         lost |= moved_too_far(subject, x, c, u, rng)
-        tests, result = _asked(subject, u[~lost], c[~lost], normal, rng)
+        tests, result = _asked(subject, u[~lost], known[~lost], normal, rng)
     test = tests[result.worst["test"]]
     return explained(
         result,
@@ -77,8 +82,19 @@ def noise(subject: Subject, rng: np.random.Generator) -> Result:
         values={f"{test.what}:": test.measured, "chance allows": test.bound},
         cause=test.cause,
         worst={},
-        evidence={"noise": u[~lost], "normal": normal},
+        evidence={"noise": u[~lost], "normal": normal, "of": "normalize(sample(n))"},
     )
+
+
+def _count(subject: Subject) -> int:
+    """Return how many samples are drawn."""
+    return max(subject.worth(subject.level.noise, FEWEST) // subject.features, 200)
+
+
+def _refuse_unknown(subject: Subject) -> None:
+    """Raise NotRun where nobody knows how noise is drawn."""
+    if subject.points.bounded is not None and subject.points.base is None:
+        raise NotRun("needs noise, which draws from the base")
 
 
 def _asked(
@@ -168,3 +184,91 @@ def _power(u: np.ndarray, normal: bool) -> str:
         f"false alarms < {FALSE_ALARM:.0e}; {of} show a scale off by {scale:.1%}, "
         f"a shift of {shift:.3f} standard deviations"
     )
+
+
+# ---- without a way back --------------------------------------------------------------------------
+
+
+def _among_images(subject: Subject, rng: np.random.Generator) -> Result:
+    r"""Compare samples with images of noise, at a few contexts that both share.
+
+    .. math:: x \sim \text{sample}, \; u \sim p_{\mathrm{base}}
+              \;\Longrightarrow\; x \text{ and } g(u) \text{ have one distribution}
+    """
+    subject.need("sample")
+    if subject.sample_is_derived:
+        raise NotRun("needs a sampler of its own: this one is generate")
+    _refuse_unknown(subject)
+    n = _count(subject)
+    many = min(max(n // ROWS, 1), CONTEXTS) if subject.context else 1
+    contexts = subject.points.contexts(rng, many)
+    group = rng.permutation(np.arange(n) % many)
+    x = subject.draw(n, np.random.default_rng(rng.integers(2**63)), contexts[group])
+    if rounded_to_atoms(subject, rng, x):
+        raise NotRun("rounding makes one point of many samples")
+    u, y, of_y = _images(subject, rng, contexts, np.repeat(group, IMAGES))
+    others = _images(subject, rng, contexts, np.repeat(group, LEARNT_FROM))
+    x, kept = _finite("sample", _turned(subject, x))
+    c = contexts.astype(np.float64)
+    group = np.concatenate([group[kept], of_y])
+    rows = np.concatenate([x, y])
+    pool = pool_of(x, y, group, c[group], rng)
+    square = square_from(*others, c[others[2]])(rows, group, c[group])
+    tests = tests_of(pool, square)
+    result = compare(
+        [t.measured for t in tests],
+        [t.bound for t in tests],
+        _power_among_images(subject, pool, square, tests, u),
+        ("test",),
+    )
+    test = tests[result.worst["test"]]
+    return explained(
+        result,
+        claim="samples are distributed as generate(u), with u noise of the base",
+        reason=f"samples are not distributed as images of noise: {test.what}",
+        values={f"{test.what}, from its mean:": test.measured, "chance allows": test.bound},
+        cause=test.cause,
+        worst={},
+        evidence={"noise": pool.white[pool.sampled], "normal": True, "of": "samples among images"},
+    )
+
+
+def _images(
+    subject: Subject, rng: np.random.Generator, contexts: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return noise, its images and the numbers of their contexts."""
+    u = subject.points.noise(rng, len(group), scales=(1.0,))[0]
+    y = subject.generate(u, contexts[group])[0]  # type: ignore[misc]
+    y, kept = _finite("generate", _turned(subject, np.asarray(y)))
+    return u[kept], y, group[kept]
+
+
+def _finite(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that are finite, and which they are; all but a few have to be."""
+    good = np.isfinite(x).all(axis=1)
+    if np.mean(~good) > 0.001:
+        raise Finding(
+            f"{name} gives numbers that are not finite in {(~good).sum()} of {len(x)} rows"
+        )
+    return x[good], good
+
+
+def _power_among_images(
+    subject: Subject, pool: Pool, square: np.ndarray, tests: list[Test], u: np.ndarray
+) -> str:
+    """Say what would have been seen in 99 of 100 cases."""
+    n, images = int(pool.sampled.sum()), int((~pool.sampled).sum())
+    why = f"false alarms < {FALSE_ALARM:.0e}; {n} samples beside {images} images of noise"
+    if subject.points.base is not None:
+        return why
+    pairs = zip((square, pool.square), tests, strict=False)
+    scale = min(seen(pool, h, test.bound, u) for h, test in pairs)
+    return f"{why} show a temperature off by {scale:.1%}"
+
+
+def _turned(subject: Subject, x: np.ndarray) -> np.ndarray:
+    """Return rows, as the subject's type rounds them; angles between the ends of the support."""
+    bounded = subject.points.bounded
+    if subject.periodic and bounded is not None:
+        x = bounded[0] + (x - bounded[0]) % (bounded[1] - bounded[0])
+    return x.astype(subject.dtype).astype(np.float64)

@@ -8,16 +8,19 @@ Letters: D features, m cells a side.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable
 
 import numpy as np
 
 from afnp.verify.bridge import bridge_of, total
+from afnp.verify.ends import beyond
 from afnp.verify.explain import constant_of_a_normal, explained
 from afnp.verify.integrals import REACHES, density_along, distribution, first_nodes, marginal
 from afnp.verify.jacobian import log_det_of, measured_jacobian, regular, rows_worth
-from afnp.verify.results import NotRun, Result, check, compare
+from afnp.verify.results import FAILED, NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 
 __all__ = ["normalisation"]
@@ -66,7 +69,14 @@ def normalisation(subject: Subject, rng: np.random.Generator) -> Result:
 
     .. math:: \operatorname{E}_{x \sim p}\Big[\frac{q}{q + p}\Big]
               = \operatorname{E}_{x \sim q}\Big[\frac{p}{q + p}\Big] \iff \int p(x)\, dx = 1
+
+    So it does for ``base``, where the caller gave that and ``noise``.
     """
+    if subject.noise_alone is not None:
+        with contextlib.suppress(NotRun):
+            of_base = _by_bridge(subject.noise_alone)
+            if of_base.status == FAILED:
+                return dataclasses.replace(of_base, reason=f"of base and noise: {of_base.reason}")
     subject.need("log_prob")
     noise_known = subject.features <= 2 or subject.base is not None
     if subject.sample is not None and (subject.generate is None or not noise_known):
@@ -227,26 +237,30 @@ def _integral(subject: Subject, mesh: int, box: tuple, context: np.ndarray) -> f
     u = grid.reshape(-1, D).astype(subject.dtype)
     c = np.repeat(context, (mesh + 1) ** D, axis=0)
     x = np.asarray(subject.generate(u, c)[0])  # type: ignore[misc]
-    log_p = np.asarray(subject.log_prob(x, c), dtype=np.float64)  # type: ignore[misc]
-    p = np.exp(log_p).reshape(grid.shape[:-1])
-    x = x.reshape(grid.shape).astype(np.float64)
+    held = ~beyond(subject, u, c)
+    log_p = np.asarray(subject.log_prob(x[held], c[held]), dtype=np.float64)  # type: ignore[misc]
+    p, x = np.zeros(len(x)), np.where(held[:, None], x.astype(np.float64), np.nan)
+    p[held] = np.exp(log_p)
+    p, held, x = (array.reshape(*grid.shape[:-1], *array.shape[1:]) for array in (p, held, x))
     weight = np.exp(-(grid**2).sum(axis=-1) / 2) if subject.points.base is None else np.ones_like(p)
     _refuse_collapsed(x, weight, subject.tolerance.eps)
-    return _line(x, p, subject.difference) if D == 1 else _plane(x, p, subject.difference)
+    return (_line if D == 1 else _plane)(x, p, held, subject.difference)
 
 
-def _line(x: np.ndarray, p: np.ndarray, difference: Callable) -> float:
-    """Sum over cells: length times the mean of p at both ends."""
-    return float(np.sum(np.abs(difference(x[1:, 0], x[:-1, 0])) * (p[1:] + p[:-1]) / 2))
+def _line(x: np.ndarray, p: np.ndarray, held: np.ndarray, difference: Callable) -> float:
+    """Sum over cells that numbers hold: length times the mean of p at both ends."""
+    length = np.where(held[1:] & held[:-1], np.abs(difference(x[1:, 0], x[:-1, 0])), 0.0)
+    return float(np.sum(length * (p[1:] + p[:-1]) / 2))
 
 
-def _plane(x: np.ndarray, p: np.ndarray, difference: Callable) -> float:
+def _plane(x: np.ndarray, p: np.ndarray, held: np.ndarray, difference: Callable) -> float:
     """Sum over the two triangles of every cell: area times the mean of p at the corners."""
     a, b, c, d = itertools.product(CORNERS, CORNERS)
     volume = 0.0
     for i, j, k in ((a, b, c), (d, b, c)):
         v, w = difference(x[j], x[i]), difference(x[k], x[i])
         area = np.abs(v[..., 0] * w[..., 1] - v[..., 1] * w[..., 0]) / 2
+        area = np.where(held[i] & held[j] & held[k], area, 0.0)
         volume += float(np.sum(area * (p[i] + p[j] + p[k]) / 3))
     return volume
 

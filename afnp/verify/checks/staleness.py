@@ -100,5 +100,5 @@ def _explicit(subject: Subject, back: bool, x, c, rng) -> tuple[np.ndarray, np.n
     size = 1 + np.sqrt(subject.features) + np.abs(expected)
     # iterations may end elsewhere; what is stale is far off
     ended = 16 * np.sqrt(subject.tolerance.eps) * size
-    rounding = beyond_rounding(subject.tolerance.rounding(outputs, rng), size)
+    rounding = beyond_rounding(subject.tolerance.rounding(outputs, rng, still=expected), size)
     return expected, rounding + subject.tolerance.safety * subject.tolerance.eps * size + ended

@@ -46,7 +46,7 @@ def triangular(subject: Subject, rng: np.random.Generator) -> Result:
         for _ in range(subject.tolerance.count)
     ]
     for k, (layer, p) in enumerate(zip(flow.layers, flow.split(theta), strict=True)):
-        u, c = (a.astype(np.float64) for a in subject.points.noise(rng, n))
+        u, c = subject.points.inner_noise(rng, n)
         x = layer.generate(p, u, c)[0]
         J = _layer_jacobian(layer, p, x, c)
         leaks += int(np.count_nonzero((J != 0).any(axis=0) & ~layer.allowed()))

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from afnp.progress import until_unread
 from afnp.verify.levels import LEVELS
 from afnp.verify.mutants import matrix
 from afnp.verify.mutants.registry import MUTANTS
@@ -109,4 +110,4 @@ def show(record: dict) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(until_unread(main))

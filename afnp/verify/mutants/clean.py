@@ -22,6 +22,7 @@ from afnp.transforms import (
     ActNorm,
     Autoregressive,
     BatchNorm,
+    Bounds,
     Coupling,
     Inverse,
     LULinear,
@@ -38,7 +39,7 @@ __all__ = ["BOUND", "FLOWS", "PLAIN", "clean", "random_flow", "random_functions"
 FLOWS: dict[str, Callable[[], Any]] = {}
 """Makers of the clean flows, by family."""
 
-PLAIN = {"functions", "solid", "bent", "pair", "tailed"}
+PLAIN = {"functions", "solid", "bent", "pair", "tailed", "pushed"}
 """Families that are plain functions, and no flow of afnp's."""
 
 BOUND = 4.0
@@ -218,6 +219,13 @@ def pair() -> SimpleNamespace:
     return SimpleNamespace(log_prob=whole.log_prob, sample=whole.sample, features=whole.features)
 
 
+@clean
+def pushed() -> SimpleNamespace:
+    """Return the way from noise and the sampler of ``solid``: nobody gives a way back."""
+    whole = solid()
+    return SimpleNamespace(generate=whole.generate, sample=whole.sample, features=whole.features)
+
+
 FREEDOM = 5
 """Degrees of freedom of ``tailed``."""
 
@@ -240,6 +248,9 @@ def tailed() -> SimpleNamespace:
 DEFAULT_EVERY = 25
 """One random flow in so many has the size that constructors give it."""
 
+RARELY, BOUNDED, FREE = 16, 0, 1
+"""One random flow in so many lies between bounds, and one has splines of free slopes."""
+
 NETWORKS = ("maf", "maf", "iaf", "coupling", "convolution", "attention")
 ATTENDED = 4
 """Transformers are slow: up to this D."""
@@ -253,37 +264,64 @@ UNIVARIATES = (
     "gaussian_mixture",
     "logistic_mixture",
 )
+OPTIONS = {
+    "spline": {"bins": 4},
+    "free_spline": {"bins": 4},
+    "gaussian_mixture": {"components": 2},
+    "logistic_mixture": {"components": 2},
+}
 ITERATED = 2
 """Mixtures are inverted by iteration, feature by feature: up to this D."""
 
 BETWEEN: tuple[Any, ...] = (None, None, None, Permutation, ActNorm, BatchNorm, LULinear)
 
 
+UNITS = ((0.0, 1.0), (0.0, 1e-6), (2.46e6, 100.0), (1.7e9, 1e5), (-40.0, 1e3))
+"""Middle and width of data: plain, tiny, Julian days, Unix seconds, far wider than their middle."""
+
+
 def random_flow(seed: int) -> Flow:
     """Draw a clean flow with random parameters.
 
-    Kinds of layers, D from 1 to 8, depth, context, gain, precision.
+    Kinds of layers, D from 1 to 8, depth, context, gain, precision; data and context in units of
+    their own.
 
-    Every twenty-fifth is as wide and as deep as the constructors make it when nothing is said.
+    Every twenty-fifth is as wide and as deep as the constructors make it when nothing is said. Of
+    the others one in sixteen lies between bounds, and one has splines of free slopes.
     """
     rng = np.random.default_rng([seed, 11])
     if seed % DEFAULT_EVERY == DEFAULT_EVERY - 1:
-        return _of_default_size(rng)
+        return _in_units(_of_default_size(rng), seed)
     features = int(rng.integers(1, 9))
     context = int(rng.integers(3))
     depth = int(rng.integers(1, 4))
     layers: list = [
         Standardize(rng.standard_normal(features), rng.uniform(0.1, 9, features))
     ] * int(rng.integers(2))
+    rare = np.random.default_rng([seed, 1])
+    kind = int(rare.integers(RARELY))
+    if kind == BOUNDED:
+        layers = _bounds(rare, features)
     for _ in range(depth):
-        layers += [_network(rng, features, context), *_between(rng, features)]
+        layers += [_network(rng, features, context, kind == FREE), *_between(rng, features)]
     dtype = [np.float32, np.float64][int(rng.integers(2))]
     flow = Flow(layers, context=context, dtype=dtype, seed=int(rng.integers(2**31)))
-    return randomize(flow, int(rng.integers(2**31)), gain=float(rng.uniform(0.5, 1.5)))
+    randomize(flow, int(rng.integers(2**31)), gain=float(rng.uniform(0.5, 1.5)))
+    return _in_units(flow, seed)
 
 
-UNITS = ((0.0, 1.0), (0.0, 1e-6), (2.46e6, 100.0), (1.7e9, 1e5), (-40.0, 1e3))
-"""Middle and width of data: plain, tiny, Julian days, Unix seconds, far wider than their middle."""
+def _in_units(flow: Flow, seed: int) -> Flow:
+    """Let layers that standardise, and the context, lie where the units of some data have them."""
+    rng = np.random.default_rng([seed, 13])
+    for layer in flow.layers[:1]:  # behind bounds, units are those of logarithms
+        if isinstance(layer, Standardize):
+            middle, width = UNITS[int(rng.integers(len(UNITS)))]
+            layer.mean, layer.std = middle + width * layer.mean, width * layer.std
+    if flow.context and rng.integers(2):
+        middle, width = UNITS[int(rng.integers(len(UNITS)))]
+        flow.standardize_context(middle + width * rng.standard_normal((9, flow.context)))
+    return flow
+
 
 POSITIVE_ROWS = 500
 """So many rows say where data lie that are positive."""
@@ -339,16 +377,26 @@ def _of_default_size(rng: np.random.Generator) -> Flow:
     return randomize(flow, int(rng.integers(2**31)))
 
 
-def _network(rng: np.random.Generator, features: int, context: int):
-    """Draw a transform with a network."""
+def _bounds(rng: np.random.Generator, features: int) -> list:
+    """Draw bounds of some features, half-open or closed, and half the time what standardises."""
+    ends = np.sort(rng.choice([0.0, -3.0, 99.0, 1e3], (features, 2)) + [0.0, 1.0], axis=1)
+    ended = rng.integers(2, size=(features, 2)).astype(bool)
+    ended[rng.integers(features)] |= rng.permutation([True, False])
+    low, high = np.where(ended, ends.astype(object), np.full(ended.shape, None)).T.tolist()
+    middle, width = rng.standard_normal(features), rng.uniform(0.1, 2, features)
+    return [Bounds(low, high), *[Standardize(middle, width)] * int(rng.integers(2))]
+
+
+def _network(rng: np.random.Generator, features: int, context: int, free: bool = False):
+    """Draw a transform with a network, whose splines are all it has if they are free."""
     kind = str(rng.choice(NETWORKS[: None if features <= ATTENDED else -1]))
     univariate = str(rng.choice(UNIVARIATES[: None if features <= ITERATED else -2]))
+    if free:
+        univariate = "free_spline"
     options: dict[str, Any] = {
         "context": context,
         "univariate": univariate,
-        "options": {"spline": {"bins": 4}}.get(
-            univariate, {"components": 2} if "mixture" in univariate else {}
-        ),
+        "options": OPTIONS.get(univariate, {}),
     }
     if kind == "attention":
         return _attentive(rng, features, options)

@@ -3,7 +3,8 @@ r"""A density and a sampler that do not fit, with no map between them to look at
 .. math:: \int p(x)\, dx = e^c, \qquad x \sim p^{1 / T^2}
 
 In ``pair`` and ``tailed`` there are four features and two functions, as of a flow whose inverse is
-not public; beside them the same mistakes in flows, where other checks see them too.
+not public; in ``pushed`` the two have no density, only a way from noise. Beside them the same
+mistakes in flows, where other checks see them too.
 """
 
 from __future__ import annotations
@@ -119,6 +120,39 @@ def flow_sampler_at_one_and_a_twentieth(flow):
 def flow_sampler_a_twentieth_narrow(flow):
     """A flow's noise is 5 % too narrow, under a queue of causal convolutions."""
     _base_noise(flow, 0.95)
+
+
+# ---- the sampler beside the way from noise -------------------------------------------------------
+
+
+@mutant("pushed", kills="noise")
+def sampler_beside_generate_at_one_and_a_tenth(functions):
+    """The sampler's noise is 10 % too wide: a temperature that generate does not know."""
+    sample_from(functions, functions.generate, lambda u, rng: 1.1 * u)
+
+
+@mutant("pushed", kills="noise")
+def sampler_beside_generate_a_twentieth_narrow(functions):
+    """The sampler's noise is 5 % too narrow: nicer pictures."""
+    sample_from(functions, functions.generate, lambda u, rng: 0.95 * u)
+
+
+@mutant("pushed", kills="noise")
+def sampler_beside_generate_with_noise_in_common(functions):
+    """Features share a part of their noise: a random number drawn for the row."""
+    sample_from(functions, functions.generate, share_noise)
+
+
+@mutant("pushed", kills="log_det")
+def log_det_of_generate_alone_is_that_of_the_way_back(functions):
+    """The log-determinant of generate has the sign of normalize, which nobody gives: du/dx."""
+    generate = functions.generate
+
+    def opposite(u):
+        x, log_det = generate(u)
+        return x, -log_det
+
+    functions.generate = opposite
 
 
 def _base_noise(flow, scale: float) -> None:
