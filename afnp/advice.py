@@ -31,8 +31,10 @@ FEW = 20
 """With fewer rows nothing is said of how often values repeat."""
 COARSE = 0.01
 """Numbers farther apart than this part of their spread have lost their digits."""
+LEVELS = 256
+"""So many equal steps are what a byte holds, whatever scale it was given."""
 GREY = 1e-3
-"""How far a grey level may lie from a whole number once it was divided in float32."""
+"""How far a level may lie from its step, as a part of the step, once it was scaled in float32."""
 LARGE = 30.0
 """Means and standard deviations that a network takes without trouble, as a factor of 1."""
 
@@ -74,7 +76,7 @@ let the flow scale it: flow.standardize_context(context)
         coarse = _steps(x) > COARSE * x.std(axis=0)
         said = [
             *_of_digits(flow, x, coarse, named),
-            *_of_values(x, coarse, named),
+            *_of_values(flow, x, coarse, named),
             *_of_context(flow, context),
         ]
         if not said:
@@ -123,16 +125,29 @@ def _of_digits(flow: Flow, x: np.ndarray, coarse: np.ndarray, named: _Names) -> 
         )
 
 
-def _of_values(x: np.ndarray, coarse: np.ndarray, named: _Names) -> Iterator[str]:
+def _of_constants(flow: Flow, x: np.ndarray, named: _Names) -> Iterator[str]:
+    """Look for columns of one value, which rounding in the flow may have left of several."""
+    constant = np.flatnonzero((x == x[0]).all(axis=0))
+    if not constant.size:
+        return
+    rounded = constant[x[0, constant] != 0] if flow.data_dtype == np.float32 else constant[:0]
+    steps = _steps(x)[rounded].max(initial=0.0)
+    scaled = (
+        f"; if numbers {steps:.2g} apart are too coarse for what differs in them, let the flow "
+        "scale them in float64, with preprocess=afnp.preprocessing(x_train)"
+    )
+    yield (
+        f"x_train: {named(constant, 'never changes', 'never change')}: the likelihood grows "
+        f"without end; leave {'it' if constant.size == 1 else 'them'} out"
+        f"{scaled if rounded.size else ''}"
+    )
+
+
+def _of_values(flow: Flow, x: np.ndarray, coarse: np.ndarray, named: _Names) -> Iterator[str]:
     """Look at single columns: constants, indices, whole numbers, few values."""
     if len(x) < 2:
         return
-    constant = np.flatnonzero((x == x[0]).all(axis=0))
-    if constant.size:
-        yield (
-            f"x_train: {named(constant, 'never changes', 'never change')}: the likelihood grows "
-            f"without end; leave {'it' if constant.size == 1 else 'them'} out"
-        )
+    yield from _of_constants(flow, x, named)
     if len(x) < FEW:
         return
     distinct = np.array([len(np.unique(column)) for column in x.T])
@@ -160,21 +175,27 @@ def _of_values(x: np.ndarray, coarse: np.ndarray, named: _Names) -> Iterator[str
             "rows: a continuous density can put a spike on each, and its likelihood says nothing "
             "then; if they are steps of a scale, spread them over the steps with uniform noise"
         )
-    grey = ~whole & varied & (distinct > len(x) / FEW) & (distinct <= len(x) / 2) & _are_grey(x)
+    grey = ~whole & varied & (distinct > len(x) / FEW) & (distinct <= len(x) / 2)
+    grey[grey] = [_steps_of_a_byte(column) for column in x.T[grey]]
     if grey.any():
         yield (
-            f"x_train: {named(np.flatnonzero(grey), 'holds', 'hold')} grey levels, 255ths or "
-            "256ths: a continuous density can put a spike on each, and its likelihood says nothing "
-            "then; multiply them back, and spread them with afnp.data.dequantize and "
-            "preprocessing(x, levels=256)"
+            f"x_train: {named(np.flatnonzero(grey), 'holds', 'hold')} equal steps, at most "
+            f"{LEVELS} of them, as grey levels do on any scale: a continuous density can put a "
+            "spike on each, and its likelihood says nothing then; scale them back to whole "
+            f"numbers, and spread them with afnp.data.dequantize and preprocessing(x, levels="
+            f"{LEVELS})"
         )
 
 
-def _are_grey(x: np.ndarray) -> np.ndarray:
-    """Return which columns are whole numbers, up to rounding in float32, of 255ths or of 256ths."""
-    inside = ((x >= 0) & (x <= 1)).all(axis=0)
-    scaled = [(np.abs(L * x - np.round(L * x)) < GREY).all(axis=0) for L in (255, 256)]
-    return inside & np.any(scaled, axis=0)
+def _steps_of_a_byte(column: np.ndarray) -> bool:
+    """Return whether a column of several values holds equal steps, no more than a byte can."""
+    values = np.unique(column)
+    above = values - values[0]
+    count = np.round(above[-1] / np.diff(values).min())
+    if count >= LEVELS:
+        return False
+    steps = above / above[-1] * count
+    return bool((np.abs(steps - np.round(steps)) < GREY).all())
 
 
 def _evenly_spread(x: np.ndarray) -> np.ndarray:
@@ -200,7 +221,10 @@ def _of_volume(x: np.ndarray, context: np.ndarray, named: _Names) -> Iterator[st
     inner = x[((x >= low) & (x <= high)).all(axis=1)]  # outliers alone make columns look alike
     spread = inner.std(axis=0) if len(inner) else np.zeros(D)
     if 1 < D <= min(len(inner) / 2, 512) and (spread > 0).all():
-        values, vectors = np.linalg.eigh(np.corrcoef((inner / spread).T))
+        correlation = np.corrcoef((inner / spread).T)
+        if not np.isfinite(correlation).all():  # squares beyond float64: nothing can be said
+            return
+        values, vectors = np.linalg.eigh(correlation)
         if values[0] < 1e-10:
             involved = np.flatnonzero(np.abs(vectors[:, 0]) > 0.1 / np.sqrt(D))
             yield (
@@ -212,12 +236,12 @@ def _of_volume(x: np.ndarray, context: np.ndarray, named: _Names) -> Iterator[st
 
 def _of_context(flow: Flow, c: np.ndarray) -> Iterator[str]:
     """Look at what the networks are given besides the features."""
-    if len(c) < 2 or flow.context_is_scaled:
+    if len(c) < 2 or flow.context_scale is not None:
         return
     mean, std = c.mean(axis=0), c.std(axis=0)
     large = (np.abs(mean) > LARGE * np.maximum(std, 1)) | (std > LARGE)
-    small = (std < 1 / LARGE) & (np.abs(mean) < 1 / LARGE)
-    for i in np.flatnonzero((std > 0) & (large | small)):
+    small = (std > 0) & (std < 1 / LARGE) & (np.abs(mean) < 1 / LARGE)
+    for i in np.flatnonzero(large | small):
         yield (
             f"context: column {i} has mean {mean[i]:.4g} and standard deviation {std[i]:.3g}: to a "
             "network that is one number; let the flow scale it: flow.standardize_context(context)"

@@ -213,11 +213,12 @@ class StudentT(Base):
     def log_prob(self, p: Views, u: np.ndarray) -> np.ndarray:
         """Return log p(u) (N,), nats."""
         half = 0.5 * (self.df + 1)
-        constant = _log_gamma_step(self.df / 2) - 0.5 * math.log(self.df * math.pi)
+        constant = _log_gamma_step(self.df / 2) - 0.5 * (math.log(self.df) + math.log(math.pi))
         far, t, inverse = self._parts(u)
-        size = np.where(far, np.where(u.real > 0, u, -u), math.sqrt(self.df))
-        # log(1 + t²) = 2 log |t| + log(1 + 1/t²), which squares nothing large
-        bend = 2 * np.log(size) - math.log(self.df) + np.log1p(t * t + inverse * inverse)
+        size = np.where(far, np.where(u.real > 0, u, -u), 1)
+        # far out log(1 + t²) = 2 log |t| + log(1 + 1/t²), which squares nothing large
+        beyond = np.where(far, 2 * np.log(size) - math.log(self.df), 0)
+        bend = beyond + np.log1p(t * t + inverse * inverse)
         return (constant - half * bend).sum(axis=1).astype(u.dtype, copy=False)
 
     def backward(self, p: Views, u: np.ndarray, d_log_prob: np.ndarray, g: Views) -> np.ndarray:

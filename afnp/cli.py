@@ -35,6 +35,7 @@ from afnp.atomic import check_regular, write_bytes
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.interop import formats
+from afnp.progress import until_unread
 from afnp.train import ranks
 from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
@@ -95,12 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     """Run what was asked for; say errors in one line."""
     try:
         with _warnings_in_lines(), _terminated_like_ctrl_c():
-            code = args.run(args)
-        print(end="", flush=True)  # nothing where standard output is closed
-        return code
-    except BrokenPipeError:  # whoever read the results has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+            return until_unread(lambda: args.run(args))
     except OSError as error:
         message = str(error)
         if error.filename and error.strerror:

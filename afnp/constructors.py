@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 
 import numpy as np
@@ -281,6 +281,13 @@ def nice(
     >>> flow.normalize(np.ones((2, 4)))[1]
     array([0., 0.])
     """
+    if "univariate" in kwargs:
+        raise ValueError(
+            "univariate: a nice flow is made of additive couplings, got "
+            f"{kwargs['univariate']!r}; see realnvp"
+        )
+    if "last" in kwargs:
+        raise ValueError(f"last: a nice flow ends in its scaling, got {kwargs['last']!r}")
     last = [ActNorm(integer("features", features, least=1))]
     kwargs |= {"hidden": hidden, "univariate": "additive", "last": last}
     return _stack(_couplings, features, transforms, split=split, **kwargs)
@@ -410,7 +417,8 @@ def _stack(
         raise TypeError(f"{name}: expected an argument that this constructor has{hint}")
     layers = build(transforms, rng, features=features, context=context, **of_transforms)
     names = _names_between(between)
-    fixed = _fixed_layers(preprocess, features)
+    fixed = _layers("preprocess", preprocess, features)
+    last = _layers("last", last, features)
     if not (base is None or isinstance(base, Base)):
         raise ValueError(
             f"base: expected a distribution of afnp.bases, such as StandardNormal({features}), "
@@ -515,32 +523,28 @@ def _order_of_transform(order, k: int, features: int, rng: np.random.Generator) 
 
 def _names_between(between) -> list[str]:
     """Return the names of what stands between two transforms."""
-    if not isinstance(between, Iterable):
-        raise ValueError(
-            f"between: expected names among {', '.join(map(repr, sorted(BETWEEN)))}, got "
-            f"{between!r}"
-        )
-    names = [between] if isinstance(between, str) else list(between)
+    try:
+        names = [between] if isinstance(between, str) else list(between)
+    except TypeError:
+        known = ", ".join(map(repr, sorted(BETWEEN)))
+        raise ValueError(f"between: expected names among {known}, got {between!r}") from None
     for name in names:
         choose("between", name, sorted(BETWEEN))
     return names
 
 
-def _fixed_layers(preprocess, features: int) -> list:
-    """Return the layers before the first transform, or say what would be some."""
-    if isinstance(preprocess, str):
-        choose("preprocess", preprocess, ["standard"])
+def _layers(name: str, given, features: int) -> list:
+    """Return layers of so many features from an argument of this name, or say what would be."""
+    if name == "preprocess" and isinstance(given, str):
+        choose(name, given, ["standard"])
         return [Standardize(np.zeros(features), np.ones(features), waiting=True)]
     try:
-        layers = list(preprocess)
+        layers = list(given)
         widths = [layer.features for layer in layers]
     except (AttributeError, TypeError):
-        raise ValueError(
-            'preprocess: expected "standard", or transforms as afnp.preprocessing(x) makes them '
-            f"from training rows, got {preprocess!r}"
-        ) from None
+        raise ValueError(f"{name}: expected {MEANT[name]}, got {given!r}") from None
     if any(width != features for width in widths):
-        raise ValueError(f"preprocess: expected transforms of {features} features, got {widths}")
+        raise ValueError(f"{name}: expected transforms of {features} features, got {widths}")
     return layers
 
 
@@ -637,3 +641,10 @@ LAYERS: dict[Callable, Callable] = {_couplings: Coupling, _convolutions: convolu
 """What makes a layer, where ``kind`` does not."""
 OWN = {name for one in (nsf, maf_mog, tarflow) for name in inspect.signature(one).parameters}
 """What some constructors take for themselves."""
+MEANT = {
+    "preprocess": (
+        '"standard", or transforms as afnp.preprocessing(x) makes them from training rows'
+    ),
+    "last": "transforms, those closest to the noise",
+}
+"""What layers around the transforms are."""

@@ -9,7 +9,8 @@ bytes             what
 8..11             format version, uint32
 12..15            header length n, uint32, at most 16 MiB
 16..16+n-1        header: a JSON object in UTF-8, with ``kind``, ``arrays`` (a list of
-                  [name, dtype, shape], dtype one of ``<f4 <f8 <i8``) and whatever the kind adds
+                  [name, dtype, shape], dtype one of ``<f4 <f8 <i8``) and whatever the kind adds;
+                  at most 2^20 commas, 2^17 brackets and braces that open, and 2^16 keys
 then              the arrays, one after another, in C order
 last 32           SHA-256 of everything before
 ================  ================================================================================
@@ -25,12 +26,14 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -50,8 +53,13 @@ DIGEST = 32
 DTYPES = ("<f4", "<f8", "<i8")
 MAX_AXES = 32
 MOST_ARRAYS = 64
-MOST_LAYERS = 10_000
-MOST_MEMBERS = 10_000
+MOST_COMMAS, MOST_OPENED, MOST_KEYS = 2**20, 2**17, 2**16
+"""What the text of a header may hold: 16 MiB of empty lists would take 600 MB and five seconds."""
+MOST_DIGITS = 640
+KEY = re.compile(rb'"\s*:')
+LONGEST_MESSAGE = 1000
+MOST_LAYERS = 4096
+MOST_MEMBERS = 4096
 MOST_FREE = 2**23
 """Features of layers with fewer parameters than features, together: nothing in a file limits
 them."""
@@ -59,6 +67,10 @@ them."""
 
 class ModelFileError(ValueError):
     """A model file or checkpoint that cannot be used; the message says what is wrong."""
+
+    def __init__(self, message: str):
+        cut = message[:LONGEST_MESSAGE] + " ..." if len(message) > LONGEST_MESSAGE else message
+        super().__init__(cut)
 
 
 def write(
@@ -97,6 +109,7 @@ def write(
         text = json.dumps({**header, "kind": kind, "arrays": listing}, allow_nan=False).encode()
         if len(text) > MAX_HEADER:
             raise ValueError(f"header: expected at most {MAX_HEADER} bytes, got {len(text)}")
+        _refuse_many(text)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}; nothing was saved") from error
     parts: list[bytes | memoryview] = [
@@ -180,7 +193,13 @@ def _refuse_special(name: str, mode: int) -> None:
 
 def _header(name: str, text: bytes) -> dict:
     try:
-        header = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        _refuse_many(text)
+    except ValueError as error:
+        raise ModelFileError(f"{name}: {error}") from error
+    try:
+        header = json.loads(
+            text, object_pairs_hook=_once, parse_constant=_no_number, parse_int=_integer
+        )
         names = [entry[0] for entry in header["arrays"][:MOST_ARRAYS]]
         sound = len(set(names)) == len(header["arrays"]) and all(
             isinstance(entry[0], str) and _bytes(entry) >= 0 for entry in header["arrays"]
@@ -192,12 +211,31 @@ def _header(name: str, text: bytes) -> dict:
     return header
 
 
+def _refuse_many(text: bytes) -> None:
+    """Raise where a header holds so much that reading it takes far more memory than its bytes."""
+    counts = {
+        "commas": (text.count(b","), MOST_COMMAS),
+        "brackets and braces": (text.count(b"[") + text.count(b"{"), MOST_OPENED),
+        "keys": (sum(1 for _ in islice(KEY.finditer(text), MOST_KEYS + 1)), MOST_KEYS),
+    }
+    for name, (count, most) in counts.items():
+        if count > most:
+            raise ValueError(f"header: expected at most {most} {name}, got more")
+
+
 def _once(pairs: list[tuple[str, object]]) -> dict:
     """Build an object of a header; a key that stands twice would say two things."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")
     return found
+
+
+def _integer(text: str) -> int:
+    """Return an integer; thousands with thousands of digits take seconds."""
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"expected at most {MOST_DIGITS} digits, got {len(text)}")
+    return int(text)
 
 
 def _no_number(text: str):
@@ -226,8 +264,9 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
     Raises
     ------
     ValueError
-        If a parameter is not finite; if :func:`load` could not build the flow again; if a device, a
-        pipe or a socket is there; if the name ends in ``.safetensors``, another format.
+        If a parameter is not finite; if :func:`load` could not build the flow again, or would build
+        one of another density; if a device, a pipe or a socket is there; if the name ends in
+        ``.safetensors``, another format.
     OSError
         If the file cannot be written; an old one is then as it was.
 
@@ -235,8 +274,9 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
     -----
     A flow of a transform, a base or a univariate of your own is saved if its class can be found by
     its name: subclasses of :class:`afnp.transforms.Transform` and :class:`afnp.bases.Base` register
-    themselves, and state their parameter count in ``count``. A program that loads the flow imports
-    the module that defines them before.
+    themselves, and state their parameter count in ``count``; a univariate stands in
+    :data:`afnp.univariate.UNIVARIATES`. A program that loads the flow imports the module that
+    defines them before.
 
     Examples
     --------
@@ -253,12 +293,45 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
         raise ValueError(f"{name}: afnp.interop.safetensors.save writes such files")
     config = flow.config()
     try:
-        build(config, flow.theta, MOST_FREE)
+        again = build(config, flow.theta, MOST_FREE)
     except Exception as error:  # whatever a class of the user's own provokes
         raise ValueError(
             f"{name}: the model could not be loaded again: {_said(error)}; nothing was saved"
         ) from error
+    for one, other in zip(_flows(flow), _flows(again), strict=True):
+        if _has_classes_of_others(one) and not _agree(one, other):
+            raise ValueError(
+                f"{name}: the model would be loaded as one of another density, because config() of "
+                "a class in it says less than its __init__ takes; nothing was saved"
+            )
     write(name, "model", {"flow": config}, {"theta": flow.theta})
+
+
+def _flows(model) -> list[Flow]:
+    """Return the flows that a model consists of."""
+    members = model.flows if isinstance(model, FlowEnsemble) else [model]
+    return [flow for flow in members if isinstance(flow, Flow)]
+
+
+def _has_classes_of_others(flow: Flow) -> bool:
+    """Return whether a layer, its univariate or the noise is of a class that is not afnp's."""
+    parts = [*flow.layers, flow.base, *(layer.univariate for layer in flow.layers)]
+    return any(type(part).__module__.split(".")[0] not in ("afnp", "builtins") for part in parts)
+
+
+def _agree(flow: Flow, again: Flow) -> bool:
+    """Return whether two flows give some rows one density, where the first has an answer."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 0.9, (4, flow.features))  # inside a circle, and most bounds
+    context = rng.standard_normal((4, flow.context)) if flow.context else None
+    try:
+        before = flow.log_prob(x, context)
+    except Exception:  # rows outside its support, say
+        return True
+    try:
+        return np.array_equal(before, again.log_prob(x, context), equal_nan=True)
+    except Exception:
+        return False
 
 
 def load(path: str | bytes | os.PathLike) -> Any:

@@ -197,8 +197,8 @@ class Flow(Model):
         >>> import afnp
         >>> flow = afnp.maf(1, hidden=(4,), transforms=1, context=1, preprocess="standard")
         >>> flow.take_scales([[1e6], [3e6]], [[1990.0], [2010.0]])
-        >>> flow.layers[0].mean, flow.context_is_scaled
-        (array([2000000.]), True)
+        >>> flow.layers[0].mean, flow.context_scale
+        (array([2000000.]), (array([2000.]), array([10.])))
         """
         if not self._waits:
             return
@@ -211,7 +211,7 @@ class Flow(Model):
             if isinstance(layer, Standardize) and layer.waiting:
                 layer.take(rows, weights, moments)
             rows = layer.normalize(p, rows, c)[0]
-        if self.context and not self.context_is_scaled:
+        if self.context and self.context_scale is None:
             self._context_scale = moments(c, weights)
 
     def check_inside(self, x: np.ndarray, name: str, numbers: np.ndarray | None = None) -> None:
@@ -233,9 +233,9 @@ class Flow(Model):
         return any(isinstance(layer, Standardize) and layer.waiting for layer in front)
 
     @property
-    def context_is_scaled(self) -> bool:
-        """Whether ``standardize_context`` has been told what to do."""
-        return self._context_scale is not None
+    def context_scale(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and std (C,) that ``standardize_context`` took, or None."""
+        return self._context_scale
 
     @property
     def data_dtype(self) -> np.dtype:
@@ -245,8 +245,8 @@ class Flow(Model):
         """
         return np.dtype(np.float64) if self._front else self.dtype
 
-    def _in_its_units(self, context: np.ndarray, p: Parts) -> np.ndarray:
-        """Return the context (N, C) as networks with parameters p take it."""
+    def in_its_units(self, context: np.ndarray, p: Parts) -> np.ndarray:
+        """Return a checked context (N, C) as networks with parameters p take it."""
         if self._context_scale is not None:
             mean, std = self._context_scale
             context = (context - mean) / std
@@ -530,7 +530,7 @@ class Flow(Model):
         Without a check: p comes from ``split``, and context is (N, C). In NumPy it is the
         definition.
         """
-        context = self._in_its_units(context, p)
+        context = self.in_its_units(context, p)
         log_det = 0
         for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
             x, log_det_stage = stage.evaluate(p_stage, self._cast(p, x, k), context)
@@ -553,7 +553,7 @@ class Flow(Model):
 
         Without a check. Of compiled code, "numba", inverse layers make use.
         """
-        context = self._in_its_units(context, p)
+        context = self.in_its_units(context, p)
         log_det = 0
         caches = []
         layers = self._generators(engine)
@@ -641,7 +641,7 @@ class Flow(Model):
         self, p: Parts, x, context, engine: str = "numpy", training: bool = False, weights=None
     ) -> tuple:
         log_det, caches = 0, []
-        context = self._in_its_units(context, p)
+        context = self.in_its_units(context, p)
         for k, (stage, p_stage) in enumerate(self._stages(p, engine)):
             x = self._cast(p, x, k)
             if training and stage.takes_statistics:
@@ -655,7 +655,7 @@ class Flow(Model):
     def _generate(self, p: Parts, u, context, method="substitution", engine="numpy") -> tuple:
         """Map u to x; also give log|det| and, of each stage, what an iteration took."""
         front, log_det, counts = self._front, 0, []
-        context = self._in_its_units(context, p)
+        context = self.in_its_units(context, p)
         if engine == "cuda":
             from afnp.compiled.stages import generate_on_gpu
 
@@ -730,7 +730,7 @@ class Flow(Model):
         """
         stack = list(zip(self.layers, self.own, strict=True))
         waiting = [k for k, (layer, p) in enumerate(stack) if layer.waits(p)]
-        context = self._in_its_units(context, self.own)
+        context = self.in_its_units(context, self.own)
         with np.errstate(**QUIET):
             for k, (layer, p) in enumerate(stack[: max(waiting, default=-1) + 1]):
                 x = self._cast(self.own, x, k)

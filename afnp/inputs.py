@@ -29,6 +29,7 @@ __all__ = [
     "generator",
     "in_order",
     "integer",
+    "integers",
     "permutation",
     "plain_array",
     "probabilities",
@@ -144,7 +145,26 @@ def plain_array(x, name: str) -> np.ndarray:
                     f"{name}: row {k} has {length} values, row 0 has {lengths[0]}; "
                     "expected rows of one length"
                 ) from None
+        for k, row in enumerate(x):
+            if _is_ragged(row) or np.shape(row) != np.shape(x[0]):
+                raise ValueError(
+                    f"{name}: row {k} is {_shown(row)}; expected numbers, as many as in each row"
+                ) from None
         raise ValueError(f"{name}: expected a table of numbers ({error})") from None
+
+
+def _is_ragged(row) -> bool:
+    """Return whether a row is no array of any number of axes."""
+    try:
+        np.shape(row)
+    except ValueError:
+        return True
+    return False
+
+
+def _shown(row) -> str:
+    said = repr(row)
+    return said[:50] + " ..." if len(said) > 50 else said
 
 
 def refuse_masked(x, name: str) -> None:
@@ -390,6 +410,22 @@ def integer(name: str, value, least: int) -> int:
     if number < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {number}")
     return number
+
+
+def integers(name: str, values, least: int) -> tuple[int, ...]:
+    """Return a sequence of integers as a tuple, or raise a ValueError that names it.
+
+    Examples
+    --------
+    >>> integers("hidden", [64, 64], least=1)
+    (64, 64)
+    """
+    try:
+        if not isinstance(values, (str, bytes)):
+            return tuple(integer(name, value, least) for value in values)
+    except TypeError:
+        pass
+    raise ValueError(f"{name}: expected a sequence of integers, got {values!r}") from None
 
 
 TOO_MANY = (MemoryError, OverflowError, ValueError)

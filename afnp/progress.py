@@ -1,11 +1,13 @@
-"""Progress bars, where one is wanted and tqdm is installed."""
+"""What commands show: bars, where tqdm is installed, and results, as long as they are read."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
-__all__ = ["Lines", "Silent", "bar", "steps_bar"]
+__all__ = ["Lines", "Silent", "bar", "steps_bar", "until_unread"]
 
 
 def bar(things: Iterable | None = None, *, show: bool = True, **options):
@@ -25,7 +27,7 @@ def bar(things: Iterable | None = None, *, show: bool = True, **options):
     >>> [k for k in bar(range(3), show=False)]
     [0, 1, 2]
     """
-    if show:
+    if show and sys.stderr is not None:
         try:
             from tqdm import tqdm
         except ImportError:
@@ -47,13 +49,15 @@ def steps_bar(what: str, unit: str, total: int, done: int, *, show: bool = True)
     show : bool
         Whether anything is wanted.
     """
+    if sys.stderr is None:  # without a console, or closed by whoever started this
+        return Silent()
     if show and not (sys.stderr.isatty() or "ipykernel" in sys.modules):
         return Lines(what, unit, total, done)
     return bar(total=total, initial=done, desc=what, unit=unit, leave=None, show=show)
 
 
 class Lines:
-    """A bar for log files: each step is a line on stderr.
+    """A bar for log files: each step is a line on stderr, until one cannot be written.
 
     Parameters
     ----------
@@ -64,6 +68,7 @@ class Lines:
     def __init__(self, what: str, unit: str, total: int, done: int):
         self.what, self.unit, self.total, self.done = what, unit, total, done
         self.text = ""
+        self.read = True
 
     def __enter__(self) -> Lines:
         """Return the bar itself."""
@@ -77,13 +82,15 @@ class Lines:
         self.text = text
 
     def update(self) -> None:
-        """Write a line."""
+        """Write a line; a full disk or a reader that has gone ends the lines, and not the work."""
         self.done += 1
-        print(
-            f"{self.what}: {self.unit} {self.done}/{self.total}: {self.text}",
-            file=sys.stderr,
-            flush=True,
-        )
+        if not self.read:
+            return
+        line = f"{self.what}: {self.unit} {self.done}/{self.total}: {self.text}"
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # ValueError: it was closed
+            self.read = False
 
 
 class Silent:
@@ -113,3 +120,25 @@ class Silent:
 
     def set_postfix_str(self, text: str) -> None:
         """Do nothing."""
+
+
+def until_unread(run: Callable[[], int]) -> int:
+    """Run a command and return its exit code; 141 if whoever read its results has seen enough."""
+    try:
+        code = run()
+        print(end="", flush=True)  # nothing where standard output is closed
+        return code
+    except BrokenPipeError:
+        return 141
+    finally:
+        _forget_unwritten(sys.stdout)
+        _forget_unwritten(sys.stderr)
+
+
+def _forget_unwritten(stream) -> None:
+    """Let go of text that cannot be written: Python would try again, and end with code 120."""
+    try:
+        print(end="", file=stream, flush=True)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # it is closed, or no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -17,6 +17,7 @@ from tqdm import tqdm
 if not __package__:  # run by its path: Python knows this folder alone, and needs its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from afnp.progress import until_unread  # noqa: E402
 from figures import building, common, thumbnails  # noqa: E402
 
 __all__ = ["build_all", "main"]
@@ -122,4 +123,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

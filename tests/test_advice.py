@@ -2,6 +2,7 @@
 left in peace."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -46,7 +47,15 @@ FINDINGS = {
     ),
     "photographs in [0, 1]": (
         (RNG.integers(0, 256, (900, 2)) / 255).astype(np.float32),
-        "features 0, 1 hold grey levels, 255ths or 256ths.*dequantize",
+        "features 0, 1 hold equal steps, at most 256 of them, as grey levels.*dequantize",
+    ),
+    "photographs in [-1, 1]": (
+        (RNG.integers(0, 256, (900, 2)) / 127.5 - 1).astype(np.float32),
+        "features 0, 1 hold equal steps, at most 256 of them",
+    ),
+    "photographs in standard deviations": (
+        ((RNG.integers(0, 256, (900, 2)) - 127.3) / 73.9).astype(np.float32),
+        "features 0, 1 hold equal steps, at most 256 of them",
     ),
     "seconds since 1970 in float32": (
         with_column((1.7e9 + 600 * NORMAL[:, 0]).astype(np.float32)),
@@ -88,6 +97,13 @@ def test_what_a_float32_flow_would_round_is_told_with_the_remedy():
     ]
 
 
+def test_what_float32_leaves_no_difference_of_is_not_simply_left_out():
+    days = np.float32(2.45e6 + 1e-3 * NORMAL).astype(np.float64)
+    remedy = "if numbers 0.25 apart are too coarse .*in float64, with preprocess="
+    assert re.search(remedy, said(days, flow=afnp.maf(3, hidden=(4,), dtype=np.float32))[0])
+    assert not re.search(remedy, said(days)[0])
+
+
 def test_a_context_in_years_is_one_number_to_a_network():
     lines = said(NORMAL, YEARS)
     assert len(lines) == 1 and lines[0].startswith("context: column 0 has mean 200")
@@ -95,6 +111,8 @@ def test_a_context_in_years_is_one_number_to_a_network():
     assert said(NORMAL, np.eye(3)[RNG.integers(0, 3, 500)]) == []
     assert said(NORMAL, 0.997 + 0.004 * NORMAL) == []  # says little, and does no harm
     assert "column 0 has mean" in said(NORMAL, 1e-3 * NORMAL)[0]
+    assert "column 0 has mean 2000" in said(NORMAL, np.full((500, 1), 2000.0))[0]
+    assert said(NORMAL, np.zeros((500, 1))) == said(NORMAL, np.ones((500, 1))) == []
 
 
 def test_splines_beyond_their_bound_have_no_gradient():
@@ -141,6 +159,18 @@ def test_a_row_far_out_sets_the_scale_of_all_others():
     x = np.concatenate([NORMAL, [[0.0, 1e9, 0.0]]])
     lines = said(x, preprocess=afnp.preprocessing(x))
     assert len(lines) == 1 and "feature 1 has a few values far out, such as 1e+09" in lines[0]
+
+
+@pytest.mark.parametrize("scale", [1e155, 1e200, 1e300])
+def test_numbers_whose_squares_are_none_are_no_error(scale):
+    """Their correlation once ended in "Eigenvalues did not converge"."""
+    x = scale * NORMAL
+    assert isinstance(said(x), list)
+    flow = flow_for(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        with pytest.raises(FloatingPointError, match="training rows"):
+            afnp.fit(flow, x, epochs=1, progress=False)
 
 
 def test_fit_says_it_once_and_names_the_columns():

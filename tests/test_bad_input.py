@@ -755,7 +755,9 @@ def test_a_seed_of_a_discrete_model_that_is_none(rng):
     [
         ([[1.0, 2.0, 3.0], [1.0, 2.0]], "x: row 1 has 2 values, row 0 has 3; expected rows of one"),
         ([[1.0, 2.0, 3.0], 4.0], "x: row 1 has 1 values, row 0 has 3"),
-        ([[[1.0], 2.0, 3.0], [4.0, 5.0, 6.0]], "x: expected a table of numbers"),
+        ([[[1.0], 2.0, 3.0], [4.0, 5.0, 6.0]], r"x: row 0 is \[\[1.0\], 2.0, 3.0\]; expected num"),
+        ([[1.0, 2.0, 3.0], [4.0, [5.0], 6.0]], r"x: row 1 is \[4.0, \[5.0\], 6.0\]; expected num"),
+        ([[1.0, 2.0], [[1.0], [2.0]]], r"x: row 1 is \[\[1.0\], \[2.0\]\]; expected numbers"),
     ],
 )
 def test_ragged_rows_are_named(flow, x, said):

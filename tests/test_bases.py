@@ -106,6 +106,14 @@ def test_a_t_is_finite_for_every_float_and_nearly_normal_for_many_degrees_of_fre
     )
 
 
+@pytest.mark.parametrize("df", [1e12, 1e16, 1e308])
+def test_student_t_of_very_many_degrees_of_freedom_is_normal(df):
+    """A difference of logarithms, times df, once cost 2e-3 nats at 1e12, and all at 1e308."""
+    u = np.linspace(-6, 6, 25)[:, None]
+    normal = StandardNormal(1).log_prob({}, u)
+    np.testing.assert_allclose(StudentT(1, df).log_prob({}, u), normal, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["normal", "logistic", "t", "cauchy"])
 def test_far_tails_are_finite_and_fall(name):
     base = CASES[name](1)

@@ -21,6 +21,7 @@ from afnp.cli import FAMILIES, command_line, main
 from afnp.transforms.preprocess import mean_and_std
 from afnp.verify import Report, Result
 
+linux = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk is Linux's")
 FAST = ["--transforms", "2", "--hidden", "8", "--epochs", "3", "--quiet"]
 
 
@@ -1024,6 +1025,27 @@ def test_a_closed_pipe_is_no_error(folder):
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert len(done.stdout.splitlines()) == 1 and "Error" not in done.stderr
     assert "Broken" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    "end, code",
+    [
+        ("2>&1 | head -n 1", 141),
+        (">&- 2>&-", 0),
+        pytest.param("2> /dev/full", 0, marks=linux),
+        pytest.param("> /dev/full", 2, marks=linux),
+    ],
+)
+def test_a_model_is_written_whoever_reads_along(end, code, folder, tmp_path):
+    """Training once ended at the first line that nobody took, and its work was lost."""
+    command = f"{sys.executable} -m afnp fit two_moons -o {tmp_path}/m {' '.join(FAST[:-1])}"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        f"({command}; echo $? > {tmp_path}/code) {end}", shell=True, check=False, env=env
+    )
+    assert done.returncode == 0 and (tmp_path / "m").exists()
+    assert (tmp_path / "code").read_text() == f"{code}\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")

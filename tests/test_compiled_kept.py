@@ -1,12 +1,17 @@
 """Compiled code on disk: kept, found again, never stale; and what is said when that fails."""
 
+import importlib
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from numba.extending import is_jitted
+
+from afnp import compiled
 
 ADAM = (
     "import numpy as np, sys\n"
@@ -87,6 +92,23 @@ def test_the_hash_is_of_every_source(monkeypatch, tmp_path):
         other.write_text(text)
         digests.append(compiler.sources.__wrapped__())
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_what_only_compiled_code_calls_has_no_entries_of_its_own():
+    """Each entry is code to compile, and nobody takes it; kernels have one, for Python."""
+    parts = [
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(compiled.__path__, "afnp.compiled.")
+        if ".cuda" not in module.name
+    ]
+    found = {part for module in parts for part in vars(module).values() if is_jitted(part)}
+    kernels = {part for part in found if part.__name__.endswith("_kernel")}
+    assert len(kernels) >= 10 and len(found - kernels) >= 50
+    for part in found:
+        options = part.targetoptions
+        assert options["no_cfunc_wrapper"] and ("no_cpython_wrapper" in options) == (
+            part not in kernels
+        ), part
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from numba import njit
 
 from afnp.bases import UniformTorus
+from afnp.compiled.compiler import EXACT
 from afnp.compiled.simd import vector
 from afnp.compiled.univariate.dispatch import FORMS, known
 from afnp.flow import Flow
@@ -357,7 +359,7 @@ def test_rows_do_not_influence_each_other(case):
 # ---- functions of vectors ------------------------------------------------------------------------
 
 
-@vector.jit
+@njit(error_model="numpy", fastmath=EXACT)
 def _apply(which, x, y):
     for n in range(0, x.size, vector.width_of(x)):
         v = vector.load(x, 0, n)

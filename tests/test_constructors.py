@@ -212,6 +212,20 @@ def test_several_layers_stand_between_in_turn():
     assert types == [Autoregressive, BatchNorm, Permutation, Autoregressive]
 
 
+@pytest.mark.parametrize(
+    "options", [{"univariate": "spline"}, {"univariate": None}, {"last": [ActNorm(2)]}]
+)
+def test_nice_is_what_it_is(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: a nice flow"):
+        nice(2, hidden=(4,), **options)
+
+
+@pytest.mark.parametrize("last", ["a", -1, [3], [ActNorm(3)]])
+def test_layers_closest_to_the_noise_are_layers(last):
+    with pytest.raises(ValueError, match="^last: expected transforms"):
+        realnvp(2, hidden=(4,), last=last)
+
+
 def test_univariate_options_arrive():
     assert maf(2, (4,), 1, options={"bound": 3.0}).layers[0].univariate.bound == 3.0
     spline = nsf(2, (4,), 1, bins=5, bound=2.0, options={"min_slope": 0.01}).layers[0].univariate
@@ -257,12 +271,15 @@ BAD = [
     (dict(features=2.5), "^features: expected an integer, got 2.5$"),
     (dict(context=-1), "^context: expected an integer of at least 0, got -1$"),
     (dict(hidden=(0,)), "^hidden: expected an integer of at least 1, got 0$"),
-    (dict(hidden=6), "^hidden: expected a sequence of widths, got 6$"),
+    (dict(hidden=6), "^hidden: expected a sequence of integers, got 6$"),
+    (dict(hidden="6"), "^hidden: expected a sequence of integers, got '6'$"),
+    (dict(hidden=np.array(6)), r"^hidden: expected a sequence of integers, got array\(6\)$"),
     (dict(activation="swish"), "^activation: expected one of .*'relu', 'tanh', got 'swish'$"),
     (dict(hidden=(4, 4), residual=True), "^hidden: residual=True needs an odd number"),
     (dict(dtype=np.int64), "^dtype: expected float32 or float64, got int64$"),
     (dict(base=Logistic(2)), "^base: expected 3 features, got 2$"),
     (dict(between="dropout"), "^between: expected one of 'actnorm', .*, got 'dropout'$"),
+    (dict(between=np.array(3)), r"^between: expected names among .*, got array\(3\)$"),
     (dict(between=3), "^between: expected names among 'actnorm', .*, got 3$"),
     (
         dict(preprocess=[Standardize([0.0], [1.0])]),

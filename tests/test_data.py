@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import subprocess
 import sys
+import tracemalloc
+import warnings
 import wave
 import zipfile
 from pathlib import Path
@@ -761,6 +764,8 @@ def test_tables_come_back_bit_for_bit(tmp_path_factory, table, header):
         ("NA,NA\n1,2\n", "line 1, column 1: expected a number, got 'NA': missing values"),
         ("NaN,null\n1,2\n", "line 1, column 1: expected a number, got 'NaN': missing values"),
         (",\n1,2\n", "line 1, column 1: expected a number, got '': missing values"),
+        ("#N/A\n1\n", "line 1, column 1: expected a number, got '#N/A': missing values"),
+        ("NaT,#DIV/0!\n1,2\n", "line 1, column 1: expected a number, got 'NaT': missing values"),
         (
             "a,b\n1,2021_03\n",
             "line 2, column 2: expected a number, got '2021_03'; cells are parted",
@@ -844,6 +849,16 @@ def test_a_header_that_counts_the_columns_is_no_row(tmp_path):
         UserWarning, match="line 1, '0,1', counts the columns: taken as their header"
     ):
         assert np.array_equal(data.read_table(tmp_path / "t.csv"), TABLE)
+
+
+@pytest.mark.parametrize("first", ["1,2,3", "2019,2020,2021"])
+def test_a_first_row_that_counts_is_told(first, tmp_path):
+    (tmp_path / "t.csv").write_text(first + "\n0.5,2,1.25\n1,0.25,3\n")
+    with pytest.warns(UserWarning, match=f"line 1, '{first}', counts, .*: taken as a row; if it"):
+        assert len(data.read_table(tmp_path / "t.csv")) == 3
+    with warnings.catch_warnings(action="error"):
+        (tmp_path / "t.csv").write_text(first + "\n4,5,7\n")
+        assert len(data.read_table(tmp_path / "t.csv")) == 2
 
 
 @pytest.mark.parametrize("index", [True, False])
@@ -939,6 +954,37 @@ def test_a_header_is_believed_only_as_far_as_the_bytes_go(declared, held, tmp_pa
             ValueError, match=f"declares {8 * declared[0] * declared[1]} bytes of .* {held}$"
         ):
             data.read_table(tmp_path / f"t.{suffix}")
+
+
+def test_a_header_longer_than_its_file_is_not_asked_for(tmp_path):
+    """Of version 2 it may claim 4 GiB."""
+    content = b"\x93NUMPY\x02\x00" + b"\xff" * 4 + b"{" * 100
+    (tmp_path / "t.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+    for suffix in ("npy", "npz"):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match="a header of 4294967295 bytes in 112"):
+                data.read_table(tmp_path / f"t.{suffix}")
+            assert tracemalloc.get_traced_memory()[1] < 1e7
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_header_of_version_2_is_read(tmp_path):
+    with open(tmp_path / "t.npy", "wb") as stream:
+        np.lib.format.write_array(stream, TABLE, version=(2, 0))
+    assert np.array_equal(data.read_table(tmp_path / "t.npy"), TABLE)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+@pytest.mark.parametrize("read", [data.wav, data.read_idx, data.read_table])
+def test_a_pipe_is_not_waited_for(read, tmp_path):
+    path = tmp_path / "t.npy"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"t\.npy: a pipe; expected a regular file"):
+        read(path)
 
 
 def test_a_member_whose_name_is_no_text_makes_a_broken_archive(tmp_path):

@@ -329,6 +329,18 @@ def test_numbers_that_are_not_finite_are_refused(bad):
 # The command
 
 
+@pytest.mark.parametrize(
+    "command", [["figures", "--list"], ["figures.papers", "power"], ["afnp.verify.mutants"]]
+)
+def test_who_reads_no_further_is_no_error(command):
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 141
+
+
 def test_list_names_every_figure_and_its_claim(capsys):
     assert command.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

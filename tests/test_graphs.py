@@ -2,6 +2,7 @@
 density unchanged, interventions."""
 
 import doctest
+import warnings
 
 import numpy as np
 import pytest
@@ -151,10 +152,36 @@ def test_what_does_not_go_with_a_graph_is_refused(make, error):
         make(COLLIDER)
 
 
-@pytest.mark.parametrize("parents", [[[], [1]], [[], [-1]], [[]], [[0], []], [[], [2]]])
+BEHIND = [[[], [1]], [[], [-1]], [[]], [[0], []], [[], [2]], [[], [True, 0]], [[], "1"], ["0", ""]]
+GARBLED = [["", "-1"], ["", "0-0-0"], ["", "a"], ["", "\N{SUPERSCRIPT TWO}"], ["", "0" * 9]]
+
+
+@pytest.mark.parametrize("parents", BEHIND + GARBLED)
 def test_parents_come_before_their_children(parents):
     with pytest.raises(ValueError, match="parents: expected"):
         GraphMLP(2, 2, parents)
+
+
+@repeatable
+@given(dags())
+def test_parents_that_follow_each_other_are_written_as_one(A):
+    order = topological(A)
+    ordered = A[np.ix_(order, order)]
+    net = GraphMLP(len(A), 2, [np.flatnonzero(row) for row in ordered], ())
+    written = net.config()["parents"]
+    assert all(set(row) <= set("0123456789- ") for row in written)
+    np.testing.assert_array_equal(GraphMLP(len(A), 2, written, ()).adjacency, ordered)
+
+
+def test_a_dense_graph_of_many_features_is_saved(tmp_path):
+    """As lists of numbers, its five transforms would be more than a header may hold."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # widths too small for all dependencies
+        flow = afnp.maf(700, hidden=(3,), transforms=5, structure=np.tri(700, k=-1))
+        afnp.save(flow, tmp_path / "dense.afnp")
+        again = afnp.load(tmp_path / "dense.afnp")
+    x = np.random.default_rng(0).normal(size=(2, 700))
+    np.testing.assert_array_equal(again.log_prob(x), flow.log_prob(x))
 
 
 def test_a_graph_has_a_largest_size():

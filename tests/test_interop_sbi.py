@@ -53,7 +53,7 @@ def test_an_imported_estimator_is_the_same_density(name, z):
     np.testing.assert_allclose(
         ours.log_prob(theta.numpy(), x.numpy()), expected, rtol=1e-4, atol=1e-4
     )
-    assert ours.context_is_scaled == (z != "none") and ours.dtype == np.float32
+    assert (ours.context_scale is not None) == (z != "none") and ours.dtype == np.float32
 
 
 @pytest.mark.parametrize("options", [{}, {"use_batch_norm": True, "dropout_probability": 0.2}])

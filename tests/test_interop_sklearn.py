@@ -213,7 +213,7 @@ def test_weights_that_make_no_sense_are_refused(x, fault):
 
 REFUSED = {
     "kind": ({"kind": "flow"}, "kind: expected one of made, maf"),
-    "hidden": ({"hidden": 8}, "hidden: expected a sequence of widths, got 8"),
+    "hidden": ({"hidden": 8}, "hidden: expected a sequence of integers, got 8"),
     "options": ({"options": {"depth": 3}}, "options: expected arguments of afnp.maf .* 'depth'"),
     "options twice": ({"options": {"seed": 3}}, "no parameters here, got {'seed': 3}: .*seed"),
     "no options": ({"options": 3}, "options: expected arguments of afnp.maf .*, got 3"),

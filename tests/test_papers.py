@@ -311,6 +311,17 @@ def test_a_row_without_a_printed_number_is_compared_with_none():
     assert "| none comparable | -90.12 ± 0.50 |  | 1.0 | 3 epochs |" in said
 
 
+def test_images_have_bits_per_dimension_beside_nats():
+    table = tables.TABLES["mnist"]
+    found = {"test_nats": -1322.7, "two_standard_errors": 1.6, "bits_per_dim": 1.9317}
+    found |= {"processor_minutes": 9.8, "finished": True, "epochs": 52}
+    said = report.markdown(table, {"MADE": found}).splitlines()
+    assert said[0].endswith("| training | bits per dimension |")
+    assert said[3] == ("| MADE | -1380.8 ± 4.8 | -1322.7 ± 1.6 | +58.1 | 9.8 | 52 epochs | 1.932 |")
+    assert said[4] == "| MAF (5) | -1300.5 ± 1.7 | not run |  |  |  |  |"
+    assert "bits" not in report.markdown(tables.TABLES["power"], {})
+
+
 # ---- training that may be interrupted ------------------------------------------------------------
 
 SOME = [("power", "MAF (5)", 5), ("power", "MADE", 8), ("mnist", "MADE, conditional", 4)]

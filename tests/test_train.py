@@ -1281,6 +1281,35 @@ def test_a_line_an_epoch_where_there_is_no_terminal(capsys):
     assert "\r" not in err and all(", val " in line for line in err.splitlines())
 
 
+class Unread:
+    """A stream of a full disk, of a reader that has gone, or one that was closed."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def isatty(self):
+        return False
+
+    def write(self, text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [Unread(BrokenPipeError()), Unread(OSError(28, "full")), Unread(ValueError("closed")), None],
+)
+def test_training_goes_on_where_its_lines_cannot_be_written(monkeypatch, stream):
+    """A reader that had seen enough, ``2>&1 | head``, once ended it without a result."""
+    plain, flow = small(), small()
+    fit(plain, banana(), epochs=3, progress=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    history = fit(flow, banana(), epochs=3)
+    assert history.stopped == "epochs" and np.array_equal(flow.theta, plain.theta)
+
+
 def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):
     pytest.importorskip("tqdm", reason="NOT TESTED: pip install tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -1312,6 +1341,8 @@ REFUSED = {
     ),
     "weights without validation": ({"weights_val": np.ones(120)}, "weights_val: needs validation"),
     "callbacks that are none": ({"callbacks": 3}, "callbacks: expected a sequence of callables"),
+    "callbacks of no dimension": ({"callbacks": np.array(0)}, "callbacks: expected a sequence of"),
+    "layers of no dimension": ({"freeze": np.array(0)}, "freeze: expected a sequence of"),
     "a callback that is none": ({"callbacks": [3]}, "callbacks: expected a sequence of callables"),
     "a layer that is not there": ({"freeze": [2]}, "freeze: expected numbers of 2 layers, got 2"),
     "all layers": ({"freeze": [0, 1]}, "freeze: expected at least one parameter to train"),
@@ -1407,7 +1438,7 @@ def test_standard_preprocessing_takes_the_scales_of_training_rows_and_contexts(d
     assert np.array_equal(fitted.log_prob(x, years), told.log_prob(x, years))
     afnp.save(fitted, tmp_path / "f.npz")
     again = afnp.load(tmp_path / "f.npz")
-    assert not again.layers[0].waiting and again.context_is_scaled
+    assert not again.layers[0].waiting and again.context_scale is not None
     assert np.array_equal(again.log_prob(x, years), told.log_prob(x, years))
 
 

@@ -9,6 +9,7 @@ from afnp.univariate import GaussianMixture, LogisticMixture, normal, root
 from afnp.univariate.normal import normal_quantile, normal_tail
 from afnp.univariate.root import increasing_root
 from afnp.univariate.stable import log1p, log_sum_exp, softplus
+from afnp.verify.tolerance import perturbed_arrays
 
 KINDS = [LogisticMixture, GaussianMixture]
 
@@ -50,13 +51,16 @@ def test_normal_quantiles_undo_tails():
     np.testing.assert_allclose(normal_quantile(normal_tail(t)[0]), t, rtol=1e-14, atol=5e-16)
 
 
-def test_newton_has_converged_one_step_before_it_stops(monkeypatch):
-    log_tail = -math.log(2) - np.concatenate([[0], np.logspace(-16, 9, 300)])
+def test_two_halley_steps_reach_rounding(monkeypatch):
+    log_tail = -math.log(2) - np.concatenate([[0], np.logspace(-16, 300, 3000)])
     last = normal_quantile(log_tail)
-    monkeypatch.setattr(normal, "NEWTON_STEPS", normal.NEWTON_STEPS - 1)
-    np.testing.assert_allclose(normal_quantile(log_tail), last, rtol=1e-14, atol=5e-16)
-    monkeypatch.setattr(normal, "NEWTON_STEPS", 2)
-    assert np.abs(normal_quantile(log_tail) - last).max() > 1e-4
+    scale = 1 + last
+    monkeypatch.setattr(normal, "HALLEY_STEPS", 3)
+    assert (np.abs(normal_quantile(log_tail) - last) / scale).max() < 1e-14
+    monkeypatch.setattr(normal, "HALLEY_STEPS", 1)
+    assert 1e-12 < (np.abs(normal_quantile(log_tail) - last) / scale).max() < 1e-11
+    monkeypatch.setattr(normal, "HALLEY_STEPS", 0)
+    assert 1e-4 < (np.abs(normal_quantile(log_tail) - last) / scale).max() < 4.5e-4
 
 
 # Stable functions
@@ -180,6 +184,38 @@ def test_samples_return_to_their_noise(kind):
             error = np.abs(tau.normalize(h, x)[0] - u)
             assert (error <= 1e-13 * (1 + np.abs(x) * (1 + np.exp(np.minimum(-log_dx, 30))))).all()
             assert (error[np.abs(x) < 1e3] <= 1e-9).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arithmetic_that_errs_is_asked_once_a_root_is_known(kind, monkeypatch):
+    """The root itself is found by plain numbers: one that errs in every step never settles."""
+    rng, delta = np.random.default_rng(7), 1e-8
+    tau, h, u = kind(3), rng.normal(size=(50, 2, 9)), rng.normal(size=(50, 2))
+    x, log_derivative = tau.generate(h, u)
+    kinds, shaken = [], perturbed_arrays(rng, delta)
+    normalize = kind._normalize
+
+    def noted(self, parts, x):
+        kinds.append(type(parts[0]))
+        return normalize(self, parts, x)
+
+    monkeypatch.setattr(kind, "_normalize", noted)
+    moved, log_moved = tau.generate(h.view(shaken), u.view(shaken))
+    assert kinds.count(shaken) == 2 and len(kinds) < 20
+    assert 0.3 < np.median(np.abs(log_moved - log_derivative)) / delta < 30
+    error = np.abs(moved - x) / delta * np.exp(-log_derivative)  # of u
+    assert 0.3 < np.median(error) < 30 and error.max() < 300
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_of_float32_return_far_out(kind):
+    """There the logarithm of a tail is 1e10, and its last digit more than log lambda."""
+    rng = np.random.default_rng(3)
+    h = rng.normal(size=(400, 6)).astype(np.float32)
+    for size in (1e3, 1e5):
+        u = (size * rng.standard_normal(400)).astype(np.float32)
+        back = kind(2).normalize(h, kind(2).generate(h, u)[0])[0]
+        assert (np.abs(back - u) <= 1e-5 * size).all()
 
 
 def test_a_gap_between_far_components_is_crossed():

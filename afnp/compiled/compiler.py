@@ -1,9 +1,9 @@
 """Numba as this package uses it: what is compiled, where it is kept, and what is said meanwhile.
 
 A *kernel* is what Python calls: it is compiled at its first call for each precision, and kept on
-disk. Everything that a kernel calls is compiled with it. What differs from flow to flow, the
-univariate, is compiled apart, as a C function (:func:`address_of`) that kernels call by its
-address: one kernel serves all univariates.
+disk. Everything that a kernel calls is compiled with it, without an entry for Python. What differs
+from flow to flow, the univariate, is compiled apart, as a C function (:func:`address_of`) that
+kernels call by its address: one kernel serves all univariates.
 
 What is kept is filed under a hash of all sources of this folder, so that it is never stale, and a
 damaged file is compiled anew.
@@ -37,8 +37,12 @@ EXACT = FAST - {"reassoc"}
 more."""
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": FAST, "nogil": True}
 
-jit = njit(**OPTIONS)
-"""For what kernels call."""
+INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Without entries for Python and C, which had taken a tenth to a quarter of compilation."""
+ENTERED: dict[str, Any] = {"no_cfunc_wrapper": True}
+"""With the one for Python alone."""
+jit = njit(**OPTIONS, **INNER)
+"""For what kernels call. A call from Python would crash: it has no entry."""
 intrinsic: Any = extending.intrinsic
 """For LLVM's own language; type checkers would count the typing context among the arguments."""
 PATIENCE = 1.0
@@ -47,7 +51,7 @@ PATIENCE = 1.0
 
 def kernel(function: Callable) -> Callable:
     """Compile a function at its first call for each precision, and keep it on disk."""
-    dispatcher = njit(**OPTIONS)(function)
+    dispatcher = njit(**OPTIONS, **ENTERED)(function)
     dispatcher._cache = _Kept(function)
     return dispatcher
 

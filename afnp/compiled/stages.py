@@ -25,7 +25,7 @@ import numpy as np
 from afnp.compiled import causal_conv, fixed_point, gradient, small_batch, staircase, tiles
 from afnp.compiled.threads import FEW, workers
 from afnp.compiled.univariate import dispatch
-from afnp.networks import MLP, AddedMLP, CausalConv, GraphMLP, MaskedMLP
+from afnp.networks import MLP, AddedMLP, CausalConv, GatedMaskedMLP, GatedMLP, GraphMLP, MaskedMLP
 from afnp.params import Layout, Views
 from afnp.sampling.fixed_point import FixedPoint
 from afnp.transforms.autoregressive import Autoregressive
@@ -39,6 +39,10 @@ __all__ = ["compiled", "generate_on_gpu", "gpu_step", "stages_of", "uncompiled",
 
 WAYS = ("natural", "reverse")
 """Orders in which a series is walked along."""
+BESIDE = (AddedMLP, GatedMaskedMLP, GatedMLP)
+"""Networks with a context beside the layers."""
+SHARED = 16
+"""Rows a context, on average, from which each context is folded into weights."""
 
 
 # ---- from layers to stages -----------------------------------------------------------------------
@@ -66,8 +70,8 @@ def compiled(layer: Any):
         return layer
     if type(layer) is Inverse:
         return CompiledInverse(layer)
-    if type(layer.conditioner) is AddedMLP:
-        return CompiledAdded(layer)
+    if type(layer.conditioner) in BESIDE:
+        return CompiledConditioned(layer)
     if _convolves(layer):
         return CompiledConvolution(layer)
     return _stack([layer])
@@ -110,8 +114,8 @@ def _known(layer: Transform) -> bool:
     networks: tuple[type, ...] = (MaskedMLP, GraphMLP, MLP, CausalConv)
     if type(layer) not in (Autoregressive, Coupling, Inverse):
         return False
-    if type(layer) is Autoregressive and isinstance(layer.conditioner, AddedMLP):
-        networks = (AddedMLP,) if _folds(layer.conditioner) else ()
+    if type(layer) is not Inverse:
+        networks += BESIDE
     inner: Any = layer.transform if isinstance(layer, Inverse) else layer
     walks = type(inner.conditioner) is not CausalConv or inner.config()["order"] in WAYS
     if type(inner.conditioner) not in networks or not walks:
@@ -123,7 +127,7 @@ def _known(layer: Transform) -> bool:
     return dispatch.known(inner.name, inner.univariate.config())
 
 
-def _folds(net: AddedMLP) -> bool:
+def _carries(net: AddedMLP) -> bool:
     """Return whether units can carry a context to every block: c = max(c, 0) - max(-c, 0)."""
     return net.activation == "relu" or not net.residual
 
@@ -142,7 +146,7 @@ def _shape(layer: Any) -> tuple | None:
     if type(layer) not in (Autoregressive, Coupling) or _convolves(layer) or not _known(layer):
         return None
     net = layer.conditioner
-    if type(net) is AddedMLP:
+    if type(net) in BESIDE:
         return None
     kind = type(layer).__name__, layer.name, str(layer.univariate.config())
     graph = net.adjacency.tobytes() if type(net) is GraphMLP else b""
@@ -311,18 +315,18 @@ class CompiledInverse(Stage):
         return self.inside.backward(p, cache, d_x, d_log_det, g)
 
 
-class CompiledAdded(Stage):
+class CompiledAdded:
     r"""An autoregressive transform whose context is added, as one whose context is an input.
 
     .. math:: W^{(0)} x + b^{(0)} + e = (I \;\; W^{(0)}) \binom{e}{x} + b^{(0)}
 
     What is added in the first layer becomes the context of an ordinary masked network. What is
     added in the blocks, V c + v, is carried there by units of degree 0, c = max(c, 0) - max(-c, 0),
-    which only a network of relus has. The derivative stays in NumPy.
+    which only a network of relus has.
     """
 
     def __init__(self, layer: Autoregressive):
-        self.layer, self.layout, net = layer, layer.layout, layer.conditioner
+        self.layer, net = layer, layer.conditioner
         H, C, D, K = net.hidden, net.context, net.features, net.numbers
         self.carried = 2 * C if net.residual else 0
         units = [[*[0] * self.carried, *degrees.tolist()] for degrees in net.degrees[1:-1]]
@@ -338,10 +342,6 @@ class CompiledAdded(Stage):
         inside = Autoregressive(plain, layer.univariate, layer.order)
         self.inside, self.plain = Stack([inside]), plain
 
-    def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
-        """Return what identifies the compiled code that a task needs for n rows."""
-        return self.inside.kernels(task, n, dtype) if task in ("evaluate", "generate") else set()
-
     def _plain(self, p: Views, context: np.ndarray) -> tuple[Views, np.ndarray]:
         """Return the parameters of the ordinary network, and its context (N, H) or (N, H + C)."""
         net, k = self.layer.conditioner, self.carried
@@ -354,17 +354,14 @@ class CompiledAdded(Stage):
             W[rows, (H + C if k else H) if l == 0 else k :] = p[linear.W]
             if l == 0:
                 W[rows, :H] = np.eye(H)
-                W[:k, H : H + C] = np.concatenate([np.eye(C), -np.eye(C)])[:k]
+                if k:
+                    W[:k, H : H + C] = np.concatenate([np.eye(C), -np.eye(C)])
             elif net.ways.get(l) == "added":
                 V = p[f"V{l}"]
                 W[rows, :k] = np.concatenate([V, -V], axis=1)
                 b[rows] += p[f"v{l}"]
         entered = net.entered(p, context)[0]
         return views, np.concatenate([entered, context], axis=1) if k else entered
-
-    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
-        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
-        return self.layer.normalize(p, x, context)
 
     def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
         """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
@@ -376,6 +373,69 @@ class CompiledAdded(Stage):
         views, entered = self._plain(p, context)
         return self.inside.generate(views, u, entered)
 
+
+class CompiledConditioned(Stage):
+    r"""A transform with a context beside its layers: one without, for each context that rows share.
+
+    .. math:: (W a + b) \odot \sigma(e) = (\sigma(e) \odot W)\, a + \sigma(e) \odot b, \qquad
+              W a + b + e = W a + (b + e), \qquad e = V c + v
+
+    All samples given one observation have one context. Where rows hardly share any, what is added
+    becomes an input if it can, and NumPy works otherwise, as always for the derivative.
+    """
+
+    def __init__(self, layer: Conditioned):
+        self.layer, self.layout, net = layer, layer.layout, layer.conditioner
+        self.inside = Stack([_for_one_context(layer)])
+        self.otherwise: Any = layer
+        if isinstance(layer, Autoregressive) and type(net) is AddedMLP and _carries(net):
+            self.otherwise = CompiledAdded(layer)
+
+    def kernels(self, task: str, n: int, dtype: np.dtype) -> set:
+        """Return what identifies the compiled code that a task needs for n rows."""
+        return self.inside.kernels(task, n, dtype) if task in ("evaluate", "generate") else set()
+
+    def _folded(self, p: Views, c: np.ndarray) -> Views:
+        """Return the parameters of the network without, for one context (1, C)."""
+        net: Any = self.layer.conditioner
+        inside = self.inside.layers[0]
+        views = inside.layout.views(p.flat[: inside.layout.size].copy())
+        for l, e in net.entered(p, c).items():
+            W, b = views[net.linears[l].W], views[net.linears[l].b]
+            if net.ways[l] == "gate":
+                W *= e.T
+                b *= e[0]
+            else:
+                b += e[0]
+        return views
+
+    def _run(self, otherwise: Callable, folded: Callable, p: Views, values, context) -> tuple:
+        """Return values (N, D) and log|det| (N,), from one context's rows after the other's."""
+        changes = np.flatnonzero((context[1:] != context[:-1]).any(axis=1)) + 1
+        runs = list(itertools.pairwise([0, *changes.tolist(), len(values)]))
+        if len(values) <= SHARED * (len(runs) - 1):
+            return otherwise(p, values, context)[:2]
+        read = context[:, : self.inside.layers[0].context]
+        parts = [
+            folded(self._folded(p, context[a : a + 1]), values[a:b], read[a:b]) for a, b in runs
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        values, log_det = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return values, log_det
+
+    def normalize(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,) and the cache of ``backward``."""
+        return self.layer.normalize(p, x, context)
+
+    def evaluate(self, p: Views, x: np.ndarray, context: np.ndarray) -> tuple:
+        """Map x (N, D) to u (N, D); also give log|det du/dx| (N,)."""
+        return self._run(self.otherwise.evaluate, self.inside.evaluate, p, x, context)
+
+    def generate(self, p: Views, u: np.ndarray, context: np.ndarray) -> tuple:
+        """Map u (N, D) to x (N, D); also give log|det dx/du| (N,)."""
+        return self._run(self.otherwise.generate, self.inside.generate, p, u, context)
+
     def sampler(self, method: str | FixedPoint) -> Callable:
         """Return the staircase for substitution; iterations run in NumPy."""
         return self.generate if method == "substitution" else self.layer.sampler(method)
@@ -383,6 +443,20 @@ class CompiledAdded(Stage):
     def backward(self, p: Views, cache, d_u: np.ndarray, d_log_det: np.ndarray, g: Views):
         """Add the parameters' gradients of ``normalize`` into g; return d_x (N, D)."""
         return self.layer.backward(p, cache, d_u, d_log_det, g)
+
+
+def _for_one_context(layer: Conditioned) -> Conditioned:
+    """Return the transform whose network has the same layers, and no context beside them."""
+    net: Any = layer.conditioner
+    how = {"context": net.context if net.reads else 0, "activation": net.activation}
+    how |= {"residual": net.residual, "linear_end": net.linear_end}
+    if isinstance(layer, Coupling):
+        return Coupling(layer.features, net.hidden, layer.passing, layer.univariate, **how)
+    units = [degrees.tolist() for degrees in net.degrees[1:-1]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        plain = MaskedMLP(net.features, net.numbers, net.hidden, degrees=units, **how)
+    return Autoregressive(plain, layer.univariate, layer.order)
 
 
 class CompiledConvolution(Stage):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dataset import Dataset, dequantize, generator, one_hot, pixel_names
+from .tables import refuse_special
 
 LIMIT = 2**31
 DEFLATE = 1032
@@ -65,8 +66,9 @@ def read_idx(path: str | os.PathLike[str], md5: str | None = None) -> NDArray[np
     Raises
     ------
     ValueError
-        Wrong magic number, truncated, too long, broken gzip, or another MD5.
+        Wrong magic number, truncated, too long, broken gzip, another MD5, or no regular file.
     """
+    refuse_special(path)
     with open(path, "rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
     try:

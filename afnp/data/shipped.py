@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dataset import SHIPPED, Array, Dataset, block_split, generator, random_split
-from .tables import read_npz, read_table
+from .tables import read_npz, read_table, refuse_special
 
 WINDOW = 64
 PCM = 2**15  # levels of 16-bit sound in one unit of x
@@ -114,6 +114,7 @@ def alanine(kelvin: int, seed: int = 0) -> Dataset:
 
 def wav(path: str | os.PathLike[str]) -> tuple[NDArray[np.int16], int]:
     """Signal (T,) and sampling rate (1/s) of a 16-bit mono WAV file; ValueError for any other."""
+    refuse_special(path)
     try:
         with wave.open(os.fspath(path), "rb") as sound:
             kind = sound.getnchannels(), 8 * sound.getsampwidth()

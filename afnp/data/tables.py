@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from afnp.atomic import kind_of
 from afnp.inputs import TextColumn, frame_names, frame_values, plain_array
 
 from .dataset import extra, first_bad
@@ -42,7 +44,8 @@ WITH_PYARROW = "pandas reads and writes .parquet with pyarrow: pip install pyarr
 NO_HEADER = (SyntaxError, TokenError, RecursionError, MemoryError)
 """A .npy header is Python source, and so its parser may end: deep nesting, in one of the last
 two."""
-MISSING = {"", "na", "n/a", "<na>", "nan", "-nan", "null", "none", "nil", "?", "-"}
+MISSING = {"", "na", "n/a", "<na>", "nan", "-nan", "nat", "null", "none", "nil", "?", "-"}
+MISSING |= {"#n/a", "#n/a n/a", "#na", "#null!", "#div/0!", "#value!", "#ref!", "#num!", "#name?"}
 """Cells that say that there is no value, in lower case."""
 
 
@@ -137,8 +140,9 @@ def read_named(
             f"{path}: expected a {expected} or {SUFFIXES[-1]} file, got "
             f"{path.suffix or 'no suffix'!r}"
         )
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    refuse_special(path)
     if key is not None and suffix != ".npz":
         raise ValueError(f"{path}: key={key!r} names an array of an .npz file, this is none")
     if suffix == ".csv":
@@ -147,6 +151,12 @@ def read_named(
         return read_parquet(path, limit, select)
     x = read_npz(path, key, limit) if suffix == ".npz" else read_npy(path, limit)
     return Table(as_table(x, str(path)), None).taken(select)
+
+
+def refuse_special(path: str | os.PathLike[str]) -> None:
+    """Raise a ValueError for a folder, a device or a pipe, which would wait for a writer."""
+    if kind := kind_of(os.stat(path).st_mode):
+        raise ValueError(f"{os.fspath(path)}: {kind}; expected a regular file")
 
 
 def as_table(x: NDArray[np.generic], where: str) -> NDArray[np.float64]:
@@ -180,6 +190,8 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
     """Read a .npy stream of `size` bytes; believe its header only as far as the bytes go."""
     try:
         version = np.lib.format.read_magic(stream)
+        if version == (2, 0):
+            _check_length_of_header(stream, size)
         headers = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
@@ -203,6 +215,15 @@ def read_array(stream: IO[bytes], size: int, where: str, limit: int) -> NDArray[
     if 8 * math.prod(shape) > limit:
         raise ValueError(f"{where}: shape {shape} as float64 exceeds the limit of {limit} bytes")
     return np.frombuffer(stream.read(held), dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _check_length_of_header(stream: IO[bytes], size: int) -> None:
+    """Raise a ValueError for a header longer than its file, before so much memory is asked for."""
+    start = stream.tell()
+    field = stream.read(4)
+    stream.seek(start)
+    if len(field) == 4 and (length := struct.unpack("<I", field)[0]) > size - start - 4:
+        raise ValueError(f"a header of {length} bytes in {size}")
 
 
 def read_npz(path: Path, key: str | None = None, limit: int = LIMIT) -> NDArray[np.generic]:
@@ -407,10 +428,26 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
             )
         return cells
     if any(is_number(cell) or is_number(cell.replace(",", ".")) for cell in cells):
+        _warn_of_counting(line, cells, records[1:], path)
         return None
     if all(cell.lower() in MISSING for cell in cells):
         return None
     return cells
+
+
+def _warn_of_counting(line: int, cells: list[str], below: list, path: Path) -> None:
+    """Warn of a row that counts, 1, 2, 3 or 2019, 2020, above numbers that are not whole."""
+    if len(cells) < 2 or not all(cell.isascii() and cell.isdigit() for cell in cells):
+        return
+    first = int(cells[0])
+    counts = [int(cell) for cell in cells] == list(range(first, first + len(cells)))
+    others = [cell for _, row in below[:2] for cell in row if is_number(cell)]
+    if counts and any(not float(cell).is_integer() for cell in others):
+        warnings.warn(
+            f"{path}: line {line}, {','.join(cells)[:40]!r}, counts, and what follows does not: "
+            "taken as a row; if it is a header, give the columns names",
+            stacklevel=4,
+        )
 
 
 def unnamed(name: str) -> bool:

@@ -466,7 +466,7 @@ class _Graph:
 
     def scale_context(self, flow: Flow) -> None:
         """Let networks take the context in the flow's own units, (c - m) / s."""
-        if flow.context_is_scaled:
+        if flow.context_scale is not None:
             mean, std = map(np.array, flow.config()["context_scale"])
             self.context = self("Div", self.less("context", mean), self.constant(std))
 

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from afnp.univariate.mixture import LogisticMixture
-from afnp.univariate.normal import NEWTON_STEPS, NODES, POLE
+from afnp.univariate.normal import NODES, POLE
 
 __all__ = ["HALVINGS", "mixture"]
 
 HALVINGS = 40
 """Of the bracket: more than float32 has bits, for a root near 0 has finer ones."""
+NEWTON_STEPS = 6
+"""Five reach the rounding of every normal tail."""
 
 
 def mixture(g: Any, tau: Any, h: str, v: str, way: str) -> tuple[str, str]:

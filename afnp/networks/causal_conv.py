@@ -25,12 +25,12 @@ channels, L layers, G rows of z: 2 R if gated, else R.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from afnp.inputs import choose, integer
+from afnp.inputs import choose, integer, integers
 from afnp.networks.base import Network
 from afnp.networks.features import embedding
 from afnp.networks.layers import ACTIVATIONS
@@ -98,14 +98,12 @@ class CausalConv(Network):
         activation: str = "gated",
         periodic: bool = False,
     ):
-        if not isinstance(dilations, Iterable) or isinstance(dilations, str):
-            raise ValueError(f"dilations: expected a sequence of integers, got {dilations!r}")
         choose("activation", activation, ("gated", *sorted(ACTIVATIONS)))
         self.features = integer("features", features, least=1)
         self.numbers = numbers
         self.context = integer("context", context, least=0)
         self.channels = integer("channels", channels, least=1)
-        self.dilations = tuple(integer("dilations", d, least=1) for d in dilations)
+        self.dilations = integers("dilations", dilations, least=1)
         farthest = max(self.features, FARTHEST)
         if max(self.dilations, default=1) > farthest:
             raise ValueError(

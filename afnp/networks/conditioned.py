@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afnp.inputs import integer
+from afnp.inputs import integer, integers
 from afnp.networks import masks
 from afnp.networks.base import Network
 from afnp.networks.features import Raw
 from afnp.networks.layers import ACTIVATIONS
-from afnp.networks.masked_mlp import Feedforward, checked_degrees, dense_size, widths_of
+from afnp.networks.masked_mlp import Feedforward, checked_degrees, dense_size
 from afnp.params import Layout, Views
 from afnp.sampling.blocks import Whole
 from afnp.sampling.substitution import State, state_of, substitute_back
@@ -243,7 +243,7 @@ class AddedMLP(Conditioned):
         linear_end: bool = False,
     ):
         features, context = integer("features", features, 1), integer("context", context, 1)
-        widths = widths_of(hidden)
+        widths = integers("hidden", hidden, least=1)
         units, self.own_degrees = _units(degrees, widths, features, context)
         ways = dict.fromkeys(_added_to(widths, residual), "added") | {0: "activated"}
         known = [masks.degrees_of_inputs(features), *units]
@@ -254,10 +254,10 @@ class AddedMLP(Conditioned):
     @classmethod
     def count(cls, config: dict) -> int:
         """Return how many parameters ``from_config(config)`` has, from integers alone."""
-        D, C = (integer(name, config[name], least=1) for name in ("features", "context"))
-        widths = widths_of(config["hidden"])
+        D, K, C = (integer(name, config[name], 1) for name in ("features", "numbers", "context"))
+        widths = integers("hidden", config["hidden"], least=1)
         beside = _beside(widths, C, _added_to(widths, config["residual"]))
-        return dense_size(D, widths, D * config["numbers"]) + beside
+        return dense_size(D, widths, D * K) + beside
 
 
 class Gated(Conditioned):
@@ -301,7 +301,7 @@ class GatedMaskedMLP(Gated):
         linear_end: bool = False,
     ):
         features, context = integer("features", features, 1), integer("context", context, 1)
-        widths = widths_of(hidden)
+        widths = integers("hidden", hidden, least=1)
         units, self.own_degrees = _units(degrees, widths, features, context)
         known = [masks.degrees_of_inputs(features, context), *units]
         super().__init__(features, numbers, widths, context, activation, known, linear_end)
@@ -309,10 +309,10 @@ class GatedMaskedMLP(Gated):
     @classmethod
     def count(cls, config: dict) -> int:
         """Return how many parameters ``from_config(config)`` has, from integers alone."""
-        D, C = (integer(name, config[name], least=1) for name in ("features", "context"))
-        widths = widths_of(config["hidden"])
+        D, K, C = (integer(name, config[name], 1) for name in ("features", "numbers", "context"))
+        widths = integers("hidden", config["hidden"], least=1)
         beside = _beside(widths, C, _closing(widths))
-        return dense_size(C + D, widths, D * config["numbers"]) + beside
+        return dense_size(C + D, widths, D * K) + beside
 
 
 class GatedMLP(Gated):
@@ -345,7 +345,7 @@ class GatedMLP(Gated):
     ):
         self.inputs = inputs
         context = integer("context", context, 1)
-        widths = widths_of(hidden)
+        widths = integers("hidden", hidden, least=1)
         known = [np.zeros(width, dtype=np.int64) for width in (context + inputs, *widths)]
         super().__init__(features, numbers, widths, context, activation, known, linear_end)
 
@@ -357,7 +357,7 @@ class GatedMLP(Gated):
     def count(cls, config: dict) -> int:
         """Return how many parameters ``from_config(config)`` has, from integers alone."""
         C = integer("context", config["context"], least=1)
-        widths = widths_of(config["hidden"])
+        widths = integers("hidden", config["hidden"], least=1)
         outputs = config["features"] * config["numbers"]
         beside = _beside(widths, C, _closing(widths))
         return dense_size(C + config["inputs"], widths, outputs) + beside

@@ -30,10 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from afnp.inputs import integer
+from afnp.inputs import integer, integers
 from afnp.networks.features import embedding
 from afnp.networks.graph import ROWS, follow
-from afnp.networks.masked_mlp import Feedforward, widths_of
+from afnp.networks.masked_mlp import Feedforward
 from afnp.sampling.substitution import Staircase
 
 __all__ = ["GraphMLP"]
@@ -50,7 +50,8 @@ class GraphMLP(Feedforward):
     features, numbers : int
         D and K.
     parents : sequence of D sequences of int
-        Of each feature, in generation order: numbers below its own.
+        Of each feature, in generation order: numbers below its own. A row may also be written as
+        ``config()`` writes it, ``"0-3 7"``.
     hidden, context, activation, residual, periodic
         As in :class:`afnp.networks.MaskedMLP`.
 
@@ -94,7 +95,7 @@ class GraphMLP(Feedforward):
         context = integer("context", context, least=0)
         self.adjacency = _checked_parents(parents, features)
         self.periodic = bool(periodic)
-        widths = widths_of(hidden)
+        widths = integers("hidden", hidden, least=1)
         embed = embedding(periodic)
         sets = _labels(self.adjacency, context)
         self.labels = [sets[np.arange(width) * len(sets) // width] for width in widths]
@@ -109,7 +110,7 @@ class GraphMLP(Feedforward):
 
     def config(self) -> dict:
         """Return the keyword arguments that rebuild this network."""
-        parents = [np.flatnonzero(row).tolist() for row in self.adjacency]
+        parents = [_spans(row) for row in self.adjacency]
         return {**super().config(), "parents": parents, "periodic": self.periodic}
 
     # ---- the masks -------------------------------------------------------------------------------
@@ -197,11 +198,30 @@ def _checked_parents(parents: Any, features: int) -> np.ndarray:
         raise ValueError(f"parents: expected {features} sequences, got {len(parents)}")
     adjacency = np.zeros((features, features), dtype=bool)
     for i, of_feature in enumerate(parents):
-        for j in of_feature:
-            if not 0 <= integer("parents", j, least=0) < i:
-                raise ValueError(f"parents: expected numbers below {i} for feature {i}, got {j}")
-            adjacency[i, j] = True
+        spans = of_feature.split() if isinstance(of_feature, str) else of_feature
+        for span in spans:
+            first, last = _ends(span)
+            if not 0 <= first <= last < i:
+                raise ValueError(f"parents: expected numbers below {i} for feature {i}, got {span}")
+            adjacency[i, first : last + 1] = True
     return adjacency
+
+
+def _spans(row: np.ndarray) -> str:
+    """Write where a row is true: ``"0-3 7"``, which is short where parents follow each other."""
+    changes = np.flatnonzero(np.diff(row, prepend=False, append=False))
+    pairs = zip(changes[::2].tolist(), (changes[1::2] - 1).tolist(), strict=True)
+    return " ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)
+
+
+def _ends(span: Any) -> tuple[int, int]:
+    """Return the first and last number of ``"0-3"``, of ``"7"``, or of 7."""
+    if not isinstance(span, str):
+        return (integer("parents", span, least=0),) * 2
+    ends = span.split("-")
+    if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 9 for end in ends):
+        raise ValueError(f"parents: expected numbers such as '0-3 7', got {span!r}")
+    return int(ends[0]), int(ends[-1])
 
 
 def _labels(adjacency: np.ndarray, context: int) -> np.ndarray:

@@ -17,13 +17,13 @@ feature.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from afnp.inputs import choose, flag, integer
+from afnp.inputs import choose, flag, integer, integers
 from afnp.networks import masks
 from afnp.networks.base import Network
 from afnp.networks.features import Level, embedding
@@ -32,7 +32,7 @@ from afnp.params import Layout, Views
 from afnp.sampling.blocks import Staircases, Whole
 from afnp.sampling.substitution import Staircase, State, advance, state_of, substitute_back
 
-__all__ = ["Feedforward", "MaskedMLP", "checked_degrees", "dense_size", "widths_of"]
+__all__ = ["Feedforward", "MaskedMLP", "checked_degrees", "dense_size"]
 
 
 class Feedforward(Network):
@@ -243,13 +243,6 @@ class Feedforward(Network):
         return Staircases(self.staircases(p), phi, self.embed, context)
 
 
-def widths_of(hidden) -> tuple[int, ...]:
-    """Return the widths of hidden layers, checked."""
-    if not isinstance(hidden, Iterable):
-        raise ValueError(f"hidden: expected a sequence of widths, got {hidden!r}")
-    return tuple(integer("hidden", width, least=1) for width in hidden)
-
-
 def dense_size(inputs: int, hidden: Sequence[int], outputs: int) -> int:
     """Return how many weights and biases a network of these widths has, from integers alone.
 
@@ -258,7 +251,7 @@ def dense_size(inputs: int, hidden: Sequence[int], outputs: int) -> int:
     >>> dense_size(4, (4,), 6)
     50
     """
-    widths = [inputs, *widths_of(hidden), outputs]
+    widths = [inputs, *integers("hidden", hidden, least=1), outputs]
     return sum((a + 1) * b for a, b in pairwise(widths))
 
 
@@ -321,7 +314,7 @@ class MaskedMLP(Feedforward):
     ):
         features = integer("features", features, least=1)
         context = integer("context", context, least=0)
-        widths = widths_of(hidden)
+        widths = integers("hidden", hidden, least=1)
         embed = levels or embedding(periodic)
         self.periodic = bool(periodic)
         self.own_degrees = degrees is not None

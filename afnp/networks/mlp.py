@@ -20,8 +20,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from afnp.inputs import integers
 from afnp.networks.features import embedding
-from afnp.networks.masked_mlp import Feedforward, dense_size, widths_of
+from afnp.networks.masked_mlp import Feedforward, dense_size
 
 __all__ = ["MLP"]
 
@@ -63,7 +64,7 @@ class MLP(Feedforward):
         periodic: bool = False,
         linear_end: bool = False,
     ):
-        widths, embed = widths_of(hidden), embedding(periodic)
+        widths, embed = integers("hidden", hidden, least=1), embedding(periodic)
         self.inputs, self.periodic = inputs, bool(periodic)
         given = context + embed.width * inputs
         degrees = [np.zeros(width, dtype=np.int64) for width in (given, *widths)]

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -23,7 +23,7 @@ from afnp.advice import warn_of
 from afnp.atomic import check_regular, locked, path_of
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
-from afnp.inputs import check_weights, flag, integer, real
+from afnp.inputs import check_weights, flag, integer, integers, real
 from afnp.model import BatchGradient
 from afnp.train import checkpoint as checkpoints
 from afnp.train.adam import Adam
@@ -317,9 +317,7 @@ def _reason_to_stop(run: Run, recipe: dict) -> str:
 
 def _layers_to_freeze(flow: Flow, freeze) -> list[int]:
     """Return the numbers of the layers that shall keep their parameters, from 0, in order."""
-    if isinstance(freeze, str) or not isinstance(freeze, Iterable):
-        raise ValueError(f"freeze: expected a sequence of integers, got {freeze!r}")
-    numbers = [integer("freeze", k, least=-sys.maxsize) for k in freeze]
+    numbers = integers("freeze", freeze, least=-sys.maxsize)
     count = len(flow.layers) if isinstance(flow, Flow) else 0
     for k in numbers:
         if not -count <= k < count:

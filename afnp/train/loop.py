@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
 
@@ -81,9 +81,11 @@ def factor(shape: Callable[[float], float], done: float, name: str = "schedule")
 
 def checked_callbacks(callbacks) -> tuple:
     """Return callbacks as a tuple, or raise a ValueError."""
-    sound = isinstance(callbacks, Iterable)
-    found = tuple(callbacks) if sound else ()
-    if not sound or not all(map(callable, found)):
+    try:
+        found = tuple(callbacks)
+    except TypeError:
+        found = (None,)
+    if not all(map(callable, found)):
         raise ValueError(f"callbacks: expected a sequence of callables, got {callbacks!r}")
     return found
 

@@ -149,10 +149,10 @@ class Autoregressive(Transform):
 
     def _order(self) -> str | list[int]:
         """Return the order by its name, for a long series is in one of two."""
-        for name in ("natural", "reverse"):
-            if np.array_equal(self.order, masks.order_of(name, self.features)):
-                return name
-        return self.order.tolist()
+        before, after = self.order[:-1], self.order[1:]
+        if (before < after).all():
+            return "natural"
+        return "reverse" if (before > after).all() else self.order.tolist()
 
     @classmethod
     def from_config(cls, config: dict) -> Autoregressive:

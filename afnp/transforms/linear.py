@@ -118,10 +118,11 @@ class LULinear(Transform):
         if self.signs.shape != (D,) or not np.isin(self.signs, (-1, 1)).all():
             raise ValueError(f"signs: expected {D} numbers 1 or -1, got {signs!r}")
         self.rank = np.argsort(self.order)
-        self.below = np.tril_indices(D, -1)
-        self.above = np.triu_indices(D, 1)
-        self.layout = Layout({"L": (len(self.below[0]),), "N": (len(self.above[0]),), "s": (D,)})
-        self._first = {name: np.zeros(shape) for name, shape in self.layout.shapes.items()}
+        self.below = np.tri(D, k=-1, dtype=bool)
+        self.above = self.below.T
+        each = (D * (D - 1) // 2,)
+        self.layout = Layout({"L": each, "N": each, "s": (D,)})
+        self._first: dict[str, np.ndarray] = {}
 
     @property
     def cost(self) -> Cost:
@@ -175,8 +176,8 @@ class LULinear(Transform):
 
     def initialize(self, p: Views, rng: np.random.Generator) -> None:
         """Start as the rotation that was drawn, or as the signed permutation P σ."""
-        for name, first in self._first.items():
-            p[name][:] = first
+        for name in self.layout.shapes:
+            p[name][:] = self._first.get(name, 0.0)
 
     def allowed(self) -> np.ndarray:
         """Return which u_i may depend on which x_j, (D, D) bool: all."""

@@ -13,6 +13,7 @@ Letters: K params a feature; ``h`` is (..., K), ``x`` and ``u`` are (...).
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -102,12 +103,16 @@ class ClippedSpline(RationalQuadratic):
     def __init__(self, bins: int = 8, bound: float = 5.0, slope: float = 1e-3):
         super().__init__(bins, bound, min_width=1e-30, min_height=1e-30)
         self.slope = real("slope", slope, 0.0, 1.0)
-        limit = -math.log(self.slope)
-        self.limits = np.repeat([limit / 2, limit], [2 * bins, bins - 1])
 
     def config(self) -> dict:
         """Return what rebuilds this object."""
         return {"bins": self.bins, "bound": self.bound, "slope": self.slope}
+
+    @functools.cached_property
+    def limits(self) -> np.ndarray:
+        """What each param is clipped to, (K,); made when it is used, whatever a file says of K."""
+        limit = -math.log(self.slope)
+        return np.repeat([limit / 2, limit], [2 * self.bins, self.bins - 1])
 
     def normalize(self, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
         """Map x to u; also give log du/dx, and the cache for ``backward``."""

@@ -143,7 +143,7 @@ class RationalQuadratic:
         self.min_width, self.min_height = float(min_width), float(min_height)
 
     def _check(self, bound: float, min_width: float, min_height: float, min_slope: float) -> None:
-        real("bound", bound, 0.0)
+        real("bound", bound, 0.0, 1e30)
         for name, value in [("min_width", min_width), ("min_height", min_height)]:
             real(name, value, 0.0, 0.5)
             if not value * self.bins < 1:

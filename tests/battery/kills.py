@@ -41,6 +41,9 @@ FAMILIES = {
 }
 """Every kind of model that fit knows."""
 
+NUMPY_ALONE = {"tarflow", "discrete made", "ensemble of orders"}
+"""Without compiled code."""
+
 RUN = {"epochs": 40, "batch_size": 20, "learning_rate": 0.01, "progress": False}
 
 
@@ -49,6 +52,14 @@ def rows(model, seed):
     levels = getattr(model, "levels", None)
     x = rng.integers(levels, size=(100, 4)) if levels else rng.standard_normal((100, 4))
     return x, rng.standard_normal((100, model.context)) if model.context else None
+
+
+def check_engine(family, model):
+    """Raise where training runs by another engine than was asked for, which would be silent."""
+    compiled = models.COMPILED_FROM == 0 and family not in NUMPY_ALONE
+    engine = model.plan("auto", RUN["batch_size"]).engine
+    if engine != ("numba" if compiled else "numpy"):
+        raise RuntimeError(f"{family} is trained by {engine}")
 
 
 def train(family, path):
@@ -64,6 +75,7 @@ def train(family, path):
         resume=True,
         **RUN,
     )
+    check_engine(family, model)  # afterwards: what does not compile falls back
 
 
 def start(family, path):

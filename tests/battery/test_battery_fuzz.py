@@ -31,7 +31,6 @@ def test_a_hundred_thousand_mutations(mode, seed, tmp_path):
             str(tmp_path),
             f"-runs={runs}",
             f"-seed={seed}",
-            "-max_len=8192",
             "-timeout=20",
             "-rss_limit_mb=4096",
             "-print_final_stats=1",

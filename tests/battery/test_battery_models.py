@@ -16,7 +16,7 @@ from models import MODELS
 import afnp
 from afnp.bases import BASES
 from afnp.files import ModelFileError
-from afnp.networks import NETWORKS
+from afnp.networks import NETWORKS, CausalConv
 from afnp.transforms import TRANSFORMS
 from afnp.univariate import UNIVARIATES
 
@@ -224,6 +224,9 @@ BOMBS = {
         [{"type": "Logit", "features": 2**62, "alpha": 1e-6}]
     ),
     "actnorm of 2**62 features": lambda: alone([{"type": "ActNorm", "features": 2**62}]),
+    "10,000 layers": lambda: alone(
+        [{"type": "Logit", "features": 2, "alpha": 0.1}] * 10_000, features=2
+    ),
     "300,000 layers": lambda: alone(
         [{"type": "Logit", "features": 2, "alpha": 0.1}] * 300_000, features=2
     ),
@@ -232,6 +235,18 @@ BOMBS = {
     ),
     "a coupling of 1e8 features": lambda: alone(
         [{**MODELS["realnvp"]().config()["layers"][0], "features": 10**8, "split": "half"}]
+    ),
+    "clipped splines of 1e9 bins": lambda: alone(
+        [
+            {
+                **MODELS["made"]().config()["layers"][0],
+                "univariate": {"type": "clipped_spline", "bins": 10**9, "bound": 5.0, "slope": 0.1},
+            }
+        ],
+        features=4,
+    ),
+    "clipped circles of 1e9 bins": lambda: with_layer(
+        MODELS["circles of zuko"](), 0, **{"univariate.bins": 10**9}
     ),
     "splines of 1e9 bins": lambda: with_layer(MODELS["nsf"](), 0, **{"univariate.bins": 10**9}),
     "mixtures of 1e9 components": lambda: with_layer(
@@ -262,19 +277,78 @@ def test_files_that_ask_for_time_or_memory(bomb, tmp_path):
     assert seconds < SECONDS and peak < MEMORY + 15 * size
 
 
-@pytest.mark.parametrize(
-    "filling",
-    [b"[" * (2**24 - 60), b"{}," * 5_500_000, b"1" * (2**24 - 60), b'"a",' * 4_000_000, b"[[],"],
-)
+FILLINGS = [
+    b"[" * (2**24 - 60),
+    b"{}," * 5_500_000,
+    b"1" * (2**24 - 60),
+    b'"a",' * 4_000_000,
+    b"[[],",
+    b"[[[]]]," * 2_390_000,
+    b"1," * 8_380_000,
+    b'{"a" :1},' * 1_800_000,
+    (b"1" * 4000 + b",") * 4000,
+]
+"""Each once took up to five seconds and 600 MB, in a list that any file may have."""
+
+
+@pytest.mark.parametrize("filling", FILLINGS, ids=lambda filling: filling[:8].decode())
 def test_headers_of_16_mebibytes(tmp_path, filling):
-    text = b'{"kind": "model", "arrays": [' + filling
+    begun = json.dumps({"kind": "model", "arrays": [], "flow": MODELS["made"]().config()})
     path = tmp_path / "m"
-    for end in (b"", b"]}", b'0], "flow": {}}'):
-        path.write_bytes(packed(text + end, b""))
-        began = time.process_time()
-        with pytest.raises(ModelFileError):
+    for text in (b'{"kind": "model", "arrays": [', begun[:-2].encode() + b', "columns": ['):
+        for end in (b"", b"]}", b'0], "flow": {}}', b"0]}}"):
+            path.write_bytes(packed((text + filling)[: 2**24 - 60] + end, b""))
+            began = time.process_time()
+            with pytest.raises(ModelFileError) as refused:
+                afnp.load(path)
+            assert time.process_time() - began < 1
+            assert len(str(refused.value)) < 1100
+
+
+def test_objects_of_many_keys_are_counted_before_they_are_read(tmp_path):
+    path = tmp_path / "m"
+    text = ",".join(f'"{k:x}": 1' for k in range(10**6))
+    path.write_bytes(
+        packed(f'{{"kind": "model", "arrays": [], "notes": {{{text}}}}}'.encode(), b"")
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match="at most 65536 keys"):
             afnp.load(path)
-        assert time.process_time() - began < SECONDS
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_series_of_eight_million_angles_takes_two_indices_a_feature(tmp_path):
+    D = 2**23
+    layer = {
+        "type": "Autoregressive",
+        "conditioner": {"type": "CausalConv", **CausalConv(4, 7, 1, [1], periodic=True).config()},
+        "univariate": {"type": "circular_spline", **UNIVARIATES["circular_spline"](2).config()},
+        "order": "natural",
+    }
+    layer["conditioner"]["features"] = D
+    count = TRANSFORMS["Autoregressive"].count(layer)
+    header, payload = alone([layer], count, D, base={"type": "UniformTorus", "features": D})
+    (tmp_path / "m").write_bytes(packed(header, payload))
+    tracemalloc.start()
+    try:
+        assert afnp.load(tmp_path / "m").features == D
+        assert tracemalloc.get_traced_memory()[1] < 20 * D
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["contexts added", "contexts as gates"])
+def test_counts_are_integers(tmp_path, name):
+    """2.0 params a feature were once taken, and failed when the flow was used."""
+    header, payload = with_layer(MODELS[name](), 1 if "gates" in name else 0)
+    net = header["flow"]["layers"][0 if "added" in name else 1]["conditioner"]
+    net["numbers"] = float(net["numbers"])
+    (tmp_path / "m").write_bytes(packed(header, payload))
+    with pytest.raises(ModelFileError, match="numbers: expected an integer"):
+        afnp.load(tmp_path / "m")
 
 
 def test_a_large_graph_takes_a_few_times_its_matrix(tmp_path):

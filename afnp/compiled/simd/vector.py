@@ -27,7 +27,7 @@ from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, lower_cast, models, overload, register_model
 
-from afnp.compiled.compiler import EXACT, intrinsic
+from afnp.compiled.compiler import EXACT, INNER, intrinsic
 from afnp.compiled.simd.register_tile import VECTOR
 
 __all__ = [
@@ -52,9 +52,9 @@ __all__ = [
 
 REGISTERS = 2
 """Registers a vector: while one waits for its sums, the other's run."""
-INLINE: Any = {"error_model": "numpy", "fastmath": EXACT, "forceinline": True}
-jit = njit(error_model="numpy", fastmath=EXACT, nogil=True)
-"""For what is called as a function of its own."""
+INLINE: Any = {"error_model": "numpy", "fastmath": EXACT, "forceinline": True, **INNER}
+jit = njit(error_model="numpy", fastmath=EXACT, nogil=True, **INNER)
+"""For what compiled code calls as a function of its own."""
 inline = njit(nogil=True, **INLINE)
 """For what becomes a part of its caller."""
 

@@ -42,11 +42,12 @@ from afnp.compiled.simd.vector import (
     store,
     width_of,
 )
+from afnp.univariate.normal import HALLEY_STEPS, START
 
 __all__ = ["Gaussian", "Logistic", "backward", "generate", "normalize"]
 
 ITERATIONS = 200
-NEWTON_STEPS = 6
+(C2, C1, C0), (D3, D2, D1, D0) = START
 
 
 class Logistic(NamedTuple):
@@ -141,10 +142,12 @@ def _tail_implementation(tau, t):
 
 @inline
 def _normal_quantile(tau, log_T):
-    t = root(maximum(-2 * (log_T + math.log(2)), 0.0))
-    for _ in range(NEWTON_STEPS):
-        value, log_hazard, _ = _tail(tau, t)
-        t = t + (value - log_T) * exp(-log_hazard)
+    s = root(-2 * log_T)
+    t = s - (C2 + (C1 + C0 / s) / s) / (D3 * s + D2 + (D1 + D0 / s) / s)
+    for _ in range(HALLEY_STEPS):
+        value, log_hazard, kappa = _tail(tau, t)
+        step = (value - log_T) * exp(-log_hazard)
+        t = t + step / (1 + 0.5 * step * kappa)
     return t
 
 
