@@ -1,5 +1,6 @@
 """Posteriors from simulations: the record that the page shows, and how it is made."""
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -84,12 +85,27 @@ def test_missed_rows_say_so():
     assert posteriors.markdown({"rows": [row]}).count("missed") == 0
     row["best"] = [0.681, 0.701] * 5
     said = posteriors.markdown({"rows": [row]})
-    assert "| 0.680 | 0.691 ± 0.007 | not run | missed |" in said
+    assert "| 0.680 | 3 | 0.691 ± 0.007 | not run | missed |" in said
     assert posteriors.summary({"rows": [row]})["reached"]["10000"] == 0
     row["c2st"] = [0.6] * 9
     assert "missed" in posteriors.markdown({"rows": [row]})  # not by nine of ten
     row["c2st"] = [0.6] * 10
     assert "missed" not in posteriors.markdown({"rows": [row]})
+
+
+def test_a_row_keeps_the_recipe_it_was_measured_with():
+    """What a later version does differently holds for new rows only."""
+    row = {"task": "sir", "simulations": 100_000}
+    ours = posteriors.RECIPES[100_000]
+    assert posteriors.recipe_of(row) == ours
+    former = ours._replace(members=2, hidden=(50, 50))
+    row["recipe"] = json.loads(json.dumps(former._asdict()))
+    assert posteriors.recipe_of(row) == former
+    rows = [row | {"best": [0.6] * 10, "c2st": []}, row_at(100_000, 0.6), row_at(1_000, 0.6)]
+    assert "| 0.585 | 2 | 0.600" in posteriors.markdown({"rows": rows})
+    texts = posteriors.draw({"record": {"rows": rows}}).texts
+    said = " ".join(text.get_text() for text in texts)
+    assert "5 flows at 1,000, 2 or 5 flows at 100,000" in " ".join(said.split())
 
 
 def row_at(N, best, failed=()):
