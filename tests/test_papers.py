@@ -107,7 +107,8 @@ def test_rows_are_the_papers():
         "RQ-NSF (C)": 0.64,
         "RQ-NSF (AR)": 0.66,
     }
-    assert {name: row.paper for name, row in MNIST.rows.items()} == {
+    rows = {name: row.paper for name, row in MNIST.rows.items() if name not in UNDONE}
+    assert rows == {
         "Gaussian": -1366.9,
         "MADE": -1380.8,
         "MAF (5)": -1300.5,
@@ -159,6 +160,27 @@ def test_flows_of_mnist_are_built_as_in_the_paper(known):
     rates = {name: row.training.get("learning_rate") for name, row in MNIST.rows.items()}
     assert all(rate == (1e-3 if "MADE" in name else 1e-4) for name, rate in rates.items() if rate)
     assert MNIST.rows["MADE, conditional"].flow(known["mnist"]).context == 10
+
+
+UNDONE = {
+    "MADE, free log-scales": ({"scale"}, (1024,)),
+    "MADE, logits not standardised": ({"Standardize"}, (1024,)),
+    "MADE, two hidden layers": (set(), (1024, 1024)),
+    "MADE, all three": ({"scale", "Standardize"}, (1024, 1024)),
+}
+
+
+@pytest.mark.parametrize("name", UNDONE)
+def test_rows_of_the_ablation_undo_what_they_say_and_nothing_else(name, known):
+    (undone, hidden), images, ours = UNDONE[name], known["mnist"], MNIST.rows["MADE"]
+    row = MNIST.rows[name]
+    assert (row.paper, row.training) == (ours.paper, ours.training)
+    flow, whole = row.flow(images), ours.flow(images)
+    assert set(kinds_of(whole)) - set(kinds_of(flow)) == undone - {"scale"}
+    assert flow.layers[-1].univariate.scale == ("exp" if "scale" in undone else "tanh")
+    assert flow.layers[-1].conditioner.hidden == hidden
+    same = [layer.config() for layer in tables.made(images, (1024,)).layers]
+    assert same == [layer.config() for layer in whole.layers]
 
 
 # ---- scores --------------------------------------------------------------------------------------
@@ -318,7 +340,7 @@ def test_images_have_bits_per_dimension_beside_nats():
     said = report.markdown(table, {"MADE": found}).splitlines()
     assert said[0].endswith("| training | bits per dimension |")
     assert said[3] == ("| MADE | -1380.8 ± 4.8 | -1322.7 ± 1.6 | +58.1 | 9.8 | 52 epochs | 1.932 |")
-    assert said[4] == "| MAF (5) | -1300.5 ± 1.7 | not run |  |  |  |  |"
+    assert "| MAF (5) | -1300.5 ± 1.7 | not run |  |  |  |  |" in said
     assert "bits" not in report.markdown(tables.TABLES["power"], {})
 
 
