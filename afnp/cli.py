@@ -35,6 +35,7 @@ from afnp.atomic import check_regular, write_bytes
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.interop import formats
+from afnp.messages import say
 from afnp.progress import until_unread
 from afnp.train import ranks
 from afnp.transforms.preprocess import Dequantize, preprocessing
@@ -110,9 +111,9 @@ def _run(args: argparse.Namespace) -> int:
     except MemoryError:
         message = "not enough memory; try fewer rows, or a smaller flow"
     except KeyboardInterrupt as error:
-        print("afnp:", str(error) or "interrupted", file=sys.stderr)
+        say(f"afnp: {str(error) or 'interrupted'}")
         return 130
-    print("afnp: error:", " ".join(message.split()), file=sys.stderr)
+    say(f"afnp: error: {' '.join(message.split())}")
     return 2
 
 
@@ -125,7 +126,7 @@ def _warnings_in_lines() -> Iterator[None]:
         text = " ".join(str(message).split())
         if text not in said:
             said.add(text)
-            print(f"afnp: warning: {text}", file=sys.stderr)
+            say(f"afnp: warning: {text}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -215,10 +216,7 @@ def fit(args: argparse.Namespace) -> int:
     epochs = f"{count} epoch" if count == 1 else f"{count} epochs"
     if history.stopped == "interrupted":
         hint = "; --resume --force goes on from the checkpoint" if args.checkpoint else ""
-        print(
-            f"afnp: interrupted after {epochs}: saved the model so far to {args.output}{hint}",
-            file=sys.stderr,
-        )
+        say(f"afnp: interrupted after {epochs}: saved the model so far to {args.output}{hint}")
         return 130
     best = f", best {history.best_epoch + 1}" if history.best_epoch is not None else ""
     print(f"{epochs}{best}, {history.seconds:.1f} seconds; wrote {args.output}")
@@ -276,7 +274,7 @@ def score(args: argparse.Namespace) -> int:
         rows.write(args.output, log_prob, ("log_prob",))
     which = args.data if rows.is_table(args.data) else f"{args.data}, test rows"
     said = f"{which}: {len(part.x):,} rows, log-likelihood: {_mean(flow, log_prob)}"
-    print(said, file=_beside(args.output))
+    _print_beside(args.output, said)
     return 0
 
 
@@ -287,7 +285,7 @@ def sample(args: argparse.Namespace) -> int:
     flow = formats.load(args.model)
     x = flow.sample(args.rows, args.seed, rows.context_of(flow, args.context))
     rows.write(args.output, x, flow.columns)
-    print(f"wrote {len(x):,} x {x.shape[1]} to {args.output}", file=_beside(args.output))
+    _print_beside(args.output, f"wrote {len(x):,} x {x.shape[1]} to {args.output}")
     return 0
 
 
@@ -322,9 +320,12 @@ def plot(args: argparse.Namespace) -> int:
     return 0
 
 
-def _beside(output: Path | None):
-    """Return where to say what was done: not among the rows, if these go to standard output."""
-    return sys.stderr if output == rows.STDOUT else sys.stdout
+def _print_beside(output: Path | None, text: str) -> None:
+    """Say what was done: not among the rows, if these go to standard output."""
+    if output == rows.STDOUT:
+        say(text)
+    else:
+        print(text)
 
 
 def verify(args: argparse.Namespace) -> int:

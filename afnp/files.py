@@ -44,7 +44,17 @@ from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.inputs import integer
 
-__all__ = ["MOST_FREE", "ModelFileError", "build", "load", "opened", "read", "save", "write"]
+__all__ = [
+    "MOST_FREE",
+    "ModelFileError",
+    "build",
+    "load",
+    "opened",
+    "read",
+    "refuse_another",
+    "save",
+    "write",
+]
 
 MAGIC = b"afnp\r\n\x1a\n"
 VERSION = 2
@@ -198,7 +208,10 @@ def _header(name: str, text: bytes) -> dict:
         raise ModelFileError(f"{name}: {error}") from error
     try:
         header = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_no_number, parse_int=_integer
+            text.decode(),  # given bytes, it would read UTF-16 too, in which nothing is counted
+            object_pairs_hook=_once,
+            parse_constant=_no_number,
+            parse_int=_integer,
         )
         names = [entry[0] for entry in header["arrays"][:MOST_ARRAYS]]
         sound = len(set(names)) == len(header["arrays"]) and all(
@@ -298,13 +311,21 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
         raise ValueError(
             f"{name}: the model could not be loaded again: {_said(error)}; nothing was saved"
         ) from error
-    for one, other in zip(_flows(flow), _flows(again), strict=True):
+    refuse_another(flow, again, name)
+    write(name, "model", {"flow": config}, {"theta": flow.theta})
+
+
+def refuse_another(model, again, name: str) -> None:
+    """Raise ValueError if a model that was built from another's config is not the same density.
+
+    That can happen only with classes that are not afnp's. Some rows are compared, near and far.
+    """
+    for one, other in zip(_flows(model), _flows(again), strict=True):
         if _has_classes_of_others(one) and not _agree(one, other):
             raise ValueError(
                 f"{name}: the model would be loaded as one of another density, because config() of "
                 "a class in it says less than its __init__ takes; nothing was saved"
             )
-    write(name, "model", {"flow": config}, {"theta": flow.theta})
 
 
 def _flows(model) -> list[Flow]:
@@ -320,10 +341,19 @@ def _has_classes_of_others(flow: Flow) -> bool:
 
 
 def _agree(flow: Flow, again: Flow) -> bool:
-    """Return whether two flows give some rows one density, where the first has an answer."""
-    rng = np.random.default_rng(0)
-    x = rng.uniform(0.1, 0.9, (4, flow.features))  # inside a circle, and most bounds
-    context = rng.standard_normal((4, flow.context)) if flow.context else None
+    """Return whether two flows give rows near and far one density, where the first has an answer.
+
+    The first rows are inside a circle, and most bounds; splines and clipped maps end further out.
+    """
+    rng, D = np.random.default_rng(0), flow.features
+    context = rng.standard_normal((8, flow.context)) if flow.context else None
+    tables = [rng.uniform(0.1, 0.9, (8, D))]
+    tables += [scale * rng.standard_normal((8, D)) for scale in (1, 5, 50)]
+    with np.errstate(all="ignore"):
+        return all(_agree_at(x, context, flow, again) for x in tables)
+
+
+def _agree_at(x: np.ndarray, context, flow: Flow, again: Flow) -> bool:
     try:
         before = flow.log_prob(x, context)
     except Exception:  # rows outside its support, say

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
+from afnp.messages import on_terminal, say
+
 __all__ = ["Lines", "Silent", "bar", "steps_bar", "until_unread"]
 
 
@@ -27,7 +29,7 @@ def bar(things: Iterable | None = None, *, show: bool = True, **options):
     >>> [k for k in bar(range(3), show=False)]
     [0, 1, 2]
     """
-    if show and sys.stderr is not None:
+    if show and on_terminal() is not None:
         try:
             from tqdm import tqdm
         except ImportError:
@@ -49,9 +51,10 @@ def steps_bar(what: str, unit: str, total: int, done: int, *, show: bool = True)
     show : bool
         Whether anything is wanted.
     """
-    if sys.stderr is None:  # without a console, or closed by whoever started this
+    terminal = on_terminal()
+    if terminal is None:
         return Silent()
-    if show and not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if show and not (terminal or "ipykernel" in sys.modules):
         return Lines(what, unit, total, done)
     return bar(total=total, initial=done, desc=what, unit=unit, leave=None, show=show)
 
@@ -82,15 +85,10 @@ class Lines:
         self.text = text
 
     def update(self) -> None:
-        """Write a line; a full disk or a reader that has gone ends the lines, and not the work."""
+        """Write a line, if the last one could be written."""
         self.done += 1
-        if not self.read:
-            return
         line = f"{self.what}: {self.unit} {self.done}/{self.total}: {self.text}"
-        try:
-            print(line, file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # ValueError: it was closed
-            self.read = False
+        self.read = self.read and say(line)
 
 
 class Silent:

@@ -1038,14 +1038,27 @@ def test_a_closed_pipe_is_no_error(folder):
     ],
 )
 def test_a_model_is_written_whoever_reads_along(end, code, folder, tmp_path):
-    """Training once ended at the first line that nobody took, and its work was lost."""
-    command = f"{sys.executable} -m afnp fit two_moons -o {tmp_path}/m {' '.join(FAST[:-1])}"
+    """Training once ended at the first line that nobody took, be it a warning."""
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    np.save(tmp_path / "x.npy", np.column_stack([x, np.arange(200) % 3]))  # whole: a warning
+    command = f"{sys.executable} -m afnp fit {tmp_path}/x.npy -o {tmp_path}/m {' '.join(FAST[:-1])}"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         f"({command}; echo $? > {tmp_path}/code) {end}", shell=True, check=False, env=env
     )
     assert done.returncode == 0 and (tmp_path / "m").exists()
     assert (tmp_path / "code").read_text() == f"{code}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    ("end", "code"), [("2>&-", 0), pytest.param("2> /dev/full", 0, marks=linux)]
+)
+def test_rows_are_alone_on_standard_output_where_messages_have_no_place(end, code, folder):
+    command = f"{sys.executable} -m afnp sample {folder}/m.afnp -n 3 -o - {end}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    rows = np.loadtxt(done.stdout.splitlines(), delimiter=",")
+    assert rows.shape == (3, 2) and done.returncode == code
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")

@@ -30,6 +30,7 @@ LAYERS = {
     "added, blocks, wider": lambda: Autoregressive(
         AddedMLP(2, 2, RESIDUAL, 9, residual=True, linear_end=True), Affine()
     ),
+    "added, no hidden layer": lambda: Autoregressive(AddedMLP(3, 2, (), 2), Affine()),
     "gated": lambda: Autoregressive(
         GatedMaskedMLP(4, 8, RESIDUAL, 2, linear_end=True), RationalQuadratic(3)
     ),

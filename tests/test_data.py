@@ -861,6 +861,20 @@ def test_a_first_row_that_counts_is_told(first, tmp_path):
         assert len(data.read_table(tmp_path / "t.csv")) == 2
 
 
+@pytest.mark.parametrize("text", ["2019;2020\n4,5;1,2\n1,5;2\n", "1,2\n4,5\n6,7\n6.5,7\n"])
+def test_a_first_row_that_counts_is_told_of_decimal_commas_and_later_rows(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.warns(UserWarning, match="counts, and what follows does not: taken as a row"):
+        data.read_table(tmp_path / "t.csv")
+
+
+def test_a_first_row_of_thousands_of_digits_is_no_number(tmp_path):
+    """Python refuses to count so far; it is infinite as a number."""
+    (tmp_path / "t.csv").write_text(f"{'1' * 5000},{'1' * 4999}2\n1.5,2\n")
+    with pytest.raises(ValueError, match=r"t\.csv: .*line 1"):
+        data.read_table(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("columns", [["a", "b"], [0, 1]])
 @pytest.mark.parametrize("options", [{}, {"sep": ";", "decimal": ","}, {"sep": "\t"}])

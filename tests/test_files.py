@@ -15,6 +15,7 @@ import sys
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +336,16 @@ def test_array_listings_that_make_no_sense(tmp_path, arrays):
             load(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_headers_are_utf_8(tmp_path, encoding):
+    """What a header may hold is counted in its bytes."""
+    flow = small()
+    text = json.dumps(header_of(flow))
+    load(craft(tmp_path / "m", text.encode(), flow.theta.tobytes()))
+    with pytest.raises(ModelFileError, match="the header is not readable"):
+        load(craft(tmp_path / "m", text.encode(encoding), flow.theta.tobytes()))
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"3", b'"arrays"', b"{", b"\xff\xfe", b'{"arrays": []', b"{}", b"null"]
 )
@@ -535,6 +546,30 @@ def test_a_transform_whose_config_leaves_something_out_is_not_saved(own, tmp_pat
 
     save(Flow([scaling(__init__=init, normalize=normalize, config=full)(2, 3.0)]), tmp_path / "m")
     assert load(tmp_path / "m").layers[0].times == 3
+
+
+@pytest.mark.parametrize("at", [1, 4, 20])
+def test_what_a_config_leaves_out_is_seen_far_out_too(at, own, tmp_path):
+    """Beyond ``at`` the map has another slope; the class says its features only."""
+
+    class Mine(transforms.Transform):
+        def __init__(self, features, at=1e9):
+            self.features, self.at = features, at
+
+        def normalize(self, p, x, context):
+            beyond = np.abs(x) - self.at
+            u = np.where(beyond > 0, np.sign(x) * (self.at + 3 * beyond), x)
+            return u, ((beyond > 0) * np.log(3)).sum(axis=1), None
+
+        def config(self):
+            return {"features": self.features}
+
+    save(Flow([Mine(2)]), tmp_path / "m")
+    doors = [save, afnp.interop.safetensors.save] if find_spec("safetensors") else [save]
+    for k, door in enumerate(doors):
+        with pytest.raises(ValueError, match="one of another density.*nothing was saved"):
+            door(Flow([Mine(2, at)]), tmp_path / f"other{k}")
+        assert not (tmp_path / f"other{k}").exists()
 
 
 def test_a_name_that_is_taken_is_not_saved(own, tmp_path):

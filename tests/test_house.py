@@ -20,6 +20,7 @@ FLOORS = {
     "chain_rule": 1,
     "inputs": 0,
     "minimal": 0,
+    "messages": 0,
     "params": 0,
     "bases": 1,
     "univariate": 1,

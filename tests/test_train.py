@@ -3,6 +3,7 @@ killed and resumed to the last bit."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -1297,10 +1299,24 @@ class Unread:
         raise self.error
 
 
-@pytest.mark.parametrize(
-    "stream",
-    [Unread(BrokenPipeError()), Unread(OSError(28, "full")), Unread(ValueError("closed")), None],
-)
+def closed():
+    """A stream that somebody closed."""
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+UNREAD = [
+    Unread(BrokenPipeError()),
+    Unread(OSError(28, "full")),
+    Unread(ValueError("closed")),
+    closed(),
+    SimpleNamespace(write=len),  # no isatty, no flush
+    None,
+]
+
+
+@pytest.mark.parametrize("stream", UNREAD)
 def test_training_goes_on_where_its_lines_cannot_be_written(monkeypatch, stream):
     """A reader that had seen enough, ``2>&1 | head``, once ended it without a result."""
     plain, flow = small(), small()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import tempfile
 import threading
 import warnings
@@ -27,6 +26,8 @@ from numba import config, extending, njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.typing import Signature
+
+from afnp.messages import say
 
 __all__ = ["EXACT", "FAST", "address_of", "folder", "intrinsic", "jit", "kernel", "silence"]
 
@@ -199,11 +200,9 @@ def _say(function: Callable) -> None:
         return
     _said = True
     kept = f"kept in {folder()}" if folder() else "not kept"
-    print(
+    say(
         f"afnp: compiling {function.__qualname__} for this machine, some seconds; it is {kept} "
-        "('afnp compile' does all of it ahead of time)",
-        file=sys.stderr,
-        flush=True,
+        "('afnp compile' does all of it ahead of time)"
     )
 
 

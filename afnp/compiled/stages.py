@@ -128,8 +128,8 @@ def _known(layer: Transform) -> bool:
 
 
 def _carries(net: AddedMLP) -> bool:
-    """Return whether units can carry a context to every block: c = max(c, 0) - max(-c, 0)."""
-    return net.activation == "relu" or not net.residual
+    """Return whether there are units that can carry a context: c = max(c, 0) - max(-c, 0)."""
+    return bool(net.hidden) and (net.activation == "relu" or not net.residual)
 
 
 def _convolves(layer: Transform) -> TypeGuard[Autoregressive]:

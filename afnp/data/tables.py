@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import struct
 import warnings
 import zipfile
@@ -37,6 +38,8 @@ from .dataset import extra, first_bad
 LIMIT = 2**32
 SUSPECT = 2**26
 """An array of more bytes must have been compressed by less than a hundred."""
+LOOKED_AT = 1000
+"""Rows below a first one that counts, among which one that is not whole is looked for."""
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 SEPARATORS = {";": "a semicolon", "\t": "a tab", ",": "a comma", " ": "blanks"}
 """What may part the cells of a .csv, in the order in which it is looked for."""
@@ -46,6 +49,7 @@ NO_HEADER = (SyntaxError, TokenError, RecursionError, MemoryError)
 two."""
 MISSING = {"", "na", "n/a", "<na>", "nan", "-nan", "nat", "null", "none", "nil", "?", "-"}
 MISSING |= {"#n/a", "#n/a n/a", "#na", "#null!", "#div/0!", "#value!", "#ref!", "#num!", "#name?"}
+MISSING |= {"#spill!", "#calc!"}
 """Cells that say that there is no value, in lower case."""
 
 
@@ -416,14 +420,12 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
         if not (unnamed(cells[0]) or any(not cell.strip().lstrip("+-").isdigit() for cell in body)):
             raise ValueError(
                 f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or "
-                "a "
-                "row? Names for the columns, in a line above it or in its place, would say"
+                "a row? Names for the columns, in a line above it or in its place, would say"
             )
         if not unnamed(cells[0]):
             warnings.warn(
                 f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts the columns: taken "
-                "as "
-                "their header, as pandas writes it; if it is a row, put a line of names above it",
+                "as their header, as pandas writes it; if it is a row, put names in a line above",
                 stacklevel=3,
             )
         return cells
@@ -437,12 +439,12 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
 
 def _warn_of_counting(line: int, cells: list[str], below: list, path: Path) -> None:
     """Warn of a row that counts, 1, 2, 3 or 2019, 2020, above numbers that are not whole."""
-    if len(cells) < 2 or not all(cell.isascii() and cell.isdigit() for cell in cells):
+    if len(cells) < 2 or not all(re.fullmatch("[0-9]{1,18}", cell) for cell in cells):
         return
     first = int(cells[0])
     counts = [int(cell) for cell in cells] == list(range(first, first + len(cells)))
-    others = [cell for _, row in below[:2] for cell in row if is_number(cell)]
-    if counts and any(not float(cell).is_integer() for cell in others):
+    others = (cell.replace(",", ".") for _, row in below[:LOOKED_AT] for cell in row)
+    if counts and any(is_number(cell) and not float(cell).is_integer() for cell in others):
         warnings.warn(
             f"{path}: line {line}, {','.join(cells)[:40]!r}, counts, and what follows does not: "
             "taken as a row; if it is a header, give the columns names",

@@ -21,7 +21,7 @@ from safetensors.numpy import save as serialize
 
 from afnp.atomic import named_errors, path_of, write_bytes
 from afnp.ensemble import FlowEnsemble
-from afnp.files import MOST_FREE, ModelFileError, build, opened
+from afnp.files import MOST_FREE, ModelFileError, build, opened, refuse_another
 from afnp.flow import Flow
 
 __all__ = ["load", "save"]
@@ -47,7 +47,7 @@ def save(flow: Flow | FlowEnsemble, path: str | os.PathLike) -> None:
     """
     if not isinstance(flow, (Flow, FlowEnsemble)):
         raise ValueError(f"flow: expected a Flow or FlowEnsemble, got {type(flow).__name__}")
-    build(flow.config(), flow.theta, 0)
+    refuse_another(flow, build(flow.config(), flow.theta, MOST_FREE), path_of(path))
     named = {name: np.ascontiguousarray(a) for name, a in _parameters(flow).items()}
     text = json.dumps(flow.config(), allow_nan=False)
     metadata = {"afnp": text, "sha256": _digest(text, flow.theta)}
@@ -104,7 +104,7 @@ def _digest(text: str, theta: np.ndarray) -> str:
 def _header(content: bytes) -> tuple[dict, list[str]]:
     """Return the metadata and the arrays' names; refuse names that stand there twice."""
     length = int.from_bytes(content[:8], "little")
-    pairs = json.loads(content[8 : 8 + length], object_pairs_hook=_once)
+    pairs = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_once)
     return pairs.pop("__metadata__", {}), list(pairs)
 
 

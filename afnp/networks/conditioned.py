@@ -256,7 +256,7 @@ class AddedMLP(Conditioned):
         """Return how many parameters ``from_config(config)`` has, from integers alone."""
         D, K, C = (integer(name, config[name], 1) for name in ("features", "numbers", "context"))
         widths = integers("hidden", config["hidden"], least=1)
-        beside = _beside(widths, C, _added_to(widths, config["residual"]))
+        beside = _beside([*widths, D * K], C, _added_to(widths, config["residual"]))
         return dense_size(D, widths, D * K) + beside
 
 

@@ -3,8 +3,8 @@ r"""Derivatives without calculus: complex steps, central differences, and bitwis
 .. math:: J_{nij} = \frac{\partial u_{ni}}{\partial x_{nj}}
           = \frac{\operatorname{Im} f_i(x_n + i h e_j)}{h} + O(h^2)
 
-A complex step subtracts nothing, so h may be 1e-30 and the derivative is good to rounding (Squire
-and Trapp 1998, doi 10.1137/S003614459631241X); it needs code that stays analytic. Central
+A complex step subtracts nothing, so h may be 1e-30 of x and the derivative is good to rounding
+(Squire and Trapp 1998, doi 10.1137/S003614459631241X); it needs code that stays analytic. Central
 differences need nothing, and stop at about 1e-9.
 
 Letters: N rows, D features; f maps rows (M, D) to rows (M, D'), each on its own.
@@ -18,7 +18,13 @@ import numpy as np
 
 from afnp.verify.worker import safe_point
 
-__all__ = ["central_jacobian", "complex_step_jacobian", "dependency_pattern", "moved"]
+__all__ = [
+    "central_jacobian",
+    "complex_step_jacobian",
+    "complex_steps",
+    "dependency_pattern",
+    "moved",
+]
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -33,10 +39,28 @@ def _columns(f: Map, z: np.ndarray) -> np.ndarray:
     return np.asarray(f(z.reshape(N * D, D))).reshape(N, D, -1).transpose(0, 2, 1)
 
 
+def complex_steps(x: np.ndarray, h: float = 1e-30) -> np.ndarray:
+    r"""Return how far to step from each number of x: far less than it is, be it as small as it may.
+
+    .. math:: h \min(1, |x|), \qquad h \text{ at } x = 0
+
+    Examples
+    --------
+    The logarithm bends within 1e-40 of 1e-40.
+
+    >>> x = np.array([0.0, 1e-40, 3.0])
+    >>> complex_steps(x)
+    array([1.e-30, 1.e-70, 1.e-30])
+    """
+    size = np.where(x == 0, 1.0, np.minimum(1.0, np.abs(x)))
+    return np.maximum(h * size, np.finfo(np.float64).tiny)
+
+
 def complex_step_jacobian(f: Map, x: np.ndarray, h: float = 1e-30) -> np.ndarray:
     r"""Return all Jacobians (N, D', D) of f at x (N, D), to rounding, in one call of N·D rows.
 
-    .. math:: J_{nij} = \operatorname{Im} f_i(x_n + i h e_j) / h
+    .. math:: J_{nij} = \operatorname{Im} f_i(x_n + i h_{nj} e_j) / h_{nj},
+              \qquad h_{nj} = h \min(1, |x_{nj}|), \text{ or } h \text{ at } 0
 
     Row n·D + j of that call is row n of x with feature j moved: ``np.repeat(context, D, axis=0)``
     fits.
@@ -57,12 +81,15 @@ def complex_step_jacobian(f: Map, x: np.ndarray, h: float = 1e-30) -> np.ndarray
     >>> complex_step_jacobian(lambda x: x[:, :1] * x, np.array([[3.0, 5.0]]))
     array([[[6., 0.],
             [5., 3.]]])
+    >>> complex_step_jacobian(np.log, np.array([[1e-40]]))
+    array([[[1.e+40]]])
     """
     x = np.asarray(x, dtype=np.float64)
-    J = _columns(f, x[:, None, :] + 1j * h * np.eye(x.shape[1]))
+    steps = complex_steps(x, h)[:, None, :]
+    J = _columns(f, x[:, None, :] + 1j * steps * np.eye(x.shape[1]))
     if not np.iscomplexobj(J):
         raise TypeError(f"expected complex results from complex rows, got dtype {J.dtype}")
-    return J.imag / h
+    return J.imag / steps
 
 
 def central_jacobian(f: Map, x: np.ndarray, h: float | None = None) -> np.ndarray:

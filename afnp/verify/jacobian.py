@@ -18,6 +18,7 @@ from afnp.verify.subject import Subject
 from afnp.verify.tolerance import perturb
 
 __all__ = [
+    "away_from_ends",
     "callers_jacobian",
     "invertible",
     "log_det_of",
@@ -28,6 +29,8 @@ __all__ = [
 
 TINY = 1e-100
 """A slope below this is none."""
+COARSE = 3
+"""So many steps long is the coarser one of two differences."""
 LOST = 1e-15
 """A singular value below so much of the largest is rounding's own: it has no inverse."""
 
@@ -75,7 +78,10 @@ def log_det_of(J: np.ndarray, error_of_J: np.ndarray) -> tuple[np.ndarray, np.nd
 def measured_jacobian(
     subject: Subject, x: np.ndarray, c: np.ndarray, rng, generates: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return J (N, D, D) of normalize, or of generate by differences, and each entry's error."""
+    """Return J (N, D, D) of normalize, or of generate by differences, and each entry's error.
+
+    Noise is given :func:`away_from_ends`.
+    """
     if generates:
         everywhere = np.zeros(subject.features), np.ones(subject.features)
         return _by_differences(subject, subject.generate, x, c, everywhere)
@@ -101,6 +107,15 @@ def measured_jacobian(
     return J, tolerance.safety * eps * (size / tolerance.delta + np.abs(J))
 
 
+def away_from_ends(subject: Subject, u: np.ndarray) -> np.ndarray:
+    """Return noise (N, D) moved so far into its bounds, if it has any, that no step leaves them."""
+    if subject.points.bounded is None:
+        return u
+    low, high = subject.points.bounded
+    longest = COARSE * float(np.cbrt(np.finfo(subject.dtype).eps)) * max(1, abs(low), abs(high))
+    return np.clip(u, low + 1.5 * longest, high - 1.5 * longest)
+
+
 def _by_differences(
     subject: Subject, function, x: np.ndarray, c: np.ndarray, units: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +130,7 @@ def _by_differences(
     def f(z):
         return function(at + size * z, repeated)[0]
 
-    fine, coarse = (central_jacobian(f, (x - middle) / width, step) for step in (h, 3 * h))
+    fine, coarse = (central_jacobian(f, (x - middle) / width, step) for step in (h, COARSE * h))
     noise = subject.tolerance.eps / h * (1 + np.abs(function(x, c)[0]))[:, :, None]
     # a step is rounded where data lie far from 0
     steps = (np.abs(middle) / width)[:, None, :] * np.finfo(x.dtype).eps / h * np.abs(fine)

@@ -204,6 +204,62 @@ def test_noise_near_a_mixtures_median_is_known_to_rounding_only():
     assert check_flow(random_flow(63690), seed=63690, checks=["edges"]).ok
 
 
+@pytest.mark.parametrize("context", [0, 2])
+def test_steps_of_differences_stay_on_the_circle(context):
+    """In single precision they are long: noise beside its ends left it, and generate refused."""
+    options = {"hidden": (16,), "transforms": 2, "circular": True, "dtype": np.float32}
+    for seed in range(3):
+        flow = afnp.nsf(3, context=context, seed=seed, **options)
+        assert not check_flow(flow, level="quick", seed=seed, checks=["normalisation"]).failed
+
+
+def turning(turns):
+    """A circle onto itself, in steps, of which one is longer than half a turn."""
+    ends = np.array([-3.0, -2.8, -1.0, 0.0, 1.0]) + 0.1
+    lands = np.cumsum([0, *turns])
+
+    def normalize(x):
+        at = np.interp((x - ends[0]) % (2 * np.pi), [*(ends - ends[0]), 2 * np.pi], lands)
+        slope = np.diff(lands) / np.diff([*ends, ends[0] + 2 * np.pi])
+        place = np.searchsorted(ends - ends[0], (x - ends[0]) % (2 * np.pi), side="right") - 1
+        return (at + np.pi) % (2 * np.pi) - np.pi, np.log(np.abs(slope[place])).sum(axis=1)
+
+    return normalize
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_circle_that_is_turned_by_leaps_is_no_circle_that_turns_back(way):
+    """In sum the short ways round come to nothing; which way a line goes, has to be found."""
+    for seed in (1, 29):
+        options = {"hidden": (16,), "transforms": 2, "circular": True, "context": 2}
+        flow = afnp.nsf(1, seed=seed, **options)
+        assert check_flow(flow, level="quick", seed=seed, checks=["monotone"]).ok
+    once = way * np.array([4.5, 0.3, 0.3, 0.3])
+    once = np.append(once, way * 2 * np.pi - once.sum())
+    back = once + way * np.array([0, 0, -1.0, 0, 1.0])
+    for turns, ok in ((once, True), (back, False)):
+        functions = {"normalize": turning(turns), "support": (-np.pi, np.pi), "periodic": True}
+        report = check_flow(**functions, features=1, level="quick", checks=["monotone"])
+        assert report.ok == ok
+
+
+def test_complex_steps_are_shorter_than_any_number():
+    """1e-30 is a long way from 7e-60, where a logarithm lies in front."""
+    x = np.random.default_rng(5).exponential(1, (300, 1))
+    fronts = afnp.preprocessing(x, bounds=[(0, np.inf)])
+    flow = afnp.maf_mog(1, hidden=(16,), transforms=2, seed=1, context=2, preprocess=fronts)
+    assert check_flow(flow, level="quick", seed=1, checks=["log_det", "monotone"]).ok
+
+
+def test_samples_at_the_end_of_all_numbers_are_told_as_blurred():
+    """Their noise is infinite on the way back, and nothing is beside them."""
+    rng = np.random.default_rng(5)
+    x = np.column_stack([rng.exponential(1, 300), rng.uniform(0, 1, 300), rng.exponential(1, 300)])
+    fronts = afnp.preprocessing(x, bounds=[(0, np.inf), (0, 1), (0, np.inf)])
+    flow = afnp.maf_mog(3, hidden=(16,), transforms=2, seed=2, preprocess=fronts)
+    assert not check_flow(flow, level="quick", seed=2, checks=["agreement", "noise"]).failed
+
+
 def test_free_splines_have_corners():
     flow = afnp.maf(3, hidden=(8,), transforms=2, univariate="free_spline")
     assert check_flow(flow, level="quick", checks=["edges"]).ok

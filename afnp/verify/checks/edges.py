@@ -18,6 +18,7 @@ import numpy as np
 
 from afnp.transforms import Coupling
 from afnp.univariate import FreeSpline, RationalQuadratic
+from afnp.verify.derivatives import complex_steps
 from afnp.verify.ends import between, beyond
 from afnp.verify.explain import explained
 from afnp.verify.results import FAILED, Finding, NotRun, Result, check, collect, compare
@@ -382,7 +383,8 @@ def _wrong(univariate, h: np.ndarray) -> list[str]:
 
 def _wrong_slopes(univariate, params: np.ndarray, x: np.ndarray, claimed: np.ndarray) -> list[str]:
     """Say where a log-derivative is not the map's, by complex step, on both sides of an end too."""
-    slope = univariate.normalize(params.astype(np.complex128), x + 1e-30j)[0].imag / 1e-30
+    steps = complex_steps(x)
+    slope = univariate.normalize(params.astype(np.complex128), x + 1j * steps)[0].imag / steps
     with np.errstate(divide="ignore"):
         measured = np.log(np.abs(slope))
     known = np.isfinite(measured) & (measured > FLAT)

@@ -16,6 +16,7 @@ import numpy as np
 
 from afnp.verify.explain import cause_of, explained, term_of_a_feature
 from afnp.verify.jacobian import (
+    away_from_ends,
     callers_jacobian,
     invertible,
     log_det_of,
@@ -34,9 +35,6 @@ FEWEST = 4
 FAR, COARSE = 1e-5, 1e-2
 """Far out a layer rounds in ways that perturbing its input does not show: there a log-determinant
 may be so much off, relatively, and one that may be more off says nothing."""
-
-INSIDE = 1e-3
-"""So much of a support's width points keep from its ends, where steps would leave it."""
 
 
 @check("C3")
@@ -75,9 +73,7 @@ def _of_generate(subject: Subject, rng: np.random.Generator) -> Result:
     D, tolerance = subject.features, subject.tolerance
     count = rows_worth(subject, subject.worth(subject.level.jacobians, FEWEST))
     u, c = subject.points.noise(rng, count)
-    if subject.points.bounded is not None:  # steps stay inside
-        low, high = subject.points.bounded
-        u = np.clip(u, low + INSIDE * (high - low), high - INSIDE * (high - low))
+    u = away_from_ends(subject, u)
     J, error = measured_jacobian(subject, u, c, rng, generates=True)
     keep = regular(J) & np.isfinite(error).all(axis=(1, 2))
     if not keep.any():

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from afnp.verify.derivatives import complex_steps
 from afnp.verify.jacobian import log_det_of, measured_jacobian, rows_worth
 from afnp.verify.results import FAILED, NotRun, Result, check, compare
 from afnp.verify.subject import Subject
@@ -92,10 +93,10 @@ def _verdict(sweep: Sweep, subject: Subject) -> Result:
     """Judge every step of a sweep."""
     steps = subject.difference(sweep.u[:, 1:], sweep.u[:, :-1])
     inside = sweep.inside[:, 1:] & sweep.inside[:, :-1]
-    direction = _direction(sweep, np.where(inside, steps, 0))
     steep = np.maximum(*_quotients(sweep.t, steps))
     size = SAFETY * sweep.eps * (1 + np.abs(sweep.u) + np.abs(sweep.t) * steep)
     allowed = size[:, 1:] + size[:, :-1]
+    direction = _direction(sweep, np.where(inside, steps, 0), allowed, subject)
     back = _turns_back(direction * steps, allowed, subject)
     stuck = _stands_still(sweep, steps, direction)
     back[stuck] = np.inf
@@ -107,10 +108,24 @@ def _verdict(sweep: Sweep, subject: Subject) -> Result:
     return dataclasses.replace(result, worst=place, reason=reason)
 
 
-def _direction(sweep: Sweep, steps: np.ndarray) -> np.ndarray:
-    """Return whether each line ascends (1) or descends (-1), (L, 1)."""
+def _direction(
+    sweep: Sweep, steps: np.ndarray, allowed: np.ndarray, subject: Subject
+) -> np.ndarray:
+    """Return whether each line ascends (1) or descends (-1), (L, 1).
+
+    On a circle a step of more than half a turn is told as one back, and a line, which goes round
+    once, comes to nothing in sum: it goes the way in which less of it turns back.
+    """
+    if sweep.slope is None and _on_a_circle(subject):
+        up, down = (_turns_back(way * steps, allowed, subject).sum(axis=1) for way in (1, -1))
+        return np.where(down < up, -1.0, 1.0)[:, None]
     votes = steps if sweep.slope is None else np.sign(sweep.slope)
     return np.where(votes.sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
+
+
+def _on_a_circle(subject: Subject) -> bool:
+    """Return whether noise is angles, whose ends are one place."""
+    return subject.periodic and subject.points.bounded is not None
 
 
 def _turns_back(forward: np.ndarray, allowed: np.ndarray, subject: Subject) -> np.ndarray:
@@ -119,7 +134,7 @@ def _turns_back(forward: np.ndarray, allowed: np.ndarray, subject: Subject) -> n
     On a circle, how far all of them go beyond one turn.
     """
     back = np.where(np.isfinite(forward), np.maximum(-forward, 0), np.inf)
-    if not subject.periodic or subject.points.bounded is None:
+    if not _on_a_circle(subject):
         return back
     turn = subject.points.bounded[1] - subject.points.bounded[0]
     gone = np.where(forward < -allowed, forward + turn, np.maximum(forward, 0)).sum(axis=1)
@@ -218,9 +233,9 @@ def _plateau(t: np.ndarray, u: np.ndarray, log_det: np.ndarray) -> np.ndarray:
 
 def _slope(normalize, z: np.ndarray, context: np.ndarray, i: int) -> np.ndarray:
     """Return du_i/dx_i of every row by complex step."""
-    z = z.astype(np.complex128)
-    z[:, i] += 1e-30j
-    return np.asarray(normalize(z, context)[0])[:, i].imag / 1e-30
+    z, steps = z.astype(np.complex128), complex_steps(z[:, i])
+    z[:, i] += 1j * steps
+    return np.asarray(normalize(z, context)[0])[:, i].imag / steps
 
 
 def _places(subject: Subject, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -19,7 +19,13 @@ from afnp.verify.bridge import bridge_of, total
 from afnp.verify.ends import beyond
 from afnp.verify.explain import constant_of_a_normal, explained
 from afnp.verify.integrals import REACHES, density_along, distribution, first_nodes, marginal
-from afnp.verify.jacobian import log_det_of, measured_jacobian, regular, rows_worth
+from afnp.verify.jacobian import (
+    away_from_ends,
+    log_det_of,
+    measured_jacobian,
+    regular,
+    rows_worth,
+)
 from afnp.verify.results import FAILED, NotRun, Result, check, compare
 from afnp.verify.subject import Subject
 
@@ -139,6 +145,7 @@ def _by_importance(subject: Subject, rng: np.random.Generator) -> Result:
         raise NotRun("needs noise, which draws from the base")
     n = min(rows_worth(subject, WEIGHED), subject.worth(WEIGHED, FEWEST))
     u = subject.points.noise(rng, n, scales=(1.0,))[0].astype(np.float64)
+    u = away_from_ends(subject, u)
     c = np.repeat(subject.points.contexts(rng, 1), n, axis=0)
     J, error = measured_jacobian(subject, u.astype(subject.dtype), c, rng, generates=True)
     keep = regular(J)
