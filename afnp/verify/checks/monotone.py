@@ -116,16 +116,17 @@ def _direction(
     On a circle a step of more than half a turn is told as one back, and a line, which goes round
     once, comes to nothing in sum: it goes the way in which less of it turns back.
     """
-    if sweep.slope is None and _on_a_circle(subject):
+    if sweep.slope is None and _turn(subject) is not None:
         up, down = (_turns_back(way * steps, allowed, subject).sum(axis=1) for way in (1, -1))
         return np.where(down < up, -1.0, 1.0)[:, None]
     votes = steps if sweep.slope is None else np.sign(sweep.slope)
     return np.where(votes.sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
 
 
-def _on_a_circle(subject: Subject) -> bool:
-    """Return whether noise is angles, whose ends are one place."""
-    return subject.periodic and subject.points.bounded is not None
+def _turn(subject: Subject) -> float | None:
+    """Return how long a turn is, where noise is angles, whose ends are one place."""
+    bounded = subject.points.bounded
+    return bounded[1] - bounded[0] if subject.periodic and bounded is not None else None
 
 
 def _turns_back(forward: np.ndarray, allowed: np.ndarray, subject: Subject) -> np.ndarray:
@@ -134,9 +135,9 @@ def _turns_back(forward: np.ndarray, allowed: np.ndarray, subject: Subject) -> n
     On a circle, how far all of them go beyond one turn.
     """
     back = np.where(np.isfinite(forward), np.maximum(-forward, 0), np.inf)
-    if not _on_a_circle(subject):
+    turn = _turn(subject)
+    if turn is None:
         return back
-    turn = subject.points.bounded[1] - subject.points.bounded[0]
     gone = np.where(forward < -allowed, forward + turn, np.maximum(forward, 0)).sum(axis=1)
     worst = np.argmin(forward, axis=1)[:, None]
     circle = np.where(np.isfinite(forward), 0.0, np.inf)
