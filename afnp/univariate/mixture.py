@@ -113,7 +113,8 @@ class Mixture:
             d_{t_k} &= d_{\log}\, q_k\, \kappa(t_k) - \lambda(t_k)\, c_k, \qquad
                        \kappa = (\log \lambda)'
 
-        and from d_{z_k} = ± d_{t_k} follow d_x, d_mu, and d_s = -d_z z - d_log q.
+        and :math:`d_{z_k} = \pm d_{t_k}` gives those of x, means and log-scales, the last being
+        :math:`-d_{z_k} z_k - d_{\log}\, q_k`.
         """
         (pi, z, shrink, slope), (positive, r, q), (hazards, kappas), (hazard, kappa) = cache
         c = d_log * (q - r) + r * (d_log * kappa - np.where(positive, d_u, -d_u)) / hazard
