@@ -16,8 +16,9 @@ from afnp.verify.mutants.styles import STYLES, caught_by
 
 RECORD = matrix.read()
 MEASURED = list(RECORD["levels"])
-OTHERWISE = 5
-"""So many mutants, of about 200, may be noticed by other checks than in the record."""
+DRAWN, ROUNDED = 2, 1 / 70
+"""Mutants that draw at every call, and the part of others that another processor's rounding may let
+other checks notice: 1 of 211 did."""
 KILLABLE = [name for name, m in MUTANTS.items() if not m.equivalent]
 
 
@@ -145,14 +146,14 @@ def test_the_record_is_what_a_run_gives(level, every):
     The check that is there for a mutant answers as recorded. Few may be noticed by more or fewer
     others: those that draw at every call, and those at which another processor rounds otherwise.
     """
-    others = []
-    for name, planted in list(MUTANTS.items())[::every]:
+    looked_at, others = list(MUTANTS.items())[::every], []
+    for name, planted in looked_at:
         failed, row = matrix.failed_checks(planted, level), RECORD["mutants"][name]
         assert (planted.kills in failed) == (planted.kills in row[level]), name
         styles = [s for s in STYLES if caught_by(s, planted.planted(), planted.backends[-1])]
         if sorted(failed) != sorted(row[level]) or styles != row["styles"]:
             others.append(name)
-    assert len(others) <= OTHERWISE, others
+    assert len(others) <= DRAWN + ROUNDED * len(looked_at), others
 
 
 # ---- false alarms --------------------------------------------------------------------------------
