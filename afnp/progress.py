@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
-from afnp.messages import on_terminal, say
+from afnp.messages import for_bars, on_terminal, say
 
 __all__ = ["Lines", "Silent", "bar", "steps_bar", "until_unread"]
 
@@ -35,7 +35,7 @@ def bar(things: Iterable | None = None, *, show: bool = True, **options):
         except ImportError:
             pass
         else:
-            return tqdm(things, **options)
+            return tqdm(things, file=for_bars(), **options)
     return Silent(things)
 
 

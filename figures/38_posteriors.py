@@ -43,6 +43,7 @@ from tqdm import tqdm
 
 import afnp
 from afnp.atomic import write_bytes
+from afnp.messages import for_bars
 from afnp.verify import best_accuracy, c2st, calibration
 from figures import common
 from figures.common import COLORS, caption, note
@@ -105,7 +106,7 @@ def data(
         few_first = sorted(tasks, key=lambda name: TASKS[name].parameters)
         rows = [row_of(record, name, N) for N in simulations for name in few_first]
         for wanted in (0, networks):
-            for row in tqdm(rows, unit="row"):
+            for row in tqdm(rows, unit="row", file=for_bars()):
                 if "best" not in row or len(row["c2st"]) < wanted:
                     measure(row, open_references(folder, row["task"]), wanted, quick, record)
                     tqdm.write(sentence(row))

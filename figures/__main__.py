@@ -17,6 +17,7 @@ from tqdm import tqdm
 if not __package__:  # run by its path: Python knows this folder alone, and needs its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from afnp.messages import for_bars  # noqa: E402
 from afnp.progress import until_unread  # noqa: E402
 from figures import building, common, thumbnails  # noqa: E402
 
@@ -28,7 +29,7 @@ def build_all(
 ) -> list[str]:
     """Build figures, and say when each is done; return the names of those that failed."""
     failed = []
-    with tqdm(total=len(chosen), unit="figure") as bar:
+    with tqdm(total=len(chosen), unit="figure", file=for_bars()) as bar:
 
         def say(running: Sequence[str]) -> None:
             bar.set_postfix_str(", ".join(running))
@@ -41,7 +42,7 @@ def build_all(
             bar.update()
             if trouble:
                 failed.append(name)
-                tqdm.write(f"{name}: FAILED\n{trouble}", file=sys.stderr)
+                tqdm.write(f"{name}: FAILED\n{trouble}", file=for_bars())
             else:
                 tqdm.write(f"{name}: {seconds:.1f} s")
     return failed

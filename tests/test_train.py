@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 import afnp
-from afnp import fit
+from afnp import fit, progress
 from afnp.chain_rule import GaussianChain
 from afnp.constructors import BETWEEN
 from afnp.files import ModelFileError, write
+from afnp.messages import for_bars
 from afnp.model import BatchGradient
 from afnp.train import Adam
 from afnp.transforms import Standardize
@@ -1324,6 +1325,18 @@ def test_training_goes_on_where_its_lines_cannot_be_written(monkeypatch, stream)
     monkeypatch.setattr(sys, "stderr", stream)
     history = fit(flow, banana(), epochs=3)
     assert history.stopped == "epochs" and np.array_equal(flow.theta, plain.theta)
+
+
+@pytest.mark.parametrize("stream", UNREAD)
+def test_work_goes_on_where_its_bar_cannot_be_drawn(monkeypatch, stream):
+    """Verification, compilation and figures once ended there; tqdm alone knows terminals only."""
+    tqdm = pytest.importorskip("tqdm", reason="NOT TESTED: pip install tqdm").tqdm
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert list(progress.bar(range(3))) == [0, 1, 2]
+    with tqdm(range(3), mininterval=0, file=for_bars()) as shown:
+        assert list(shown) == [0, 1, 2]
+        shown.set_postfix_str("done")
+        tqdm.write("a line", file=for_bars())
 
 
 def test_a_bar_where_there_is_a_terminal(capsys, monkeypatch):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from afnp.compiled import adam, compiler, stages
 from afnp.compiled.univariate import dispatch
+from afnp.messages import for_bars
 from afnp.sampling.fixed_point import Jacobi
 from afnp.transforms.autoregressive import convolutional, masked
 from afnp.transforms.base import Transform
@@ -38,7 +39,8 @@ def compile_ahead(progress: bool = True) -> int:
     98
     """
     jobs = [job for dtype in (np.float64, np.float32) for job in _jobs(np.dtype(dtype))]
-    with compiler.silence(), tqdm(jobs, desc="compile", unit="job", disable=not progress) as bar:
+    shown = {"desc": "compile", "unit": "job", "disable": not progress, "file": for_bars()}
+    with compiler.silence(), tqdm(jobs, **shown) as bar:
         for name, job in bar:
             bar.set_postfix_str(name)
             job()

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from afnp.messages import for_bars
 from figures.bench import proof
 from figures.bench.asking import (
     Failure,
@@ -344,7 +345,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
             p.error(f"{path} exists; --force overwrites it")
     configurations = [CONFIGURATIONS[name] for name in args.configs]
     effort = QUICK if args.quick else FULL
-    with tqdm(total=len(configurations), desc="bench", disable=args.quiet, file=sys.stderr) as bar:
+    with tqdm(total=len(configurations), desc="bench", disable=args.quiet, file=for_bars()) as bar:
         benchmark = Benchmark(args.libraries, effort, args.threads, bar.set_postfix_str)
         interrupted = _run(benchmark, configurations, bar)
     result = benchmark.result
