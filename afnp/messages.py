@@ -44,7 +44,10 @@ class Unfailing:
     @property
     def encoding(self) -> str | None:
         """That of stderr, by which bars are drawn in blocks or in signs of ASCII."""
-        return getattr(sys.stderr, "encoding", None)
+        try:
+            return sys.stderr.encoding
+        except AttributeError:
+            return None
 
     def write(self, text: str) -> None:
         """Write, if that can be done."""
