@@ -30,7 +30,7 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from itertools import islice
@@ -318,7 +318,7 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
 def refuse_another(model, again, name: str) -> None:
     """Raise ValueError if a model that was built from another's config is not the same density.
 
-    That can happen only with classes that are not afnp's. Some rows are compared, near and far.
+    That can happen only with classes that are not afnp's. Some rows are compared, and samples.
     """
     for one, other in zip(_flows(model), _flows(again), strict=True):
         if _has_classes_of_others(one) and not _agree(one, other):
@@ -335,31 +335,40 @@ def _flows(model) -> list[Flow]:
 
 
 def _has_classes_of_others(flow: Flow) -> bool:
-    """Return whether a layer, its univariate or the noise is of a class that is not afnp's."""
-    parts = [*flow.layers, flow.base, *(layer.univariate for layer in flow.layers)]
+    """Return whether the flow, its noise, or a part of a layer is of a class that is not afnp's."""
+    layers = flow.layers
+    inside = [part for layer in layers for part in (layer.conditioner, layer.univariate)]
+    parts = [flow, flow.base, *layers, *inside]
     return any(type(part).__module__.split(".")[0] not in ("afnp", "builtins") for part in parts)
 
 
 def _agree(flow: Flow, again: Flow) -> bool:
-    """Return whether two flows give rows near and far one density, where the first has an answer.
+    """Return whether two flows have the same samples and density, where the first has an answer.
 
-    The first rows are inside a circle, and most bounds; splines and clipped maps end further out.
+    The density is asked at samples, inside a circle and most bounds, and further out, where splines
+    and clipped maps end.
     """
     rng, D = np.random.default_rng(0), flow.features
     context = rng.standard_normal((8, flow.context)) if flow.context else None
     tables = [rng.uniform(0.1, 0.9, (8, D))]
     tables += [scale * rng.standard_normal((8, D)) for scale in (1, 5, 50)]
+
+    def drawn(one: Flow) -> np.ndarray:
+        return one.sample(8, 0, context)
+
+    questions: list[Callable] = [drawn, lambda one: one.log_prob(drawn(flow), context)]
+    questions += [lambda one, x=x: one.log_prob(x, context) for x in tables]
     with np.errstate(all="ignore"):
-        return all(_agree_at(x, context, flow, again) for x in tables)
+        return all(_answer_alike(question, flow, again) for question in questions)
 
 
-def _agree_at(x: np.ndarray, context, flow: Flow, again: Flow) -> bool:
+def _answer_alike(question: Callable, flow: Flow, again: Flow) -> bool:
     try:
-        before = flow.log_prob(x, context)
-    except Exception:  # rows outside its support, say
+        before = question(flow)
+    except Exception:  # rows outside its support, say, or a map of one way
         return True
     try:
-        return np.array_equal(before, again.log_prob(x, context), equal_nan=True)
+        return np.array_equal(before, question(again), equal_nan=True)
     except Exception:
         return False
 

@@ -24,11 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import afnp
-from afnp import atomic, bases, files, transforms
+from afnp import atomic, bases, files, networks, transforms
 from afnp.files import ModelFileError, load, read, save, write
 from afnp.flow import Flow
 from afnp.params import Layout
 from afnp.transforms.preprocess import Standardize
+from afnp.univariate import Affine
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, signals, limits")
 
@@ -465,12 +466,13 @@ def test_deep_nesting(tmp_path, where):
 @pytest.fixture
 def own(monkeypatch):
     """Registries that forget what a test has put in."""
-    for registry in (transforms.TRANSFORMS, bases.BASES):
+    registries = (transforms.TRANSFORMS, bases.BASES, networks.NETWORKS)
+    for registry in registries:
         for name in set(registry) - {"Mine"}:
             monkeypatch.setitem(registry, name, registry[name])
         monkeypatch.delitem(registry, "Mine", raising=False)
     yield
-    for registry in (transforms.TRANSFORMS, bases.BASES):
+    for registry in registries:
         registry.pop("Mine", None)
 
 
@@ -570,6 +572,78 @@ def test_what_a_config_leaves_out_is_seen_far_out_too(at, own, tmp_path):
         with pytest.raises(ValueError, match="one of another density.*nothing was saved"):
             door(Flow([Mine(2, at)]), tmp_path / f"other{k}")
         assert not (tmp_path / f"other{k}").exists()
+
+
+def behind_bounds():
+    """A layer of one's own, of which only rows inside distant bounds know anything."""
+
+    class Mine(transforms.Autoregressive):
+        def __init__(self, *parts, times=1.0, **more):
+            super().__init__(*parts, **more)
+            self.times = times
+
+        def normalize(self, p, x, context):
+            u, log_det, kept = super().normalize(p, self.times * x, context)
+            return u, log_det + x.shape[1] * np.log(self.times), kept
+
+        def generate(self, p, u, context):
+            x, log_det = super().generate(p, u, context)
+            return x / self.times, log_det - u.shape[1] * np.log(self.times)
+
+    x = np.random.default_rng(0).uniform(420, 680, (99, 2))
+    front = afnp.preprocessing(x, bounds=[(400, 700)] * 2)
+    return Flow([*front, Mine(networks.MaskedMLP(2, 2, (4,)), Affine(), times=2.0)])
+
+
+def with_a_network():
+    class Mine(networks.MaskedMLP):
+        def __init__(self, *sizes, times=1.0, **more):
+            super().__init__(*sizes, **more)
+            self.times = times
+
+        def forward(self, p, context, x):
+            h, kept = super().forward(p, context, x)
+            return self.times * h, kept
+
+    return Flow([transforms.Autoregressive(Mine(2, 2, (4,), times=2.0), Affine())])
+
+
+def with_a_density():
+    class Mine(Flow):
+        def log_prob(self, *rows, **how):
+            return super().log_prob(*rows, **how) + 1
+
+    return Mine(afnp.made(2, hidden=(3,)).layers)
+
+
+def with_noise():
+    class Mine(bases.StandardNormal):
+        def __init__(self, features, times=1.0):
+            super().__init__(features)
+            self.times = times
+
+        def sample(self, p, n, rng, dtype):
+            return self.times * super().sample(p, n, rng, dtype)
+
+    return afnp.made(2, hidden=(3,), base=Mine(2, times=2.0))
+
+
+@pytest.mark.parametrize("model", [behind_bounds, with_a_network, with_a_density, with_noise])
+def test_what_would_be_loaded_as_another_flow_is_not_saved(own, tmp_path, model):
+    """Wherever the class of one's own stands, and wherever its rows lie; samples count too."""
+    with pytest.raises(ValueError, match="one of another density.*nothing was saved"):
+        save(model(), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_flow_of_ones_own_that_only_adds_is_saved_as_a_flow(tmp_path):
+    class Mine(Flow):
+        def mean(self):
+            return self.sample(9).mean(axis=0)
+
+    flow = Mine(afnp.made(2, hidden=(3,)).layers)
+    save(flow, tmp_path / "m")
+    assert (load(tmp_path / "m").sample(9).mean(axis=0) == flow.mean()).all()
 
 
 def test_a_name_that_is_taken_is_not_saved(own, tmp_path):

@@ -20,6 +20,7 @@ from afnp import cli as command
 from afnp import files
 from afnp.files import ModelFileError
 from afnp.interop import safetensors as door
+from afnp.transforms import Permutation
 
 FLOWS = {
     "maf": lambda: afnp.maf(3, hidden=(8,), transforms=2, order="random"),
@@ -44,6 +45,12 @@ def test_there_and_back_to_the_last_bit(flow, tmp_path):
     again = door.load(path)
     assert again.config() == flow.config() and again.dtype == flow.dtype
     assert (again.theta == flow.theta).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_flow_without_parameters_comes_back(dtype, tmp_path):
+    door.save(afnp.Flow([Permutation([1, 0])], dtype=dtype), tmp_path / "f.safetensors")
+    assert door.load(tmp_path / "f.safetensors").dtype == dtype
 
 
 def test_others_read_the_arrays_by_name(flow, tmp_path):

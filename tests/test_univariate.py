@@ -9,6 +9,7 @@ from conftest import complex_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afnp.transforms.autoregressive import univariate_of
 from afnp.univariate import (
     UNIVARIATES,
     Additive,
@@ -347,6 +348,17 @@ def test_the_registry_rebuilds_what_it_names(tau):
     assert again.config() == tau.config() and again.numbers == tau.numbers
     h, x, *_ = numbers(tau)
     np.testing.assert_array_equal(again.normalize(h, x)[0], tau.normalize(h, x)[0])
+
+
+def test_options_that_a_class_of_ones_own_hands_on_are_its_own(monkeypatch):
+    class Mine(Affine):
+        def __init__(self, more=1.0, **others):
+            super().__init__(**others)
+            self.more = more
+
+    monkeypatch.setitem(UNIVARIATES, "mine", Mine)
+    tau = univariate_of("mine", {"more": 2.0, "bound": 3.0})
+    assert tau.more == 2.0 and tau.config()["bound"] == 3.0
 
 
 def test_how_many_numbers_each_takes():

@@ -13,7 +13,7 @@ from types import ModuleType
 from afnp import files
 from afnp.atomic import path_of
 
-__all__ = ["load", "save"]
+__all__ = ["format_of", "load", "save"]
 
 
 def save(model, path: str | bytes | os.PathLike) -> None:
@@ -42,7 +42,7 @@ def save(model, path: str | bytes | os.PathLike) -> None:
     >>> bool((again.theta == flow.theta).all())
     True
     """
-    _format_of(path).save(model, path)
+    format_of(path).save(model, path)
 
 
 def load(path: str | bytes | os.PathLike):
@@ -66,11 +66,22 @@ def load(path: str | bytes | os.PathLike):
         ...
     afnp.files.ModelFileError: ...: not an afnp file (it does not begin with the afnp magic bytes)
     """
-    return _format_of(path).load(path)
+    return format_of(path).load(path)
 
 
-def _format_of(path) -> ModuleType:
-    """Return the module that writes and reads files of this name."""
+def format_of(path: str | bytes | os.PathLike) -> ModuleType:
+    """Return the module that writes and reads files of this name.
+
+    Raises
+    ------
+    ImportError
+        If the format needs an extra that is not installed.
+
+    Examples
+    --------
+    >>> format_of("flow.afnp").__name__
+    'afnp.files'
+    """
     name = path_of(path)
     if not name.endswith(".safetensors"):
         return files

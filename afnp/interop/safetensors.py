@@ -71,7 +71,8 @@ def load(path: str | os.PathLike) -> Flow | FlowEnsemble:
         if "afnp" not in metadata:
             raise ValueError("expected its configuration in the metadata 'afnp', there is none")
         config = json.loads(metadata["afnp"])
-        theta = np.concatenate([arrays[name].ravel() for name in names] or [np.empty(0)])
+        none = np.empty(0, config.get("dtype", "float64"))
+        theta = np.concatenate([arrays[name].ravel() for name in names] or [none])
         flow = build(config, theta, MOST_FREE)
         parameters = _parameters(flow)
         expected = {name: a.shape for name, a in parameters.items()}

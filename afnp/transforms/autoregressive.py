@@ -74,9 +74,10 @@ def univariate_of(univariate: Any, options: dict | None = None):
             raise ValueError(f"options: go with a name, got {univariate!r} and {options!r}")
         return univariate
     choose("univariate", univariate, sorted(UNIVARIATES))
-    known = sorted(inspect.signature(UNIVARIATES[univariate]).parameters)
-    for option in options:
-        choose(f"options of {univariate!r}", option, known)
+    known = inspect.signature(UNIVARIATES[univariate]).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        for option in options:
+            choose(f"options of {univariate!r}", option, sorted(known))
     return UNIVARIATES[univariate](**options)
 
 

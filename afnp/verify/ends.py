@@ -45,14 +45,14 @@ def beyond(subject: Subject, u: np.ndarray, context: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         for layer, p in reversed(pairs[first + 1 :]):
             v = layer.generate(p, v, c)[0]
-    most = -HELD * np.log(float(np.finfo(subject.dtype).tiny))
+    most = -HELD * np.log(float(np.finfo(subject.data_dtype).tiny))
     low, high = flow.layers[first].ends  # type: ignore[misc]
     return (np.abs(v[:, np.isfinite(low) | np.isfinite(high)]) > most).any(axis=1)
 
 
 def between(flow: Flow) -> tuple[np.ndarray, np.ndarray]:
     """Return between what numbers (D,) data lie: the last ones inside bounds, and none huge."""
-    dtype = flow.dtype
+    dtype = flow.data_dtype
     most = np.full(flow.features, ROOM * float(np.finfo(dtype).max))
     if not flow.layers or not isinstance(flow.layers[0], Bounds):
         return -most, most

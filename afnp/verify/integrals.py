@@ -277,7 +277,7 @@ def marginal(subject: Subject, seen: np.ndarray, context: np.ndarray, i: int) ->
     def log_marginal(t: np.ndarray, lines: np.ndarray) -> np.ndarray:
         start = np.searchsorted(mine, t.ravel()) - NEIGHBOURS // 2
         near = np.clip(start, 0, len(mine) - NEIGHBOURS)[:, None] + np.arange(NEIGHBOURS)
-        rows = np.zeros((t.size, 2), dtype=subject.dtype)
+        rows = np.zeros((t.size, 2), dtype=subject.data_dtype)
         rows[:, i] = t.ravel()
         rows[:, 1 - i] = others[near[:, 0]]
         log_density = density_along(subject, rows, np.repeat(context, t.size, axis=0), 1 - i)

@@ -242,7 +242,7 @@ class Points:
         front = itertools.takewhile(lambda layer: layer.layout.size == 0, flow.layers)
         for layer in reversed(list(front)):
             x = layer.generate(layer.layout.views(np.empty(0)), x, c)[0]
-        return x.astype(self.subject.dtype)
+        return x.astype(self.subject.data_dtype)
 
 
 class Block(NamedTuple):

@@ -216,9 +216,14 @@ class Subject:
         return next(iter(self.generators.values()), None)
 
     @property
+    def data_dtype(self) -> np.dtype:
+        """The type of rows of data: that of a flow's, float64 behind a preprocessing."""
+        return self.dtype if self.flow is None else self.flow.data_dtype
+
+    @property
     def empty(self) -> np.ndarray:
         """No rows, (0, D)."""
-        return np.empty((0, self.features), dtype=self.dtype)
+        return np.empty((0, self.features), dtype=self.data_dtype)
 
     @property
     def kind(self) -> str:

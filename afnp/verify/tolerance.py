@@ -148,7 +148,17 @@ class Tolerance:
     @property
     def own(self) -> Arithmetic:
         """Both directions in the subject's own type, not perturbed; nothing is raised."""
-        return self._arithmetic(self.subject.dtype)
+        flow, data = self.subject.flow, self.subject.data_dtype
+        if flow is None:
+            return self._arithmetic(self.subject.dtype)
+
+        def there(x, c):
+            return flow.normalize_with(flow.own, x.astype(data, copy=False), c)
+
+        def back(u, c):
+            return flow.generate_with(flow.own, u.astype(flow.dtype, copy=False), c)
+
+        return Arithmetic(there, back, flow.dtype)
 
     def perturbed(self, rng: np.random.Generator, count: int | None = None) -> Iterator[Arithmetic]:
         """Yield both directions with inputs, of each layer too, and parameters times 1 ± δ."""

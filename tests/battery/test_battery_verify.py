@@ -204,6 +204,30 @@ def test_noise_near_a_mixtures_median_is_known_to_rounding_only():
     assert check_flow(random_flow(63690), seed=63690, checks=["edges"]).ok
 
 
+@pytest.mark.parametrize("scale", [1e42, 1e35, 1e-46])
+def test_rows_of_data_may_be_no_single_numbers(scale):
+    """Behind a preprocessing rows are float64, whatever the parameters are."""
+    front = afnp.preprocessing(scale * np.random.default_rng(0).standard_normal((300, 2)))
+    flow = afnp.maf(2, hidden=(16,), transforms=2, preprocess=front, dtype="float32")
+    assert check_flow(flow, level="quick").ok
+
+
+def test_bounds_may_lie_closer_together_than_single_numbers():
+    x = 1.7e9 + np.random.default_rng(0).uniform(1, 59, (300, 2))
+    front = afnp.preprocessing(x, bounds=[(1.7e9, 1.7e9 + 60)] * 2)
+    flow = afnp.maf(2, hidden=(16,), transforms=2, preprocess=front, dtype="float32")
+    assert check_flow(flow, level="quick").ok
+
+
+def test_a_log_normal_needs_data_at_its_edges():
+    """What is infinite at 1000 standard deviations is no defect: the remedy is named."""
+    functions = {"generate": lambda u: (np.exp(u), u.sum(axis=1)), "features": 2}
+    report = check_flow(**functions, level="quick", checks=["edges"])
+    assert "not finite at ±1000; data=, some rows, would say" in str(report)
+    data = np.exp(np.random.default_rng(0).standard_normal((500, 2)))
+    assert check_flow(**functions, data=data, level="quick", checks=["edges"]).ok
+
+
 @pytest.mark.parametrize("context", [0, 2])
 def test_steps_of_differences_stay_on_the_circle(context):
     """In single precision they are long: noise beside its ends left it, and generate refused."""

@@ -30,7 +30,7 @@ def antisymmetry(subject: Subject, rng: np.random.Generator) -> Result:
         lambda a: _sum_of_log_dets(a.normalize, a.generate, u, c, subject.tolerance.precise), rng
     )
     errors = [
-        np.abs(_sum_of_log_dets(normalize, generate, u, c, subject.dtype))
+        np.abs(_sum_of_log_dets(normalize, generate, u, c, subject.data_dtype))
         for normalize, generate in subject.pairs
     ]
     size = np.abs(subject.tolerance.own.generate(u, c)[1])

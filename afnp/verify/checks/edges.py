@@ -231,7 +231,9 @@ def _at(
     if subject.flow is None:
         wrong |= ~inside & (size <= FAR)
     if wrong.any():
-        raise Finding(f"{name} gives numbers that are not finite at ±{size[wrong].min():g}")
+        asked_for = subject.flow is None and subject.points.data is None
+        remedy = "; data=, some rows, would say how far out there are any" if asked_for else ""
+        raise Finding(f"{name} gives numbers that are not finite at ±{size[wrong].min():g}{remedy}")
     if back is None or not inside.any():
         return Result()
     flat = log_det < np.median(log_det[inside]) + np.log(subject.tolerance.eps) / 2
