@@ -21,9 +21,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import metadata
 from pathlib import Path
@@ -31,12 +32,13 @@ from pathlib import Path
 import numpy as np
 
 from afnp import __version__, constructors, data, rows, train
-from afnp.atomic import check_regular, write_bytes
+from afnp.atomic import check_regular, named_errors, write_bytes
+from afnp.data.tables import write_parquet
 from afnp.ensemble import FlowEnsemble
 from afnp.flow import Flow
 from afnp.interop import formats
 from afnp.messages import say
-from afnp.progress import until_unread
+from afnp.progress import deliver, tell, until_unread
 from afnp.train import ranks
 from afnp.transforms.preprocess import Dequantize, preprocessing
 from afnp.verify import LEVELS, Report, check_flow
@@ -74,7 +76,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Print one line on stderr and exit with code 2."""
-        self.exit(2, f"afnp: error: {message} (see '{self.prog} --help')\n")
+        say(f"afnp: error: {message} (see '{self.prog} --help')")
+        self.exit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,6 +171,7 @@ def fit(args: argparse.Namespace) -> int:
     comm = ranks.world()
     with ranks.Ranks(comm) as all_ranks:
         if all_ranks.first:
+            formats.format_of(args.output)
             _check_output(args.output, args.force)
             _check_checkpoint(args.checkpoint, args.resume)
             _refuse_same(args.output, args.checkpoint, args.data, folder=args.data_folder)
@@ -184,7 +188,7 @@ def fit(args: argparse.Namespace) -> int:
     sizes = " + ".join(f"{len(part.x):,}" for part in found[:3])
     given = f", {flow.context} of context" if flow.context else ""
     shared = f"; {all_ranks.size} ranks" if all_ranks.size > 1 else ""
-    print(
+    tell(
         f"{args.data}: {sizes} rows to train, validate, test; "
         f"{flow.features} features{given}{shared}"
     )
@@ -219,9 +223,9 @@ def fit(args: argparse.Namespace) -> int:
         say(f"afnp: interrupted after {epochs}: saved the model so far to {args.output}{hint}")
         return 130
     best = f", best {history.best_epoch + 1}" if history.best_epoch is not None else ""
-    print(f"{epochs}{best}, {history.seconds:.1f} seconds; wrote {args.output}")
+    tell(f"{epochs}{best}, {history.seconds:.1f} seconds; wrote {args.output}")
     log_prob = flow.log_prob(found.test.x, found.test.context)
-    print(f"test log-likelihood: {_mean(flow, log_prob, found.test.weights)}")
+    tell(f"test log-likelihood: {_mean(flow, log_prob, found.test.weights)}")
     _print_gaussian(found)
     _tell_of_whole_numbers(found)
     return 0
@@ -246,7 +250,7 @@ def _tell_of_whole_numbers(found: rows.Rows) -> None:
         whole = [names[i] for i in np.flatnonzero((x == np.floor(x)).all(axis=0))]
         if whole:
             said = ", ".join(whole[:5]) + (", ..." if len(whole) > 5 else "")
-            print(f"columns of whole numbers: {said}; samples of them are real numbers, to round")
+            tell(f"columns of whole numbers: {said}; samples of them are real numbers, to round")
 
 
 def _print_gaussian(found: rows.Rows) -> None:
@@ -256,7 +260,7 @@ def _print_gaussian(found: rows.Rows) -> None:
             values = data.gaussian_log_prob(found.train.x, found.test.x)
         except ValueError:
             return
-        print(f"a Gaussian reaches:  {values.mean():.4f} nats")
+        tell(f"a Gaussian reaches:  {values.mean():.4f} nats")
 
 
 def score(args: argparse.Namespace) -> int:
@@ -265,27 +269,28 @@ def score(args: argparse.Namespace) -> int:
     Write it a row.
     """
     if args.output:
-        _check_output(args.output, args.force, rows.WRITTEN)
+        _check_table(args.output, args.force)
         _refuse_same(args.output, args.model, args.data, folder=args.data_folder)
     flow = formats.load(args.model)
     part = rows.for_flow(flow, args.data, args.data_folder, args.key, args.exclude)
     log_prob = flow.log_prob(part.x, part.context)
-    if args.output:
-        rows.write(args.output, log_prob, ("log_prob",))
     which = args.data if rows.is_table(args.data) else f"{args.data}, test rows"
     said = f"{which}: {len(part.x):,} rows, log-likelihood: {_mean(flow, log_prob)}"
-    _print_beside(args.output, said)
+    if args.output:
+        _write_rows(args.output, log_prob, ("log_prob",), said)
+    else:
+        tell(said)
     return 0
 
 
 def sample(args: argparse.Namespace) -> int:
     """Draw rows and write them to a file."""
-    _check_output(args.output, args.force, rows.WRITTEN)
+    _check_table(args.output, args.force)
     _refuse_same(args.output, args.model)
     flow = formats.load(args.model)
     x = flow.sample(args.rows, args.seed, rows.context_of(flow, args.context))
-    rows.write(args.output, x, flow.columns)
-    _print_beside(args.output, f"wrote {len(x):,} x {x.shape[1]} to {args.output}")
+    said = f"wrote {len(x):,} x {x.shape[1]} to {args.output}"
+    _write_rows(args.output, x, flow.columns, said)
     return 0
 
 
@@ -316,16 +321,20 @@ def plot(args: argparse.Namespace) -> int:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=args.output.suffix[1:], dpi=150)
     write_bytes(args.output, buffer.getvalue())
-    print(f"wrote {args.output}")
+    tell(f"wrote {args.output}")
     return 0
 
 
-def _print_beside(output: Path | None, text: str) -> None:
-    """Say what was done: not among the rows, if these go to standard output."""
+def _write_rows(output: Path, x: np.ndarray, columns: Sequence[str] | None, said: str) -> None:
+    """Write rows, then say what was done: not among them, if these go to standard output."""
     if output == rows.STDOUT:
-        say(text)
+        with named_errors("standard output"):
+            rows.write(output, x, columns)
+        deliver()
+        say(said)
     else:
-        print(text)
+        rows.write(output, x, columns)
+        tell(said)
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -334,10 +343,10 @@ def verify(args: argparse.Namespace) -> int:
         _check_output(path, args.force)
     _refuse_same(args.json, args.markdown, args.target)
     report = _checked(args)
-    print(report)
     for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
         if path:
             write_bytes(path, (text() + "\n").encode())
+    tell(report)
     return 0 if report.ok else 1
 
 
@@ -359,12 +368,13 @@ def import_flow(args: argparse.Namespace) -> int:
     """Turn a trained flow of another library into a model, after a proof that it is the same."""
     from afnp.interop.torch_file import import_file
 
+    formats.format_of(args.output)
     _check_output(args.output, args.force)
     _refuse_same(args.output, args.theirs)
     flow = import_file(args.theirs, args.maker, args.library)
     formats.save(flow, args.output)
-    print(f"{args.theirs}: {flow.features} features, context of {flow.context}, {flow.dtype}")
-    print(f"wrote {args.output}")
+    tell(f"{args.theirs}: {flow.features} features, context of {flow.context}, {flow.dtype}")
+    tell(f"wrote {args.output}")
     return 0
 
 
@@ -373,17 +383,17 @@ def sets(args: argparse.Namespace) -> int:
     if args.name is None:
         names = data.names()
         width = max(map(len, names))
-        print("\n".join(f"{name:{width}s}  {line}" for name, line in names.items()))
+        tell("\n".join(f"{name:{width}s}  {line}" for name, line in names.items()))
         return 0
     found = rows.load_set(args.name, args.data_folder)
-    print(f"{found.name}: {found.description}")
+    tell(f"{found.name}: {found.description}")
     for part, x in found.parts().items():
-        print(f"{part + ':':9s}{len(x):,} rows")
+        tell(f"{part + ':':9s}{len(x):,} rows")
     columns = ", ".join(found.columns[:8]) + (", ..." if len(found.columns) > 8 else "")
-    print(f"columns: {len(found.columns)} ({columns})")
+    tell(f"columns: {len(found.columns)} ({columns})")
     if found.levels:
-        print(f"levels:  {found.levels}, dequantised")
-    print(f"licence: {found.license}\nsource:  {found.source}")
+        tell(f"levels:  {found.levels}, dequantised")
+    tell(f"licence: {found.license}\nsource:  {found.source}")
     return 0
 
 
@@ -392,7 +402,7 @@ def compile_all(args: argparse.Namespace) -> int:
     from afnp.compiled import ahead, compiler
 
     count, place = ahead.compile_ahead(), compiler.folder()
-    print(f"{count} compilations are ready; " + (f"kept in {place}" if place else "not kept"))
+    tell(f"{count} compilations are ready; " + (f"kept in {place}" if place else "not kept"))
     return 0
 
 
@@ -510,15 +520,24 @@ def _mean(flow: Flow, log_prob: np.ndarray, weights: np.ndarray | None = None) -
 
 def _check_output(path: Path, force: bool, suffixes: tuple[str, ...] = ()) -> None:
     """Refuse, before any work is done, a path that cannot or must not be written."""
-    if path == rows.STDOUT and suffixes == rows.WRITTEN:
-        return
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(suffixes)}")
-    if path.is_dir() or not path.parent.is_dir():
+    folder = Path(os.path.realpath(path)).parent  # a link's file is written where it lies
+    if path.is_dir() or not path.parent.is_dir() or not folder.is_dir():
         raise ValueError(f"{path}: expected a file in a folder that exists")
     check_regular(path)
     if path.exists() and not force:
         raise ValueError(f"{path} exists; --force overwrites it")
+    with named_errors(str(path)):
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def _check_table(path: Path, force: bool) -> None:
+    """Refuse likewise a path for rows: standard output takes them, .parquet needs an extra."""
+    if path != rows.STDOUT:
+        _check_output(path, force, rows.WRITTEN)
+        if path.suffix.lower() == ".parquet":
+            write_parquet(io.BytesIO(), np.empty((0, 1)), None)
 
 
 def _refuse_same(*paths: Path | str | None, folder: str | None = None) -> None:

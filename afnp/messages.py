@@ -1,4 +1,8 @@
-"""Lines and bars on stderr, where somebody may read them."""
+"""Lines and bars on stderr, where somebody may read them.
+
+A full disk, a reader that has gone, a stream that was closed, none at all, or an object that
+somebody put in its place: no work ends for want of a line.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,18 @@ from contextlib import suppress
 
 __all__ = ["Unfailing", "for_bars", "on_terminal", "say"]
 
-UNWRITTEN = (OSError, ValueError, AttributeError)
-"""A full disk or a reader that has gone; a stream that was closed; one that is none."""
-
 
 def say(text: str) -> bool:
-    """Write a line on stderr; return whether that could be done.
+    """Write a line on stderr; return whether that could be done."""
+    return _written(f"{text}\n") and _flushed(sys.stderr)
 
-    No work ends for want of a line.
-    """
-    if sys.stderr is None:  # print would take standard output instead
-        return False
+
+def on_terminal() -> bool:
+    """Return whether stderr is a terminal."""
     try:
-        print(text, file=sys.stderr, flush=True)
-    except UNWRITTEN:
+        return bool(sys.stderr.isatty())
+    except Exception:
         return False
-    return True
-
-
-def on_terminal() -> bool | None:
-    """Return whether stderr is a terminal; None if it is no stream, or closed."""
-    try:
-        return sys.stderr.isatty()
-    except (AttributeError, ValueError):
-        return None
 
 
 def for_bars():
@@ -41,20 +33,48 @@ def for_bars():
 class Unfailing:
     """stderr, but for what it cannot take: that is left out."""
 
+    def __eq__(self, other: object) -> bool:
+        """Be stderr to tqdm, so that it clears a bar before a line is written.
+
+        It then flushes stderr and standard output, too: not where that would end the work.
+        """
+        same = isinstance(other, Unfailing) or other is sys.stderr
+        return same and _flushed(sys.stderr) and _flushed(sys.stdout)
+
     @property
     def encoding(self) -> str | None:
         """That of stderr, by which bars are drawn in blocks or in signs of ASCII."""
         try:
             return sys.stderr.encoding
-        except AttributeError:
+        except Exception:
             return None
 
     def write(self, text: str) -> None:
         """Write, if that can be done."""
-        with suppress(*UNWRITTEN):
-            sys.stderr.write(text)
+        _written(text)
 
     def flush(self) -> None:
         """Flush, if that can be done."""
-        with suppress(*UNWRITTEN):
-            sys.stderr.flush()
+        _flushed(sys.stderr)
+
+
+def _written(text: str) -> bool:
+    """Write on stderr, if that can be done; signs that its encoding lacks are spelt out."""
+    with suppress(Exception):
+        try:
+            sys.stderr.write(text)
+        except UnicodeEncodeError:
+            sys.stderr.write(text.encode("ascii", "backslashreplace").decode())
+        return True
+    return False
+
+
+def _flushed(stream) -> bool:
+    """Flush a stream, if that can be done; one without ``flush`` keeps nothing back."""
+    try:
+        stream.flush()
+    except AttributeError:
+        return True
+    except Exception:
+        return False
+    return True

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
+from afnp.atomic import named_errors
 from afnp.messages import for_bars, on_terminal, say
 
-__all__ = ["Lines", "Silent", "bar", "steps_bar", "until_unread"]
+__all__ = ["Lines", "Silent", "bar", "deliver", "steps_bar", "tell", "until_unread"]
 
 
 def bar(things: Iterable | None = None, *, show: bool = True, **options):
@@ -29,7 +31,7 @@ def bar(things: Iterable | None = None, *, show: bool = True, **options):
     >>> [k for k in bar(range(3), show=False)]
     [0, 1, 2]
     """
-    if show and on_terminal() is not None:
+    if show:
         try:
             from tqdm import tqdm
         except ImportError:
@@ -51,10 +53,7 @@ def steps_bar(what: str, unit: str, total: int, done: int, *, show: bool = True)
     show : bool
         Whether anything is wanted.
     """
-    terminal = on_terminal()
-    if terminal is None:
-        return Silent()
-    if show and not (terminal or "ipykernel" in sys.modules):
+    if show and not (on_terminal() or "ipykernel" in sys.modules):
         return Lines(what, unit, total, done)
     return bar(total=total, initial=done, desc=what, unit=unit, leave=None, show=show)
 
@@ -120,23 +119,51 @@ class Silent:
         """Do nothing."""
 
 
+def tell(text: object) -> None:
+    """Print a line of results; an error says that it is standard output's."""
+    with named_errors("standard output"):
+        print(text)
+
+
+def deliver() -> None:
+    """Flush the results; an error says that it is standard output's."""
+    with named_errors("standard output"), suppress(AttributeError):  # none, or without flush
+        sys.stdout.flush()
+
+
 def until_unread(run: Callable[[], int]) -> int:
     """Run a command and return its exit code; 141 if whoever read its results has seen enough."""
+    with _spelt_out(sys.stdout):
+        try:
+            code = run()
+            deliver()
+            return code
+        except BrokenPipeError:
+            return 141
+        finally:
+            _forget_unwritten(sys.stdout)
+            _forget_unwritten(sys.stderr)
+
+
+@contextmanager
+def _spelt_out(stream) -> Iterator[None]:
+    r"""Let a stream spell out, as ``\xe4``, the signs that its encoding lacks: they end no work."""
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+        yield
+        return
+    with suppress(OSError, ValueError):  # it is full, or closed
+        stream.reconfigure(errors="backslashreplace")
     try:
-        code = run()
-        print(end="", flush=True)  # nothing where standard output is closed
-        return code
-    except BrokenPipeError:
-        return 141
+        yield
     finally:
-        _forget_unwritten(sys.stdout)
-        _forget_unwritten(sys.stderr)
+        with suppress(OSError, ValueError):
+            stream.reconfigure(errors="strict")
 
 
 def _forget_unwritten(stream) -> None:
     """Let go of text that cannot be written: Python would try again, and end with code 120."""
-    try:
-        print(end="", file=stream, flush=True)
-    except (OSError, ValueError):
-        with suppress(OSError, ValueError):  # it is closed, or no file
+    with suppress(Exception):  # it is closed, no file, or no stream
+        try:
+            stream.flush()
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -3,6 +3,7 @@ it refuses in one line."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -298,6 +299,64 @@ def test_no_output_is_a_device_or_a_pipe(cli, target):
         assert code == 2 and "expected a regular file" in err
     code, _, err = cli("score", "pipe.npy", "{}/x.npy")
     assert code == 2 and "pipe.npy: a pipe; expected a regular file" in err
+
+
+WRITES = {
+    "a model": ("fit {}/x.npy -o", "m.afnp"),
+    "a checkpoint": ("fit {}/x.npy -o m.afnp --checkpoint", "c.ckpt"),
+    "an import": ("import theirs.pt --maker mine:flow -o", "m.afnp"),
+    "values": ("score {}/m.afnp {}/x.npy -o", "s.npy"),
+    "samples": ("sample {}/m.afnp -n 3 -o", "s.csv"),
+    "a picture": ("plot {}/m.afnp -o", "p.png"),
+    "a report": ("verify {}/m.afnp --json", "r.json"),
+    "a report to read": ("verify {}/m.afnp --markdown", "r.md"),
+}
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """Whoever begins to work fails."""
+
+    def work(*_, **__):
+        pytest.fail("began to work")
+
+    monkeypatch.setattr("afnp.interop.formats.load", work)
+    monkeypatch.setattr("afnp.interop.torch_file.import_file", work)
+    monkeypatch.setattr(rows, "read", work)
+
+
+@linux
+@pytest.mark.parametrize("place", ["a folder", "a link into it", "a link into no folder"])
+@pytest.mark.parametrize("case", WRITES)
+def test_a_place_that_takes_no_file_is_refused_before_any_work(cli, idle, case, place):
+    """Training once ran to its end, and the model was lost; /proc takes no file, not from root."""
+    command, name = WRITES[case]
+    target = Path("/proc" if "no" not in place else "nowhere", name)
+    if place != "a folder":
+        Path(name).symlink_to(target)
+        target = Path(name)
+    before = os.listdir()
+    code, _, err = cli(*command.split(), target)
+    assert code == 2 and err.startswith(f"afnp: error: {target}: ") and err.count("\n") == 1
+    assert os.listdir() == before
+
+
+@pytest.mark.parametrize(
+    ("case", "suffix", "module", "remedy"),
+    [
+        ("a model", ".safetensors", "safetensors.numpy", "pip install 'afnp[safetensors]'"),
+        ("an import", ".safetensors", "safetensors.numpy", "pip install 'afnp[safetensors]'"),
+        ("values", ".parquet", "pandas", "pandas"),
+        ("samples", ".parquet", "pandas", "pandas"),
+    ],
+)
+def test_an_ending_that_needs_an_extra_says_so_before_any_work(
+    cli, idle, monkeypatch, case, suffix, module, remedy
+):
+    monkeypatch.delitem(sys.modules, "afnp.interop.safetensors", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = cli(*WRITES[case][0].split(), f"q{suffix}")
+    assert code == 2 and remedy in err and err.count("\n") == 1
 
 
 # ---- score ---------------------------------------------------------------------------------------
@@ -1086,3 +1145,85 @@ def test_a_standard_output_that_is_closed_is_no_traceback(folder, command, code)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == code and "Traceback" not in done.stderr
     assert ("standard output is closed" in done.stderr) == (code == 2)
+
+
+@linux
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command", ["data", "score {}/m.afnp {}/x.npy", "sample {}/m.afnp -n 3 -o -"]
+)
+def test_a_standard_output_that_is_full_is_named(folder, command, unbuffered):
+    command = f"{sys.executable} -m afnp {command.replace('{}', str(folder))} > /dev/full"
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "afnp: error: standard output: No space left on device\n"
+
+
+class Full:
+    """A standard output that takes nothing."""
+
+    def write(self, text):
+        raise OSError(28, f"No space left on device for {len(text)} signs")
+
+
+def test_reports_are_written_before_one_is_printed(folder, tmp_path, monkeypatch):
+    names = [str(tmp_path / name) for name in ("r.json", "r.md")]
+    monkeypatch.setattr("afnp.cli.check_flow", lambda *_, **__: Report([]))
+    monkeypatch.setattr(sys, "stdout", Full())
+    options = ["--json", names[0], "--markdown", names[1]]
+    assert main(["verify", str(folder / "m.afnp"), *options]) == 2
+    assert all(Path(name).read_text() for name in names)
+
+
+@pytest.mark.parametrize("command", ["score {}/m.afnp dä.csv", "fit dä.csv -o m.afnp"])
+def test_signs_that_standard_output_lacks_are_spelt_out(folder, tmp_path, monkeypatch, command):
+    """Its encoding once ended the command after the work."""
+    monkeypatch.chdir(tmp_path)
+    Path("dä.csv").write_bytes((folder / "x.csv").read_bytes())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    fast = FAST if command.startswith("fit") else []
+    assert main([*command.replace("{}", str(folder)).split(), *fast]) == 0
+    assert sys.stdout.buffer.getvalue().startswith(b"d\\xe4.csv: ")
+    assert sys.stdout.errors == "strict"
+
+
+class Written:
+    """A stream of somebody's own, which can be written to and nothing else."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+STREAMS = {
+    "of somebody's own": Written,
+    "of bytes": io.BytesIO,
+    "of a strict encoding": lambda: io.TextIOWrapper(io.BytesIO(), encoding="cp1252"),
+}
+
+
+@pytest.mark.parametrize("name", ["stderr", "stdout"])
+@pytest.mark.parametrize("kind", ["of somebody's own", "of a strict encoding"])
+def test_results_do_not_depend_on_the_kind_of_stream(monkeypatch, name, kind):
+    monkeypatch.setattr(sys, name, STREAMS[kind]())
+    assert main(["data", "two_moons"]) == 0
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_errors_end_with_code_2_whatever_stderr_is(folder, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stderr", STREAMS[kind]())
+    assert main(["score", str(folder / "m.afnp"), "λ.csv"]) == 2
+    if kind == "of somebody's own":
+        assert sys.stderr.text == "afnp: error: λ.csv: no such file\n"
+    if kind == "of a strict encoding":
+        assert (
+            sys.stderr.buffer.getvalue()
+            == b"afnp: error: \\u03bb.csv: no such file" + os.linesep.encode()
+        )
+    with pytest.raises(SystemExit) as exit:
+        main(["score", "--λ"])
+    assert exit.value.code == 2

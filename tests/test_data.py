@@ -732,6 +732,7 @@ def test_gaussian_log_prob_refuses_singular_rows():
 TABLE = np.array([[1.0, 2.5], [-3.0, 4e-3], [5.0, 6.0]])
 
 
+@pytest.mark.filterwarnings("ignore:.*counts, and what follows does not")
 @settings(max_examples=30)
 @given(
     arrays(
@@ -765,6 +766,8 @@ def test_tables_come_back_bit_for_bit(tmp_path_factory, table, header):
         ("NaN,null\n1,2\n", "line 1, column 1: expected a number, got 'NaN': missing values"),
         (",\n1,2\n", "line 1, column 1: expected a number, got '': missing values"),
         ("#N/A\n1\n", "line 1, column 1: expected a number, got '#N/A': missing values"),
+        ("NA\n1\n", "got 'NA': missing values .*; if this line is a header, give every column"),
+        (",2.5,3\n0.1,1,2\n", "line 1, column 1: .*; if this line is a header, give every column"),
         ("NaT,#DIV/0!\n1,2\n", "line 1, column 1: expected a number, got 'NaT': missing values"),
         (
             "a,b\n1,2021_03\n",
@@ -776,15 +779,21 @@ def test_tables_come_back_bit_for_bit(tmp_path_factory, table, header):
         ("0,1,2\n", "line 1 is '0,1,2': a header of column numbers, or a row"),
         ("a,a\n1,2\n", "expected distinct names of columns, got 'a' twice"),
         ("a,,b\n1,2,3\n", "column 2 has no name, the others have"),
+        (",a,,b\n1,2,3,4\n", "column 3 has no name, the others have"),
         ("a;b\n1,5;2\n2.5;1\n", "one decimal sign, got a comma in line 2 and a point in line 3"),
         (
             "a;b\n1,234,5;2\n",
             "line 2, column 1: expected a number, got '1,234,5'; .* by a semicolon",
         ),
+        ("a;b\n1,234,567;2\n", "line 2, column 1: .*'1,234,567'; write thousands without commas"),
+        ('a,b\n2,"1,234"\n', "line 2, column 2: .*'1,234'; write thousands without commas"),
+        ("1,234,567;2,345,678\n1;2\n", "line 1, column 1: .*; write thousands without commas"),
         (
             "height\n1,5\n",
             "expected 1 columns like the first, got 2, .*is a comma the decimal sign",
         ),
+        ("height in cm\n1,5\n", "expected 1 columns .*is a comma the decimal sign"),
+        ("1 2\n3\n", "line 2: expected 2 columns like the first, got 1, parted by blanks"),
         ("1,2\n3,4,5\n", "line 2: expected 2 columns like the first, got 3"),
         ("a,b\n1\n", "line 2: expected 2 columns like the first, got 1"),
         ("1,2\n3,nan\n", "line 2, column 2: expected a number, got 'nan': missing values are not"),
@@ -843,6 +852,97 @@ def test_the_index_of_pandas_is_no_feature(text, names, tmp_path):
     assert np.array_equal(x, TABLE) and columns == names
 
 
+@pytest.mark.parametrize(
+    "above",
+    ["Unnamed: 0.1,Unnamed: 0", "Unnamed: 0,Unnamed: 0.1", ",Unnamed: 0", ",", "Unnamed: 0.1.1,"],
+)
+@pytest.mark.parametrize("names", [("a", "b"), ("0", "1"), ("2019", "2020")])
+def test_an_index_that_was_written_twice_is_no_feature(above, names, tmp_path):
+    text = f"{above},{','.join(names)}\n0,7,1,2.5\n1,2,-3,4e-3\n2,9,5,6\n"
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.warns(UserWarning, match="columns 1 to 2 have no name: taken as the index"):
+        x, columns = data.read_named(tmp_path / "t.csv")
+    assert np.array_equal(x, TABLE) and columns == names
+
+
+@pytest.mark.parametrize("index", ["012", "798", ["2020-01", "2020-02", "2020-03"]])
+@pytest.mark.parametrize("names", [("2019", "2020"), ("0.5", "0.9")])
+def test_names_that_are_numbers_above_an_index_are_a_header(index, names, tmp_path):
+    rows = [f"{label},{a!r},{b!r}" for label, (a, b) in zip(index, TABLE.tolist(), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join([f",{','.join(names)}", *rows]))
+    with pytest.warns(UserWarning, match="column 1 has no name: taken as the index"):
+        x, columns = data.read_named(tmp_path / "t.csv")
+    assert np.array_equal(x, TABLE) and columns == names
+
+
+@pytest.mark.parametrize("first", ["0.1", "7", ""])
+def test_a_row_whose_first_value_is_missing_is_no_header(first, tmp_path):
+    (tmp_path / "t.csv").write_text(f",2,3\n{first},5,6\n7,8,9\n")
+    with pytest.raises(ValueError, match="line 1, column 1: expected a number, got '': missing"):
+        data.read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("header", ["Unnamed: 0", "height in cm", "x (m, s)", "x [m; s, kg]"])
+def test_one_column_may_have_a_name_of_many_words(header, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{header}\n1.5\n-2\n")
+    x, columns = data.read_named(tmp_path / "t.csv")
+    assert x.tolist() == [[1.5], [-2]] and columns == (header,)
+
+
+@pytest.mark.parametrize("name", ["0", '"0"'])
+def test_one_column_called_0_is_no_row(name, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{name}\n0.123\n1\n")
+    with pytest.warns(UserWarning, match="line 1, '0', counts the columns: taken as their header"):
+        x, columns = data.read_named(tmp_path / "t.csv")
+    assert x.tolist() == [[0.123], [1]] and columns == ("0",)
+
+
+@pytest.mark.parametrize("text", ["0\n", "0\n1\n-2\n", "0.0\n0.5\n"])
+def test_one_column_of_integers_or_decimals_may_begin_with_nought(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    x, columns = data.read_named(tmp_path / "t.csv")
+    assert x.ravel().tolist() == [float(line) for line in text.split()] and columns is None
+
+
+def test_one_column_may_be_called_na(tmp_path):
+    (tmp_path / "t.csv").write_text("Na\n1.5\n2\n")
+    with pytest.warns(UserWarning, match="line 1, 'Na', is taken as the column's name; if it"):
+        assert data.read_named(tmp_path / "t.csv").columns == ("Na",)
+
+
+@pytest.mark.parametrize(
+    "text, place",
+    [
+        (
+            "pop\tarea\n1,234\t5,678\n12,345\t910\n",
+            "line 2, column 'pop': '1,234' is taken as 1.234",
+        ),
+        ("n;area\n1;-5,678\n2;910\n", "line 2, column 'area': '-5,678' is taken as -5.678"),
+        ("1;5\n1;+5,678\n", r"line 2, column 2: '\+5,678' is taken as \+5.678"),
+    ],
+)
+def test_commas_that_may_part_thousands_are_told(text, place, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.warns(
+        UserWarning, match=f"{place}, .*: write decimal points, or thousands without"
+    ):
+        data.read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("decimal", ["0,234", "1,5", "1234,567", "1,2345", "1,234e3"])
+def test_one_decimal_that_is_no_thousand_settles_the_comma(decimal, tmp_path):
+    (tmp_path / "t.csv").write_text(f"a;b\n1,234;1\n2;{decimal}\n")
+    x = data.read_table(tmp_path / "t.csv")
+    assert x.tolist() == [[1.234, 1], [2, float(decimal.replace(",", "."))]]
+
+
+def test_a_column_of_thousands_is_no_text(tmp_path):
+    (tmp_path / "t.csv").write_text("a;b\n1,234,567;2\n2,345,678;3\n")
+    with pytest.raises(ValueError, match="write thousands without commas") as refusal:
+        data.read_table(tmp_path / "t.csv")
+    assert type(refusal.value) is ValueError
+
+
 def test_a_header_that_counts_the_columns_is_no_row(tmp_path):
     (tmp_path / "t.csv").write_text("0,1\n1,2.5\n-3,4e-3\n5,6\n")
     with pytest.warns(
@@ -868,6 +968,34 @@ def test_a_first_row_that_counts_is_told_of_decimal_commas_and_later_rows(text, 
         data.read_table(tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize(
+    "first",
+    ["2000,2010,2020", "400.0,400.5,401.0", "0.1,0.2,0.30000000000000004", "3,2,1", "1e3,5e2,0"],
+)
+@pytest.mark.parametrize("below", ["1.5,2.5,3.5", "0.5,2,1.25\n1,0.25,3"])
+def test_a_first_row_in_even_steps_is_told(first, below, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{first}\n{below}\n")
+    with pytest.warns(UserWarning, match=f"line 1, '{first}', counts, .*: taken as a row; if it"):
+        assert len(data.read_table(tmp_path / "t.csv")) == below.count("\n") + 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2000,2010,2020\n5,15,25\n1.5,11.5,21.5\n",  # all rows in these steps
+        "3,2,1\n4,5,7\n",
+        "7,7,7\n0.5,2,1.25\n",
+        "2000,2010,2021\n0.5,2,1.25\n",
+        "0.5,1\n0.25,3\n",
+        "1e308,-1e308,-1e308\n0.5,2,1.25\n",
+        "1609459200.0,1609459201.0,1609459203.0\n0.5,2,1.25\n",
+    ],
+)
+def test_a_first_row_like_the_others_is_not_told(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    assert len(data.read_table(tmp_path / "t.csv")) == text.count("\n")
+
+
 def test_a_first_row_of_thousands_of_digits_is_no_number(tmp_path):
     """Python refuses to count so far; it is infinite as a number."""
     (tmp_path / "t.csv").write_text(f"{'1' * 5000},{'1' * 4999}2\n1.5,2\n")
@@ -875,16 +1003,34 @@ def test_a_first_row_of_thousands_of_digits_is_no_number(tmp_path):
         data.read_table(tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize("index", [True, False])
-@pytest.mark.parametrize("columns", [["a", "b"], [0, 1]])
+@pytest.mark.parametrize(
+    "columns, index",
+    [
+        (["a", "b"], True),
+        (["a", "b"], False),
+        ([0, 1], True),
+        ([0, 1], False),
+        ([2019, 2021], True),
+    ],
+)
 @pytest.mark.parametrize("options", [{}, {"sep": ";", "decimal": ","}, {"sep": "\t"}])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_pandas_writes_is_read_as_it_was(index, columns, options, tmp_path):
+def test_what_pandas_writes_is_read_as_it_was(columns, index, options, tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(TABLE, columns=columns).sample(frac=1, random_state=0)
     frame.to_csv(tmp_path / "t.csv", index=index, **options)
     x, names = data.read_named(tmp_path / "t.csv")
     assert np.array_equal(x, frame.to_numpy()) and names == tuple(map(str, columns))
+
+
+@pytest.mark.parametrize("name", [0, "Na", "Unnamed: 0", "height in cm", "x (m, s)"])
+@pytest.mark.parametrize("sep", [",", ";", "\t"])
+@pytest.mark.filterwarnings("ignore:.*taken as the")
+def test_one_column_that_pandas_writes_is_read_as_it_was(name, sep, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame({name: TABLE[:, 1]}).to_csv(tmp_path / "t.csv", index=False, sep=sep)
+    x, names = data.read_named(tmp_path / "t.csv")
+    assert np.array_equal(x, TABLE[:, 1:]) and names == (str(name),)
 
 
 def test_a_parquet_file_keeps_its_names(tmp_path):

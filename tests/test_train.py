@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from afnp import fit, progress
 from afnp.chain_rule import GaussianChain
 from afnp.constructors import BETWEEN
 from afnp.files import ModelFileError, write
-from afnp.messages import for_bars
+from afnp.messages import for_bars, say
 from afnp.model import BatchGradient
 from afnp.train import Adam
 from afnp.transforms import Standardize
@@ -1311,8 +1312,10 @@ UNREAD = [
     Unread(BrokenPipeError()),
     Unread(OSError(28, "full")),
     Unread(ValueError("closed")),
+    Unread(RuntimeError("of its own")),
     closed(),
-    SimpleNamespace(write=len),  # no isatty, no flush
+    io.BytesIO(),
+    SimpleNamespace(),
     None,
 ]
 
@@ -1327,11 +1330,86 @@ def test_training_goes_on_where_its_lines_cannot_be_written(monkeypatch, stream)
     assert history.stopped == "epochs" and np.array_equal(flow.theta, plain.theta)
 
 
+class Kept:
+    """A stream of somebody's own, which can be written to and little else."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+class Vanished(Kept):
+    """One whose terminal is gone."""
+
+    def isatty(self):
+        raise OSError(5, "Input/output error")
+
+
+class Unflushed(Kept):
+    """One that knows that it is no terminal."""
+
+    def isatty(self):
+        return False
+
+
+@pytest.mark.parametrize("kind", [Kept, Vanished, Unflushed])
+def test_every_line_is_written_where_a_stream_takes_it(monkeypatch, kind):
+    monkeypatch.setattr(sys, "stderr", kind())
+    fit(small(), banana(), epochs=3)
+    assert [line[:16] for line in sys.stderr.text.splitlines()] == [
+        f"fit: epoch {k}/3: " for k in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("kind", [Kept, Vanished, Unflushed])
+def test_a_bar_is_drawn_where_a_stream_takes_it(monkeypatch, kind):
+    pytest.importorskip("tqdm", reason="NOT TESTED: pip install tqdm")
+    monkeypatch.setattr(sys, "stderr", kind())
+    assert list(progress.bar(range(3))) == [0, 1, 2] and "3/3" in sys.stderr.text
+
+
+def test_signs_that_the_encoding_lacks_are_spelt_out(monkeypatch):
+    tqdm = pytest.importorskip("tqdm", reason="NOT TESTED: pip install tqdm").tqdm
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    assert say("ä λ.csv") and say("ä.csv")
+    assert sys.stderr.buffer.getvalue().decode("cp1252").splitlines() == [
+        "\\xe4 \\u03bb.csv",
+        "ä.csv",
+    ]
+    with tqdm(total=1, desc="λ", file=for_bars()) as shown:
+        shown.update()
+    assert b"\\u03bb: 100%" in sys.stderr.buffer.getvalue()
+
+
+@pytest.mark.parametrize("file", [lambda: None, lambda: sys.stderr, for_bars])
+def test_a_line_beside_a_bar_begins_at_the_margin(monkeypatch, file):
+    """tqdm erases the bar where it sees that the line goes to the same place."""
+    tqdm = pytest.importorskip("tqdm", reason="NOT TESTED: pip install tqdm").tqdm
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(sys, "stdout", Both(log))
+    with tqdm(total=2, mininterval=0, file=for_bars()) as shown:
+        shown.update()
+        tqdm.write("a line", file=file())
+    before, after = log.getvalue().split("a line\n")
+    assert re.search("1/2.*\r *\r$", before) and "1/2" in after
+
+
+class Both:
+    """Standard output that goes to the same file as stderr."""
+
+    def __init__(self, log):
+        self.write, self.flush = log.write, log.flush
+
+
+@pytest.mark.parametrize("name", ["stderr", "stdout"])
 @pytest.mark.parametrize("stream", UNREAD)
-def test_work_goes_on_where_its_bar_cannot_be_drawn(monkeypatch, stream):
+def test_work_goes_on_where_its_bar_cannot_be_drawn(monkeypatch, stream, name):
     """Verification, compilation and figures once ended there; tqdm alone knows terminals only."""
     tqdm = pytest.importorskip("tqdm", reason="NOT TESTED: pip install tqdm").tqdm
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, name, stream)
     assert list(progress.bar(range(3))) == [0, 1, 2]
     with tqdm(range(3), mininterval=0, file=for_bars()) as shown:
         assert list(shown) == [0, 1, 2]

@@ -6,7 +6,8 @@ the memory.)
 
 A .csv is what spreadsheets and pandas write: its separator is a comma, a semicolon, a tab or
 blanks, whichever parts its first two lines alike; where it is no comma, 1,5 is one and a half. A
-first line without a number is a header. Every other line is a row: none is ever left out.
+first line without a number is a header. Every other line is a row: none is ever left out. What may
+be read in two ways, a row of years or thousands, gets a warning.
 
 Letters: N rows, D columns. Array rows and columns are counted from 0, lines and columns of text
 from 1.
@@ -23,6 +24,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, NamedTuple
@@ -51,6 +53,10 @@ MISSING = {"", "na", "n/a", "<na>", "nan", "-nan", "nat", "null", "none", "nil",
 MISSING |= {"#n/a", "#n/a n/a", "#na", "#null!", "#div/0!", "#value!", "#ref!", "#num!", "#name?"}
 MISSING |= {"#spill!", "#calc!"}
 """Cells that say that there is no value, in lower case."""
+INDEX = re.compile(r"(Unnamed: 0(\.[0-9]+)*)?")
+"""What pandas writes above an index, and above one that it had read as a column."""
+THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
+NAMELESS = "; if this line is a header, give every column a name that is no number"
 
 
 class Table(NamedTuple):
@@ -319,16 +325,17 @@ def read_csv(path: Path, limit: int = LIMIT, select: Select | None = None) -> Ta
     if not records:
         raise ValueError(f"{path}: expected rows of numbers, got none")
     names = header_of(records, separator, path)
-    skipped = int(names is not None and unnamed(names[0]) and len(names) > 1)
+    skipped = 0 if names is None else unnamed(names)
     if names is not None:
         records = records[1:]
+        check_names(names, skipped, path)
         names = names[skipped:]
-        check_names(names, path)
     if not records:
         raise ValueError(f"{path}: expected rows of numbers, got none")
     if skipped:
+        which = "column 1 has" if skipped == 1 else f"columns 1 to {skipped} have"
         warnings.warn(
-            f"{path}: column 1 has no name: taken as the index that pandas writes, and left out "
+            f"{path}: {which} no name: taken as the index that pandas writes, and left out "
             "(to_csv(index=False) writes none)",
             stacklevel=2,
         )
@@ -344,27 +351,44 @@ def read_csv(path: Path, limit: int = LIMIT, select: Select | None = None) -> Ta
                 try:
                     check_number(cell, comma, where, SEPARATORS[separator])
                 except ValueError as error:
+                    first = columns is None and line == records[0][0]
+                    said = f"{error}{NAMELESS if first else ''}"
                     if is_text([cells[j] for _, cells in records]):
                         called = str(i) if columns is None else columns[i]
-                        raise TextColumn(called, str(error)) from None
-                    raise
+                        raise TextColumn(called, said) from None
+                    raise ValueError(said) from None
+    if comma:
+        places = [str(1 + skipped + i) if columns is None else repr(columns[i]) for i in kept]
+        _warn_of_thousands(records, places, path)
     return Table(np.array(values), named(columns, kept))
 
 
 def is_text(cells: Sequence[str]) -> bool:
     """Return whether a column has something to say, and no number."""
     said = [cell for cell in cells if cell.strip().lower() not in MISSING]
-    return bool(said) and not any(is_number(cell.replace(",", ".")) for cell in said)
+    return bool(said) and not any(like_number(cell) for cell in said)
 
 
 def separator_of(path: Path) -> str:
-    """Return what parts the first two lines into equally many cells, or else the first alone."""
+    """Return what parts the first two lines into equally many cells, or else the first alone.
+
+    A name of many words above a single number is one column: what parts neither is returned.
+    """
     with open(path, encoding="utf-8-sig", newline=None) as stream:
         lines = [line for _, line in zip(range(100), stream, strict=False) if line.strip()][:2]
     widths = {s: [len(parted(line, s)) for line in lines] for s in SEPARATORS}
+    if len(lines) == 2 and _one_column(*lines):
+        return next((s for s in ",;\t" if widths[s][0] == 1), ",")
     alike = [s for s, n in widths.items() if n and n[0] > 1 and len(set(n)) == 1]
     first = [s for s, n in widths.items() if n and n[0] > 1]
     return [*alike, *first, ","][0]
+
+
+def _one_column(header: str, below: str) -> bool:
+    """Return whether a number lies below words, parted by blanks or in brackets alone."""
+    bare = re.sub(r"\([^()]*\)|\[[^][]*\]", "", header)
+    whole = all(len(parted(bare, s)) <= 1 for s in ",;\t")
+    return whole and is_number(below.replace(",", ".")) and not is_number(parted(header, " ")[0])
 
 
 def parted(line: str, separator: str) -> list[str]:
@@ -409,57 +433,117 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
     """Return the names in the first record, or None if it is a row.
 
     A record without a number is a header, unless it is made of missing values. So is one that
-    counts the columns, 0, 1, 2, ..., as pandas names them, above numbers not all of them integers.
+    counts the columns, 0, 1, 2, ..., as pandas names them, above numbers not all of them integers,
+    and one whose first cell is empty above an index.
     """
     line, cells = records[0]
     cells = [cell.strip() for cell in cells]
-    named = cells[1:] if unnamed(cells[0]) else cells
-    counted = named == [str(i) for i in range(len(named))]
-    if counted and len(cells) > 1:
-        body = [cell for _, row in records[1:] for cell in row]
-        if not (unnamed(cells[0]) or any(not cell.strip().lstrip("+-").isdigit() for cell in body)):
-            raise ValueError(
-                f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or "
-                "a row? Names for the columns, in a line above it or in its place, would say"
-            )
-        if not unnamed(cells[0]):
-            warnings.warn(
-                f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts the columns: taken "
-                "as their header, as pandas writes it; if it is a row, put names in a line above",
-                stacklevel=3,
-            )
-        return cells
-    if any(is_number(cell) or is_number(cell.replace(",", ".")) for cell in cells):
-        _warn_of_counting(line, cells, records[1:], path)
-        return None
     if all(cell.lower() in MISSING for cell in cells):
+        return cells if _is_sodium(line, cells, path) else None
+    indices = unnamed(cells)
+    counted = cells[indices:] == [str(i) for i in range(len(cells) - indices)]
+    if indices:
+        index = [row[0].strip() for _, row in records[1:]]
+        if counted or cells[0] or _is_index(index):
+            return cells
+    elif counted:
+        return cells if _counts_columns(line, cells, records[1:], separator, path) else None
+    if any(like_number(cell) for cell in cells):
+        _warn_of_counting(line, cells, records[1:], separator, path)
         return None
     return cells
 
 
-def _warn_of_counting(line: int, cells: list[str], below: list, path: Path) -> None:
-    """Warn of a row that counts, 1, 2, 3 or 2019, 2020, above numbers that are not whole."""
-    if len(cells) < 2 or not all(re.fullmatch("[0-9]{1,18}", cell) for cell in cells):
+def _is_sodium(line: int, cells: list[str], path: Path) -> bool:
+    """Return whether one column is called Na, which no program writes for a missing value."""
+    if cells != ["Na"]:
+        return False
+    warnings.warn(
+        f"{path}: line {line}, 'Na', is taken as the column's name; if it is a missing value, "
+        "leave the line out",
+        stacklevel=4,
+    )
+    return True
+
+
+def _is_index(cells: list[str]) -> bool:
+    """Return whether a column may be an index: nothing is missing, repeated or a fraction."""
+    return len({*cells}) == len(cells) and not any(
+        cell.lower() in MISSING or _is_fraction(cell) for cell in cells
+    )
+
+
+def _is_fraction(cell: str) -> bool:
+    """Return whether a cell is a number, but not a whole one."""
+    cell = cell.replace(",", ".")
+    return is_number(cell) and not float(cell).is_integer()
+
+
+def _counts_columns(line: int, cells: list[str], below: list, separator: str, path: Path) -> bool:
+    """Return whether 0, 1, 2, ... is a header; among integers, refuse all but a single 0, a row."""
+    digits = (cell.strip().lstrip("+-").isdigit() for _, row in below for cell in row)
+    if all(digits):
+        if len(cells) == 1:
+            return False
+        raise ValueError(
+            f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or "
+            "a row? Names for the columns, in a line above it or in its place, would say"
+        )
+    warnings.warn(
+        f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts the columns: taken "
+        "as their header, as pandas writes it; if it is a row, put names in a line above",
+        stacklevel=4,
+    )
+    return True
+
+
+def _warn_of_counting(line: int, cells: list[str], below: list, separator: str, path: Path) -> None:
+    """Warn of a row in even steps, 1, 2 or 2000, 2010, 2020, above rows that take others.
+
+    Integers come in even steps by chance: below them, only fractions are told.
+    """
+    step = _step(cells)
+    if not step or (len(cells) == 2 and not (step == 1 and all(map(str.isdigit, cells)))):
         return
-    first = int(cells[0])
-    counts = [int(cell) for cell in cells] == list(range(first, first + len(cells)))
-    others = (cell.replace(",", ".") for _, row in below[:LOOKED_AT] for cell in row)
-    if counts and any(is_number(cell) and not float(cell).is_integer() for cell in others):
+    whole = not any(map(_is_fraction, cells))
+
+    def differs(row: list[str]) -> bool:
+        if whole and not any(map(_is_fraction, row)):
+            return False
+        return (whole and abs(step) == 1) or not math.isclose(_step(row), step, rel_tol=1e-6)
+
+    if any(differs(row) for _, row in below[:LOOKED_AT]):
         warnings.warn(
-            f"{path}: line {line}, {','.join(cells)[:40]!r}, counts, and what follows does not: "
-            "taken as a row; if it is a header, give the columns names",
+            f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts, and what follows does "
+            "not: taken as a row; if it is a header, give the columns names",
             stacklevel=4,
         )
 
 
-def unnamed(name: str) -> bool:
-    """Return whether pandas writes this above an index."""
-    return name in ("", "Unnamed: 0")
+def _step(cells: list[str]) -> float:
+    """Return the step, up to rounding, from each number of a row to the next, or 0."""
+    texts = [cell.replace(",", ".") for cell in cells]
+    if len(texts) < 2 or not all(map(is_number, texts)):
+        return 0.0
+    values = np.array([float(text) for text in texts])
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.diff(values)
+        off = np.abs(steps - steps[0]).max()
+    return float(steps[0]) if off <= 1e-12 * np.abs(values).max() < np.inf else 0.0
 
 
-def check_names(names: list[str], path: Path) -> None:
-    """ValueError unless every column has a name of its own."""
-    for i, name in enumerate(names, 1):
+def unnamed(names: list[str]) -> int:
+    """Return how many columns at the left have names that pandas writes above an index.
+
+    The last column is none of them.
+    """
+    return len([*takewhile(INDEX.fullmatch, names[:-1])])
+
+
+def check_names(names: list[str], skipped: int, path: Path) -> None:
+    """ValueError unless every column, but those skipped, has a name of its own."""
+    names = names[skipped:]
+    for i, name in enumerate(names, 1 + skipped):
         if not name:
             raise ValueError(f"{path}: column {i} has no name, the others have")
     doubled = [name for name in names if names.count(name) > 1]
@@ -483,6 +567,28 @@ def decimal_comma(records: list, separator: str, path: Path) -> bool:
             f"line {where['.']}; cells are parted by {SEPARATORS[separator]}"
         )
     return "," in where
+
+
+def _warn_of_thousands(records: list, places: list[str], path: Path) -> None:
+    """Warn where every comma may part thousands, as in 1,234, as well as decimals."""
+    if all(THOUSANDS.fullmatch(cell.strip()) for _, row in records for cell in row if "," in cell):
+        line, place, cell = next(
+            (line, place, cell.strip())
+            for line, row in records
+            for place, cell in zip(places, row, strict=True)
+            if "," in cell
+        )
+        warnings.warn(
+            f"{path}: line {line}, column {place}: {cell!r} is taken as {cell.replace(',', '.')}, "
+            "and so is every comma, though each may part thousands: write decimal points, or "
+            "thousands without commas",
+            stacklevel=3,
+        )
+
+
+def like_number(cell: str) -> bool:
+    """Whether the cell is a number, or would be without a decimal comma or parted thousands."""
+    return is_number(cell.replace(",", ".")) or bool(THOUSANDS.fullmatch(cell.strip()))
 
 
 def is_number(cell: str) -> bool:
@@ -517,10 +623,9 @@ def check_number(cell: str, comma: bool, where: str, parted_by: str) -> None:
             "leave such rows out, or fill them in"
         )
     if not is_number(text):
-        raise ValueError(
-            f"{where}: expected a number, got {cell.strip()[:40]!r}; "
-            f"cells are parted by {parted_by}"
-        )
+        thousands = THOUSANDS.fullmatch(cell.strip())
+        hint = "write thousands without commas" if thousands else f"cells are parted by {parted_by}"
+        raise ValueError(f"{where}: expected a number, got {cell.strip()[:40]!r}; {hint}")
     if not math.isfinite(float(text)):
         raise ValueError(f"{where}: expected a finite number, got {cell.strip()!r}")
 
