@@ -18,7 +18,7 @@ below a published accuracy, so is any C2ST, and no network has to be trained; fo
 one was (:func:`afnp.verify.c2st`), which takes minutes each. Nothing saw an observation of the
 benchmark, or a sample of its posteriors, before the end: the recipe of 1,000 simulations was chosen
 by the log-density of fresh ones, those of 10,000 and 100,000 follow it and were compared with none.
-The rows of 100,000 on record mix two flows; what is run anew mixes five.
+Rows of 100,000 mix two flows, where that was enough, or five; what is run anew mixes five.
 
 ``python -m figures posteriors --data DIR`` measures what the record ``posteriors.json`` lacks and
 writes it there, observation by observation; DIR holds PyPI's ``sbibm`` 1.1.0, as a wheel or
