@@ -7,8 +7,10 @@ A name is described where a user imports it from: ``afnp.maf``, though it lives 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
+import itertools
 import pkgutil
 import textwrap
 from pathlib import Path
@@ -111,10 +113,16 @@ def is_described(loaded: ModuleType, name: str) -> bool:
         return False
 
 
+@functools.cache
+def body(module: str) -> list[ast.stmt]:
+    """Return a module's statements; it is asked for each of its names, and read once."""
+    return ast.parse(inspect.getsource(importlib.import_module(module))).body
+
+
 def definer(module: str, name: str) -> str:
     """Return the module that a public name was imported from, through however many packages."""
     loaded = importlib.import_module(module)
-    for node in ast.parse(inspect.getsource(loaded)).body:
+    for node in body(module):
         if isinstance(node, ast.ImportFrom) and name in [a.asname or a.name for a in node.names]:
             above = module if hasattr(loaded, "__path__") else module.rpartition(".")[0]
             start = above.split(".")[: len(above.split(".")) - node.level + 1]
@@ -212,8 +220,7 @@ def documentation(module: str, name: str) -> str:
 
 def assigned(module: str, name: str) -> str | None:
     """Return the string below the line that assigns a name, whatever it is; None without one."""
-    body = ast.parse(inspect.getsource(importlib.import_module(definer(module, name)))).body
-    for node, below in zip(body, body[1:], strict=False):
+    for node, below in itertools.pairwise(body(definer(module, name))):
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         names = [one for target in targets if target for one in getattr(target, "elts", [target])]
         text = below.value if isinstance(below, ast.Expr) else None
