@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import graphlib
 import inspect
 import json
@@ -14,6 +15,7 @@ import pytest
 import afnp
 
 ROOT = Path(__file__).parents[1]
+parsed = functools.cache(ast.parse)  # the same sources are asked many things
 
 FLOORS = {
     "atomic": 0,
@@ -73,7 +75,7 @@ def nodes(tree):
 def imports(source, package=()):
     """Absolute dotted names that the code imports; ``from a import b`` gives a.b, module or not."""
     names = []
-    for node in nodes(ast.parse(source)):
+    for node in nodes(parsed(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
@@ -205,7 +207,7 @@ RANDOM = ("default_rng", "Generator", "Philox", "RandomState")
 
 def global_randomness(source):
     """What a source uses that is no explicit generator."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Attribute) and node.attr not in RANDOM:
             if ast.unparse(node.value) in ("np.random", "numpy.random"):
                 yield f"line {node.lineno}: np.random.{node.attr}"
@@ -224,7 +226,7 @@ def test_randomness_comes_from_explicit_generators():
 def test_nothing_is_validated_by_assert():
     """python -O removes assert statements."""
     for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path.read_text(encoding="utf-8"))
         lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
         assert not lines, f"{path}: {lines}"
 
@@ -266,7 +268,7 @@ def private(name):
 def private_imports(paths):
     """Private names that files import from others."""
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 yield from (f"{path}: {alias.name}" for alias in node.names if private(alias.name))
 
@@ -286,7 +288,7 @@ def probes(foreign):
     """Questions what an object can do, by ``hasattr`` or by ``getattr`` with a default."""
     for path in FILES:
         if path.relative_to(ROOT).as_posix().startswith(FOREIGN) == foreign:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     if (node.func.id, len(node.args)) in (("hasattr", 2), ("getattr", 3)):
                         yield f"{path}, line {node.lineno}: {ast.unparse(node)}"
@@ -329,7 +331,7 @@ class Signature:
 
 def signatures(path, source):
     """All functions of a file and methods of its classes; not what is defined inside of them."""
-    for node in ast.parse(source).body:
+    for node in parsed(source).body:
         if isinstance(node, ast.FunctionDef):
             yield Signature(node, None, path)
         if isinstance(node, ast.ClassDef):
@@ -348,7 +350,7 @@ def never_read(sources):
     found = [s for path, source in sources.items() for s in signatures(path, source)]
     bases = {}
     for source in sources.values():
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source)):
             if isinstance(node, ast.ClassDef):
                 above = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
                 bases[node.name] = bases.get(node.name, set()) | above
@@ -452,7 +454,7 @@ def test_a_small_flow_in_numpy_is_a_short_read():
 
 def code_lines(source):
     """The lines of a source that run, without indentation, comments and docstrings."""
-    tree, silent = ast.parse(source), set()
+    tree, silent = parsed(source), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             for line in node.body:
@@ -466,7 +468,7 @@ def code_lines(source):
 def functions_with(test):
     """Functions of the package in which a node passes a test."""
     for path, source in PACKAGE.items():
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source)):
             if isinstance(node, ast.FunctionDef) and any(test(part) for part in ast.walk(node)):
                 yield f"{path}: {node.name}"
 
