@@ -343,10 +343,12 @@ def verify(args: argparse.Namespace) -> int:
         _check_output(path, args.force)
     _refuse_same(args.json, args.markdown, args.target)
     report = _checked(args)
-    for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
-        if path:
-            write_bytes(path, (text() + "\n").encode())
-    tell(report)
+    try:  # whichever of file and standard output is full, the other has the report
+        for path, text in ((args.json, report.to_json), (args.markdown, report.to_markdown)):
+            if path:
+                write_bytes(path, (text() + "\n").encode())
+    finally:
+        tell(report)
     return 0 if report.ok else 1
 
 

@@ -866,7 +866,7 @@ def test_an_index_that_was_written_twice_is_no_feature(above, names, tmp_path):
 
 
 @pytest.mark.parametrize("index", ["012", "798", ["2020-01", "2020-02", "2020-03"]])
-@pytest.mark.parametrize("names", [("2019", "2020"), ("0.5", "0.9")])
+@pytest.mark.parametrize("names", [("2019", "2020"), ("7", "5")])
 def test_names_that_are_numbers_above_an_index_are_a_header(index, names, tmp_path):
     rows = [f"{label},{a!r},{b!r}" for label, (a, b) in zip(index, TABLE.tolist(), strict=True)]
     (tmp_path / "t.csv").write_text("\n".join([f",{','.join(names)}", *rows]))
@@ -882,6 +882,13 @@ def test_a_row_whose_first_value_is_missing_is_no_header(first, tmp_path):
         data.read_table(tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize("header", ["(mm,deg)", "P(a|b,c)", '"(0, 1]","[1, 2)"'])
+def test_a_comma_within_brackets_may_part_two_names(header, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{header}\n12,30\n15,45\n")
+    x, columns = data.read_named(tmp_path / "t.csv")
+    assert x.tolist() == [[12, 30], [15, 45]] and len(columns) == 2
+
+
 @pytest.mark.parametrize("header", ["Unnamed: 0", "height in cm", "x (m, s)", "x [m; s, kg]"])
 def test_one_column_may_have_a_name_of_many_words(header, tmp_path):
     (tmp_path / "t.csv").write_text(f"{header}\n1.5\n-2\n")
@@ -890,11 +897,11 @@ def test_one_column_may_have_a_name_of_many_words(header, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["0", '"0"'])
-def test_one_column_called_0_is_no_row(name, tmp_path):
+def test_one_column_that_begins_with_0_may_have_a_header(name, tmp_path):
     (tmp_path / "t.csv").write_text(f"{name}\n0.123\n1\n")
-    with pytest.warns(UserWarning, match="line 1, '0', counts the columns: taken as their header"):
+    with pytest.warns(UserWarning, match="line 1, '0', is taken as a row; if it is a header, as"):
         x, columns = data.read_named(tmp_path / "t.csv")
-    assert x.tolist() == [[0.123], [1]] and columns == ("0",)
+    assert x.tolist() == [[0], [0.123], [1]] and columns is None
 
 
 @pytest.mark.parametrize("text", ["0\n", "0\n1\n-2\n", "0.0\n0.5\n"])
@@ -936,11 +943,16 @@ def test_one_decimal_that_is_no_thousand_settles_the_comma(decimal, tmp_path):
     assert x.tolist() == [[1.234, 1], [2, float(decimal.replace(",", "."))]]
 
 
-def test_a_column_of_thousands_is_no_text(tmp_path):
+def test_a_column_of_millions_says_how_to_write_them(tmp_path):
     (tmp_path / "t.csv").write_text("a;b\n1,234,567;2\n2,345,678;3\n")
-    with pytest.raises(ValueError, match="write thousands without commas") as refusal:
+    with pytest.raises(ValueError, match="write thousands without commas"):
         data.read_table(tmp_path / "t.csv")
-    assert type(refusal.value) is ValueError
+
+
+@pytest.mark.parametrize("text", ["h;w\n1,756;80\n1,654;75\n", "1,756\t1,823\n1,654\t1,700\n"])
+def test_three_decimals_in_all_of_a_column_are_decimals(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    assert 1.654 in data.read_table(tmp_path / "t.csv")
 
 
 def test_a_header_that_counts_the_columns_is_no_row(tmp_path):
@@ -970,20 +982,26 @@ def test_a_first_row_that_counts_is_told_of_decimal_commas_and_later_rows(text, 
 
 @pytest.mark.parametrize(
     "first",
-    ["2000,2010,2020", "400.0,400.5,401.0", "0.1,0.2,0.30000000000000004", "3,2,1", "1e3,5e2,0"],
+    ["2000,2010,2020", "1,2,3", "400.0,400.5,401.0,401.5", "0.1,0.2,0.30000000000000004,0.4"],
 )
-@pytest.mark.parametrize("below", ["1.5,2.5,3.5", "0.5,2,1.25\n1,0.25,3"])
+@pytest.mark.parametrize("below", [["1.5,2.5,3.5,7"], ["0.5,2,1.25,7", "1,0.25,3,5"]])
 def test_a_first_row_in_even_steps_is_told(first, below, tmp_path):
-    (tmp_path / "t.csv").write_text(f"{first}\n{below}\n")
+    width = first.count(",") + 1
+    rows = [",".join(row.split(",")[:width]) for row in below]
+    (tmp_path / "t.csv").write_text("\n".join([first, *rows]))
     with pytest.warns(UserWarning, match=f"line 1, '{first}', counts, .*: taken as a row; if it"):
-        assert len(data.read_table(tmp_path / "t.csv")) == below.count("\n") + 2
+        assert len(data.read_table(tmp_path / "t.csv")) == len(rows) + 1
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "2000,2010,2020\n5,15,25\n1.5,11.5,21.5\n",  # all rows in these steps
-        "3,2,1\n4,5,7\n",
+        "3,2,1\n0.5,2,1.25\n",
+        "3,5,7\n4,5,9\n",
+        "36.5,36.6,36.7\n36.4,36.6,36.9\n",
+        "0.0,0.333,0.666,0.999\n0.1,0.433,0.767,1.1\n",
+        "0.0,0.1,0.2,0.3\n0.4,0.5,0.6,0.70000005\n",
         "7,7,7\n0.5,2,1.25\n",
         "2000,2010,2021\n0.5,2,1.25\n",
         "0.5,1\n0.25,3\n",
@@ -1023,7 +1041,7 @@ def test_what_pandas_writes_is_read_as_it_was(columns, index, options, tmp_path)
     assert np.array_equal(x, frame.to_numpy()) and names == tuple(map(str, columns))
 
 
-@pytest.mark.parametrize("name", [0, "Na", "Unnamed: 0", "height in cm", "x (m, s)"])
+@pytest.mark.parametrize("name", ["Na", "Unnamed: 0", "height in cm", "x (m, s)"])
 @pytest.mark.parametrize("sep", [",", ";", "\t"])
 @pytest.mark.filterwarnings("ignore:.*taken as the")
 def test_one_column_that_pandas_writes_is_read_as_it_was(name, sep, tmp_path):

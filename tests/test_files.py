@@ -646,6 +646,17 @@ def test_a_flow_of_ones_own_that_only_adds_is_saved_as_a_flow(tmp_path):
     assert (load(tmp_path / "m").sample(9).mean(axis=0) == flow.mean()).all()
 
 
+def test_noise_that_no_seed_repeats_tells_nothing(own, tmp_path):
+    class Mine(bases.StandardNormal):
+        own = np.random.default_rng(0)
+
+        def sample(self, p, n, rng, dtype):
+            return self.own.standard_normal((n, self.features))
+
+    save(afnp.made(2, hidden=(3,), base=Mine(2)), tmp_path / "m")
+    assert type(load(tmp_path / "m").base) is Mine
+
+
 def test_a_name_that_is_taken_is_not_saved(own, tmp_path):
     """A class of the name of ours would be rebuilt as ours."""
     Logit = type("Logit", (scaling(),), {"__module__": "elsewhere"})

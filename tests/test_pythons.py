@@ -81,7 +81,7 @@ def test_the_core_of_the_tests_passes(version, tmp_path):
     oldest = version == next(v for v in VERSIONS if interpreter(v)) <= NEWEST_OF_THE_OLDEST
     run([python, "-m", "venv", tmp_path / "venv"], tmp_path)
     home = tmp_path / "venv" / "bin" / "python"
-    tools = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100")
+    tools = ("pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100")
     run([home, "-m", "pip", "install", "-q", *requirements(oldest), *tools], tmp_path)
     code = "import numba, numpy; print(numpy.__version__, numba.__version__)"
     said = run([home, "-c", code], tmp_path)

@@ -56,6 +56,8 @@ MISSING |= {"#spill!", "#calc!"}
 INDEX = re.compile(r"(Unnamed: 0(\.[0-9]+)*)?")
 """What pandas writes above an index, and above one that it had read as a column."""
 THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
+EVEN = 1e-2
+"""By so much of it steps may differ that are the same: of single numbers, or rounded."""
 NAMELESS = "; if this line is a header, give every column a name that is no number"
 
 
@@ -366,7 +368,7 @@ def read_csv(path: Path, limit: int = LIMIT, select: Select | None = None) -> Ta
 def is_text(cells: Sequence[str]) -> bool:
     """Return whether a column has something to say, and no number."""
     said = [cell for cell in cells if cell.strip().lower() not in MISSING]
-    return bool(said) and not any(like_number(cell) for cell in said)
+    return bool(said) and not any(is_number(cell.replace(",", ".")) for cell in said)
 
 
 def separator_of(path: Path) -> str:
@@ -388,7 +390,8 @@ def _one_column(header: str, below: str) -> bool:
     """Return whether a number lies below words, parted by blanks or in brackets alone."""
     bare = re.sub(r"\([^()]*\)|\[[^][]*\]", "", header)
     whole = all(len(parted(bare, s)) <= 1 for s in ",;\t")
-    return whole and is_number(below.replace(",", ".")) and not is_number(parted(header, " ")[0])
+    number = is_number(below) or (bare == header and is_number(below.replace(",", ".")))
+    return whole and number and not is_number(parted(header, " ")[0])
 
 
 def parted(line: str, separator: str) -> list[str]:
@@ -444,7 +447,8 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
     counted = cells[indices:] == [str(i) for i in range(len(cells) - indices)]
     if indices:
         index = [row[0].strip() for _, row in records[1:]]
-        if counted or cells[0] or _is_index(index):
+        fractions = any(map(_is_fraction, cells))
+        if counted or cells[0] or (_is_index(index) and not fractions):
             return cells
     elif counted:
         return cells if _counts_columns(line, cells, records[1:], separator, path) else None
@@ -480,39 +484,39 @@ def _is_fraction(cell: str) -> bool:
 
 
 def _counts_columns(line: int, cells: list[str], below: list, separator: str, path: Path) -> bool:
-    """Return whether 0, 1, 2, ... is a header; among integers, refuse all but a single 0, a row."""
-    digits = (cell.strip().lstrip("+-").isdigit() for _, row in below for cell in row)
-    if all(digits):
-        if len(cells) == 1:
-            return False
+    """Return whether 0, 1, 2, ... is a header, not a row; among integers, refuse to say.
+
+    A single 0 is a row: pandas and a series that begins there write the same.
+    """
+    whole = all(cell.strip().lstrip("+-").isdigit() for _, row in below for cell in row)
+    header = len(cells) > 1
+    if whole and header:
         raise ValueError(
             f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or "
             "a row? Names for the columns, in a line above it or in its place, would say"
         )
-    warnings.warn(
-        f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts the columns: taken "
-        "as their header, as pandas writes it; if it is a row, put names in a line above",
-        stacklevel=4,
-    )
-    return True
+    taken = "counts the columns: taken as their header, as pandas writes it; if it is a row, put "
+    taken += "names in a line above"
+    if not header:
+        taken = "is taken as a row; if it is a header, as pandas writes it, put a name in its place"
+    if not whole:
+        said = separator.join(cells)[:40]
+        warnings.warn(f"{path}: line {line}, {said!r}, {taken}", stacklevel=4)
+    return header
 
 
 def _warn_of_counting(line: int, cells: list[str], below: list, separator: str, path: Path) -> None:
-    """Warn of a row in even steps, 1, 2 or 2000, 2010, 2020, above rows that take others.
+    """Warn of a row that counts, as labels do, 2000, 2010, 2020, above rows that do not.
 
-    Integers come in even steps by chance: below them, only fractions are told.
+    By chance do so integers above integers, and a few fractions.
     """
     step = _step(cells)
-    if not step or (len(cells) == 2 and not (step == 1 and all(map(str.isdigit, cells)))):
+    plain = all(re.fullmatch("[0-9]{1,18}", cell) for cell in cells)
+    by_one = plain and step == 1
+    if step <= 0 or len(cells) < (2 if by_one else 3 if plain else 4):
         return
-    whole = not any(map(_is_fraction, cells))
-
-    def differs(row: list[str]) -> bool:
-        if whole and not any(map(_is_fraction, row)):
-            return False
-        return (whole and abs(step) == 1) or not math.isclose(_step(row), step, rel_tol=1e-6)
-
-    if any(differs(row) for _, row in below[:LOOKED_AT]):
+    rows = [row for _, row in below[:LOOKED_AT] if not plain or any(map(_is_fraction, row))]
+    if any(by_one or not math.isclose(_step(row), step, rel_tol=EVEN) for row in rows):
         warnings.warn(
             f"{path}: line {line}, {separator.join(cells)[:40]!r}, counts, and what follows does "
             "not: taken as a row; if it is a header, give the columns names",
@@ -521,15 +525,14 @@ def _warn_of_counting(line: int, cells: list[str], below: list, separator: str, 
 
 
 def _step(cells: list[str]) -> float:
-    """Return the step, up to rounding, from each number of a row to the next, or 0."""
+    """Return the step from each number of a row to the next, if it is one; else 0."""
     texts = [cell.replace(",", ".") for cell in cells]
     if len(texts) < 2 or not all(map(is_number, texts)):
         return 0.0
-    values = np.array([float(text) for text in texts])
     with np.errstate(over="ignore", invalid="ignore"):
-        steps = np.diff(values)
-        off = np.abs(steps - steps[0]).max()
-    return float(steps[0]) if off <= 1e-12 * np.abs(values).max() < np.inf else 0.0
+        steps = np.diff([float(text) for text in texts])
+        even = np.abs(steps - steps[0]).max() <= EVEN * abs(steps[0]) < np.inf
+    return float(steps[0]) if even else 0.0
 
 
 def unnamed(names: list[str]) -> int:
@@ -570,8 +573,11 @@ def decimal_comma(records: list, separator: str, path: Path) -> bool:
 
 
 def _warn_of_thousands(records: list, places: list[str], path: Path) -> None:
-    """Warn where every comma may part thousands, as in 1,234, as well as decimals."""
-    if all(THOUSANDS.fullmatch(cell.strip()) for _, row in records for cell in row if "," in cell):
+    """Warn where commas may part thousands: as in 1,234, and a column has numbers without, too."""
+    commas = np.array([["," in cell for cell in row] for _, row in records])
+    mixed = (commas.any(axis=0) & ~commas.all(axis=0)).any()
+    parts = (THOUSANDS.fullmatch(cell.strip()) for _, row in records for cell in row if "," in cell)
+    if mixed and all(parts):
         line, place, cell = next(
             (line, place, cell.strip())
             for line, row in records
