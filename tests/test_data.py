@@ -766,7 +766,7 @@ def test_tables_come_back_bit_for_bit(tmp_path_factory, table, header):
         ("NaN,null\n1,2\n", "line 1, column 1: expected a number, got 'NaN': missing values"),
         (",\n1,2\n", "line 1, column 1: expected a number, got '': missing values"),
         ("#N/A\n1\n", "line 1, column 1: expected a number, got '#N/A': missing values"),
-        ("NA\n1\n", "got 'NA': missing values .*; if this line is a header, give every column"),
+        ("Na\n1\n", "got 'Na': missing values .*; if this line is a header, give every column"),
         (",2.5,3\n0.1,1,2\n", "line 1, column 1: .*; if this line is a header, give every column"),
         ("NaT,#DIV/0!\n1,2\n", "line 1, column 1: expected a number, got 'NaT': missing values"),
         (
@@ -911,12 +911,6 @@ def test_one_column_of_integers_or_decimals_may_begin_with_nought(text, tmp_path
     assert x.ravel().tolist() == [float(line) for line in text.split()] and columns is None
 
 
-def test_one_column_may_be_called_na(tmp_path):
-    (tmp_path / "t.csv").write_text("Na\n1.5\n2\n")
-    with pytest.warns(UserWarning, match="line 1, 'Na', is taken as the column's name; if it"):
-        assert data.read_named(tmp_path / "t.csv").columns == ("Na",)
-
-
 @pytest.mark.parametrize(
     "text, place",
     [
@@ -1041,7 +1035,7 @@ def test_what_pandas_writes_is_read_as_it_was(columns, index, options, tmp_path)
     assert np.array_equal(x, frame.to_numpy()) and names == tuple(map(str, columns))
 
 
-@pytest.mark.parametrize("name", ["Na", "Unnamed: 0", "height in cm", "x (m, s)"])
+@pytest.mark.parametrize("name", ["Unnamed: 0", "height in cm", "x (m, s)"])
 @pytest.mark.parametrize("sep", [",", ";", "\t"])
 @pytest.mark.filterwarnings("ignore:.*taken as the")
 def test_one_column_that_pandas_writes_is_read_as_it_was(name, sep, tmp_path):

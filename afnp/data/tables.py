@@ -442,7 +442,7 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
     line, cells = records[0]
     cells = [cell.strip() for cell in cells]
     if all(cell.lower() in MISSING for cell in cells):
-        return cells if _is_sodium(line, cells, path) else None
+        return None
     indices = unnamed(cells)
     counted = cells[indices:] == [str(i) for i in range(len(cells) - indices)]
     if indices:
@@ -456,18 +456,6 @@ def header_of(records: list, separator: str, path: Path) -> list[str] | None:
         _warn_of_counting(line, cells, records[1:], separator, path)
         return None
     return cells
-
-
-def _is_sodium(line: int, cells: list[str], path: Path) -> bool:
-    """Return whether one column is called Na, which no program writes for a missing value."""
-    if cells != ["Na"]:
-        return False
-    warnings.warn(
-        f"{path}: line {line}, 'Na', is taken as the column's name; if it is a missing value, "
-        "leave the line out",
-        stacklevel=4,
-    )
-    return True
 
 
 def _is_index(cells: list[str]) -> bool:

@@ -143,17 +143,17 @@ class Tolerance:
     @property
     def reference(self) -> Arithmetic:
         """Both directions in ``precise``, not perturbed."""
-        return self._arithmetic(self.precise)
+        return self._arithmetic()
 
     @property
     def own(self) -> Arithmetic:
         """Both directions in the subject's own type, not perturbed; nothing is raised."""
-        flow, data = self.subject.flow, self.subject.data_dtype
+        flow = self.subject.flow
         if flow is None:
-            return self._arithmetic(self.subject.dtype)
+            return self._arithmetic()
 
         def there(x, c):
-            return flow.normalize_with(flow.own, x.astype(data, copy=False), c)
+            return flow.normalize_with(flow.own, x.astype(flow.data_dtype, copy=False), c)
 
         def back(u, c):
             return flow.generate_with(flow.own, u.astype(flow.dtype, copy=False), c)
@@ -162,15 +162,13 @@ class Tolerance:
 
     def perturbed(self, rng: np.random.Generator, count: int | None = None) -> Iterator[Arithmetic]:
         """Yield both directions with inputs, of each layer too, and parameters times 1 ± δ."""
-        yield from (
-            self._arithmetic(self.precise, rng, self.delta) for _ in range(count or self.count)
-        )
+        yield from (self._arithmetic(rng, self.delta) for _ in range(count or self.count))
 
-    def _arithmetic(self, dtype: np.dtype, rng=None, delta: float = 0.0) -> Arithmetic:
+    def _arithmetic(self, rng=None, delta: float = 0.0) -> Arithmetic:
         subject = self.subject
         if subject.flow is None:
-            return Arithmetic(subject.normalize, subject.generate, dtype, rng, delta)
-        return flow_arithmetic(subject.flow, dtype, rng, delta)
+            return Arithmetic(subject.normalize, subject.generate, self.precise, rng, delta)
+        return flow_arithmetic(subject.flow, rng, delta)
 
     def rounding(
         self,
@@ -210,14 +208,14 @@ def perturb(
 
 
 def flow_arithmetic(
-    flow: Flow, dtype, rng: np.random.Generator | None = None, delta: float = 0.0
+    flow: Flow, rng: np.random.Generator | None = None, delta: float = 0.0
 ) -> Arithmetic:
-    """Return both directions of a flow in NumPy, with each layer's inputs and all params perturbed.
+    """Return both directions of a flow in float64, each layer's inputs and all params perturbed.
 
     Each direction perturbs its own parameters: moved alike they would cancel in a round trip, as
     rounding does not.
     """
-    theta, between = flow.theta.astype(dtype, copy=False), _known_to(flow)
+    theta, between = flow.theta.astype(np.float64, copy=False), _known_to(flow)
 
     def moved(x, known_to=0.0):
         return x if rng is None else perturb(x, rng, delta, known_to)
@@ -225,8 +223,8 @@ def flow_arithmetic(
     parameters = functools.cache(lambda generates: flow.split(moved(theta)))
 
     def through(steps, x, c):
-        x = x.astype(np.complex128 if np.iscomplexobj(x) else dtype)
-        c = flow.in_its_units(c, flow.own).astype(dtype)
+        x = x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+        c = flow.in_its_units(c, flow.own).astype(np.float64)
         log_det = 0
         for step, p, known_to in steps:
             safe_point()
@@ -242,7 +240,7 @@ def flow_arithmetic(
         each = zip(flow.layers, parameters(True), between[1:], strict=True)
         return through([(layer.generate, p, known_to) for layer, p, known_to in each][::-1], u, c)
 
-    return Arithmetic(there, back, dtype)
+    return Arithmetic(there, back, np.float64)
 
 
 def _known_to(flow: Flow) -> list[float]:

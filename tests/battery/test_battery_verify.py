@@ -198,7 +198,7 @@ def test_noise_near_a_mixtures_median_is_known_to_rounding_only():
     u, none = np.full((64, 1), 1e-9), np.zeros((64, 0))
     slope = np.exp(flow.generate(u)[1][0])
     assert slope > 1e6
-    perturbed = flow_arithmetic(flow, np.float64, np.random.default_rng(0), 1e-12)
+    perturbed = flow_arithmetic(flow, np.random.default_rng(0), 1e-12)
     moved = np.abs(perturbed.generate(u, none)[0] - flow.generate(u, backend="numpy")[0])
     assert moved.min() > 0.1 * 1e-12 * slope
     assert check_flow(random_flow(63690), seed=63690, checks=["edges"]).ok
