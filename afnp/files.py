@@ -278,8 +278,8 @@ def save(flow, path: str | bytes | os.PathLike) -> None:
     ------
     ValueError
         If a parameter is not finite; if :func:`load` could not build the flow again, or would build
-        one of another density; if a device, a pipe or a socket is there; if the name ends in
-        ``.safetensors``, another format.
+        one of another density or other samples; if a device, a pipe or a socket is there; if the
+        name ends in ``.safetensors``, another format.
     OSError
         If the file cannot be written; an old one is then as it was.
 

@@ -483,9 +483,10 @@ def _counts_columns(line: int, cells: list[str], below: list, separator: str, pa
             f"{path}: line {line} is {separator.join(cells)!r}: a header of column numbers, or "
             "a row? Names for the columns, in a line above it or in its place, would say"
         )
-    taken = "counts the columns: taken as their header, as pandas writes it; if it is a row, put "
-    taken += "names in a line above"
-    if not header:
+    if header:
+        taken = "counts the columns: taken as their header, as pandas writes it; if it is a row, "
+        taken += "put names in a line above"
+    else:
         taken = "is taken as a row; if it is a header, as pandas writes it, put a name in its place"
     if not whole:
         said = separator.join(cells)[:40]
